@@ -1,0 +1,53 @@
+"""Every error the library raises: where it happened, why, and what to do about it."""
+
+from __future__ import annotations
+
+
+class RheobaseError(Exception):
+    """One clear sentence: the place, the reason, the remedy.
+
+    Args:
+        reason: what is wrong, as a clause ("has no activation that can spike").
+        where: the node, site, file, field or option concerned.
+        remedy: what the user can do next.
+
+    Example:
+        >>> str(RheobaseError("has no spiking counterpart", where="features.3 (SiLU)", remedy="train with ReLU"))
+        'features.3 (SiLU): has no spiking counterpart. Remedy: train with ReLU.'
+    """
+
+    def __init__(self, reason: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.reason, self.where, self.remedy = reason, where, remedy
+        text = f"{where}: {reason}" if where else reason
+        text = text.rstrip(".")
+        if remedy:
+            text += f". Remedy: {remedy.rstrip('.')}"
+        super().__init__(text + ".")
+
+
+class TraceError(RheobaseError):
+    """The network could not be turned into a graph of linear segments and activation sites."""
+
+
+class DataError(RheobaseError):
+    """Images, labels or a data file that do not fit the network or cannot be read."""
+
+
+class ModelError(RheobaseError):
+    """A model or checkpoint that cannot be loaded, or that holds values no network can use."""
+
+
+class RecipeError(RheobaseError):
+    """A recipe with an unknown field, an impossible value, or parts that do not go together."""
+
+
+class StoreError(RheobaseError):
+    """A saved network that cannot be written, is damaged, or was made by another version."""
+
+
+class CalibrationError(RheobaseError):
+    """A calibration pass that cannot do its work on this network or with this data."""
+
+
+class RheobaseWarning(UserWarning):
+    """Something harmless that the user should nevertheless know."""

@@ -1,0 +1,26 @@
+"""Progress bars with the time left, on standard error, so that standard output holds results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], description: str, *, show: bool, total: int | None = None) -> Iterator[T]:
+    """Iterate, with a bar if ``show``; ``total`` where the items do not know their number."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+        yield from bar.track(items, total=total, description=description)
