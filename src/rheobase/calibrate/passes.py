@@ -1,0 +1,73 @@
+"""What a calibration pass is, and how its effect is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.statistics import observe
+from rheobase.network import SpikingNetwork
+from rheobase.signal import Train
+from rheobase.sites import Site
+
+
+class Part(BaseModel):
+    """A named, frozen, serialisable part of a recipe; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass
+class Changes:
+    """What a pass did.
+
+    Attributes:
+        changed: site name -> which parameters of it were set ("threshold").
+        notes: what the user should know: silent channels, sites left alone and why.
+    """
+
+    changed: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class CalibrationPass(Part, ABC):
+    """Changes the parameters it names in a spiking network, and nothing else."""
+
+    @abstractmethod
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Fit on ``data.fit``; never look at ``data.held_out`` except to stop early or to keep the better of two.
+
+        Raises:
+            CalibrationError: if the pass makes no sense for this network or this data.
+        """
+
+
+def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> list[float] | None:
+    """Relative squared error of each site: Σ(mean_t θs[t] − a)² / Σa² over all neurons and images, against the ANN.
+
+    None when there are no images.
+    """
+    if len(images) == 0:
+        return None
+    squared = [0.0] * len(network.sites)
+    energy = [0.0] * len(network.sites)
+    for part in images.split(piece):
+        means: dict[int, list[Tensor]] = {}
+
+        def record(site: Site, train: Train, means: dict[int, list[Tensor]] = means) -> None:
+            means.setdefault(site.index, []).append(train.mean())
+
+        network.readouts(part, (network.timesteps,), monitor=record)
+
+        def compare(site: Site, activation: Tensor, means: dict[int, list[Tensor]] = means) -> None:
+            difference = torch.cat(means.pop(site.index)).cpu() - activation
+            squared[site.index] += float(difference.double().square().sum())
+            energy[site.index] += float(activation.double().square().sum())
+
+        observe(network.ann, part, compare)
+    return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]

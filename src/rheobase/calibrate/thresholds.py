@@ -1,0 +1,122 @@
+"""Firing thresholds from the activations of the analog network."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.statistics import Granularity, Histogram, histograms, maxima, percentiles
+from rheobase.network import SpikingNetwork
+from rheobase.neurons.neuron import SILENT
+from rheobase.sites import Site
+
+
+class Thresholds(CalibrationPass):
+    """Set θ of every site.
+
+    Args:
+        method: ``max``, the running maximum (Diehl et al. 2015); ``percentile``, an exact order statistic (Rueckauer
+            et al. 2017, section 2.2.2); ``mse``, the candidate with the least squared error between the activation and
+            what the neuron makes of it in T steps (Li et al. 2021, section 4.1, search over the same candidates but
+            for a quantiser that no neuron applies; see :func:`least_squares`).
+        granularity: one θ for each ``channel``, or one for the ``layer``.
+        percentile: for ``percentile``, in percent.
+        candidates: for ``mse``: max · (1 − 0.01 i), i = 0 .. candidates − 1.
+
+    A channel that is never active gets an infinite threshold: it stays silent and gives exact zeros.
+    """
+
+    kind: Literal["thresholds"] = "thresholds"
+    method: Literal["max", "percentile", "mse"] = "mse"
+    granularity: Granularity = "channel"
+    percentile: float = Field(default=99.9, gt=0, le=100)
+    candidates: int = Field(default=95, ge=1, le=99)
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
+        graph, images = network.graph, data.fit
+        maximum = maxima(graph, images, self.granularity)
+        if self.method == "mse":
+            counted = histograms(graph, images, self.granularity, maximum)
+            found = []
+            for site, histogram in zip(network.sites, counted, strict=True):
+                neuron = network.neurons[site.index]
+                # in a single step no train is uneven
+                constant = not site.previous or network.timesteps == 1
+                potential = float(cast(Tensor, neuron.initial_potential)) if constant else None
+                found.append(least_squares(histogram, network.timesteps, potential, self.candidates))
+        elif self.method == "percentile":
+            found = percentiles(graph, images, self.granularity, self.percentile)
+        else:
+            found = maximum
+        changes = Changes()
+        for site, value, largest in zip(network.sites, found, maximum, strict=True):
+            threshold = self._usable(site, value, largest, changes).to(graph.device)
+            network.neurons[site.index].threshold = threshold if self.granularity == "channel" else threshold[0]
+            changes.changed[site.name] = ["threshold"]
+        return changes
+
+    def _usable(self, site: Site, value: Tensor, largest: Tensor, changes: Changes) -> Tensor:
+        silent = largest == 0
+        what = "channels" if self.granularity == "channel" else "layer"
+        if bool(silent.any()):
+            names = _few(silent) if self.granularity == "channel" else ""
+            changes.notes.append(
+                f"{site.name}: {what} {names} never active on the calibration images: kept silent".replace("  ", " ")
+            )
+        rare = (value == 0) & ~silent
+        if bool(rare.any()):
+            changes.notes.append(
+                f"{site.name}: {self.percentile:g} % of the activations of {what} {_few(rare)} are zero: maximum used"
+            )
+        return torch.where(silent, SILENT, torch.where(rare, largest, value))
+
+
+def least_squares(
+    histogram: Histogram, timesteps: int, initial_potential: float | None, candidates: int = 95
+) -> Tensor:
+    """θ of each row with the least expected squared error between the activation a and what the neuron emits.
+
+    A neuron under a constant current is the quantiser q(a) = θ/T · clip(⌊aT/θ + V0/θ⌋, 0, T) (Bu et al. 2022). Under a
+    spike train the membrane stands anywhere when the last spike arrives, and V0 no longer fixes where the steps of the
+    staircase lie: the count is ⌊aT/θ + u⌋ with u anywhere in [0, 1), which is right on average, min(a, θ), and has the
+    variance (θ/T)² f (1 − f), f the fractional part of aT/θ. That is twice a fixed quantiser's error, so the best θ is
+    smaller.
+
+    Args:
+        histogram: of the activation a.
+        timesteps: T.
+        initial_potential: V0/θ for a site with constant current; None for one that spike trains feed.
+        candidates: how many, in steps of 1 % down from the maximum.
+    """
+    weights, a = histogram.counts.double(), histogram.centres()
+    maximum = histogram.maximum.double()
+    best, best_error = maximum.clone(), torch.full_like(maximum, torch.inf)
+    for i in range(candidates):
+        theta = (maximum * (1 - 0.01 * i)).clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
+        steps = a * timesteps / theta
+        if initial_potential is None:
+            fraction = steps - torch.floor(steps)
+            squared = torch.where(
+                a < theta, (theta / timesteps).square() * fraction * (1 - fraction), (a - theta).square()
+            )
+        else:
+            squared = (
+                a - theta / timesteps * torch.clamp(torch.floor(steps + initial_potential), 0, timesteps)
+            ).square()
+        error = (weights * squared).sum(1)
+        better = error < best_error
+        best = torch.where(better, theta.squeeze(1), best)
+        best_error = torch.where(better, error, best_error)
+    return best.float()
+
+
+def _few(mask: Tensor) -> str:
+    indices = mask.nonzero().flatten().tolist()
+    shown = ", ".join(map(str, indices[:8]))
+    return f"{shown} and {len(indices) - 8} more" if len(indices) > 8 else shown

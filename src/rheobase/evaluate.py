@@ -1,0 +1,211 @@
+"""Accuracy, agreement with the analog network, logit error and spike rate at every number of time-steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rheobase.batches import Batches, Digest, batches, count
+from rheobase.convert import versions
+from rheobase.errors import DataError, RecipeError
+from rheobase.network import SpikingNetwork
+from rheobase.progress import track
+from rheobase.signal import Train
+from rheobase.sites import Site
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results after ``timesteps`` steps.
+
+    Attributes:
+        timesteps: t.
+        accuracy: fraction of images whose largest logit is the label's; None without labels.
+        agreement: fraction of images on which the analog network predicts the same class.
+        logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
+        spike_rate: spikes per neuron and step, mean over all neurons and the first t steps.
+    """
+
+    timesteps: int
+    accuracy: float | None
+    agreement: float
+    logit_error: float
+    spike_rate: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results for several numbers of time-steps, next to the analog network's."""
+
+    rows: tuple[Row, ...]
+    ann_accuracy: float | None
+    images: int
+    method: str
+    site_rates: dict[str, float]
+    data_sha256: str
+    seed: int
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """As a Markdown table."""
+        lines = [
+            "| T | accuracy | agreement with ANN | logit error | spikes / neuron / step |",
+            "|--:|--:|--:|--:|--:|",
+        ]
+        lines += [f"| {' | '.join(cells)} |" for cells in self._cells()]
+        return "\n".join(lines)
+
+    def print(self, console: Console) -> None:
+        """Print the table to a rich console."""
+        table = Table(title=f"{self.method} on {self.images} images")
+        for column in ("T", "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step"):
+            table.add_column(column, justify="right")
+        for cells in self._cells():
+            table.add_row(*cells)
+        console.print(table)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells: list[tuple[str, ...]] = [("ANN", _percent(self.ann_accuracy), "", "", "")]
+        for row in self.rows:
+            cells.append(
+                (
+                    str(row.timesteps),
+                    _percent(row.accuracy),
+                    _percent(row.agreement),
+                    f"{row.logit_error:.3f}",
+                    f"{row.spike_rate:.4f}",
+                )
+            )
+        return cells
+
+
+def evaluate(
+    network: SpikingNetwork,
+    data: Batches,
+    timesteps: Sequence[int] | None = None,
+    *,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure a spiking network on test data.
+
+    All step counts come from one simulation of the longest: the logits after t steps of a running network are what it
+    would answer if it were stopped there.
+
+    Args:
+        network: a converted network.
+        data: (images, labels) in batches; labels may be missing, then there is no accuracy.
+        timesteps: step counts to report; default 1, 2, 4, ... up to the network's own T.
+        progress: show a progress bar with the time left.
+
+    Raises:
+        DataError: if the data is empty, of another shape or dtype, or a label is not one of the network's classes.
+        RecipeError: if the network cannot run for one of the step counts.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+        >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> [row.timesteps for row in rb.evaluate(snn, (images, labels)).rows]
+        [1, 2, 4]
+    """
+    wanted = tuple(sorted(set(default_timesteps(network.timesteps) if timesteps is None else timesteps)))
+    if not wanted:
+        raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+    for t in wanted:
+        network.check_timesteps(t)
+    tally = _Tally(network, wanted)
+    digest = Digest()
+    for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
+        digest.update(images=images, labels=labels)
+        tally.add(network, images, labels)
+    return tally.result(digest.hexdigest())
+
+
+def default_timesteps(longest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and the longest."""
+    powers = [1 << i for i in range(longest.bit_length())]
+    return tuple(sorted({t for t in powers if t <= longest} | {longest}))
+
+
+class _Tally:
+    def __init__(self, network: SpikingNetwork, timesteps: tuple[int, ...]) -> None:
+        self.network, self.timesteps = network, timesteps
+        self.images = self.labelled = self.ann_correct = 0
+        self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
+        self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
+        self.error = torch.zeros(len(timesteps), dtype=torch.float64)
+        self.spikes = torch.zeros(len(network.sites), max(timesteps), dtype=torch.int64)
+
+    def watch(self, site: Site, train: Train) -> None:
+        self.spikes[site.index] += torch.stack([torch.count_nonzero(step) for step in train.values]).cpu()
+
+    @torch.inference_mode()
+    def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
+        logits = network.readouts(images, self.timesteps, monitor=self.watch).cpu()
+        reference = network.ann(images.to(network.graph.device)).cpu()
+        predicted, ann = logits.argmax(2), reference.argmax(1)
+        self.images += len(images)
+        same = (predicted == ann).reshape(len(self.timesteps), len(images), -1)  # of a map: the fraction of its places
+        self.agree += same.double().mean(2).sum(1)
+        difference = (logits - reference).flatten(2).double().norm(dim=2)
+        self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
+        if labels is not None:
+            _check_classes(labels, reference.shape[1], self.labelled)
+            self.correct += (predicted == labels).sum(1)
+            self.ann_correct += int((ann == labels).sum())
+            self.labelled += len(labels)
+
+    def result(self, digest: str) -> Evaluation:
+        sites = self.network.sites
+        neurons = sum(site.neurons for site in sites)
+        running = self.spikes.sum(0).cumsum(0)
+        rows = tuple(
+            Row(
+                t,
+                float(self.correct[i]) / self.labelled if self.labelled else None,
+                float(self.agree[i]) / self.images,
+                float(self.error[i]) / self.images,
+                float(running[t - 1]) / (self.images * neurons * t),
+            )
+            for i, t in enumerate(self.timesteps)
+        )
+        steps = max(self.timesteps)
+        rates = {s.name: float(self.spikes[s.index].sum()) / (self.images * s.neurons * steps) for s in sites}
+        accuracy = self.ann_correct / self.labelled if self.labelled else None
+        recipe, seed = self.network.recipe, self.network.provenance.seed
+        return Evaluation(rows, accuracy, self.images, str(recipe.get("name", "")), rates, digest, seed, versions())
+
+
+def _check_classes(labels: Tensor, classes: int, offset: int) -> None:
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise DataError(
+            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
+            where="labels",
+            remedy="give one whole number for each image",
+        )
+    bad = (labels < 0) | (labels >= classes)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"is {int(labels[first])}, but the network has {classes} classes (0 to {classes - 1})",
+            where=f"label of image {offset + first}",
+            remedy="check that data set and network have the same classes",
+        )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

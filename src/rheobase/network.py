@@ -1,0 +1,310 @@
+"""The spiking network: a graph whose sites are neurons, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.errors import DataError, RecipeError
+from rheobase.graph.ir import Graph, Node, analog, run, schedule
+from rheobase.graph.operations import in_memory_format, max_pool
+from rheobase.neurons import Neuron, State
+from rheobase.signal import Held, Signal, Train, lift, prefix_means
+from rheobase.sites import Site, site_table, split_at_sites
+
+DEFAULT_MEMORY_BUDGET = 2**30
+ROWS_IN_FLIGHT = 32
+"""Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
+
+Monitor = Callable[[Site, Train], None]
+"""Called for every site with ``amplitude * spikes`` of the piece at hand, [T, B, C, ...]."""
+
+
+@dataclass
+class Provenance:
+    """What is needed to make the same network again, and what was done on the way."""
+
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+
+
+class SpikingNetwork(nn.Module):
+    """A converted network. Made by :func:`rheobase.convert` or :func:`rheobase.load`.
+
+    The image is presented unchanged at every step (direct coding), every site is a layer of neurons, and the output is
+    the time-mean of the last, analog, segment. What is affine before the first site and after the last one is computed
+    once.
+
+    Attributes:
+        graph: affine segments between sites, with the tensors the spiking network uses.
+        ann: the analog network it was made from (batch normalisation folded).
+        neurons: one layer of neurons for each site, in execution order.
+        sites: the site table.
+        between: the nodes from the first sites to the last, in the order they run.
+        timesteps: T it was converted for.
+        recipe: the recipe it was made by, as plain values.
+        memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20().eval(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> snn(images).shape
+        torch.Size([8, 10])
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ann: Graph,
+        neurons: Sequence[Neuron],
+        timesteps: int,
+        recipe: Mapping[str, Any],
+        provenance: Provenance | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph, self.ann = graph, ann
+        self.neurons = nn.ModuleList(neurons)
+        self.timesteps = timesteps
+        self.recipe = dict(recipe)
+        self.provenance = provenance or Provenance()
+        self.memory_budget = DEFAULT_MEMORY_BUDGET
+        self.plan()
+        self.eval()
+
+    def plan(self) -> None:
+        """Read the structure of ``graph`` again; needed only after it was replaced."""
+        self.sites = site_table(self.graph)
+        if len(self.sites) != len(self.neurons):
+            raise RecipeError(f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites", where="network")
+        self._index = {site.name: site.index for site in self.sites}
+        before, between, readout = split_at_sites(self.graph)
+        made_early = {node.name for node in before}
+        made_spiking = {node.name for node in between}
+        needed_late = {name for node in (*between, *readout) for name in node.inputs}
+        self._early = schedule(before[1:], keep=needed_late & made_early)
+        read = {name for node in readout for name in node.inputs} or {self.graph.output}
+        self._read = sorted(read & (made_spiking | made_early))
+        self.between = schedule(between, keep={*self._read, *made_early})
+        self._late = schedule(readout, keep={self.graph.output})
+        self._floats_held, self._floats_stepped = _peak_floats(self.graph, self._early, self.between)
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
+        """Logits [B, ...]: time-mean of the output over ``timesteps`` steps (default: those it was converted for).
+
+        Raises:
+            DataError: if the images do not fit the network.
+            RecipeError: if its neurons cannot run for so many steps.
+        """
+        return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
+
+    @torch.inference_mode()
+    def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
+        """Logits after each t of ``timesteps``, from one simulation of the longest: [R, B, ...].
+
+        Args:
+            images: [B, ...], the same at every step.
+            timesteps: step counts, each >= 1.
+            monitor: called for every site and piece of the batch.
+        """
+        images = self.check_images(images)
+        wanted = tuple(timesteps)
+        for t in wanted:
+            self.check_timesteps(t)
+        if not wanted:
+            raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        pieces = images.split(self.piece_size(max(wanted)))
+        return torch.cat([self._simulate(piece, wanted, monitor) for piece in pieces], dim=1)
+
+    @torch.inference_mode()
+    def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Run step by step: yields (t, logits after t steps), t from 1. The state of all neurons is kept between.
+
+        Example:
+            >>> for t, logits in snn.stream(images):  # doctest: +SKIP
+            ...     print(t, logits.argmax(1))
+        """
+        images = self.check_images(images)
+        steps = self.timesteps if timesteps is None else timesteps
+        self.check_timesteps(steps)
+        simulation = Simulation(self)
+        early = self.begin(images)
+        totals: dict[str, Tensor] = {}
+        for t in range(1, steps + 1):
+            values = dict(early)
+            run(self.graph, self.between, values, simulation.advance(1))
+            for name in self._read:
+                value = values[name].mean()
+                totals[name] = totals[name] + value if name in totals else value.clone()
+            yield t, self._finish({name: total / t for name, total in totals.items()})
+
+    def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
+        values = self.begin(images)
+        run(self.graph, self.between, values, Simulation(self, monitor).advance(max(timesteps)))
+        return self.answer(values, timesteps)
+
+    def begin(self, images: Tensor) -> dict[str, Signal]:
+        """Signals before the first sites, from images in memory format; ``between`` runs from here."""
+        values: dict[str, Signal] = {self.graph.nodes[0].name: Held(images)}
+        run(self.graph, self._early, values, analog)
+        return values
+
+    def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
+        """Logits after each t, [R, B, ...], from the signals that ``between`` leaves."""
+        means = {name: prefix_means(values[name], timesteps) for name in self._read}
+        batch = next(iter(means.values())).shape[1]
+        logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
+        return logits.unflatten(0, (len(timesteps), batch))
+
+    def _finish(self, means: dict[str, Tensor]) -> Tensor:
+        values: dict[str, Signal] = {name: Held(mean) for name, mean in means.items()}
+        run(self.graph, self._late, values, analog)
+        return values[self.graph.output].mean()
+
+    def neuron(self, site: str) -> Neuron:
+        """The neurons of a site, by its name."""
+        return cast(Neuron, self.neurons[self._index[site]])
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the network to a folder: JSON and safetensors, to be read by :func:`rheobase.load`.
+
+        Raises:
+            StoreError: if the folder exists (and ``overwrite`` is not set) or cannot be written.
+
+        Example:
+            >>> snn.save("out/resnet20")  # doctest: +SKIP
+        """
+        from rheobase.store import save  # here, because the store builds networks and so imports this module
+
+        return save(self, folder, overwrite=overwrite)
+
+    # -- checks and sizes ------------------------------------------------------------------------------------------
+
+    def check_images(self, images: Tensor) -> Tensor:
+        """Images on the device and in the memory format the network runs in.
+
+        Raises:
+            DataError: if they have another shape or dtype, or hold NaN or infinite values.
+        """
+        expected = self.graph.input_shape
+        if not isinstance(images, Tensor):
+            raise DataError(f"must be a tensor, not {type(images).__name__}", where="images")
+        if tuple(images.shape[1:]) != expected:
+            raise DataError(
+                f"have shape {list(images.shape[1:])}, the network was converted for {list(expected)}",
+                where="images",
+                remedy="resize or crop them, or convert again with an example of this size",
+            )
+        if not images.is_floating_point():
+            raise DataError(
+                f"hold {images.dtype} values",
+                where="images",
+                remedy="convert to float and normalise as in training",
+            )
+        if not bool(torch.isfinite(images).all()):
+            first = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
+            raise DataError(
+                "holds NaN or infinite values", where=f"image {first} of the batch", remedy="check the reader"
+            )
+        return in_memory_format(images.to(self.graph.device))
+
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuse a number of steps the neurons cannot run for.
+
+        Raises:
+            RecipeError: naming the site.
+        """
+        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
+        for site, neuron in zip(self.sites, self.neurons, strict=True):
+            reason = neuron.check_timesteps(timesteps)  # type: ignore[operator]
+            if reason:
+                raise RecipeError(
+                    f"cannot run for {timesteps} steps: {reason}",
+                    where=site.name,
+                    remedy="convert again for this T",
+                )
+
+    def piece_size(self, timesteps: int) -> int:
+        """How many images are worked on at once. An image's result does not depend on it."""
+        return min(self.images_in_budget(timesteps), -(-ROWS_IN_FLIGHT // timesteps))
+
+    def images_in_budget(self, timesteps: int) -> int:
+        """How many images' live signals fit into the memory budget at once; at least one."""
+        return max(1, self.memory_budget // (4 * (self._floats_held + timesteps * self._floats_stepped)))
+
+
+class Simulation:
+    """The state of every neuron (and max-pool gate) of one piece of a batch, and how far it has run."""
+
+    def __init__(self, network: SpikingNetwork, monitor: Monitor | None = None) -> None:
+        self.network, self.monitor = network, monitor
+        self.states: dict[str, State] = {}
+        self.done = self.steps = 0
+
+    def advance(self, steps: int) -> Callable[[Node, Signal], Signal]:
+        """What to do at non-linear nodes for the next ``steps`` steps."""
+        self.done += self.steps
+        self.steps = steps
+        return self.fire
+
+    def fire(self, node: Node, signal: Signal) -> Signal:
+        """What a site's neurons emit, or a max-pool gate lets through, over these steps."""
+        if node.operation == "max_pool":
+            return self.gate(node, signal)
+        index = self.network._index[node.name]
+        neuron: Any = self.network.neurons[index]
+        if isinstance(signal, Train):
+            currents = signal.values
+        else:
+            currents = signal.values.expand(self.steps, *signal.values.shape)
+        state = self.states.get(node.name)
+        if state is None:
+            state = neuron.init(currents.shape[1:], currents[0])
+        values, self.states[node.name] = neuron.run(currents, state, self.done)
+        train = Train(values)
+        if self.monitor is not None:
+            self.monitor(self.network.sites[index], train)
+        return train
+
+    def gate(self, node: Node, signal: Signal) -> Signal:
+        """Max-pooling of a train: each window lets through the input with the largest running sum so far."""
+        if isinstance(signal, Held):
+            return lift(lambda x: max_pool(x, **node.attributes), signal)
+        (total,) = self.states.get(node.name) or (torch.zeros_like(signal.values[0]),)
+        passed = []
+        for value in signal.values:
+            total = total + value
+            _, winners = max_pool(total, **node.attributes, return_indices=True)
+            passed.append(value.flatten(2).gather(2, winners.flatten(2)).reshape(winners.shape))
+        self.states[node.name] = (total,)
+        return Train(torch.stack(passed))
+
+
+def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:
+    """Largest number of live floats for one image: (held ones, those that there are for every step)."""
+    sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in graph.nodes}
+    live = {graph.nodes[0].name}
+    held = sizes[graph.nodes[0].name]
+    for node, released in early:
+        live.add(node.name)
+        held = max(held, sum(sizes[name] for name in live))
+        live -= set(released)
+    stepped, peak = set[str](), 1
+    for node, released in spiking:
+        # a neuron reads its currents and writes its spikes: both are counted; its potential is a step's worth
+        stepped.add(node.name)
+        peak = max(peak, sum(sizes[name] for name in stepped))
+        stepped -= set(released)
+    return held + max(sizes.values()), peak

@@ -1,0 +1,9 @@
+"""Neurons: the spiking side of a site. Each has explicit state, and pure arithmetic that can be tested alone."""
+
+from rheobase.neurons.integrate_fire import IntegrateFire
+from rheobase.neurons.neuron import Neuron, State
+
+NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire,)}
+"""Every kind of neuron by the name it has in recipes and saved networks."""
+
+__all__ = ["NEURONS", "IntegrateFire", "Neuron", "State"]

@@ -1,0 +1,67 @@
+"""What every neuron is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+
+SILENT = float("inf")
+"""Threshold of a channel that must never fire: no potential reaches it."""
+
+
+class Neuron(nn.Module, ABC):
+    """A layer of neurons at one site: parameters in buffers, state passed in and out.
+
+    Per-channel parameters have shape [C]; scalars have shape []. Currents have shape [B, C, ...] (one step) or
+    [T, B, C, ...] (a train). Spikes are counts, 0 or 1 for most neurons; what leaves the site is
+    ``amplitude * spikes``, in activation units.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def amplitude(self) -> Tensor:
+        """What one spike adds to the next layer's input, [] or [C], before division by T."""
+
+    @abstractmethod
+    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
+        """State before the first step, for currents of ``shape`` = [B, C, ...]; dtype and device of ``like``."""
+
+    @abstractmethod
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """One time-step: current [B, C, ...] and state before step ``t`` (from 0) -> spikes and the state after."""
+
+    def run(self, currents: Tensor, state: State, t: int = 0) -> tuple[Tensor, State]:
+        """Many steps: currents [T, B, C, ...] -> ``amplitude * spikes`` of the same shape, and the state after.
+
+        The same numbers as repeated :meth:`step`; a neuron overrides it to be faster.
+        """
+        spikes = []
+        for offset, current in enumerate(currents):
+            fired, state = self.step(current, state, t + offset)
+            spikes.append(self.emit(fired))
+        return torch.stack(spikes), state
+
+    def emit(self, spikes: Tensor) -> Tensor:
+        """``amplitude * spikes``; a channel that never fires gives exact zeros, whatever its threshold."""
+        amplitude = along_channels(self.amplitude, spikes.dim())
+        return torch.where(spikes != 0, amplitude * spikes, 0.0)
+
+    def check_timesteps(self, timesteps: int) -> str | None:
+        """Why this neuron cannot run for so many steps, or None if it can."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """What, beside the buffers, rebuilds the neuron: JSON values for the constructor."""
+        return {}
+
+
+def along_channels(parameter: Tensor, dims: int) -> Tensor:
+    """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others unchanged."""
+    return parameter.reshape((-1,) + (1,) * (dims - 2)) if parameter.dim() == 1 else parameter

@@ -1,0 +1,146 @@
+"""A recipe: neuron, time-steps and calibration passes, as one frozen value that YAML and the command line share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec
+
+import torch
+import yaml
+from pydantic import Field, ValidationError, validate_call
+
+from rheobase.calibrate import ScaleThresholds, Thresholds
+from rheobase.calibrate.passes import Part
+from rheobase.errors import RecipeError
+from rheobase.neurons import IntegrateFire
+from rheobase.sites import Site
+
+
+class IntegrateFireNeuron(Part):
+    """Integrate-and-fire with soft reset at every site.
+
+    Args:
+        initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
+    """
+
+    kind: Literal["integrate_fire"] = "integrate_fire"
+    initial_potential: float = Field(default=0.5, ge=0, le=1)
+
+    def build(self, site: Site) -> IntegrateFire:
+        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
+        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential))
+
+
+class Recipe(Part):
+    """How to convert a network; a value: equal recipes convert alike. Holds no data, no device, no network.
+
+    Args:
+        name: of the method, for tables.
+        timesteps: T.
+        neuron: what every site becomes.
+        calibration: passes, run in this order.
+
+    Example:
+        >>> import rheobase as rb
+        >>> recipe = rb.RateCoding(timesteps=8)
+        >>> rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
+        True
+    """
+
+    name: str = Field(min_length=1)
+    timesteps: int = Field(ge=1, strict=True)
+    neuron: IntegrateFireNeuron = IntegrateFireNeuron()
+    calibration: tuple[Annotated[Thresholds | ScaleThresholds, Field(discriminator="kind")], ...]
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _explain(error, "recipe", list(type(self).model_fields)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """As YAML, every default spelled out."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """From all fields, or from ``{"method": "RateCoding", ...options}``.
+
+        Raises:
+            RecipeError: naming every unknown or impossible field.
+        """
+        if "method" not in values:
+            return cls(**values)
+        options = dict(values)
+        name = options.pop("method")
+        if name not in METHODS:
+            raise RecipeError(f"{name!r} is unknown", where="method", remedy=f"use one of {', '.join(METHODS)}")
+        return METHODS[name](**options)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Recipe:
+        """From YAML text.
+
+        Raises:
+            RecipeError: if it is not YAML, not a mapping, or not a recipe.
+        """
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"is not YAML: {error}".replace("\n", " "), where="recipe") from None
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
+        return cls.from_dict(values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """From a YAML file.
+
+        Raises:
+            RecipeError: if it cannot be read or is not a recipe.
+        """
+        try:
+            return cls.from_yaml(Path(path).read_text())
+        except OSError as error:
+            raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        except UnicodeDecodeError:
+            raise RecipeError("is not a text file", where=str(path), remedy="give a YAML file") from None
+
+
+METHODS: dict[str, Callable[..., Recipe]] = {}
+"""Published methods by name: functions that return a recipe."""
+
+P = ParamSpec("P")
+
+
+def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
+    """Register a method by its function's name; its options are validated and an unknown one is a RecipeError."""
+    validated = validate_call(method)
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        try:
+            return validated(*args, **kwargs)
+        except ValidationError as error:
+            raise _explain(error, method.__name__, list(inspect.signature(method).parameters)) from None
+
+    METHODS[method.__name__] = checked
+    return checked
+
+
+def _explain(error: ValidationError, where: str, known: list[str]) -> RecipeError:
+    problems = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            problems.append(f"unknown field '{place}'")
+        else:
+            problems.append(f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})")
+    return RecipeError("; ".join(problems), where=where, remedy=f"known fields: {', '.join(known)}")
