@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import rheobase as rb
+from rheobase import cli
+
+SOURCE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.mid, self.linear = nn.Conv2d(4, 6, 3, stride=2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.relu(self.mid(F.relu(self.bn(self.conv(x)))))
+        return self.linear(x.mean((2, 3)))
+
+class Pooled(Net):
+    def forward(self, x):
+        return super().forward(F.max_pool2d(F.relu(x), 2))
+
+def smooth():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(72, 3))
+
+def dead():
+    net = Net()
+    nn.init.constant_(net.bn.bias, -100.0)
+    return net
+
+def talkative():
+    print("building the network")
+    return Net()
+
+def images():
+    return torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
+
+def interrupted():
+    raise KeyboardInterrupt
+"""
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "cli_nets.py").write_text(SOURCE)
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> dict[str, np.ndarray]:
+        return {"x": rng.integers(0, 256, (n, 8, 8), np.uint8), "y": np.arange(n) % 3}
+
+    train, test = part(30), part(12)
+    np.savez(folder / "data.npz", x_train=train["x"], y_train=train["y"], x_test=test["x"], y_test=test["y"])
+    np.savez(folder / "wide.npz", images=np.zeros((4, 9, 9), np.uint8), labels=np.zeros(4, int))
+    np.savez(folder / "classes.npz", images=test["x"], labels=np.full(12, 3))
+    np.savez(folder / "empty.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int))
+    np.savez(folder / "scaled.npz", images=train["x"].astype(np.float32) / 255, labels=train["y"])
+    np.savez(folder / "floats.npz", images=train["x"].astype(np.float32), labels=train["y"] * 1.0)
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in the folder of the test's files."""
+    monkeypatch.chdir(home)
+
+    def call(*args: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            cli.app([str(arg) for arg in args], prog_name="rheobase")
+        code = exit_info.value.code
+        assert isinstance(code, int)
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def conversion(out: Path, *more: object, model: str = "cli_nets:Net", data: str = "data.npz") -> list[object]:
+    folder = ["--folder", "train"] if data == "data.npz" else []
+    return ["convert", model, "--data", data, *folder, "--out", out, "--timesteps", 4, *more]
+
+
+@pytest.fixture(scope="module")
+def saved(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network saved by the command, with preprocessing that is not the default."""
+    out = tmp_path_factory.mktemp("saved") / "snn"
+    options = conversion(out, "--scale", 510, "--mean", 0.25, "--test-folder", "test")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit, match="0"):
+        cli.app([str(option) for option in options])
+    monkeypatch.undo()
+    return out
+
+
+# The good paths
+
+
+def test_version_help_and_no_command(run: Run) -> None:
+    assert run("--version") == (0, "rheobase 0.1.0\n", "")
+    assert "convert" in run("--help").out
+    assert run().code == 2
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "rheobase", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "rheobase 0.1.0\n", "")
+
+
+def test_inspect_lists_sites(run: Run) -> None:
+    result = run("inspect", "cli_nets:Net", "--input-shape", "1,8,8")
+    assert (result.code, result.err) == (0, "")
+    assert "2 activation sites" in result.out
+    assert "4×8×8" in result.out
+
+
+def test_inspect_takes_the_shape_from_data(run: Run) -> None:
+    result = run("inspect", "cli_nets:Net", "--data", "data.npz", "--folder", "test", "--crop", 6, "--json")
+    assert result.code == 0
+    assert [site["shape"] for site in result.document["sites"]] == [[4, 6, 6], [6, 2, 2]]
+
+
+def test_inspect_refused_network_shows_everything_and_fails(run: Run) -> None:
+    result = run("inspect", "cli_nets:smooth", "--input-shape", "1,8,8")
+    assert result.code == 1
+    assert "Refused" in result.out
+    assert "SiLU" in result.out
+    as_json = run("inspect", "cli_nets:smooth", "--input-shape", "1,8,8", "--json")
+    assert as_json.code == 1
+    assert as_json.document["convertible"] is False
+    assert as_json.document["refusals"][0]["remedy"]
+
+
+def test_inspect_saved_network(run: Run, saved: Path) -> None:
+    result = run("inspect", saved)
+    assert (result.code, result.err) == (0, "")
+    assert "RateCoding, T = 4" in result.out
+    document = run("inspect", saved, "--json").document
+    assert document["timesteps"] == 4
+    assert len(document["sites"]) == 2
+    assert document["sites"][0]["threshold"][0] > 0
+    assert document["calibration"]["preprocessing"]["scale"] == 510
+
+
+def test_convert_writes_a_network_that_loads(run: Run, saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "network.json",
+        "tensors.safetensors",
+        "evaluation.json",
+        "accuracy.png",
+    }
+    network = rb.load(saved)
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    written = json.loads((saved / "evaluation.json").read_text())
+    assert [row["timesteps"] for row in written["rows"]] == [1, 2, 4]
+    assert written["images"] == 12
+
+
+def test_convert_prints_one_json_document(run: Run, tmp_path: Path) -> None:
+    result = run(*conversion(tmp_path / "out", "--test-folder", "test", "--json", model="cli_nets:talkative"))
+    assert result.code == 0
+    assert result.document["recipe"]["timesteps"] == 4
+    assert result.document["evaluation"]["images"] == 12
+    assert result.document["passes"][0]["pass"]["kind"] == "thresholds"
+    assert result.err == "building the network\n"
+
+
+def test_convert_tells_notes(run: Run, tmp_path: Path) -> None:
+    result = run(*conversion(tmp_path / "out", "--images", 4, model="cli_nets:dead"))
+    assert result.code == 0
+    assert "fewer than five images" in result.out
+    assert "never active on the calibration images" in result.out
+    assert "2 sites changed" in result.out
+
+
+def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
+    sys.path.insert(0, str(home))
+    try:
+        import cli_nets  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(home))
+    trained = cli_nets.Net()
+    with torch.no_grad():
+        trained.linear.bias += 5
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    result = run(*conversion(tmp_path / "out", "--checkpoint", tmp_path / "trained.safetensors"))
+    assert result.code == 0
+    images = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(rb.load(tmp_path / "out").ann(images), trained.eval()(images))
+
+
+def test_options_and_recipe_file_make_the_same_network(run: Run, tmp_path: Path) -> None:
+    by_option = ["--method", "RateCoding", "--option", "threshold=max", "--option", "initial_potential=0"]
+    assert run(*conversion(tmp_path / "a", *by_option)).code == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: RateCoding\ntimesteps: 4\nthreshold: max\ninitial_potential: 0\n")
+    options = ["--data", "data.npz", "--folder", "train", "--out", tmp_path / "b", "--recipe", recipe]
+    assert run("convert", "cli_nets:Net", *options).code == 0
+    a, b = rb.load(tmp_path / "a"), rb.load(tmp_path / "b")
+    assert a.recipe == b.recipe
+    assert a.recipe["calibration"][0]["method"] == "max"
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(a(images), b(images))
+
+
+def test_seed_chooses_the_calibration_images(run: Run, tmp_path: Path) -> None:
+    def digest(seed: int, name: str) -> str:
+        result = run(*conversion(tmp_path / name, "--images", 10, "--seed", seed, "--json"))
+        return result.document["calibration"]["sha256"]
+
+    assert digest(0, "a") == digest(0, "b") != digest(1, "c")
+
+
+def test_data_from_a_function(run: Run, tmp_path: Path) -> None:
+    result = run(*conversion(tmp_path / "out", "--test", "data.npz", "--test-folder", "test", data="cli_nets:images"))
+    assert result.code == 0
+    evaluated = run("evaluate", tmp_path / "out", "--data", "cli_nets:images", "--json")
+    assert evaluated.document["evaluation"]["images"] == 20
+    assert evaluated.document["preprocessing"] is None
+    assert evaluated.err == ""
+
+
+def test_max_pooling_is_a_choice(run: Run, tmp_path: Path) -> None:
+    refused = run(*conversion(tmp_path / "out", model="cli_nets:Pooled"))
+    assert_refused(refused, "max_pool")
+    assert run(*conversion(tmp_path / "out", "--max-pool", "gate", model="cli_nets:Pooled")).code == 0
+
+
+def test_overwrite_replaces_everything_of_the_earlier_network(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(*conversion(out, "--test-folder", "test")).code == 0
+    assert (out / "accuracy.png").exists()
+    assert run(*conversion(out, "--overwrite")).code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["network.json", "tensors.safetensors"]
+
+
+def test_evaluate_remembers_the_preprocessing(run: Run, saved: Path) -> None:
+    result = run("evaluate", saved, "--data", "data.npz", "--folder", "test", "--json")
+    assert result.code == 0
+    assert "as stored with the network: mean 0.25, scale 510" in result.err
+    expected = json.loads((saved / "evaluation.json").read_text())
+    assert result.document["evaluation"] == expected
+    assert result.document["preprocessing"]["mean"] == [0.25]
+
+
+def test_evaluate_with_other_preprocessing_and_steps(run: Run, saved: Path) -> None:
+    options = ["--data", "data.npz", "--folder", "test", "--timesteps", "8,1", "--fuse", "never"]
+    own = run("evaluate", saved, *options, "--json").document
+    other = run("evaluate", saved, *options, "--scale", 255, "--json")
+    assert other.err == ""
+    assert [row["timesteps"] for row in other.document["evaluation"]["rows"]] == [1, 8]
+    assert other.document["evaluation"]["data_sha256"] != own["evaluation"]["data_sha256"]
+
+
+def test_evaluate_prints_a_table(run: Run, saved: Path) -> None:
+    result = run("evaluate", saved, "--data", "data.npz", "--folder", "test", "--fuse", "never")
+    assert result.code == 0
+    assert "RateCoding on 12 images" in result.out
+    assert "ANN" in result.out
+
+
+def test_warnings_are_one_line(run: Run, tmp_path: Path) -> None:
+    result = run(*conversion(tmp_path / "out", data="scaled.npz"))
+    assert result.code == 0
+    lines = result.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Warning: scaled.npz: the images lie within 1 already")
+
+
+# Errors: one sentence with a remedy on stderr, nothing on stdout
+
+
+def assert_refused(result: Result, *said: str) -> None:
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.startswith("Error: ")
+    assert "Traceback" not in result.err
+    for text in said:
+        assert text in result.err, result.err
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    (folder / "recipe.yaml").write_text(text)
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "Magic"], ["'Magic' is unknown", "RateCoding"]),
+        (["--option", "colour=red"], ["unknown field 'colour'", "known fields"]),
+        (["--option", "threshold=least"], ["threshold", "'least'"]),
+        (["--option", "threshold"], ["key=value"]),
+        (["--option", "threshold=[1"], ["threshold", "YAML"]),
+        (["--option", "timesteps=3"], ["given twice"]),
+        (["--option", "method=QCFS"], ["given twice"]),
+        (["--option", "initial_potential=2"], ["initial_potential", "less than or equal to 1"]),
+        (["--recipe", "recipe.yaml"], ["cannot be combined with --timesteps"]),
+        (["--checkpoint", "nowhere.pt"], ["nowhere.pt", "exists"]),
+        (["--mean", "a,b"], ["--mean", "'a,b'"]),
+        (["--mean", "0.5,0.5"], ["mean", "2 values", "1 channel"]),
+        (["--std", "0"], ["std", "above 0"]),
+        (["--size", "0"], ["size", "positive"]),
+        (["--grayscale"], ["grayscale", "no effect"]),
+        (["--test-folder", "train"], ["--test", "calibration images again"]),
+        (["--test-folder", "validation"], ["x_validation"]),
+        (["--test", "empty.npz"], ["empty.npz", "no sample"]),
+    ],
+)
+def test_convert_refuses_options(run: Run, tmp_path: Path, more: list[str], said: list[str]) -> None:
+    assert_refused(run(*conversion(tmp_path / "out", *more)), *said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("nothing.npz", ["nothing.npz", "does not exist"]),
+        ("empty.npz", ["empty.npz", "no sample"]),
+        ("floats.npz", ["labels of type float64"]),
+        ("cli_nets:Net", ["no data"]),
+        ("cli_nets:absent", ["absent"]),
+    ],
+)
+def test_convert_refuses_data(run: Run, tmp_path: Path, data: str, said: list[str]) -> None:
+    assert_refused(run(*conversion(tmp_path / "out", data=data)), *said)
+
+
+def test_convert_refuses_zero_steps(run: Run, tmp_path: Path) -> None:
+    options = ["--data", "data.npz", "--folder", "train", "--out", tmp_path / "out", "--timesteps", 0]
+    assert_refused(run("convert", "cli_nets:Net", *options), "timesteps", "greater than or equal to 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("method: RateCoding\nsteps: 4\n", ["unknown field 'steps'"]),
+        ("name: x\ntimesteps: 0\ncalibration: []\n", ["timesteps"]),
+        ("- 1\n", ["mapping"]),
+        ("{", ["not YAML"]),
+    ],
+)
+def test_convert_refuses_recipes(run: Run, tmp_path: Path, text: str, said: list[str]) -> None:
+    options = ["--data", "data.npz", "--folder", "train", "--out", tmp_path / "out"]
+    assert_refused(run("convert", "cli_nets:Net", *options, "--recipe", recipe_file(tmp_path, text)), *said)
+
+
+def test_convert_refuses_networks(run: Run, tmp_path: Path) -> None:
+    assert_refused(run(*conversion(tmp_path / "out", model="cli_nets:smooth")), "SiLU", "Remedy")
+    assert_refused(run(*conversion(tmp_path / "out", model="cli_nets:nothing")), "no function 'nothing'")
+    state = {"conv.weight": torch.zeros(4, 1, 3, 3)}
+    save_file(state, tmp_path / "part.safetensors")
+    result = run(*conversion(tmp_path / "out", "--checkpoint", tmp_path / "part.safetensors"))
+    assert_refused(result, "missing keys", "linear.weight")
+
+
+def test_convert_refuses_output_before_the_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*args: object) -> None:
+        raise AssertionError("began the work")
+
+    monkeypatch.setattr(cli.models, "load", work)
+    existing, foreign, file = tmp_path / "existing", tmp_path / "foreign", tmp_path / "file"
+    existing.mkdir()
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    file.write_text("")
+    assert_refused(run(*conversion(existing)), "exists already", "--overwrite")
+    assert_refused(run(*conversion(foreign, "--overwrite")), "thesis.tex")
+    assert_refused(run(*conversion(file, "--overwrite")), "file")
+    assert_refused(run(*conversion(file / "out")), "cannot be written")
+    assert_refused(run(*conversion(Path("/proc/rheobase/out"))), "cannot be written")
+    assert (foreign / "thesis.tex").exists()
+
+
+def test_failed_conversion_leaves_the_old_network(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(*conversion(out, "--test-folder", "test")).code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert_refused(run(*conversion(out, "--overwrite", model="cli_nets:smooth")), "SiLU")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "classes.npz"], ["label of image 0", "is 3", "3 classes"]),
+        (["--data", "wide.npz"], ["[1, 9, 9]", "[1, 8, 8]"]),
+        (["--data", "empty.npz"], ["no sample"]),
+        (["--data", "data.npz"], ["--folder", "test or train"]),
+        (["--data", "wide.npz", "--timesteps", "0"], ["timesteps", "is 0"]),
+        (["--data", "wide.npz", "--timesteps", "1,x"], ["--timesteps", "'1,x'"]),
+    ],
+)
+def test_evaluate_refuses(run: Run, saved: Path, options: list[str], said: list[str]) -> None:
+    result = run("evaluate", saved, *options)
+    kept = [line for line in result.err.splitlines() if not line.startswith("Preprocessing as stored")]
+    assert_refused(result._replace(err="\n".join(kept)), *said)
+
+
+def test_evaluate_refuses_what_is_no_network(run: Run, tmp_path: Path) -> None:
+    assert_refused(run("evaluate", tmp_path, "--data", "data.npz"), "network.json")
+    assert_refused(run("evaluate", tmp_path / "none", "--data", "data.npz", "--json"), "not a folder")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["cli_nets:Net"], ["--input-shape", "--data"]),
+        (["cli_nets:Net", "--input-shape", "1,8,8", "--data", "wide.npz"], ["either"]),
+        (["cli_nets:Net", "--input-shape", "1,x"], ["--input-shape", "'1,x'"]),
+        (["cli_nets:Net", "--input-shape", "1,0,8"], ["--input-shape", "1 or more"]),
+        (["cli_nets:Net", "--input-shape", "1,8,8", "--size", "9"], ["preprocessing", "no effect"]),
+        (["cli_nets:Net", "--input-shape", "3,8,8"], ["Remedy"]),
+        (["./nowhere"], ["neither a folder", "module:function"]),
+        (["no_such_module:net", "--input-shape", "1,8,8"], ["no_such_module"]),
+    ],
+)
+def test_inspect_refuses(run: Run, args: list[str], said: list[str]) -> None:
+    assert_refused(run("inspect", *args), *said)
+
+
+def test_inspect_saved_network_takes_no_example(run: Run, saved: Path) -> None:
+    assert_refused(run("inspect", saved, "--input-shape", "1,8,8"), "--input-shape", "no effect")
+
+
+def test_unknown_option_is_a_usage_error(run: Run) -> None:
+    result = run("inspect", "cli_nets:Net", "--shape", "1,8,8")
+    assert result.code == 2
+    assert "--shape" in result.err
+
+
+def test_interrupt(run: Run) -> None:
+    result = run("inspect", "cli_nets:interrupted", "--input-shape", "1,8,8")
+    assert result == (130, "", "Interrupted.\n")
+
+
+def test_full_disk_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device", "accuracy.png")
+
+    monkeypatch.setattr("rheobase.plots.accuracy_plot", full)
+    result = run(*conversion(tmp_path / "out", "--test-folder", "test"))
+    assert_refused(result, "accuracy.png: No space left on device")

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rheobase.errors import ModelError
+from rheobase.models import load
+
+SOURCE = """
+from torch import nn
+def make(): return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3))
+def wide(): return nn.Sequential(*[nn.Linear(1, 1) for _ in range(8)])
+def wrapped(): return nn.ModuleDict({"module": nn.Linear(2, 2)})
+def infinite():
+    net = nn.Linear(2, 2); nn.init.constant_(net.bias, float("inf")); return net
+def nothing(): return None
+def failing(): raise ValueError("no weights")
+value = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets_for_test.py").write_text(SOURCE)
+    monkeypatch.delitem(sys.modules, "nets_for_test", raising=False)
+
+
+def weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(7)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3))
+    return dict(net.state_dict())
+
+
+def refusal(spec: str = "nets_for_test:make", checkpoint: str | Path | None = None) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        load(spec, checkpoint)
+    assert caught.value.where == str(spec if checkpoint is None else checkpoint)
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_the_function_alone_gives_a_network_in_eval_mode() -> None:
+    before = list(sys.path)
+    net = load("nets_for_test:make")
+    assert isinstance(net, nn.Sequential)
+    assert not any(part.training for part in net.modules())
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth", "w.bin", "W.PT"])
+def test_checkpoint_kinds(name: str) -> None:
+    state = weights()
+    save_file(state, name) if "safe" in name else torch.save(state, name)
+    net = load("nets_for_test:make", name)
+    assert not net.training
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state},
+        lambda state: {"model_state_dict": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
+    ],
+)
+def test_checkpoint_forms(nest: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    state = weights()
+    torch.save(nest(state), "w.pt")
+    assert torch.equal(load("nets_for_test:make", "w.pt").state_dict()["0.weight"], state["0.weight"])
+
+
+def test_a_prefix_of_the_network_itself_stays() -> None:
+    torch.save({"module.weight": torch.eye(2), "module.bias": torch.ones(2)}, "w.pt")
+    assert torch.equal(load("nets_for_test:wrapped", "w.pt").state_dict()["module.weight"], torch.eye(2))
+
+
+def test_every_misfit_is_listed() -> None:
+    state = weights()
+    del state["0.bias"]
+    state |= {"head.bias": torch.ones(1), "2.weight": torch.ones(5, 4)}
+    save_file(state, "w.safetensors")
+    assert refusal(checkpoint="w.safetensors").reason == (
+        "does not fit the network (missing keys: 0.bias; unexpected keys: head.bias; "
+        "wrongly shaped: 2.weight (file (5, 4), network (3, 4)))"
+    )
+
+
+def test_long_lists_are_cut() -> None:
+    torch.save({f"k{i:02}": torch.ones(1) for i in range(12)}, "w.pt")
+    reason = refusal("nets_for_test:wide", "w.pt").reason
+    assert "4.weight, 4.bias and 6 more" in reason
+    assert "k09 and 2 more" in reason
+    assert "k10" not in reason
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(bad: float) -> None:
+    state = weights()
+    state["1.running_var"][1] = state["2.bias"][0] = bad
+    torch.save(state, "w.pt")
+    assert "1.running_var" in refusal(checkpoint="w.pt").reason
+    assert "tensor bias" in refusal("nets_for_test:infinite").reason
+
+
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), {"state_dict": {}, "best": np.float64(0.9)}])
+def test_pickles_with_code_are_refused(content: object) -> None:
+    torch.save(content, "w.pt")
+    error = refusal(checkpoint="w.pt")
+    assert "holds more than tensors" in error.reason
+    assert "Unsupported global: GLOBAL" in error.reason
+    assert "torch.save(model.state_dict(), path)" in str(error.remedy)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TorchScript:UserWarning")
+def test_scripted_networks_are_refused() -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), "w.pt")
+    assert "torch.save(model.state_dict(), path)" in str(refusal(checkpoint="w.pt").remedy)
+
+
+def test_unpickling_runs_no_code() -> None:
+    class Mine:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, ("ran",)
+
+    torch.save({"a": Mine()}, "w.pt")
+    refusal(checkpoint="w.pt")
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_damaged_files(name: str) -> None:
+    state = weights()
+    save_file(state, name) if "safe" in name else torch.save(state, name)
+    whole = Path(name).read_bytes()
+    for content in (b"", b"text, not weights", whole[: len(whole) // 2]):
+        Path(name).write_bytes(content)
+        error = refusal(checkpoint=name)
+        assert "damaged" in error.reason
+        assert error.remedy == "copy or save the checkpoint again"
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        ({"net": {"a": torch.ones(1)}, "epoch": 1}, "the keys net, epoch"),
+        ([1, 2], "list"),
+        ({}, "an empty dict"),
+        ({"model": {}}, "an empty dict"),
+        (torch.ones(2), "Tensor"),
+        ({1: torch.ones(1)}, "the keys 1"),
+    ],
+)
+def test_files_without_a_state_dict(content: object, held: str) -> None:
+    torch.save(content, "w.pt")
+    error = refusal(checkpoint="w.pt")
+    assert error.reason == f"holds no state dict, but {held}"
+    assert "state_dict, model_state_dict, model" in str(error.remedy)
+
+
+def test_missing_and_unknown_files(tmp_path: Path) -> None:
+    assert refusal(checkpoint="gone.pt").reason == "is not a file that exists"
+    (tmp_path / "d.pt").mkdir()
+    assert refusal(checkpoint="d.pt").reason == "is not a file that exists"
+    assert "'.onnx'" in refusal(checkpoint="net.onnx").reason
+
+
+def test_unreadable_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    torch.save(weights(), "w.pt")
+    monkeypatch.setattr(torch, "load", deny)
+    error = refusal(checkpoint="w.pt")
+    assert (error.reason, error.remedy) == ("may not be read", "give yourself read permission")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("nets_for_test", "not of the form module:function"),
+        ("nets_for_test:", "not of the form module:function"),
+        ("nets_for_test.py:make", "cannot be imported"),
+        ("no_such_nets:make", "No module named 'no_such_nets'"),
+        ("nets_for_test:gone", "has no function 'gone'"),
+        ("nets_for_test:value", "cannot be called as 'value'"),
+        ("nets_for_test:failing", "failed (ValueError: no weights)"),
+        ("nets_for_test:nothing", "returned NoneType, not a torch.nn.Module"),
+    ],
+)
+def test_faulty_specs(spec: str, reason: str) -> None:
+    assert reason in refusal(spec).reason
+
+
+def test_a_module_with_a_syntax_error() -> None:
+    Path("broken_nets_for_test.py").write_text("def make(:")
+    assert "SyntaxError" in refusal("broken_nets_for_test:make").reason

@@ -1,0 +1,189 @@
+"""The integrate-and-fire neuron: golden traces, an independent slow reference, and its properties."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rheobase.errors import RecipeError
+from rheobase.neurons import IntegrateFire
+from rheobase.neurons.fused import set_fusion
+
+
+def fire(currents: list[float], theta: float, potential: float, bias: list[float] | None = None) -> list[float]:
+    """The neuron of one cell, through the library."""
+    step_bias = None if bias is None else torch.tensor(bias).unsqueeze(1)
+    neuron = IntegrateFire(torch.tensor(theta), torch.tensor(potential), step_bias)
+    x = torch.tensor(currents).reshape(-1, 1, 1)
+    return neuron.run(x, neuron.init((1, 1), x[0]))[0].flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("currents", "theta", "potential", "expected"),
+    [
+        # u = .5+.6 = 1.1 fires, .1; .7 no; 1.3 fires, .3; .9 no
+        ([0.6, 0.6, 0.6, 0.6], 1.0, 0.5, [1.0, 0.0, 1.0, 0.0]),
+        # exactly at the threshold it fires
+        ([1.0, 1.0], 1.0, 0.0, [1.0, 1.0]),
+        ([0.5, 0.5, 0.5, 0.5], 1.0, 0.0, [0.0, 1.0, 0.0, 1.0]),
+        # at most one spike a step, what is too much is kept: u = 3, 2.5, 2, 1.5
+        ([3.0, 0.5, 0.5, 0.5], 1.0, 0.0, [1.0, 1.0, 1.0, 1.0]),
+        # inhibition: u = 2 fires, 1 - 4 = -3, -1, 1 does not reach 2
+        ([2.0, -4.0, 2.0, 2.0], 2.0, 0.0, [2.0, 0.0, 0.0, 0.0]),
+        # what leaves the site is θ, not 1; V0 = θ/2
+        ([0.25, 0.25, 0.25, 0.25], 0.5, 0.5, [0.5, 0.0, 0.5, 0.0]),
+    ],
+)
+def test_golden_traces(currents: list[float], theta: float, potential: float, expected: list[float]) -> None:
+    assert fire(currents, theta, potential) == expected
+
+
+def test_golden_trace_with_a_bias_for_each_step() -> None:
+    # u = .5 + .6 - .2 = .9 no; .9 + .6 + .1 = 1.6 fires, .6; .6 + .6 - .3 = .9 no
+    assert fire([0.6, 0.6, 0.6], 1.0, 0.5, [0.2, -0.1, 0.3]) == [0.0, 1.0, 0.0]
+
+
+def slow(currents: torch.Tensor, theta: torch.Tensor, potential: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Plain loops over every neuron, in Python floats (float64)."""
+    steps, batch, channels, length = currents.shape
+    out = torch.zeros_like(currents)
+    for b in range(batch):
+        for c in range(channels):
+            for i in range(length):
+                v = float(potential[c]) * float(theta[c])
+                for t in range(steps):
+                    v += float(currents[t, b, c, i]) - float(bias[t, c])
+                    if v >= float(theta[c]):
+                        out[t, b, c, i] = theta[c]
+                        v -= float(theta[c])
+    return out
+
+
+@given(seed=st.integers(0, 2**31), steps=st.integers(1, 12))
+def test_against_plain_loops(seed: int, steps: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    # multiples of 1/64: every sum is exact, so that float32 and float64 agree at ties too
+    currents = torch.randint(-128, 192, (steps, 2, 3, 2), generator=g) / 64
+    theta = torch.randint(1, 4, (3,), generator=g) / 2
+    potential, bias = torch.randint(0, 3, (3,), generator=g) / 2, torch.randint(-32, 32, (steps, 3), generator=g) / 64
+    neuron = IntegrateFire(theta, potential, bias)
+    out, _ = neuron.run(currents, neuron.init(currents.shape[1:], currents[0]))
+    assert torch.equal(out, slow(currents, theta, potential, bias))
+
+
+@given(seed=st.integers(0, 2**31), steps=st.integers(1, 9), cut=st.integers(0, 9), with_bias=st.booleans())
+def test_run_is_repeated_step_and_can_be_interrupted(seed: int, steps: int, cut: int, with_bias: bool) -> None:
+    g = torch.Generator().manual_seed(seed)
+    currents = torch.randn(steps, 2, 3, 4, generator=g)
+    bias = torch.randn(steps, 3, generator=g) if with_bias else None
+    neuron = IntegrateFire(torch.rand(3, generator=g) + 0.1, torch.rand((), generator=g), bias)
+    start = neuron.init(currents.shape[1:], currents[0])
+    whole, end = neuron.run(currents, start)
+    state, stepped = start, []
+    for t in range(steps):
+        spikes, state = neuron.step(currents[t], state, t)
+        assert set(spikes.unique().tolist()) <= {0.0, 1.0}
+        stepped.append(neuron.emit(spikes))
+    assert torch.equal(whole, torch.stack(stepped))
+    assert torch.equal(end[0], state[0])
+    first, middle = neuron.run(currents[:cut], start)
+    rest, _ = neuron.run(currents[cut:], middle, t=min(cut, steps))
+    assert torch.equal(whole, torch.cat([first, rest]))
+
+
+@given(
+    z=st.floats(-2, 3, width=32),
+    theta=st.floats(0.125, 2, width=32),
+    fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    steps=st.integers(1, 16),
+)
+def test_constant_current_gives_the_clipped_floor(z: float, theta: float, fraction: float, steps: int) -> None:
+    """Bu et al. 2022, Theorem 2: count = clip(⌊(Tz + V0)/θ⌋, 0, T); not asked for within rounding of a tie."""
+    theta, z = float(torch.tensor(theta)), float(torch.tensor(z))
+    exact = (steps * z + fraction * theta) / theta
+    if abs(exact - round(exact)) < 1e-3:
+        return
+    spikes = sum(fire([z] * steps, theta, fraction)) / theta
+    assert spikes == pytest.approx(min(max(math.floor(exact), 0), steps))
+
+
+@given(seed=st.integers(0, 2**31), steps=st.integers(1, 20))
+def test_nothing_is_lost(seed: int, steps: int) -> None:
+    """Σ I = Σ θs + v[T] − V0, Rueckauer et al. 2017, Eq. 4."""
+    g = torch.Generator().manual_seed(seed)
+    currents = torch.randn(steps, 1, 3, 5, generator=g, dtype=torch.float64)
+    neuron = IntegrateFire(torch.rand(3, generator=g, dtype=torch.float64) + 0.1, torch.tensor(0.5))
+    start = neuron.init(currents.shape[1:], currents[0])
+    out, (end,) = neuron.run(currents, start)
+    torch.testing.assert_close(currents.sum(0), out.sum(0) + end - start[0])
+
+
+def test_an_infinite_threshold_is_silent() -> None:
+    neuron = IntegrateFire(torch.tensor([1.0, float("inf")]), torch.tensor(0.5))
+    currents = torch.full((3, 1, 2, 4), 100.0)
+    out, (potential,) = neuron.run(currents, neuron.init(currents.shape[1:], currents[0]))
+    assert torch.equal(out[:, :, 1], torch.zeros(3, 1, 4))
+    assert bool(torch.isfinite(potential).all())
+    spikes, _ = neuron.step(currents[0], neuron.init(currents.shape[1:], currents[0]), 0)
+    assert torch.equal(neuron.emit(spikes)[:, 1], torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("theta", [0.0, -1.0, float("nan")])
+def test_impossible_thresholds_are_refused(theta: float) -> None:
+    with pytest.raises(RecipeError, match="must be positive"):
+        IntegrateFire(torch.tensor(theta), torch.tensor(0.5))
+
+
+def test_biases_fix_the_number_of_steps() -> None:
+    neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), torch.zeros(8, 3))
+    assert neuron.check_timesteps(8) is None
+    assert "T = 8" in str(neuron.check_timesteps(4))
+
+
+LAYOUTS = {
+    "dense": lambda x: x,
+    "channels last": lambda x: x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2]),
+    "held": lambda x: x[0].expand(x.shape),
+}
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    currents = LAYOUTS[layout](torch.randn(11, 4, 8, 5, 5, generator=g))  # 8 + 3 steps: two pieces
+    theta = torch.rand(8, generator=g) + 0.1
+    theta[2] = float("inf")
+    neuron = IntegrateFire(theta, torch.tensor(0.5), torch.randn(11, 8, generator=g) if with_bias else None)
+    results = []
+    with torch.no_grad():
+        for mode in ("never", "always"):
+            set_fusion(mode)  # type: ignore[arg-type]
+            results.append(neuron.run(currents, neuron.init(currents.shape[1:], currents[0])))
+    set_fusion("auto")
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1][0], results[1][1][0])
+    assert results[1][0].stride()[1:] == currents.stride()[1:]
+
+
+def test_a_broken_compiler_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rheobase.errors import RheobaseWarning
+    from rheobase.neurons import fused
+
+    policy = fused._Policy()
+    policy.mode = "always"
+    monkeypatch.setattr(fused, "_policy", policy)
+
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5))
+    currents = torch.full((2, 1, 1), 0.6)
+    with torch.no_grad(), pytest.warns(RheobaseWarning, match=r"no C\+\+ compiler"):
+        out, _ = neuron.run(currents, neuron.init((1, 1), currents[0]))
+    assert out.flatten().tolist() == [1.0, 0.0]
