@@ -238,7 +238,7 @@ def test_impossible_timesteps(timesteps: int) -> None:
 
 def test_a_biased_neuron_names_its_site_and_its_steps() -> None:
     snn, images = copy.deepcopy(grid_snn("MLP")), grid_images("MLP")
-    snn.neurons[1].step_bias = torch.zeros(4, snn.sites[1].channels)
+    snn.neurons[1].bias = torch.zeros(4, snn.sites[1].channels)
     assert snn(images).shape == snn(images, timesteps=4).shape
     with pytest.raises(RecipeError, match=rf"{snn.sites[1].name}.*T = 4"):
         snn(images, timesteps=2)

@@ -16,8 +16,8 @@ from rheobase.neurons.fused import set_fusion
 
 def fire(currents: list[float], theta: float, potential: float, bias: list[float] | None = None) -> list[float]:
     """The neuron of one cell, through the library."""
-    step_bias = None if bias is None else torch.tensor(bias).unsqueeze(1)
-    neuron = IntegrateFire(torch.tensor(theta), torch.tensor(potential), step_bias)
+    per_step = None if bias is None else torch.tensor(bias).unsqueeze(1)
+    neuron = IntegrateFire(torch.tensor(theta), torch.tensor(potential), per_step)
     x = torch.tensor(currents).reshape(-1, 1, 1)
     return neuron.run(x, neuron.init((1, 1), x[0]))[0].flatten().tolist()
 
@@ -142,6 +142,17 @@ def test_biases_fix_the_number_of_steps() -> None:
     neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), torch.zeros(8, 3))
     assert neuron.check_timesteps(8) is None
     assert "T = 8" in str(neuron.check_timesteps(4))
+
+
+def test_one_bias_for_all_steps_runs_for_any_number() -> None:
+    currents = torch.randn(6, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor([0.3, -0.2, 0.0])
+    theta, potential = torch.tensor(1.0), torch.tensor(0.5)
+    constant, listed = IntegrateFire(theta, potential, bias), IntegrateFire(theta, potential, bias.expand(6, 3))
+    start = constant.init(currents.shape[1:], currents[0])
+    assert constant.check_timesteps(4) is None
+    assert torch.equal(constant.run(currents, start)[0], listed.run(currents, start)[0])
+    assert torch.equal(constant.step(currents[0], start, 5)[0], listed.step(currents[0], start, 5)[0])
 
 
 LAYOUTS = {

@@ -12,7 +12,7 @@ import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
 from rheobase.calibrate import CalibrationData, ScaleThresholds
-from rheobase.calibrate.scale import logit_error
+from rheobase.calibrate.held_out import logit_error
 from rheobase.neurons import IntegrateFire
 
 

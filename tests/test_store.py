@@ -168,7 +168,7 @@ def test_any_buffers_survive(data: st.DataObject, tmp_path_factory: pytest.TempP
         neuron.threshold = torch.tensor(data.draw(positive | count))
         neuron.initial_potential = torch.tensor(data.draw(st.floats(width=32)))
         if data.draw(st.booleans()):
-            neuron.step_bias = torch.tensor(data.draw(st.sampled_from([0.0, -0.0]))).expand(4, site.channels)
+            neuron.bias = torch.tensor(data.draw(st.sampled_from([0.0, -0.0]))).expand(4, site.channels)
     folder = tmp_path_factory.mktemp("buffers") / "net"
     assert same_network(snn, rb.load(snn.save(folder)))
 

@@ -13,7 +13,7 @@ from rheobase.batches import Batches
 from rheobase.calibrate import CalibrationData
 from rheobase.calibrate.passes import site_errors
 from rheobase.errors import RecipeError
-from rheobase.graph import capture, fold_batch_norm, replace_max_pool
+from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trace import relative_difference
 from rheobase.network import Provenance, SpikingNetwork
@@ -35,7 +35,8 @@ def convert(
     """Convert a trained network into a spiking one.
 
     Args:
-        model: a trained network of one float tensor [B, ...]; neither it nor its training mode is changed.
+        model: a trained network of one float tensor [B, ...]; neither it nor its training mode is changed. A spiking
+            network stands for the analog network it was made from, to be converted anew (for another T, say).
         recipe: the method, e.g. ``rb.RateCoding(timesteps=8)``.
         calibration: training images (never test images): a tensor [N, ...], a pair (images, labels), or a loader.
         example: a batch that shows the input's size; default: the first calibration images.
@@ -72,11 +73,12 @@ def convert(
     if limit < 1:
         raise RecipeError(f"is {limit}", where="limit", remedy="read at least one calibration image")
     data = CalibrationData.pool(calibration, limit=limit, seed=seed)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    example = (data.fit[:4] if example is None else example).to(device)
-    found = replace_max_pool(capture(model, example), max_pool)
-    found.raise_if_refused()
-    graph, notes = fold_batch_norm(found.graph)
+    if isinstance(model, SpikingNetwork):
+        model.check_images(data.fit[:1])
+        notes: list[str] = []
+        graph = model.ann.replace()
+    else:
+        graph, notes = _graph(model, data.fit, example, max_pool)
     provenance = Provenance(
         seed=seed,
         versions=versions(),
@@ -86,17 +88,16 @@ def convert(
             "sha256": data.digest,
             "complete": data.complete,
         },
-        notes=[*map(str, found.rewrites), *notes],
+        notes=notes,
     )
     if not data.complete:
         provenance.notes.append(f"calibration data: only the first {limit} images were read (limit={limit})")
     if len(data.held_out) == 0:
         provenance.notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
-    if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
-        provenance.notes.append(_cost_of_average(model, graph, data.fit[:32].to(device)))
 
     neurons = [recipe.neuron.build(site) for site in site_table(graph)]
-    network = SpikingNetwork(graph, graph, neurons, recipe.timesteps, recipe.to_dict(), provenance).to(device)
+    network = SpikingNetwork(graph, graph, neurons, recipe.timesteps, recipe.to_dict(), provenance)
+    network.to(graph.device)
     before = None
     for calibration_pass in recipe.calibration:
         changes = calibration_pass.apply(network, data, progress)
@@ -106,12 +107,25 @@ def convert(
                 "pass": calibration_pass.model_dump(mode="json"),
                 "changed": changes.changed,
                 "notes": changes.notes,
+                "history": changes.history,
                 "error_before": before,
                 "error_after": after,
             }
         )
         before = after
     return network
+
+
+def _graph(model: nn.Module, images: Tensor, example: Tensor | None, max_pool: MaxPool) -> tuple[Graph, list[str]]:
+    """The folded graph of a network, and what was rewritten on the way."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
+    found.raise_if_refused()
+    graph, folded = fold_batch_norm(found.graph)
+    notes = [*map(str, found.rewrites), *folded]
+    if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
+        notes.append(_cost_of_average(model, graph, images[:32].to(device)))
+    return graph, notes
 
 
 def versions() -> dict[str, str]:

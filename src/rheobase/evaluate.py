@@ -107,7 +107,8 @@ def evaluate(
     Args:
         network: a converted network.
         data: (images, labels) in batches; labels may be missing, then there is no accuracy.
-        timesteps: step counts to report; default 1, 2, 4, ... up to the network's own T.
+        timesteps: step counts to report; default those of 1, 2, 4, ... and the network's own T that it can run for (a
+            network with biases for T steps runs for T only).
         progress: show a progress bar with the time left.
 
     Raises:
@@ -122,7 +123,9 @@ def evaluate(
         >>> [row.timesteps for row in rb.evaluate(snn, (images, labels)).rows]
         [1, 2, 4]
     """
-    wanted = tuple(sorted(set(default_timesteps(network.timesteps) if timesteps is None else timesteps)))
+    if timesteps is None:
+        timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
+    wanted = tuple(sorted(set(timesteps)))
     if not wanted:
         raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
     for t in wanted:

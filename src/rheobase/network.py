@@ -228,13 +228,19 @@ class SpikingNetwork(nn.Module):
         if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
             raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
         for site, neuron in zip(self.sites, self.neurons, strict=True):
-            reason = neuron.check_timesteps(timesteps)  # type: ignore[operator]
+            reason = cast(Neuron, neuron).check_timesteps(timesteps)
             if reason:
+                name = str(self.recipe.get("name", "Recipe"))
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",
                     where=site.name,
-                    remedy="convert again for this T",
+                    remedy=f"run it for {self.timesteps}, or calibrate again: rb.convert(network, "
+                    f"rb.{name}(timesteps={timesteps}), calibration=...)",
                 )
+
+    def runs_for(self, timesteps: int) -> bool:
+        """Whether the neurons can run for so many steps."""
+        return all(cast(Neuron, neuron).check_timesteps(timesteps) is None for neuron in self.neurons)
 
     def piece_size(self, timesteps: int) -> int:
         """How many images are worked on at once. An image's result does not depend on it."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
+from rheobase.potentials import Potentials
+from rheobase.stability import Stability
 
 
 def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
@@ -33,11 +36,80 @@ def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> No
     for name, evaluation in evaluations.items():
         if evaluation.ann_accuracy is None or any(row.accuracy is None for row in evaluation.rows):
             raise DataError("has no accuracy to draw", where=name, remedy="evaluate on labelled data")
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _figure()
     _draw_curves(axes, evaluations)
     _label(axes, sorted({row.timesteps for e in evaluations.values() for row in e.rows}))
+    _finish(figure, axes, path)
+
+
+def stability_plot(stability: Stability, path: str | Path) -> None:
+    """Draw accuracy (without labels: agreement with the analog network) against calibration iterations.
+
+    Args:
+        stability: of :func:`rheobase.stability`.
+        path: where to write; the ending chooses the format.
+
+    Raises:
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> stability_plot(rb.stability(net, train), "stability.png")  # doctest: +SKIP
+    """
+    figure, axes = _figure()
+    labelled = all(point.accuracy is not None for curve in stability.curves.values() for point in curve)
+    for t, curve in stability.curves.items():
+        values = [100 * (point.accuracy or 0.0) if labelled else 100 * point.agreement for point in curve]
+        axes.plot([p.iteration for p in curve], values, marker="o", markersize=4, linewidth=1.6, label=f"T = {t}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("calibration iterations")
+    axes.set_ylabel(f"{'accuracy' if labelled else 'agreement with the analog network'} (%)")
+    axes.set_title(f"{stability.images} held-out calibration images", fontsize="medium")
+    _finish(figure, axes, path)
+
+
+def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | None = None, bins: int = 100) -> None:
+    """Draw the histogram of membrane potentials before firing, with a line at the threshold.
+
+    Args:
+        potentials: of :func:`rheobase.potentials`.
+        path: where to write; the ending chooses the format.
+        channel: only this one; default all.
+        bins: of the histogram.
+
+    Raises:
+        DataError: if every channel is silent.
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> potential_plot(rb.potentials(snn, images, "relu", 4), "potentials.png")  # doctest: +SKIP
+    """
+    values = potentials.of(channel)
+    if len(values) == 0:
+        raise DataError("has only silent channels", where=potentials.site, remedy="choose another site or channel")
+    figure, axes = _figure()
+    counts, edges = potentials.histogram(bins, channel)
+    axes.stairs(counts.tolist(), edges.tolist(), fill=True, alpha=0.75, label="neurons × images")
+    axes.axvline(1.0, color="0.25", linestyle="--", linewidth=1.2, label="threshold θ")
+    axes.set_xlabel("potential before firing (in units of θ)")
+    axes.set_ylabel("count")
+    which = "all channels" if channel is None else f"channel {channel}"
+    fires = 100 * float((values >= 1).double().mean())
+    axes.set_title(f"{potentials.site}, {which}, step {potentials.step}: {fires:.1f} % fire", fontsize="medium")
+    _finish(figure, axes, path, legend="upper right")
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _finish(
+    figure: Figure, axes: Axes, path: str | Path, legend: Literal["lower right", "upper right"] = "lower right"
+) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc=legend)
     try:
         figure.savefig(path)
     except OSError as error:
@@ -70,6 +142,3 @@ def _label(axes: Axes, steps: list[int]) -> None:
     axes.set_xticks(steps, [str(t) for t in steps])
     axes.set_xlabel("time-steps T")
     axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")

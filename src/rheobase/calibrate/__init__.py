@@ -1,8 +1,34 @@
 """Calibration: statistics of the analog network, and the passes that set a spiking network's parameters by them."""
 
 from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.scale import ScaleThresholds
+from rheobase.calibrate.temporal_bias import TemporalBias
 from rheobase.calibrate.thresholds import Thresholds
+from rheobase.calibrate.weights import WeightCalibration
 
-__all__ = ["CalibrationData", "CalibrationPass", "Changes", "ScaleThresholds", "Thresholds"]
+AnyPass = (
+    Thresholds
+    | ScaleThresholds
+    | ShiftCurrent
+    | BiasCorrection
+    | PotentialCorrection
+    | WeightCalibration
+    | TemporalBias
+)
+"""Every pass that a recipe can name."""
+
+__all__ = [
+    "AnyPass",
+    "BiasCorrection",
+    "CalibrationData",
+    "CalibrationPass",
+    "Changes",
+    "PotentialCorrection",
+    "ScaleThresholds",
+    "ShiftCurrent",
+    "TemporalBias",
+    "Thresholds",
+    "WeightCalibration",
+]

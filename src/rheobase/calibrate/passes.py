@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -29,10 +30,12 @@ class Changes:
     Attributes:
         changed: site name -> which parameters of it were set ("threshold").
         notes: what the user should know: silent channels, sites left alone and why.
+        history: one record for each iteration of a pass that has them.
     """
 
     changed: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class CalibrationPass(Part, ABC):

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.held_out import HeldOut, relative_error
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.graph.ir import Schedule, run
 from rheobase.graph.operations import in_memory_format
@@ -47,23 +48,17 @@ class ScaleThresholds(CalibrationPass):
         images = in_memory_format(data.fit[: min(wanted, room)].to(network.graph.device))
         neurons = [cast(IntegrateFire, neuron) for neuron in network.neurons]
         original = [neuron.threshold for neuron in neurons]
-        held_out = data.held_out[: self.images]
-        before = logit_error(network, held_out)
+        check = HeldOut(network, data.held_out[: self.images])
         for sweep in range(self.sweeps):
             _sweep(network, images, self.factor ** (0.5**sweep), progress)
-        after = logit_error(network, held_out)
-        if after > before:
-            for neuron, threshold in zip(neurons, original, strict=True):
-                neuron.threshold = threshold
-            undone = f"undone: it raised the logit error on held-out images, {before:.3g} -> {after:.3g}"
-            return Changes(notes=[*notes, undone])
+        note = check.keep_better()
+        if note:
+            notes.append(note)
         changed = {
             site.name: ["threshold"]
             for site, neuron, threshold in zip(network.sites, neurons, original, strict=True)
             if not torch.equal(neuron.threshold, threshold)
         }
-        if len(held_out):
-            notes.append(f"logit error on held-out images {before:.3g} -> {after:.3g}")
         return Changes(changed, notes)
 
 
@@ -92,17 +87,4 @@ def _error_from(network: SpikingNetwork, rest: Schedule, values: dict[str, Signa
     """Logit error when the rest of the network runs from the signals there are."""
     values = dict(values)
     run(network.graph, rest, values, Simulation(network).advance(network.timesteps))
-    return _relative_error(network.answer(values, (network.timesteps,))[0], reference)
-
-
-def _relative_error(logits: Tensor, reference: Tensor) -> float:
-    energy = float(reference.square().sum())
-    return float((logits.double() - reference).square().sum()) / (energy if energy > 0 else 1.0)
-
-
-@torch.inference_mode()
-def logit_error(network: SpikingNetwork, images: Tensor) -> float:
-    """Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits over all images; 0 for none."""
-    if len(images) == 0:
-        return 0.0
-    return _relative_error(network(images), network.ann(images.to(network.graph.device)).double())
+    return relative_error(network.answer(values, (network.timesteps,))[0], reference)

@@ -15,6 +15,7 @@ from torch import Tensor
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Graph, Node, analog, run, schedule
 from rheobase.graph.operations import in_memory_format
+from rheobase.neurons.neuron import along_channels
 from rheobase.signal import Held, Signal
 from rheobase.sites import Site, site_table
 
@@ -150,6 +151,37 @@ def maxima(graph: Graph, images: Tensor, granularity: Granularity) -> list[Tenso
     found = [RunningMax() for _ in graph.sites]
     observe(graph, images, lambda site, x: found[site.index].update(rows(x, granularity)))
     return [_known(statistic.value) for statistic in found]
+
+
+def channel_means(graph: Graph, images: Tensor, ceilings: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Mean activation of each site's channels over images and places, [C], float64.
+
+    Args:
+        graph: the analog network.
+        images: [N, ...].
+        ceilings: of each site, [] or [C]: activations above count as this.
+    """
+    sites = site_table(graph)
+    totals = [torch.zeros(site.channels, dtype=torch.float64) for site in sites]
+
+    def add(site: Site, x: Tensor) -> None:
+        if ceilings is not None:
+            x = torch.minimum(x, along_channels(ceilings[site.index].cpu(), x.dim()))
+        totals[site.index] += rows(x, "channel").double().sum(1)
+
+    observe(graph, images, add)
+    return [total * site.channels / (len(images) * site.neurons) for total, site in zip(totals, sites, strict=True)]
+
+
+def neuron_means(graph: Graph, images: Tensor) -> list[Tensor]:
+    """Mean activation of each site's neurons over images, [C, ...], float64."""
+    totals = [torch.zeros(site.shape, dtype=torch.float64) for site in site_table(graph)]
+
+    def add(site: Site, x: Tensor) -> None:
+        totals[site.index] += x.double().sum(0)
+
+    observe(graph, images, add)
+    return [total / len(images) for total in totals]
 
 
 def percentiles(graph: Graph, images: Tensor, granularity: Granularity, percentile: float) -> list[Tensor]:

@@ -11,9 +11,12 @@ from torch import Tensor
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.statistics import Granularity, Histogram, histograms, maxima, percentiles
+from rheobase.errors import CalibrationError
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.neuron import SILENT
 from rheobase.sites import Site
+
+ThresholdMethod = Literal["max", "percentile", "mse", "saturation"]
 
 
 class Thresholds(CalibrationPass):
@@ -23,22 +26,34 @@ class Thresholds(CalibrationPass):
         method: ``max``, the running maximum (Diehl et al. 2015); ``percentile``, an exact order statistic (Rueckauer
             et al. 2017, section 2.2.2); ``mse``, the candidate with the least squared error between the activation and
             what the neuron makes of it in T steps (Li et al. 2021, section 4.1, search over the same candidates but
-            for a quantiser that no neuron applies; see :func:`least_squares`).
+            for a quantiser that no neuron applies; see :func:`least_squares`); ``saturation``, the value at which the
+            activation itself saturates (ReLU6, Hardtanh(0, a), clamp(0, a): networks trained for conversion with a
+            thresholded ReLU, Deng & Gu 2021).
         granularity: one θ for each ``channel``, or one for the ``layer``.
         percentile: for ``percentile``, in percent.
+        shift: for ``mse``: the part of θ that a :class:`rheobase.ShiftCurrent` after this pass adds; under a constant
+            current it counts as initial potential.
         candidates: for ``mse``: max · (1 − 0.01 i), i = 0 .. candidates − 1.
 
     A channel that is never active gets an infinite threshold: it stays silent and gives exact zeros.
     """
 
     kind: Literal["thresholds"] = "thresholds"
-    method: Literal["max", "percentile", "mse"] = "mse"
+    method: ThresholdMethod = "mse"
     granularity: Granularity = "channel"
     percentile: float = Field(default=99.9, gt=0, le=100)
+    shift: float = Field(default=0, ge=0, le=1)
     candidates: int = Field(default=95, ge=1, le=99)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
+        for site in network.sites:
+            if getattr(network.neuron(site.name), "bias", None) is not None:
+                raise CalibrationError(
+                    "has biases that were calibrated for the thresholds it has",
+                    where=site.name,
+                    remedy="put the thresholds first in the recipe's calibration",
+                )
         graph, images = network.graph, data.fit
         maximum = maxima(graph, images, self.granularity)
         if self.method == "mse":
@@ -48,10 +63,13 @@ class Thresholds(CalibrationPass):
                 neuron = network.neurons[site.index]
                 # in a single step no train is uneven
                 constant = not site.previous or network.timesteps == 1
-                potential = float(cast(Tensor, neuron.initial_potential)) if constant else None
+                start = float(cast(Tensor, neuron.initial_potential)) + self.shift
+                potential = start if constant else None
                 found.append(least_squares(histogram, network.timesteps, potential, self.candidates))
         elif self.method == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
+        elif self.method == "saturation":
+            found = [_saturation(site, largest) for site, largest in zip(network.sites, maximum, strict=True)]
         else:
             found = maximum
         changes = Changes()
@@ -75,6 +93,16 @@ class Thresholds(CalibrationPass):
                 f"{site.name}: {self.percentile:g} % of the activations of {what} {_few(rare)} are zero: maximum used"
             )
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
+
+
+def _saturation(site: Site, like: Tensor) -> Tensor:
+    if site.upper is None:
+        raise CalibrationError(
+            "is an activation that never saturates",
+            where=site.name,
+            remedy='choose thresholds from data: threshold="mse", "percentile" or "max"',
+        )
+    return torch.full_like(like, site.upper)
 
 
 def least_squares(

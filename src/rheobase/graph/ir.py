@@ -66,6 +66,10 @@ class Graph(nn.Module):
         """The tensor of that name."""
         return getattr(self, _key(name))
 
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Read ``tensor`` itself, gradient and all, under this name from now on."""
+        setattr(self, _key(name), tensor)
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""

@@ -17,12 +17,12 @@ class IntegrateFire(Neuron):
         u[t] = v[t-1] + I[t] - b[t], \qquad s[t] = [u[t] \ge \theta], \qquad v[t] = u[t] - \theta s[t]
 
     Rueckauer et al. 2017, Eqs. 3-5; the initial potential v[-1] = V0 is Bu et al. 2022 (OPI), the per-step bias b is
-    Wu et al. 2024 (FTBC, Eq. 4, with the sign mended).
+    Wu et al. 2024 (FTBC, Eq. 4, with the sign mended), a constant one Li et al. 2021 (section 4.2).
 
     Args:
         threshold: θ > 0, scalar [] or per channel [C]; infinity for a channel that must stay silent.
         initial_potential: V0/θ; [], [C], or one per neuron [C, ...].
-        step_bias: b, subtracted before firing; [T, C], or None.
+        bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
 
     Example:
         >>> neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5))
@@ -34,15 +34,15 @@ class IntegrateFire(Neuron):
     kind = "integrate_fire"
     threshold: Tensor
     initial_potential: Tensor
-    step_bias: Tensor | None
+    bias: Tensor | None
 
-    def __init__(self, threshold: Tensor, initial_potential: Tensor, step_bias: Tensor | None = None) -> None:
+    def __init__(self, threshold: Tensor, initial_potential: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         if not bool((threshold > 0).all()):
             raise RecipeError("must be positive and not NaN", where="threshold", remedy="calibrate it on real images")
         self.register_buffer("threshold", threshold)
         self.register_buffer("initial_potential", initial_potential)
-        self.register_buffer("step_bias", step_bias)
+        self.register_buffer("bias", bias)
 
     @property
     def amplitude(self) -> Tensor:
@@ -55,23 +55,32 @@ class IntegrateFire(Neuron):
         potential = along_channels(self.initial_potential, len(shape)) * torch.where(theta.isinf(), 0.0, theta)
         return (torch.empty_like(like).copy_(potential.expand(shape)),)
 
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Integrate, fire on ``>=``, subtract θ."""
+    def integrate(self, current: Tensor, state: State, t: int) -> Tensor:
+        """The potential u[t] before firing, [B, C, ...]."""
         (potential,) = state
         potential = potential + current
-        if self.step_bias is not None:
-            potential = potential - along_channels(self.step_bias[t], current.dim())
+        if self.bias is not None:
+            bias = self.bias[t] if self.bias.dim() == 2 else self.bias
+            potential = potential - along_channels(bias, current.dim())
+        return potential
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Integrate, fire on ``>=``, subtract θ."""
+        potential = self.integrate(current, state, t)
         fired = potential >= along_channels(self.threshold, current.dim())
         return fired.to(current.dtype), (potential - self.emit(fired.to(current.dtype)),)
 
     def run(self, currents: Tensor, state: State, t: int = 0) -> tuple[Tensor, State]:
         """The same as repeated :meth:`step`, in one pass over memory where a compiler is present."""
-        bias = None if self.step_bias is None else self.step_bias[t : t + len(currents)]
+        bias = None
+        if self.bias is not None:
+            steps = len(currents)
+            bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
         values, potential = fire_train(currents, self.threshold, state[0], bias)
         return values, (potential,)
 
     def check_timesteps(self, timesteps: int) -> str | None:
         """A neuron with a bias for each step has been calibrated for that many."""
-        if self.step_bias is None or len(self.step_bias) == timesteps:
+        if self.bias is None or self.bias.dim() == 1 or len(self.bias) == timesteps:
             return None
-        return f"its biases were calibrated for T = {len(self.step_bias)}"
+        return f"its biases were calibrated for T = {len(self.bias)}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rheobase.calibrate import ScaleThresholds, Thresholds
 from rheobase.calibrate.statistics import Granularity
+from rheobase.calibrate.thresholds import ThresholdMethod
 from rheobase.recipes.recipe import IntegrateFireNeuron, Recipe, published
 
 
 @published
 def RateCoding(
     timesteps: int = 32,
-    threshold: Literal["max", "percentile", "mse"] = "mse",
+    threshold: ThresholdMethod = "mse",
     granularity: Granularity = "channel",
     percentile: float = 99.9,
     initial_potential: float = 0.5,

@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import Field, ValidationError, validate_call
 
-from rheobase.calibrate import ScaleThresholds, Thresholds
+from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
 from rheobase.neurons import IntegrateFire
@@ -53,7 +53,7 @@ class Recipe(Part):
     name: str = Field(min_length=1)
     timesteps: int = Field(ge=1, strict=True)
     neuron: IntegrateFireNeuron = IntegrateFireNeuron()
-    calibration: tuple[Annotated[Thresholds | ScaleThresholds, Field(discriminator="kind")], ...]
+    calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...]
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -1,0 +1,53 @@
+"""Forward temporal bias correction."""
+
+from __future__ import annotations
+
+from rheobase.calibrate import TemporalBias, Thresholds
+from rheobase.calibrate.statistics import Granularity
+from rheobase.calibrate.thresholds import ThresholdMethod
+from rheobase.recipes.recipe import IntegrateFireNeuron, Recipe, published
+
+
+@published
+def FTBC(
+    timesteps: int = 8,
+    alpha: float = 0.5,
+    iterations: int = 10,
+    batch_size: int = 128,
+    batches: int = 2,
+    patience: int = 3,
+    threshold: ThresholdMethod = "mse",
+    granularity: Granularity = "channel",
+    percentile: float = 99.9,
+    initial_potential: float = 0.5,
+) -> Recipe:
+    """A bias for every channel and step that makes each step's mean output the ANN's (Wu et al. 2024).
+
+    On a ReLU network as it is; with ``threshold="saturation"`` on one trained with a thresholded ReLU (the paper's
+    "+RTS"). The result runs for the T it was calibrated for and no other.
+
+    Args:
+        timesteps: T.
+        alpha: α > 0, the step of the correction.
+        iterations: corrections of every bias, at most; each costs about one simulation of the calibration images.
+        batch_size: images in a batch.
+        batches: how many batches, pooled.
+        patience: stop after so many iterations that did not help on held-out images.
+        threshold: how θ is chosen; see :class:`rheobase.calibrate.Thresholds`.
+        granularity: one θ a channel, or one a layer.
+        percentile: for ``threshold="percentile"``.
+        initial_potential: V0/θ before correction.
+
+    Example:
+        >>> FTBC(timesteps=8).calibration[1].alpha
+        0.5
+    """
+    return Recipe(
+        name="FTBC",
+        timesteps=timesteps,
+        neuron=IntegrateFireNeuron(initial_potential=initial_potential),
+        calibration=(
+            Thresholds(method=threshold, granularity=granularity, percentile=percentile),
+            TemporalBias(alpha=alpha, iterations=iterations, batch_size=batch_size, batches=batches, patience=patience),
+        ),
+    )

@@ -1,0 +1,229 @@
+"""Forward temporal bias correction."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import networks
+import rheobase as rb
+from conftest import grid_images, grid_snn
+from rheobase.calibrate import CalibrationData, TemporalBias
+from rheobase.calibrate.held_out import logit_error
+from rheobase.calibrate.temporal_bias import firing_excess
+from rheobase.errors import CalibrationError, RecipeError
+
+SMALL = TemporalBias(batch_size=8, iterations=3)
+
+
+def calibration(name: str, held_out: bool = True) -> CalibrationData:
+    data = CalibrationData.pool(grid_images(name), limit=100, seed=0)
+    if held_out:
+        return data
+    return CalibrationData(data.fit, data.held_out[:0], None, None, data.digest, True)
+
+
+# -- the arithmetic ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**31), rate=st.floats(0.02, 0.98), theta=st.floats(0.1, 5.0))
+def test_the_iteration_finds_the_bias_that_gives_the_rate(seed: int, rate: float, theta: float) -> None:
+    """Proposition 1 for a continuous distribution with a positive density: b* exists, is unique, and is found."""
+    g = torch.Generator().manual_seed(seed)
+    # a mixture of two uniform distributions, one of them over the whole support: density positive everywhere
+    width = 4 * theta
+    potential = theta * (torch.rand((), generator=g) * 3 - 2) + width * torch.rand(4000, generator=g)
+    inner = torch.rand(1000, generator=g) * width * 0.3 + potential.mean()
+    potential = torch.cat([potential, inner]).double().reshape(-1, 1)
+    threshold, target = torch.tensor(theta).double(), torch.tensor([rate * theta]).double()
+    bias = torch.zeros(1, dtype=torch.float64)
+    for _ in range(400):
+        bias = bias + firing_excess(potential, bias, threshold, target)
+    achieved = float((potential - bias >= threshold).double().mean())
+    assert achieved == pytest.approx(rate, abs=0.005)
+    assert float(bias) == pytest.approx(float(torch.quantile(potential, 1 - rate)) - theta, abs=0.03 * width)
+
+
+def test_a_step_worked_out_by_hand() -> None:
+    """Potentials 0.2, 0.6, 1.2, 1.6 with θ = 1: half of them fire; the ANN gives 0.25, so b rises by α · 0.25."""
+    potential = torch.tensor([0.2, 0.6, 1.2, 1.6]).reshape(4, 1)
+    excess = firing_excess(potential, torch.zeros(1), torch.tensor(1.0), torch.tensor([0.25]))
+    assert excess.tolist() == [0.25]
+    silent = firing_excess(potential, torch.zeros(1), torch.tensor([float("inf")]), torch.tensor([0.0]))
+    assert silent.tolist() == [0.0]
+
+
+def slow(snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int) -> list[list[list[float]]]:
+    """Algorithm 1 in its own order, layers outside and steps inside, with plain loops over neurons, in float64."""
+    weights = [snn.graph.tensor(n.parameters["weight"]).double() for n in snn.graph.nodes if n.operation == "linear"]
+    offsets = [snn.graph.tensor(n.parameters["bias"]).double() for n in snn.graph.nodes if n.operation == "linear"]
+    steps, count = snn.timesteps, len(images)
+    thetas = [neuron.threshold.double() for neuron in snn.neurons]
+    biases = [[[0.0] * len(theta) for _ in range(steps)] for theta in thetas]
+    for _ in range(iterations):
+        ann = images.double().flatten(1)
+        arriving = ann.expand(steps, *ann.shape)
+        for layer, theta in enumerate(thetas):
+            ann = torch.relu(ann @ weights[layer].T + offsets[layer])
+            current = arriving @ weights[layer].T + offsets[layer]
+            leaving = torch.zeros_like(current)
+            for channel in range(len(theta)):
+                limit = float(theta[channel])
+                if limit == float("inf"):
+                    continue
+                target = sum(min(float(a), limit) for a in ann[:, channel]) / count
+                potential = [0.5 * limit] * count
+                for t in range(steps):
+                    before = [potential[i] + float(current[t, i, channel]) for i in range(count)]
+                    mean = sum(limit for v in before if v - biases[layer][t][channel] >= limit) / count
+                    biases[layer][t][channel] += alpha * (mean - target)
+                    for i in range(count):
+                        potential[i] = before[i] - biases[layer][t][channel]
+                        if potential[i] >= limit:
+                            leaving[t, i, channel] = limit
+                            potential[i] -= limit
+            arriving = leaving
+    return biases
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_against_algorithm_1_in_plain_loops(iterations: int) -> None:
+    """All layers in one simulation, step by step, is layer after layer: a bias depends on earlier layers and steps."""
+    snn = copy.deepcopy(grid_snn("MLP"))
+    data = calibration("MLP", held_out=False)
+    expected = slow(snn, data.fit, 0.5, iterations)
+    TemporalBias(batch_size=len(data.fit), batches=1, iterations=iterations).apply(snn, data)
+    for neuron, biases in zip(snn.neurons, expected, strict=True):
+        torch.testing.assert_close(neuron.bias, torch.tensor(biases), atol=1e-5, rtol=1e-5)
+
+
+def test_each_step_emits_on_average_what_the_ann_does() -> None:
+    """Theorem 1: with the converged biases, the channel means agree after every step, at every site with many places."""
+    snn = copy.deepcopy(grid_snn("VGG"))
+    data = calibration("VGG", held_out=False)
+
+    def gap() -> float:
+        trains: dict[int, list[Tensor]] = {}
+        snn.readouts(data.fit, (4,), monitor=lambda site, train: trains.setdefault(site.index, []).append(train.values))
+        activations: dict[int, Tensor] = {}
+        rb.calibrate.statistics.observe(snn.ann, data.fit, lambda site, a: activations.__setitem__(site.index, a))
+        worst = 0.0
+        for site, neuron in list(zip(snn.sites, snn.neurons, strict=True))[:2]:  # many places: rates are fine-grained
+            theta = neuron.threshold.reshape(-1, *[1] * (len(site.shape) - 1))
+            target = torch.minimum(activations[site.index], theta).movedim(1, 0).flatten(1).mean(1)
+            emitted = torch.cat(trains[site.index], 1).movedim(2, 0).flatten(2).mean(2)  # [C, T]
+            worst = max(worst, float(((emitted - target.unsqueeze(1)).abs() / neuron.threshold.unsqueeze(1)).mean()))
+        return worst
+
+    before = gap()
+    TemporalBias(batch_size=len(data.fit), batches=1, iterations=60, alpha=0.3).apply(snn, data)
+    assert gap() < 0.15 * before
+
+
+# -- what it promises -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", networks.GRID)
+def test_never_worse_than_it_was_given(name: str) -> None:
+    snn, data = copy.deepcopy(grid_snn(name)), calibration(name)
+    before = logit_error(snn, data.held_out)
+    changes = SMALL.apply(snn, data)
+    after = logit_error(snn, data.held_out)
+    assert after <= before
+    kept = [note for note in changes.notes if "original network kept" in note]
+    assert bool(kept) == (not changes.changed)
+    assert [record["iteration"] for record in changes.history] == list(range(len(changes.history)))
+    assert min(record["logit_error"] for record in changes.history) == pytest.approx(after, rel=1e-12)
+
+
+def test_the_result_does_not_depend_on_how_the_data_came() -> None:
+    images = grid_images("OptionAResNet")
+    recipe = rb.FTBC(timesteps=3, batch_size=8, iterations=2)
+    whole = rb.convert(networks.build("OptionAResNet"), recipe, calibration=images)
+    parts = rb.convert(networks.build("OptionAResNet"), recipe, calibration=list(images.split([3, 1, 9, 7])))
+    for a, b in zip(whole.neurons, parts.neurons, strict=True):
+        assert torch.equal(a.bias, b.bias)
+    together = whole(images)
+    for size in (1, 3, 7):
+        assert torch.equal(together, torch.cat([whole(piece) for piece in images.split(size)]))
+
+
+def test_stepwise_and_saved_networks_keep_the_biases(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    images = grid_images("VGG")
+    snn = rb.convert(networks.build("VGG"), rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
+    again = rb.load(snn.save(tmp_path / "snn"))
+    assert torch.equal(again(images), snn(images))
+    *_, (_, last) = snn.stream(images)
+    assert torch.equal(last, snn(images))
+
+
+def test_composes_with_a_constant_shift() -> None:
+    images = grid_images("VGG")
+    recipe = rb.Recipe(
+        name="FTBC on RTS",
+        timesteps=4,
+        neuron=rb.IntegrateFireNeuron(initial_potential=0),
+        calibration=(rb.Thresholds(), rb.ShiftCurrent(), SMALL),
+    )
+    snn = rb.convert(networks.build("VGG"), recipe, calibration=images)
+    assert all(neuron.bias.shape == (4, site.channels) for neuron, site in zip(snn.neurons, snn.sites, strict=True))
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_fewer_images_than_one_batch() -> None:
+    with pytest.raises(CalibrationError, match=r"16 images to fit on \(4 are held out\), fewer than one batch of 128"):
+        rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2), calibration=grid_images("MLP"))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, float("nan"), float("inf")])
+def test_impossible_alphas(alpha: float) -> None:
+    with pytest.raises(RecipeError, match="alpha"):
+        rb.FTBC(timesteps=2, alpha=alpha)
+
+
+def test_another_number_of_steps_and_how_to_get_it() -> None:
+    images = grid_images("MLP")
+    snn = rb.convert(networks.build("MLP"), rb.FTBC(timesteps=8, batch_size=8, iterations=2), calibration=images)
+    with pytest.raises(RecipeError, match=r"calibrated for T = 8.*FTBC\(timesteps=4\)"):
+        snn(images, timesteps=4)
+    with pytest.raises(RecipeError, match="calibrated for T = 8"):
+        rb.evaluate(snn, images, timesteps=(4, 8))
+    assert [row.timesteps for row in rb.evaluate(snn, images).rows] == [8]
+    other = rb.convert(snn, rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
+    fresh = rb.convert(networks.build("MLP"), rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
+    assert torch.equal(other(images), fresh(images))
+
+
+def test_diverging_biases_stop_and_the_last_good_stay() -> None:
+    snn, data = copy.deepcopy(grid_snn("MLP")), calibration("MLP", held_out=False)
+    before = snn(data.fit)
+    changes = TemporalBias(batch_size=8, alpha=1e6).apply(snn, data)
+    (note,) = [note for note in changes.notes if "diverge" in note]
+    assert "iteration 1" in note
+    assert snn.sites[0].name in note
+    assert torch.equal(snn(data.fit), before)
+
+
+def test_a_site_without_activity() -> None:
+    model = networks.build("MLP")
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        first.weight.zero_()
+        first.bias.fill_(-1.0)
+    snn = rb.convert(model, rb.FTBC(timesteps=2, batch_size=8), calibration=grid_images("MLP"))
+    notes = snn.provenance.passes[1]["notes"]
+    assert any(note == f"{snn.sites[0].name}: no activity on the calibration images" for note in notes)
+    assert not bool(snn.neurons[0].bias.any())
+
+
+def test_thresholds_do_not_move_under_biases() -> None:
+    recipe = rb.Recipe(name="x", timesteps=2, calibration=(rb.Thresholds(), SMALL, rb.Thresholds(method="max")))
+    with pytest.raises(CalibrationError, match="put the thresholds first"):
+        rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
