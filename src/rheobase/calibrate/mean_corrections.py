@@ -98,11 +98,9 @@ class PotentialCorrection(CalibrationPass):
             neuron = integrate_fire(network, layer.site)
             missing = targets[layer.site.index].to(mean.device) - mean.double().mean(0)
             dims = mean.dim()
-            theta = along_channels(neuron.threshold, dims)[0] if neuron.threshold.dim() else neuron.threshold
-            start = along_channels(neuron.initial_potential, dims)
-            start = start[0] if start.dim() == dims else start
+            theta = along_channels(neuron.threshold, dims)
             rise = torch.where(theta.isinf(), 0.0, network.timesteps * missing / theta)
-            neuron.initial_potential = (start + rise).to(mean.dtype)
+            neuron.initial_potential = (along_channels(neuron.initial_potential, dims) + rise).to(mean.dtype)
 
         return correct_layers(network, data, images, correct, "correcting potentials", progress)
 
