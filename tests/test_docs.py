@@ -29,8 +29,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+    names: dict[str, object] = {}  # a page is read from top to bottom: later examples go on from earlier ones
     for code in blocks(page, "python"):
-        exec(compile(code, page.name, "exec"), {})
+        exec(compile(code, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
