@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rheobase import QCFS
+
 CLASSES = 5
 
 
@@ -504,6 +506,24 @@ class MLP(nn.Module):
         return self.fc4(x)
 
 
+class QCFSResNet(nn.Module):
+    """A residual network of quantised activations with trained thresholds, one for the layer or one a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.act1 = QCFS(levels=4, threshold=1.5)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.act2 = QCFS(levels=8, threshold=torch.linspace(0.5, 2.0, 6))
+        self.pool = nn.AvgPool2d(2)
+        self.fc = nn.Linear(6 * 6 * 6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act2(self.bn2(self.conv2(x)) + x)
+        return self.fc(self.pool(x).flatten(1))
+
+
 class Conv3dNet(nn.Module):
     """Volumes, the in-place functional activation, a mean over three axes."""
 
@@ -541,6 +561,7 @@ GRID: dict[str, Callable[[], nn.Module]] = {
         MLP,
         Conv3dNet,
         SplitPermuteNet,
+        QCFSResNet,
     )
 }
 
@@ -558,6 +579,7 @@ INPUT_SHAPES: dict[str, tuple[int, ...]] = {
     "MLP": (1, 12, 12),
     "Conv3dNet": (1, 8, 8, 8),
     "SplitPermuteNet": (3, 16, 16),
+    "QCFSResNet": (3, 12, 12),
     "MaxPoolVGG": (3, 16, 16),
 }
 
@@ -575,6 +597,7 @@ SITES: dict[str, int] = {
     "MLP": 3,
     "Conv3dNet": 3,
     "SplitPermuteNet": 1 + 2 * 2 + 2,
+    "QCFSResNet": 2,
     "MaxPoolVGG": 4,
 }
 

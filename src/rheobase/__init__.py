@@ -1,5 +1,6 @@
 """Turn a trained PyTorch network into a spiking network with the fewest time-steps, and measure what was lost."""
 
+from rheobase.activations import QCFS
 from rheobase.calibrate import (
     BiasCorrection,
     PotentialCorrection,
@@ -23,6 +24,7 @@ from rheobase.store import load
 __all__ = [
     "FTBC",
     "OPI",
+    "QCFS",
     "RTS",
     "BiasCorrection",
     "Evaluation",

@@ -46,6 +46,7 @@ class Inspection:
                     "name": s.name,
                     "shape": list(s.shape),
                     "upper": s.upper,
+                    "levels": s.levels,
                     "previous": list(s.previous),
                     "next": list(s.next),
                 }
@@ -63,6 +64,8 @@ class Inspection:
             table.add_column(column, overflow="fold")
         for s in self.sites:
             saturation = "-" if s.upper is None else f"{s.upper:g}"
+            if s.levels is not None:
+                saturation = f"trained θ, {s.levels} levels"
             shape = "×".join(map(str, s.shape))
             came, goes = ", ".join(s.previous) or "input", ", ".join(s.next) or "readout"
             table.add_row(str(s.index), s.name, shape, saturation, came, goes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.errors import DataError, RecipeError
-from rheobase.graph.ir import Graph, Node, analog, run, schedule
+from rheobase.graph.ir import Graph, Node, run, schedule
 from rheobase.graph.operations import in_memory_format, max_pool
 from rheobase.neurons import Neuron, State
 from rheobase.signal import Held, Signal, Train, lift, prefix_means
@@ -157,7 +157,7 @@ class SpikingNetwork(nn.Module):
     def begin(self, images: Tensor) -> dict[str, Signal]:
         """Signals before the first sites, from images in memory format; ``between`` runs from here."""
         values: dict[str, Signal] = {self.graph.nodes[0].name: Held(images)}
-        run(self.graph, self._early, values, analog)
+        run(self.graph, self._early, values, self.graph.analog)
         return values
 
     def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
@@ -169,7 +169,7 @@ class SpikingNetwork(nn.Module):
 
     def _finish(self, means: dict[str, Tensor]) -> Tensor:
         values: dict[str, Signal] = {name: Held(mean) for name, mean in means.items()}
-        run(self.graph, self._late, values, analog)
+        run(self.graph, self._late, values, self.graph.analog)
         return values[self.graph.output].mean()
 
     def neuron(self, site: str) -> Neuron:

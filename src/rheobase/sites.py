@@ -16,6 +16,7 @@ class Site:
         index: position in execution order.
         shape: shape of one sample, [C, ...]; channels are always the first axis.
         upper: where the activation saturates (6 for ReLU6), or None.
+        levels: L of a quantised activation, which saturates at its trained θ; or None.
         previous: sites whose output reaches this one through affine operations; empty: the network's input does.
         next: sites that this one's output reaches; empty: the readout.
     """
@@ -24,6 +25,7 @@ class Site:
     index: int
     shape: tuple[int, ...]
     upper: float | None
+    levels: int | None
     previous: tuple[str, ...]
     next: tuple[str, ...]
     origin: str
@@ -62,6 +64,7 @@ def site_table(graph: Graph) -> tuple[Site, ...]:
             order[node.name],
             node.shape,
             node.attributes["upper"],
+            node.attributes.get("levels"),
             tuple(sorted(previous[node.name], key=order.__getitem__)),
             tuple(following[node.name]),
             node.origin,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rheobase.graph.ir import Graph, Node, analog, run
+from rheobase.graph.ir import Graph, Node, run
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
@@ -54,7 +54,7 @@ class Layer:
         Exact, because the operations are affine; a max-pool gate counts as the maximum.
         """
         values: dict[str, Signal] = {name: Held(mean) for name, mean in means.items()}
-        run(graph, [(node, ()) for node in self.nodes], values, analog)
+        run(graph, [(node, ()) for node in self.nodes], values, graph.analog)
         return values[self.source].mean()
 
 

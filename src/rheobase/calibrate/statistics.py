@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rheobase.errors import CalibrationError
-from rheobase.graph.ir import Graph, Node, analog, run, schedule
+from rheobase.graph.ir import Graph, Node, run, schedule
 from rheobase.graph.operations import in_memory_format
 from rheobase.neurons.neuron import along_channels
 from rheobase.signal import Held, Signal
@@ -35,7 +35,7 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
     plan = schedule(graph.nodes[1:], keep={graph.output})
 
     def visit(node: Node, signal: Signal) -> Signal:
-        result = analog(node, signal)
+        result = graph.analog(node, signal)
         if node.operation == "site":
             if not bool(torch.isfinite(signal.values).all()):
                 raise CalibrationError(

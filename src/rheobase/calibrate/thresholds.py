@@ -12,6 +12,7 @@ from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.statistics import Granularity, Histogram, histograms, maxima, percentiles
 from rheobase.errors import CalibrationError
+from rheobase.graph.ir import Graph
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.neuron import SILENT
 from rheobase.sites import Site
@@ -27,8 +28,8 @@ class Thresholds(CalibrationPass):
             et al. 2017, section 2.2.2); ``mse``, the candidate with the least squared error between the activation and
             what the neuron makes of it in T steps (Li et al. 2021, section 4.1, search over the same candidates but
             for a quantiser that no neuron applies; see :func:`least_squares`); ``saturation``, the value at which the
-            activation itself saturates (ReLU6, Hardtanh(0, a), clamp(0, a): networks trained for conversion with a
-            thresholded ReLU, Deng & Gu 2021).
+            activation itself saturates: of networks trained for conversion with a thresholded ReLU (Deng & Gu 2021;
+            Hardtanh(0, a), clamp(0, a), ReLU6) or with QCFS, whose θ was trained (Bu et al. 2022).
         granularity: one θ for each ``channel``, or one for the ``layer``.
         percentile: for ``percentile``, in percent.
         shift: for ``mse``: the part of θ that a :class:`rheobase.ShiftCurrent` after this pass adds; under a constant
@@ -69,7 +70,9 @@ class Thresholds(CalibrationPass):
         elif self.method == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
         elif self.method == "saturation":
-            found = [_saturation(site, largest) for site, largest in zip(network.sites, maximum, strict=True)]
+            found = [
+                _saturation(network.ann, site, largest) for site, largest in zip(network.sites, maximum, strict=True)
+            ]
         else:
             found = maximum
         changes = Changes()
@@ -95,7 +98,15 @@ class Thresholds(CalibrationPass):
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
 
 
-def _saturation(site: Site, like: Tensor) -> Tensor:
+def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
+    (node,) = (node for node in graph.sites if node.name == site.name)
+    if "threshold" in node.parameters:
+        trained = graph.tensor(node.parameters["threshold"]).cpu()
+        if trained.dim() and len(like) == 1:
+            raise CalibrationError(
+                "was trained with a threshold for each channel", where=site.name, remedy='use granularity="channel"'
+            )
+        return trained.expand(like.shape).clone()
     if site.upper is None:
         raise CalibrationError(
             "is an activation that never saturates",

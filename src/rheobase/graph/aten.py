@@ -328,7 +328,7 @@ _HANDLERS: dict[str, Handler] = {}
 _LEAF_KINDS = {
     *(f"{kind}{n}d" for kind in ("Conv", "ConvTranspose", "BatchNorm", "AvgPool", "MaxPool") for n in (1, 2, 3)),
     *(f"AdaptiveAvgPool{n}d" for n in (1, 2, 3)),
-    *("Linear", "ReLU", "ReLU6", "Hardtanh", "Flatten", "Upsample", "ZeroPad2d"),
+    *("Linear", "ReLU", "ReLU6", "Hardtanh", "QCFS", "Flatten", "Upsample", "ZeroPad2d"),
 }
 
 
@@ -440,6 +440,24 @@ def _site(b: Builder, x: str, shape: tuple[int, ...], label: str, upper: float |
 def _relu(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
     operation = cast(Any, b.current).target.overloadpacket.__name__
     return _site(b, a["self"], shape, operation.rstrip("_"), 6.0 if "6" in operation else None)
+
+
+@_handles("qcfs")
+def _qcfs(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
+    threshold = a["threshold"]
+    if not isinstance(threshold, _Constant):
+        raise _Refused("has a threshold that depends on the input", "use a trained one")
+    path, kind = b.place()
+    own = path and kind in _LEAF_KINDS
+    attributes = {"upper": None, "levels": a["levels"]}
+    return b.add(
+        "site",
+        (_one_tensor(a["z"]),),
+        shape,
+        label=None if own else "qcfs",
+        attributes=attributes,
+        parameters={"threshold": threshold},
+    )
 
 
 @_handles("hardtanh", "clamp", "clamp_min")

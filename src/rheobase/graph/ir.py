@@ -118,21 +118,22 @@ class Graph(nn.Module):
         function = OPERATIONS[node.operation]
         return lift(lambda *xs: function(*xs, **node.attributes, **parameters), *inputs)
 
+    def analog(self, node: Node, signal: Signal) -> Signal:
+        """What a non-linear node computes in the original network."""
+        if node.operation == "max_pool":
+            return lift(lambda x: max_pool(x, **node.attributes), signal)
+        parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+        return lift(lambda x: activation(x, **node.attributes, **parameters), signal)
+
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""
         values: dict[str, Signal] = {self.nodes[0].name: Held(in_memory_format(x))}
-        run(self, schedule(self.nodes[1:], keep={self.output}), values, analog)
+        run(self, schedule(self.nodes[1:], keep={self.output}), values, self.analog)
         return values[self.output].mean()
 
 
 def _key(name: str) -> str:
     return name.replace(".", "/")  # torch forbids dots in buffer names
-
-
-def analog(node: Node, signal: Signal) -> Signal:
-    """What a non-linear node computes in the original network."""
-    function = activation if node.operation == "site" else max_pool
-    return lift(lambda x: function(x, **node.attributes), signal)
 
 
 Schedule = list[tuple[Node, tuple[str, ...]]]

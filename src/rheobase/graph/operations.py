@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rheobase.activations import staircase
+
 # An image's result must not depend on the batch it came in. Matrix kernels take another path, and round otherwise, for
 # few rows (found by measurement), so they are never given so few.
 MIN_LINEAR_ROWS = 8
@@ -201,6 +203,8 @@ def max_pool(
     return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
 
-def activation(x: Tensor, *, upper: float | None) -> Tensor:
-    """The activation of a site in the original network: ReLU, or ReLU clipped at ``upper``."""
+def activation(x: Tensor, *, upper: float | None, levels: int | None = None, threshold: Tensor | None = None) -> Tensor:
+    """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or QCFS with its levels."""
+    if levels is not None and threshold is not None:
+        return staircase(x, threshold=threshold, levels=levels)
     return torch.relu(x) if upper is None else torch.clamp(x, 0.0, upper)
