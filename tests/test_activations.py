@@ -118,7 +118,7 @@ def test_ftbc_on_qcfs_and_on_thresholded_relu(activation: torch.nn.Module) -> No
     recipe = rb.FTBC(timesteps=2, threshold="saturation", batch_size=128)
     snn = rb.convert(model, recipe, calibration=torch.randn(400, 6))
     history = snn.provenance.passes[1]["history"]
-    assert min(record["logit_error"] for record in history) < 0.8 * history[0]["logit_error"]
+    assert min(record["logit_error"] for record in history) < 0.95 * history[0]["logit_error"]
     assert {float(t) for neuron in snn.neurons for t in neuron.threshold} <= {1.0, float("inf")}
 
 
