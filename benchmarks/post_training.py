@@ -29,6 +29,7 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "LP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="light"),
     "AP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="advanced"),
     "FTBC": lambda t: rb.FTBC(timesteps=t, batches=3),
+    "FTBC-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, scale=True),
 }
 
 

@@ -88,10 +88,10 @@ def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPa
     snn = copy.deepcopy(grid_snn("MLP"))
     before = [neuron.threshold for neuron in snn.neurons]
     errors = iter([0.5, 0.6])
-    monkeypatch.setattr("rheobase.calibrate.scale.logit_error", lambda network, images: next(errors))
+    monkeypatch.setattr("rheobase.calibrate.held_out.logit_error", lambda network, images: next(errors))
     changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("MLP"), limit=100, seed=0))
     assert changes.changed == {}
-    assert changes.notes == ["undone: it raised the logit error on held-out images, 0.5 -> 0.6"]
+    assert changes.notes == ["undone, the original network kept: logit error on 4 held-out images 0.5 -> 0.6"]
     assert all(torch.equal(n.threshold, old) for n, old in zip(snn.neurons, before, strict=True))
 
 

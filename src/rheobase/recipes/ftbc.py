@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheobase.calibrate import TemporalBias, Thresholds
+from rheobase.calibrate import ScaleThresholds, TemporalBias, Thresholds
 from rheobase.calibrate.statistics import Granularity
 from rheobase.calibrate.thresholds import ThresholdMethod
 from rheobase.recipes.recipe import IntegrateFireNeuron, Recipe, published
@@ -20,6 +20,7 @@ def FTBC(
     granularity: Granularity = "channel",
     percentile: float = 99.9,
     initial_potential: float = 0.5,
+    scale: bool = False,
 ) -> Recipe:
     """A bias for every channel and step that makes each step's mean output the ANN's (Wu et al. 2024).
 
@@ -37,6 +38,8 @@ def FTBC(
         granularity: one θ a channel, or one a layer.
         percentile: for ``threshold="percentile"``.
         initial_potential: V0/θ before correction.
+        scale: first scale each site's thresholds by the logit error (:class:`rheobase.ScaleThresholds`; not in the
+            paper); costs a few simulations for each site.
 
     Example:
         >>> FTBC(timesteps=8).calibration[1].alpha
@@ -48,6 +51,7 @@ def FTBC(
         neuron=IntegrateFireNeuron(initial_potential=initial_potential),
         calibration=(
             Thresholds(method=threshold, granularity=granularity, percentile=percentile),
+            *((ScaleThresholds(images=96, sweeps=1),) if scale else ()),
             TemporalBias(alpha=alpha, iterations=iterations, batch_size=batch_size, batches=batches, patience=patience),
         ),
     )
