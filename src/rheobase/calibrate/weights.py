@@ -63,6 +63,9 @@ class WeightCalibration(CalibrationPass):
             names = _own_tensors(network, layer, changes)
             if names and self._fit(network, layer, names, activations[layer.site.index], generator):
                 changes.changed[layer.site.name] = names
+        if not changes.changed:
+            changes.notes.append("the original network kept: no layer's error fell")
+            return changes
         changes.notes.append(check.keep_better())
         if network.graph is check.original.graph:
             changes.changed = {}
