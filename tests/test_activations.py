@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheobase as rb
-from rheobase.errors import CalibrationError, ModelError
+from rheobase.errors import CalibrationError, ModelError, TraceError
 from rheobase.neurons import IntegrateFire
 
 
@@ -104,6 +104,13 @@ def test_thresholds_are_the_trained_ones() -> None:
     recipe = rb.RateCoding(timesteps=4, threshold="saturation", granularity="layer")
     with pytest.raises(CalibrationError, match="a threshold for each channel"):
         rb.convert(model, recipe, calibration=images)
+
+
+def test_a_threshold_that_training_drove_below_zero() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), rb.QCFS(4), torch.nn.Linear(5, 3)).eval()
+    model[1].threshold.data.fill_(-0.1)
+    with pytest.raises(TraceError, match=r"1 \(QCFS\).*not positive.*Remedy"):
+        rb.convert(model, rb.RateCoding(timesteps=2), calibration=torch.randn(10, 6))
 
 
 @pytest.mark.parametrize("activation", [rb.QCFS(4, 1.0), torch.nn.Hardtanh(0, 1)], ids=["QCFS", "RTS"])

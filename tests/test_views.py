@@ -11,8 +11,9 @@ from PIL import Image
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.errors import DataError, RecipeError
+from rheobase.errors import DataError, RecipeError, StoreError
 from rheobase.plots import potential_plot, stability_plot
+from rheobase.stability import Point
 
 
 def drawn(path: Path) -> bool:
@@ -39,6 +40,10 @@ def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
 def test_stability_of_what_does_not_iterate() -> None:
     with pytest.raises(RecipeError, match="no pass that iterates"):
         rb.stability(networks.build("MLP"), grid_images("MLP"), recipe=rb.OPI())
+    with pytest.raises(RecipeError, match="recipe: is a str"):
+        rb.stability(networks.build("MLP"), grid_images("MLP"), recipe="FTBC")  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"x\.foo: cannot be written.*end the name in"):
+        stability_plot(rb.Stability({4: (Point(0, None, 0.5, 0.1),)}, 4), "x.foo")
     with pytest.raises(RecipeError, match="timesteps: is empty"):
         rb.stability(networks.build("MLP"), grid_images("MLP"), timesteps=())
 

@@ -35,6 +35,8 @@ class QCFS(nn.Module):
         super().__init__()
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
             raise ModelError(f"is {levels!r}", where="levels", remedy="use a whole number from 1")
+        if not isinstance(threshold, Tensor | float | int):
+            raise ModelError(f"is {threshold!r}", where="threshold", remedy="use a positive number or a tensor")
         start = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
         if not bool((start > 0).all()):
             raise ModelError("is not positive", where="threshold", remedy="start from a percentile of the activation")

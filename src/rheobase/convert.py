@@ -74,6 +74,12 @@ def convert(
         raise RecipeError(f"is {limit}", where="limit", remedy="read at least one calibration image")
     data = CalibrationData.pool(calibration, limit=limit, seed=seed)
     if isinstance(model, SpikingNetwork):
+        if max_pool != "refuse" or example is not None:
+            raise RecipeError(
+                "have no effect on a network that is converted already",
+                where="max_pool and example",
+                remedy="leave them out, or convert the original network",
+            )
         model.check_images(data.fit[:1])
         notes: list[str] = []
         graph = model.ann.replace()

@@ -265,6 +265,13 @@ class Simulation:
         self.steps = steps
         return self.fire
 
+    def before(self, node: Node, signal: Signal) -> tuple[Tensor, State]:
+        """A site's current [B, C, ...] of the next step, and the state its neurons are in."""
+        current = signal.values if isinstance(signal, Held) else signal.values[0]
+        if node.name not in self.states:
+            self.states[node.name] = self.network.neuron(node.name).init(current.shape, current)
+        return current, self.states[node.name]
+
     def fire(self, node: Node, signal: Signal) -> Signal:
         """What a site's neurons emit, or a max-pool gate lets through, over these steps."""
         if node.operation == "max_pool":
@@ -275,9 +282,7 @@ class Simulation:
             currents = signal.values
         else:
             currents = signal.values.expand(self.steps, *signal.values.shape)
-        state = self.states.get(node.name)
-        if state is None:
-            state = neuron.init(currents.shape[1:], currents[0])
+        _, state = self.before(node, signal)
         values, self.states[node.name] = neuron.run(currents, state, self.done)
         train = Train(values)
         if self.monitor is not None:

@@ -114,6 +114,8 @@ def _finish(
         figure.savefig(path)
     except OSError as error:
         raise StoreError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+    except ValueError as error:
+        raise StoreError(f"cannot be written: {error}", where=str(path), remedy="end the name in .png") from None
 
 
 def _draw_curves(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:

@@ -12,7 +12,7 @@ from rheobase.graph.ir import Node, run
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import IntegrateFire
 from rheobase.neurons.neuron import along_channels
-from rheobase.signal import Held, Signal
+from rheobase.signal import Signal
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     names = [s.name for s in network.sites]
     if site not in names:
         raise RecipeError(f"{site!r} is not a site", where="site", remedy=f"use one of {', '.join(names)}")
-    if not 1 <= step <= network.timesteps:
-        raise RecipeError(f"is {step}", where="step", remedy=f"use 1 to {network.timesteps}")
+    if not isinstance(step, int) or not 1 <= step <= network.timesteps:
+        raise RecipeError(f"is {step!r}", where="step", remedy=f"use 1 to {network.timesteps}")
     neuron = network.neuron(site)
     if not isinstance(neuron, IntegrateFire):
         raise RecipeError(f"has {type(neuron).__name__} neurons, without a potential at each step", where=site)
@@ -88,9 +88,7 @@ def _before_firing(network: SpikingNetwork, neuron: IntegrateFire, images: Tenso
 
         def watch(node: Node, signal: Signal, t: int = t) -> Signal:
             if node.name == site and t == step - 1:
-                current = signal.values if isinstance(signal, Held) else signal.values[0]
-                state = simulation.states.get(site) or neuron.init(current.shape, current)
-                found.append(neuron.integrate(current, state, t))
+                found.append(neuron.integrate(*simulation.before(node, signal), t))
             return simulation.fire(node, signal)
 
         run(network.graph, network.between, dict(early), watch)

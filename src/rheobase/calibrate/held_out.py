@@ -39,6 +39,11 @@ class Snapshot:
             for name, value in buffers.items():
                 setattr(neuron, name, None if value is None else value.clone())
 
+    def changed(self, network: SpikingNetwork) -> dict[str, list[str]]:
+        """Site name -> what of its neurons is not what it was, for the sites where something is."""
+        differences = {site.name: self.differs(network, site.index) for site in network.sites}
+        return {name: parameters for name, parameters in differences.items() if parameters}
+
     def differs(self, network: SpikingNetwork, site: int) -> list[str]:
         """Names of the parameters of a site's neurons that are not what they were."""
         now = dict(network.neurons[site].named_buffers())

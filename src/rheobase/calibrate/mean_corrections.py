@@ -121,12 +121,8 @@ def correct_layers(
         with torch.inference_mode():
             mean = layer.fire(network, layer.signals(network)[layer.source]).mean(0)
         correct(layer, mean.clone())
-    changes = Changes(notes=[check.keep_better()])
-    for site in network.sites:
-        changed = check.original.differs(network, site.index)
-        if changed:
-            changes.changed[site.name] = changed
-    return changes
+    note = check.keep_better()
+    return Changes(check.original.changed(network), [note])
 
 
 def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:

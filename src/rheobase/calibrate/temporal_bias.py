@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import Snapshot, relative_error
+from rheobase.calibrate.mean_corrections import integrate_fire
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.statistics import channel_means
 from rheobase.errors import CalibrationError
@@ -19,7 +20,7 @@ from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import IntegrateFire
 from rheobase.neurons.neuron import SILENT, along_channels
 from rheobase.progress import track
-from rheobase.signal import Held, Signal
+from rheobase.signal import Signal
 
 DIVERGED = 100.0
 """A bias of so many thresholds no longer corrects anything."""
@@ -95,14 +96,11 @@ class TemporalBias(CalibrationPass):
             elif iteration - best["iteration"] >= self.patience:
                 break
         kept.restore(network)
-        if best["iteration"] == 0:
+        if not judge.possible:
+            changes.notes.append(f"not checked: no images are held out; iteration {best['iteration']} kept")
+        elif best["iteration"] == 0:
             changes.notes.append("the original network kept: no iteration lowered the logit error on held-out images")
-        elif not judge.possible:
-            changes.notes.append("not checked: no images are held out; the last iteration kept")
-        for site in network.sites:
-            changed = original.differs(network, site.index)
-            if changed:
-                changes.changed[site.name] = changed
+        changes.changed = original.changed(network)
         return changes
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
@@ -149,13 +147,8 @@ class _Judge:
 def _with_biases(network: SpikingNetwork) -> list[IntegrateFire]:
     """All neurons, each with a bias [T, C] of its own."""
     neurons = []
-    for site, neuron in zip(network.sites, network.neurons, strict=True):
-        if not isinstance(neuron, IntegrateFire):
-            raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which have no bias for each step",
-                where=site.name,
-                remedy="use temporal biases with integrate-and-fire neurons",
-            )
+    for site in network.sites:
+        neuron = integrate_fire(network, site)
         zeros = torch.zeros(network.timesteps, site.channels, device=neuron.threshold.device)
         neuron.bias = zeros if neuron.bias is None else zeros + neuron.bias
         neurons.append(neuron)
@@ -173,10 +166,7 @@ def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor]
         def correct(node: Node, signal: Signal, t: int = t, fire: Any = fire) -> Signal:
             if node.operation == "site":
                 neuron: Any = network.neuron(node.name)
-                current = signal.values if isinstance(signal, Held) else signal.values[0]
-                if node.name not in simulation.states:
-                    simulation.states[node.name] = neuron.init(current.shape, current)
-                (potential,) = simulation.states[node.name]
+                current, (potential,) = simulation.before(node, signal)
                 excess = firing_excess(potential + current, neuron.bias[t], neuron.threshold, targets[node.name])
                 neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
             return fire(node, signal)

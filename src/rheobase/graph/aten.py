@@ -447,6 +447,8 @@ def _qcfs(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
     threshold = a["threshold"]
     if not isinstance(threshold, _Constant):
         raise _Refused("has a threshold that depends on the input", "use a trained one")
+    if not bool((threshold.value > 0).all()):
+        raise _Refused("has a trained threshold that is not positive", "load a checkpoint from before it crossed zero")
     path, kind = b.place()
     own = path and kind in _LEAF_KINDS
     attributes = {"upper": None, "levels": a["levels"]}
