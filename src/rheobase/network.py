@@ -18,7 +18,7 @@ from rheobase.signal import Held, Signal, Train, lift, prefix_means
 from rheobase.sites import Site, site_table, split_at_sites
 
 DEFAULT_MEMORY_BUDGET = 2**30
-ROWS_IN_FLIGHT = 32
+ROWS_IN_FLIGHT = 128
 """Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
 
 Monitor = Callable[[Site, Train], None]
@@ -49,6 +49,7 @@ class SpikingNetwork(nn.Module):
         neurons: one layer of neurons for each site, in execution order.
         sites: the site table.
         between: the nodes from the first sites to the last, in the order they run.
+        overwriting: those that may write over their first input.
         timesteps: T it was converted for.
         recipe: the recipe it was made by, as plain values.
         memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
@@ -96,6 +97,7 @@ class SpikingNetwork(nn.Module):
         self._read = sorted(read & (made_spiking | made_early))
         self.between = schedule(between, keep={*self._read, *made_early})
         self._late = schedule(readout, keep={self.graph.output})
+        self.overwriting = self.graph.overwriting({*self._read, *made_early})
         self._floats_held, self._floats_stepped = _peak_floats(self.graph, self._early, self.between)
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -138,12 +140,12 @@ class SpikingNetwork(nn.Module):
         images = self.check_images(images)
         steps = self.timesteps if timesteps is None else timesteps
         self.check_timesteps(steps)
-        simulation = Simulation(self)
+        simulation = Simulation(self, overwrite=True)
         early = self.begin(images)
         totals: dict[str, Tensor] = {}
         for t in range(1, steps + 1):
             values = dict(early)
-            run(self.graph, self.between, values, simulation.advance(1))
+            run(self.graph, self.between, values, simulation.advance(1), self.overwriting)
             for name in self._read:
                 value = values[name].mean()
                 totals[name] = totals[name] + value if name in totals else value.clone()
@@ -151,7 +153,8 @@ class SpikingNetwork(nn.Module):
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
         values = self.begin(images)
-        run(self.graph, self.between, values, Simulation(self, monitor).advance(max(timesteps)))
+        simulation = Simulation(self, monitor, overwrite=True)
+        run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
         return self.answer(values, timesteps)
 
     def begin(self, images: Tensor) -> dict[str, Signal]:
@@ -252,10 +255,17 @@ class SpikingNetwork(nn.Module):
 
 
 class Simulation:
-    """The state of every neuron (and max-pool gate) of one piece of a batch, and how far it has run."""
+    """The state of every neuron (and max-pool gate) of one piece of a batch, and how far it has run.
 
-    def __init__(self, network: SpikingNetwork, monitor: Monitor | None = None) -> None:
+    Args:
+        network: whose neurons.
+        monitor: called for every site and piece.
+        overwrite: spikes may be written over currents that nobody else reads.
+    """
+
+    def __init__(self, network: SpikingNetwork, monitor: Monitor | None = None, *, overwrite: bool = False) -> None:
         self.network, self.monitor = network, monitor
+        self.overwriting = network.overwriting if overwrite else frozenset()
         self.states: dict[str, State] = {}
         self.done = self.steps = 0
 
@@ -283,7 +293,8 @@ class Simulation:
         else:
             currents = signal.values.expand(self.steps, *signal.values.shape)
         _, state = self.before(node, signal)
-        values, self.states[node.name] = neuron.run(currents, state, self.done)
+        overwrite = isinstance(signal, Train) and node.name in self.overwriting
+        values, self.states[node.name] = neuron.run(currents, state, self.done, overwrite=overwrite)
         train = Train(values)
         if self.monitor is not None:
             self.monitor(self.network.sites[index], train)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rheobase.graph.operations import OPERATIONS, activation, in_memory_format, max_pool
-from rheobase.signal import Held, Signal, lift
+from rheobase.graph.operations import OPERATIONS, activation, activation_, in_memory_format, max_pool
+from rheobase.signal import Held, Signal, Train, lift
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Node:
 
 Nonlinear = Callable[[Node, Signal], Signal]
 
+MAKES_NEW_MEMORY = frozenset({"conv", "conv_transpose", "linear", "affine", "batch_norm", "add"})
+"""Operations whose result is never a view of an input."""
+
 
 class Graph(nn.Module):
     """Nodes in execution order, and the tensors they use. Calling it runs the original (analog) network.
@@ -56,6 +59,8 @@ class Graph(nn.Module):
         self.output = output
         for name in self.tensor_names:
             self.register_buffer(_key(name), in_memory_format(tensors[name].detach()))
+        self._schedule = schedule(self.nodes[1:], keep={output})
+        self._overwriting = self.overwriting()
 
     @property
     def tensor_names(self) -> list[str]:
@@ -112,6 +117,31 @@ class Graph(nn.Module):
                 users[name].append(node)
         return users
 
+    def overwriting(self, keep: Iterable[str] = ()) -> frozenset[str]:
+        """Nodes that may write their result over their first input: new memory, which only they read.
+
+        Memory that is freed and taken again costs more than the arithmetic of a neuron (measured).
+
+        Args:
+            keep: names of values that somebody reads afterwards.
+        """
+        users, kept = self.users(), {*keep, self.output}
+        free = {n.name for n in self.nodes if n.operation in MAKES_NEW_MEMORY and len(users[n.name]) == 1} - kept
+        return frozenset(
+            n.name
+            for n in self.nodes
+            if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
+        )
+
+    def add_(self, *inputs: Signal) -> Signal:
+        """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
+        first, *rest = inputs
+        if not (isinstance(first, Train) or all(isinstance(signal, Held) for signal in rest)):
+            return lift(OPERATIONS["add"], *inputs)
+        for signal in rest:
+            first.values.add_(signal.values)
+        return first
+
     def compute(self, node: Node, *inputs: Signal) -> Signal:
         """Value of an affine node."""
         parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
@@ -128,7 +158,15 @@ class Graph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""
         values: dict[str, Signal] = {self.nodes[0].name: Held(in_memory_format(x))}
-        run(self, schedule(self.nodes[1:], keep={self.output}), values, self.analog)
+        overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
+
+        def nonlinear(node: Node, signal: Signal) -> Signal:
+            if node.operation == "site" and node.name in overwriting:
+                parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+                return Held(activation_(signal.mean(), **node.attributes, **parameters))
+            return self.analog(node, signal)
+
+        run(self, self._schedule, values, nonlinear, overwriting)
         return values[self.output].mean()
 
 
@@ -150,11 +188,28 @@ def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
     return [(node, tuple(names)) for node, names in zip(nodes, released, strict=True)]
 
 
-def run(graph: Graph, plan: Schedule, values: dict[str, Signal], nonlinear: Nonlinear) -> None:
-    """Evaluate the nodes of a plan in order, reading from and writing to ``values``."""
+def run(
+    graph: Graph,
+    plan: Schedule,
+    values: dict[str, Signal],
+    nonlinear: Nonlinear,
+    overwriting: Container[str] = (),
+) -> None:
+    """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
+
+    Args:
+        graph: holds the tensors.
+        plan: what to do.
+        values: signals by the name of the node that they come from.
+        nonlinear: what to do at sites and max-pooling.
+        overwriting: sums that may be written over their first term (:meth:`Graph.overwriting`), where nobody else has
+            that signal.
+    """
     for node, released in plan:
         inputs = [values[name] for name in node.inputs]
-        if node.operation in OPERATIONS:
+        if node.operation == "add" and node.name in overwriting:
+            values[node.name] = graph.add_(*inputs)
+        elif node.operation in OPERATIONS:
             values[node.name] = graph.compute(node, *inputs)
         else:
             values[node.name] = nonlinear(node, *inputs)

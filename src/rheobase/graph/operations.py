@@ -203,6 +203,13 @@ def max_pool(
     return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
 
+def activation_(x: Tensor, *, upper: float | None, **rest: Any) -> Tensor:
+    """:func:`activation`, written over ``x`` where that is simple."""
+    if rest:
+        return activation(x, upper=upper, **rest)
+    return torch.relu_(x) if upper is None else torch.clamp_(x, 0.0, upper)
+
+
 def activation(x: Tensor, *, upper: float | None, levels: int | None = None, threshold: Tensor | None = None) -> Tensor:
     """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or QCFS with its levels."""
     if levels is not None and threshold is not None:

@@ -55,23 +55,28 @@ def set_fusion(mode: Fusion) -> None:
     _policy.mode = mode
 
 
-def fire_train(currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def fire_train(
+    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
     """Integrate-and-fire with soft reset over a train.
 
     Args:
         currents: [T, B, C, ...].
         threshold: [] or [C].
-        potential: before the first step, [B, C, ...].
+        potential: before the first step, [B, C, ...]; may be an expanded view.
         bias: subtracted from the current at each step, [T, C], or None.
+        overwrite: write the spikes over the currents.
 
     Returns:
         θ·spikes [T, B, C, ...], and the potential after the last step.
     """
+    if len(currents) == 0:
+        return currents, potential
     if not torch.is_grad_enabled() and _policy.wants_compiled(currents.numel()):
         layout = _Layout.of(currents[0])
-        if layout is not None and layout == _Layout.of(potential):
+        if layout is not None:
             try:
-                return _fire_compiled(currents, threshold, potential, bias, layout)
+                return _fire_compiled(currents, threshold, potential, bias, layout, overwrite)
             except Exception as error:  # any failure of the compiler: the plain loop gives the same numbers
                 _policy.broken = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -80,37 +85,53 @@ def fire_train(currents: Tensor, threshold: Tensor, potential: Tensor, bias: Ten
                     RheobaseWarning,
                     stacklevel=2,
                 )
-    return _fire_plain(currents, threshold, potential, bias)
+    return _fire_plain(currents, threshold, potential, bias, overwrite)
 
 
-def _fire_plain(currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _fire_plain(
+    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, overwrite: bool
+) -> tuple[Tensor, Tensor]:
     channels = (-1,) + (1,) * (currents.dim() - 3)
     theta = threshold.reshape(channels) if threshold.dim() else threshold
-    values = torch.empty_like(currents)
-    potential = potential.clone(memory_format=torch.preserve_format)
-    for t, current in enumerate(currents):
+    amplitude = torch.where(theta.isinf(), 0.0, theta)
+    values = currents if overwrite else torch.empty_like(currents)
+    potential = torch.empty_like(currents[0]).copy_(potential)
+    for t, (current, value) in enumerate(zip(currents, values, strict=True)):
         potential += current
         if bias is not None:
             potential -= bias[t].reshape(channels)
-        values[t] = torch.where(potential >= theta, theta, 0.0)
-        potential -= values[t]
+        torch.ge(potential, theta, out=value)
+        value *= amplitude
+        potential -= value
     return values, potential
 
 
-def _fire_canonical(out: Tensor, currents: Tensor, theta: Tensor, potential: Tensor, bias: Tensor | None) -> Tensor:
-    """The loop that is compiled: out, currents [T, N, C, S], theta [C, 1], potential [N, C, S], bias [T, C, 1]."""
-    for t in range(currents.shape[0]):
-        potential = potential + currents[t]
+def _fire_canonical(
+    out: list[Tensor] | None, currents: list[Tensor], theta: Tensor, potential: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The loop that is compiled.
+
+    Lists of steps, because the compiler makes a copy of the whole train for every step that is written into it.
+
+    Args:
+        out: T times [N, C, S], to write spikes to; None: over the currents.
+        currents: T times [N, C, S].
+        theta: [C, 1].
+        potential: [N, C, S] or [C, 1].
+        bias: [T, C, 1].
+    """
+    for t, current in enumerate(currents):
+        potential = potential + current
         if bias is not None:
             potential = potential - bias[t]
         value = torch.where(potential >= theta, theta, 0.0)
         potential = potential - value
-        out[t] = value
+        (current if out is None else out[t]).copy_(value)
     return potential
 
 
 def _fire_compiled(
-    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, layout: _Layout
+    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, layout: _Layout, overwrite: bool
 ) -> tuple[Tensor, Tensor]:
     if _policy.compiled is None:
         # one variant for each number of unrolled steps, with and without bias, and for either layout
@@ -118,14 +139,25 @@ def _fire_compiled(
         # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
         _policy.compiled = torch.compile(_fire_canonical, dynamic=True, fullgraph=True)
     shape = currents.shape
-    currents, potential = layout.view(currents, 1), layout.view(potential, 0)
-    values = torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
+    currents, potential = layout.view(currents, 1), _canonical(potential, currents[0], layout)
+    values = currents if overwrite else torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
     theta = threshold.expand(currents.shape[2]).reshape(-1, 1)
     for start in range(0, len(currents), CHUNK):
         part = slice(start, start + CHUNK)
+        out = None if overwrite else list(values[part].unbind(0))
         biases = None if bias is None else bias[part].unsqueeze(-1)
-        potential = _policy.compiled(values[part], currents[part], theta, potential, biases)
+        potential = _policy.compiled(out, list(currents[part].unbind(0)), theta, potential, biases)
     return layout.restore(values, shape, 1), layout.restore(potential, shape[1:], 0)
+
+
+def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:
+    """[B, C, ...] -> [N, C, S]; [C, 1] if every channel has one value: there is nothing to read then."""
+    strides = potential.stride()
+    if not any(strides[:1] + strides[2:]):
+        return potential[(0, slice(None), *(0,) * (potential.dim() - 2))].reshape(-1, 1).contiguous()
+    if layout != _Layout.of(potential):
+        potential = torch.empty_like(like).copy_(potential)
+    return layout.view(potential, 0)
 
 
 class _Layout:

@@ -50,10 +50,10 @@ class IntegrateFire(Neuron):
         return self.threshold
 
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        """V0 for every neuron, laid out in memory as ``like``."""
+        """V0 for every neuron; a view of one value a channel where all its neurons have the same."""
         theta = along_channels(self.threshold, len(shape))
         potential = along_channels(self.initial_potential, len(shape)) * torch.where(theta.isinf(), 0.0, theta)
-        return (torch.empty_like(like).copy_(potential.expand(shape)),)
+        return (potential.to(like.dtype).expand(shape),)
 
     def integrate(self, current: Tensor, state: State, t: int) -> Tensor:
         """The potential u[t] before firing, [B, C, ...]."""
@@ -70,13 +70,13 @@ class IntegrateFire(Neuron):
         fired = potential >= along_channels(self.threshold, current.dim())
         return fired.to(current.dtype), (potential - self.emit(fired.to(current.dtype)),)
 
-    def run(self, currents: Tensor, state: State, t: int = 0) -> tuple[Tensor, State]:
+    def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
         """The same as repeated :meth:`step`, in one pass over memory where a compiler is present."""
         bias = None
         if self.bias is not None:
             steps = len(currents)
             bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
-        values, potential = fire_train(currents, self.threshold, state[0], bias)
+        values, potential = fire_train(currents, self.threshold, state[0], bias, overwrite)
         return values, (potential,)
 
     def check_timesteps(self, timesteps: int) -> str | None:

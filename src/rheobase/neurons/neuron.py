@@ -37,10 +37,11 @@ class Neuron(nn.Module, ABC):
     def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
         """One time-step: current [B, C, ...] and state before step ``t`` (from 0) -> spikes and the state after."""
 
-    def run(self, currents: Tensor, state: State, t: int = 0) -> tuple[Tensor, State]:
+    def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
         """Many steps: currents [T, B, C, ...] -> ``amplitude * spikes`` of the same shape, and the state after.
 
-        The same numbers as repeated :meth:`step`; a neuron overrides it to be faster.
+        The same numbers as repeated :meth:`step`; a neuron overrides it to be faster. With ``overwrite`` the spikes may
+        be written over the currents.
         """
         spikes = []
         for offset, current in enumerate(currents):
