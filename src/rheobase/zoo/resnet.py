@@ -125,8 +125,9 @@ def resnet18(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
     """ResNet-18 (He et al. 2016, "Deep Residual Learning", Table 1) with projection shortcuts (option B).
 
     With the CIFAR stem, a 3x3 convolution and no pooling, it is the network of QCFS (Bu et al. 2022) and PASCAL
-    (appendix A.7); QAC and QVM do not describe theirs. With ``stem="imagenet", pool="max"``, a 7x7 convolution and a pooling, both of stride
-    2, that of DA (section 5.2). ``stem="deep"`` has three 3x3 convolutions before the pooling.
+    (appendix A.7); QAC and QVM do not describe theirs. With ``stem="imagenet", pool="max"``, a 7x7 convolution and a
+    pooling, both of stride 2, it is that of DA (section 5.2). ``stem="deep"`` has three 3x3 convolutions before the
+    pooling.
 
     Input [B, 3, 32, 32], or [B, 3, 224, 224] for the other stems; any size runs. Parameter names are torchvision's:
     ``conv1 bn1 layer{1,2,3,4}.{0,...}.{conv1,bn1,conv2,bn2,downsample.{0,1}} fc`` (``conv1.{0,1,3,4,6}`` if deep), and
