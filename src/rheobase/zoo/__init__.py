@@ -1,0 +1,7 @@
+"""Networks as the papers use them; each function returns an untrained ``nn.Module``."""
+
+from rheobase.zoo.mobilenet import mobilenet
+from rheobase.zoo.resnet import resnet18, resnet20, resnet34
+from rheobase.zoo.vgg import vgg16
+
+__all__ = ["mobilenet", "resnet18", "resnet20", "resnet34", "vgg16"]

@@ -1,0 +1,204 @@
+"""Residual networks of basic blocks: ResNet-20 for CIFAR, ResNet-18 and ResNet-34."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase.errors import ModelError
+from rheobase.zoo.parts import Pool, Stem, check_choice, check_count, initialise, pooling
+
+Shortcut = Literal["A", "B"]
+ResNetStem = Literal[Stem, "deep"]
+
+
+class _Subsample(nn.Module):
+    """Shortcut of option A: every second pixel, and zeros for the channels that are new; no parameters."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.new_channels = new_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.new_channels // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is the identity where the shape stays."""
+
+    def __init__(self, in_planes: int, planes: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 and shortcut == "A":
+            self.downsample = _Subsample(planes - in_planes)
+        elif stride != 1:
+            projection = nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(planes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+def _stage(in_planes: int, planes: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
+    """Blocks of one width; the first of them halves the image where the width changes."""
+    first = _BasicBlock(in_planes, planes, 1 if planes == in_planes else 2, shortcut)
+    return nn.Sequential(first, *(_BasicBlock(planes, planes, 1, shortcut) for _ in range(blocks - 1)))
+
+
+class _CifarResNet(nn.Module):
+    """Stem, three stages, each twice as wide as the one before, global average pool, classifier."""
+
+    def __init__(self, blocks: Sequence[int], num_classes: int, shortcut: Shortcut, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks[0], shortcut)
+        self.layer2 = _stage(width, 2 * width, blocks[1], shortcut)
+        self.layer3 = _stage(2 * width, 4 * width, blocks[2], shortcut)
+        self.linear = nn.Linear(4 * width, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        out = F.avg_pool2d(out, out.size()[3])
+        return self.linear(out.view(out.size(0), -1))
+
+
+class _ResNet(nn.Module):
+    """Stem, four stages of 64 to 512 channels with projection shortcuts, global average pool, classifier."""
+
+    def __init__(self, blocks: Sequence[int], num_classes: int, stem: ResNetStem, pool: Pool) -> None:
+        super().__init__()
+        self.conv1 = _stem(stem)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.pool = nn.Identity() if stem == "cifar" else pooling(pool, 3, stride=2, padding=1)
+        self.layer1 = _stage(64, 64, blocks[0], "B")
+        self.layer2 = _stage(64, 128, blocks[1], "B")
+        self.layer3 = _stage(128, 256, blocks[2], "B")
+        self.layer4 = _stage(256, 512, blocks[3], "B")
+        self.fc = nn.Linear(512, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.pool(F.relu(self.bn1(self.conv1(x))))
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+
+
+def _stem(stem: ResNetStem) -> nn.Module:
+    """Everything before the first batch norm that all stems share."""
+    if stem == "cifar":
+        return nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    if stem == "imagenet":
+        return nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+        nn.Conv2d(32, 64, 3, padding=1, bias=False),
+    )
+
+
+def _resnet(blocks: Sequence[int], num_classes: int, stem: ResNetStem, pool: Pool) -> nn.Module:
+    check_count("num_classes", num_classes)
+    check_choice("stem", stem, ResNetStem)
+    check_choice("pool", pool, Pool)
+    if stem == "cifar" and pool == "max":
+        raise ModelError(
+            "is 'max', which has no effect: the CIFAR stem has no pooling",
+            where="pool",
+            remedy='leave it out, or choose stem="imagenet" or stem="deep"',
+        )
+    return _ResNet(blocks, num_classes, stem, pool)
+
+
+def resnet18(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "average") -> nn.Module:
+    """ResNet-18 (He et al. 2016, "Deep Residual Learning", Table 1) with projection shortcuts (option B).
+
+    With the CIFAR stem, a 3x3 convolution and no pooling, it is the network of QCFS (Bu et al. 2022) and PASCAL
+    (appendix A.7); QAC and QVM do not describe theirs. With ``stem="imagenet", pool="max"``, a 7x7 convolution and a
+    pooling, both of stride 2, it is that of DA (section 5.2). ``stem="deep"`` has three 3x3 convolutions before the
+    pooling.
+
+    Input [B, 3, 32, 32], or [B, 3, 224, 224] for the other stems; any size runs. Parameter names are torchvision's:
+    ``conv1 bn1 layer{1,2,3,4}.{0,...}.{conv1,bn1,conv2,bn2,downsample.{0,1}} fc`` (``conv1.{0,1,3,4,6}`` if deep), and
+    its weights load with ``stem="imagenet", pool="max"``.
+
+    Args:
+        num_classes: width of the classifier.
+        stem: what comes before the residual blocks.
+        pool: of the stem; ``"max"`` converts with a choice of ``max_pool`` only.
+
+    Raises:
+        ModelError: if an argument is not one of these, or ``pool="max"`` with a stem that does not pool.
+
+    Example:
+        >>> import torch
+        >>> resnet18().eval()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    return _resnet((2, 2, 2, 2), num_classes, stem, pool)
+
+
+def resnet34(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "average") -> nn.Module:
+    """ResNet-34 (He et al. 2016, "Deep Residual Learning", Table 1), otherwise as :func:`resnet18`.
+
+    With ``stem="imagenet", pool="max"`` the ReLU network of DA (section 5.2); with ``stem="deep"`` that of SNN
+    Calibration (Li et al. 2021) and of FTBC without QCFS (Wu et al. 2024, Table 1).
+
+    Args:
+        num_classes: width of the classifier.
+        stem: what comes before the residual blocks.
+        pool: of the stem; ``"max"`` converts with a choice of ``max_pool`` only.
+
+    Raises:
+        ModelError: if an argument is not one of these, or ``pool="max"`` with a stem that does not pool.
+
+    Example:
+        >>> import torch
+        >>> resnet34(num_classes=1000, stem="deep").eval()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 1000])
+    """
+    return _resnet((3, 4, 6, 3), num_classes, stem, pool)
+
+
+def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -> nn.Module:
+    """CIFAR ResNet-20 (He et al. 2016, "Deep Residual Learning", section 4.2).
+
+    Papers mean three networks by this name. The released code of QCFS (Bu et al. 2022), and so FTBC (+QCFS), has
+    projections, ``shortcut="B"``; that of SNN Calibration (Li et al. 2021), and so FTBC without QCFS, is four times as
+    wide too, ``shortcut="B", width=64`` ("not a standard ResNet-20", QVM Table 3). QAC and QVM do not describe theirs.
+
+    Input [B, 3, 32, 32]. Parameter names are those of akamaster/pytorch_resnet_cifar10:
+    ``conv1 bn1 layer{1,2,3}.{0,1,2}.{conv1,bn1,conv2,bn2} linear``, and with option B
+    ``layer{2,3}.0.downsample.{0,1}``.
+
+    Args:
+        num_classes: width of the classifier.
+        shortcut: where the shape changes, ``"A"`` subsamples and pads with zeros, ``"B"`` is a 1x1 convolution with
+            batch norm.
+        width: channels of the first stage, an even number; the second has twice, the third four times as many.
+
+    Raises:
+        ModelError: if an argument is not one of these.
+
+    Example:
+        >>> import torch
+        >>> resnet20().eval()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    check_count("num_classes", num_classes)
+    check_choice("shortcut", shortcut, Shortcut)
+    check_count("width", width)
+    if width % 2:
+        raise ModelError(f"is {width}", where="width", remedy="use an even number: option A pads half on either side")
+    return _CifarResNet((3, 3, 3), num_classes, shortcut, width)
