@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("size", "crop"):
-            _require_positive(name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         if self.size and self.crop and self.crop > self.size:
             raise DataError(
                 f"is {self.crop}, larger than the short side of {self.size} that it is cut from",
@@ -202,7 +203,7 @@ def load(
         >>> loader = load("cifar10.tar", folder="test", preprocessing=norm, seed=0)  # doctest: +SKIP
     """
     for name, value in (("batch_size", batch_size), ("limit", limit)):
-        _require_positive(name, value)
+        require_positive(name, value)
     preprocessing = preprocessing or Preprocessing()
     path, spec = Path(spec), str(spec)
     with _reading(spec):
@@ -220,7 +221,7 @@ def load(
         raise DataError("does not exist", where=spec, remedy="give a path that exists, or module:function")
 
     samples, classes = _samples(path, folder, preprocessing)
-    samples = [samples[i] for i in _order(len(samples), limit, seed)]
+    samples = [samples[i] for i in sample_order(len(samples), limit, seed)]
     return DataLoader(ImageDataset(samples, classes, preprocessing), batch_size=batch_size)
 
 
@@ -244,12 +245,14 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
     return _from_arrays(images, labels, str(path), preprocessing)
 
 
-def _require_positive(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
+def require_positive(name: str, value: int | None) -> None:
+    """Refuse an option below 1 with a DataError; None is an option that was not given."""
+    if value is not None and not (isinstance(value, Integral) and value >= 1):
         raise DataError(f"is {value}, not a positive whole number", where=name, remedy="give 1 or more")
 
 
-def _order(count: int, limit: int | None, seed: int | None) -> list[int]:
+def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
+    """The positions to read of `count` samples: shuffled where there is a seed, then cut at the limit."""
     if seed is None:
         return list(range(count))[:limit]
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:limit]
@@ -616,7 +619,7 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
     is_pair = isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source))
     if is_pair:
         images, labels = _check_pair(source, spec)
-        order = torch.tensor(_order(len(images), limit, seed), dtype=torch.long)
+        order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
         return DataLoader(TensorDataset(images[order], labels[order]), batch_size=batch_size)
     if limit is not None or seed is not None:
         raise DataError(
