@@ -1,29 +1,78 @@
-"""Activations that networks are trained with so that a spiking network can match them."""
+"""Quantised activations that networks are trained with so that a spiking network can match them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rheobase.errors import ModelError
 
+Rounding = Literal["round", "floor", "ceil"]
 
-class QCFS(nn.Module):
-    r"""Quantisation clip-floor-shift activation (Bu et al. 2022, Eq. 15).
+INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
+"""V0/θ of the integrate-and-fire neuron whose count is the activation's under a constant current (QVM, Theorem 2)."""
 
-    .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(\lfloor zL / \theta + 1/2 \rfloor, 0, L)
 
-    The gradient passes straight through the floor: inside (0 < z < θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1;
-    below, 0 and 0. At T = L an integrate-and-fire neuron with V0 = θ/2 and a constant current emits a on average.
+class Staircase(nn.Module):
+    r"""Quantised ReLU with L equal steps up to a trained θ.
+
+    .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)
+
+    Q rounds down, up, or to the nearest (halves up): the three activations of QVM (section 4.1). The gradient passes
+    straight through Q: inside (0 < z < θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1; below, 0 and 0 (Bu et al.
+    2022, Eqs. 16-17).
 
     Args:
         levels: L >= 1; the activation takes the L + 1 values 0, θ/L, ..., θ.
         threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
+        rounding: Q.
 
     Raises:
-        ModelError: for L < 1 or a θ that is not positive.
+        ModelError: for L < 1, a θ that is not positive, or an unknown rounding.
+
+    Example:
+        >>> import torch
+        >>> Staircase(4, 1.0, "floor")(torch.tensor([[-1.0, 0.1, 0.2, 0.6, 3.0]])).detach()
+        tensor([[0.0000, 0.0000, 0.0000, 0.5000, 1.0000]])
+    """
+
+    def __init__(self, levels: int, threshold: float | Tensor = 1.0, rounding: Rounding = "round") -> None:
+        super().__init__()
+        if rounding not in INITIAL_POTENTIAL:
+            raise ModelError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
+        if not isinstance(threshold, Tensor | float | int):
+            raise ModelError(f"is {threshold!r}", where="threshold", remedy="use a positive number or a tensor")
+        start = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool((start > 0).all()):
+            raise ModelError("is not positive", where="threshold", remedy="start from a percentile of the activation")
+        self.levels = check_levels(levels)
+        self.rounding: Rounding = rounding
+        self.threshold = nn.Parameter(start)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``z``: [B, C, ...]."""
+        if torch.compiler.is_exporting():
+            # an operation of its own, so that a traced network says "staircase" and not multiply, add, floor, clamp
+            return torch.ops.rheobase.staircase(z, self.threshold, self.levels, self.rounding)
+        return _StraightThrough.apply(z, self.threshold, self.levels, self.rounding)
+
+    def extra_repr(self) -> str:
+        """Levels and rounding, for ``print(model)``."""
+        return f"levels={self.levels}, rounding={self.rounding}"
+
+
+class QCFS(Staircase):
+    r"""Quantisation clip-floor-shift activation (Bu et al. 2022, Eq. 15): the staircase that rounds to the nearest.
+
+    .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(\lfloor zL / \theta + 1/2 \rfloor, 0, L)
+
+    At T = L an integrate-and-fire neuron with V0 = θ/2 and a constant current emits a on average.
+
+    Args:
+        levels: L >= 1.
+        threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
 
     Example:
         >>> import torch
@@ -32,55 +81,78 @@ class QCFS(nn.Module):
     """
 
     def __init__(self, levels: int, threshold: float | Tensor = 1.0) -> None:
-        super().__init__()
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
-            raise ModelError(f"is {levels!r}", where="levels", remedy="use a whole number from 1")
-        if not isinstance(threshold, Tensor | float | int):
-            raise ModelError(f"is {threshold!r}", where="threshold", remedy="use a positive number or a tensor")
-        start = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
-        if not bool((start > 0).all()):
-            raise ModelError("is not positive", where="threshold", remedy="start from a percentile of the activation")
-        self.levels = levels
-        self.threshold = nn.Parameter(start)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """``z``: [B, C, ...]."""
-        return torch.ops.rheobase.qcfs(z, self.threshold, self.levels)
-
-    def extra_repr(self) -> str:
-        """Levels, for ``print(model)``."""
-        return f"levels={self.levels}"
+        super().__init__(levels, threshold, "round")
 
 
-def staircase(z: Tensor, *, threshold: Tensor, levels: int) -> Tensor:
-    """QCFS, θ/L · clip(⌊zL/θ + ½⌋, 0, L) (Bu et al. 2022, Eq. 15); θ is [] or [C]."""
-    theta = threshold.reshape((-1,) + (1,) * (z.dim() - 2)) if threshold.dim() else threshold
-    return theta / levels * torch.clamp(torch.floor(z * levels / theta + 0.5), 0, levels)
+def check_levels(levels: int) -> int:
+    """The levels, if they are a whole number from 1.
+
+    Raises:
+        ModelError: if not.
+    """
+    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+        raise ModelError(f"is {levels!r}", where="levels", remedy="use a whole number from 1")
+    return levels
 
 
-# An operation of its own, so that a traced network says "qcfs" and not multiply, add, floor, clamp.
-@torch.library.custom_op("rheobase::qcfs", mutates_args=())
-def _qcfs(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    return staircase(z, threshold=threshold, levels=levels)
+def clipped_count(
+    z: Tensor, threshold: Tensor, levels: int, potential: float, strict: bool, *, overwrite: bool = False
+) -> Tensor:
+    """How many thresholds of θ/L fit into z: clip(⌊zL/θ + V0⌋, 0, L), floats with whole values.
+
+    One place for this arithmetic, so that an activation and the closed forms of its neurons give the same bits.
+
+    Args:
+        z: [B, C, ...].
+        threshold: θ, [] or [C]; a channel with θ = ∞ counts 0.
+        levels: L.
+        potential: V0, in units of the step θ/L.
+        strict: a step is taken only beyond its edge: clip(⌈zL/θ + V0⌉ − 1, 0, L).
+        overwrite: write over ``z``.
+    """
+    scale = levels / threshold
+    scale = scale.reshape((-1,) + (1,) * (z.dim() - 2)) if scale.dim() else scale
+    steps = z.mul_(scale) if overwrite else z * scale
+    offset = potential - 1 if strict else potential
+    if offset:
+        steps += offset
+    return (steps.ceil_() if strict else steps.floor_()).clamp_(0, levels)
 
 
-@_qcfs.register_fake
-def _(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+def staircase(
+    z: Tensor, *, threshold: Tensor, levels: int, rounding: Rounding = "round", overwrite: bool = False
+) -> Tensor:
+    """θ/L · clip(Q(zL/θ), 0, L), see :class:`Staircase`; θ is [] or [C]."""
+    count = clipped_count(z, threshold, levels, INITIAL_POTENTIAL[rounding], rounding == "ceil", overwrite=overwrite)
+    step = threshold / levels
+    return count.mul_(step.reshape((-1,) + (1,) * (z.dim() - 2)) if step.dim() else step)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, rounding: Rounding) -> Tensor:
+        a = staircase(z, threshold=threshold, levels=levels, rounding=rounding)
+        ctx.save_for_backward(z, threshold, a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        z, threshold, a = ctx.saved_tensors
+        theta = threshold.reshape((-1,) + (1,) * (z.dim() - 2)) if threshold.dim() else threshold
+        above = z >= theta
+        inside = (z > 0).logical_and_(above.logical_not())
+        by_z = gradient * inside
+        by_theta = (a - z).div_(theta).mul_(by_z).add_(gradient * above)
+        by_channel = by_theta.sum([d for d in range(z.dim()) if d != 1]) if threshold.dim() else by_theta.sum()
+        return by_z, by_channel.reshape(threshold.shape), None, None
+
+
+@torch.library.custom_op("rheobase::staircase", mutates_args=())
+def _staircase(z: Tensor, threshold: Tensor, levels: int, rounding: str) -> Tensor:
+    return staircase(z, threshold=threshold, levels=levels, rounding=rounding)  # type: ignore[arg-type]
+
+
+@_staircase.register_fake
+def _(z: Tensor, threshold: Tensor, levels: int, rounding: str) -> Tensor:
     return torch.empty_like(z)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    z, threshold, _ = inputs
-    ctx.save_for_backward(z, threshold, output)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    z, threshold, a = ctx.saved_tensors
-    theta = threshold.reshape((-1,) + (1,) * (z.dim() - 2)) if threshold.dim() else threshold
-    above, inside = z >= theta, (z > 0) & (z < theta)
-    wide = torch.where(above, gradient, torch.where(inside, gradient * (a - z) / theta, 0.0))
-    by_channel = wide.movedim(1, 0).flatten(1).sum(1) if threshold.dim() else wide.sum()
-    return torch.where(inside, gradient, 0.0), by_channel.reshape(threshold.shape), None
-
-
-_qcfs.register_autograd(_backward, setup_context=_keep)

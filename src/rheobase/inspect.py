@@ -47,6 +47,7 @@ class Inspection:
                     "shape": list(s.shape),
                     "upper": s.upper,
                     "levels": s.levels,
+                    "rounding": s.rounding,
                     "previous": list(s.previous),
                     "next": list(s.next),
                 }
@@ -65,7 +66,7 @@ class Inspection:
         for s in self.sites:
             saturation = "-" if s.upper is None else f"{s.upper:g}"
             if s.levels is not None:
-                saturation = f"trained θ, {s.levels} levels"
+                saturation = f"trained θ, {s.levels} levels, {s.rounding}"
             shape = "×".join(map(str, s.shape))
             came, goes = ", ".join(s.previous) or "input", ", ".join(s.next) or "readout"
             table.add_row(str(s.index), s.name, shape, saturation, came, goes)

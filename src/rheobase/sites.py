@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rheobase.activations import Rounding
 from rheobase.graph.ir import Graph, Node
 
 
@@ -17,6 +18,7 @@ class Site:
         shape: shape of one sample, [C, ...]; channels are always the first axis.
         upper: where the activation saturates (6 for ReLU6), or None.
         levels: L of a quantised activation, which saturates at its trained θ; or None.
+        rounding: how a quantised activation rounds.
         previous: sites whose output reaches this one through affine operations; empty: the network's input does.
         next: sites that this one's output reaches; empty: the readout.
     """
@@ -26,6 +28,7 @@ class Site:
     shape: tuple[int, ...]
     upper: float | None
     levels: int | None
+    rounding: Rounding
     previous: tuple[str, ...]
     next: tuple[str, ...]
     origin: str
@@ -65,6 +68,7 @@ def site_table(graph: Graph) -> tuple[Site, ...]:
             node.shape,
             node.attributes["upper"],
             node.attributes.get("levels"),
+            node.attributes.get("rounding", "round"),
             tuple(sorted(previous[node.name], key=order.__getitem__)),
             tuple(following[node.name]),
             node.origin,

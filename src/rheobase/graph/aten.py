@@ -328,7 +328,7 @@ _HANDLERS: dict[str, Handler] = {}
 _LEAF_KINDS = {
     *(f"{kind}{n}d" for kind in ("Conv", "ConvTranspose", "BatchNorm", "AvgPool", "MaxPool") for n in (1, 2, 3)),
     *(f"AdaptiveAvgPool{n}d" for n in (1, 2, 3)),
-    *("Linear", "ReLU", "ReLU6", "Hardtanh", "QCFS", "Flatten", "Upsample", "ZeroPad2d"),
+    *("Linear", "ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase", "Flatten", "Upsample", "ZeroPad2d"),
 }
 
 
@@ -442,8 +442,8 @@ def _relu(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
     return _site(b, a["self"], shape, operation.rstrip("_"), 6.0 if "6" in operation else None)
 
 
-@_handles("qcfs")
-def _qcfs(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
+@_handles("staircase")
+def _staircase(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
     threshold = a["threshold"]
     if not isinstance(threshold, _Constant):
         raise _Refused("has a threshold that depends on the input", "use a trained one")
@@ -451,12 +451,12 @@ def _qcfs(b: Builder, a: dict[str, Any], shape: tuple[int, ...]) -> str:
         raise _Refused("has a trained threshold that is not positive", "load a checkpoint from before it crossed zero")
     path, kind = b.place()
     own = path and kind in _LEAF_KINDS
-    attributes = {"upper": None, "levels": a["levels"]}
+    attributes = {"upper": None, "levels": a["levels"], "rounding": a["rounding"]}
     return b.add(
         "site",
         (_one_tensor(a["z"]),),
         shape,
-        label=None if own else "qcfs",
+        label=None if own else "staircase",
         attributes=attributes,
         parameters={"threshold": threshold},
     )

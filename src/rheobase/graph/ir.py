@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.graph.operations import OPERATIONS, activation, activation_, in_memory_format, max_pool
+from rheobase.graph.operations import OPERATIONS, activation, in_memory_format, max_pool
 from rheobase.signal import Held, Signal, Train, lift
 
 
@@ -152,8 +152,12 @@ class Graph(nn.Module):
         """What a non-linear node computes in the original network."""
         if node.operation == "max_pool":
             return lift(lambda x: max_pool(x, **node.attributes), signal)
+        return lift(lambda x: self.activate(node, x), signal)
+
+    def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """The activation of a site node for ``x`` [B, C, ...]."""
         parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
-        return lift(lambda x: activation(x, **node.attributes, **parameters), signal)
+        return activation(x, **node.attributes, **parameters, overwrite=overwrite)
 
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""
@@ -161,9 +165,8 @@ class Graph(nn.Module):
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
 
         def nonlinear(node: Node, signal: Signal) -> Signal:
-            if node.operation == "site" and node.name in overwriting:
-                parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
-                return Held(activation_(signal.mean(), **node.attributes, **parameters))
+            if node.name in overwriting:
+                return Held(self.activate(node, signal.mean(), overwrite=True))
             return self.analog(node, signal)
 
         run(self, self._schedule, values, nonlinear, overwriting)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheobase.activations import staircase
+from rheobase.activations import Rounding, staircase
 
 # An image's result must not depend on the batch it came in. Matrix kernels take another path, and round otherwise, for
 # few rows (found by measurement), so they are never given so few.
@@ -203,15 +203,21 @@ def max_pool(
     return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
 
-def activation_(x: Tensor, *, upper: float | None, **rest: Any) -> Tensor:
-    """:func:`activation`, written over ``x`` where that is simple."""
-    if rest:
-        return activation(x, upper=upper, **rest)
-    return torch.relu_(x) if upper is None else torch.clamp_(x, 0.0, upper)
+def activation(
+    x: Tensor,
+    *,
+    upper: float | None,
+    levels: int | None = None,
+    rounding: Rounding = "round",
+    threshold: Tensor | None = None,
+    overwrite: bool = False,
+) -> Tensor:
+    """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or a staircase with its levels.
 
-
-def activation(x: Tensor, *, upper: float | None, levels: int | None = None, threshold: Tensor | None = None) -> Tensor:
-    """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or QCFS with its levels."""
+    With ``overwrite`` the result is written over ``x``.
+    """
     if levels is not None and threshold is not None:
-        return staircase(x, threshold=threshold, levels=levels)
-    return torch.relu(x) if upper is None else torch.clamp(x, 0.0, upper)
+        return staircase(x, threshold=threshold, levels=levels, rounding=rounding, overwrite=overwrite)
+    if upper is None:
+        return x.relu_() if overwrite else x.relu()
+    return x.clamp_(0.0, upper) if overwrite else x.clamp(0.0, upper)

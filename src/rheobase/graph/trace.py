@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations import QCFS
+from rheobase.activations import Staircase
 from rheobase.errors import DataError, ModelError, RheobaseError, TraceError
 from rheobase.graph.aten import NO_SPIKING, TRACE_BATCH, Builder
 from rheobase.graph.ir import Graph, Node
 from rheobase.graph.notes import Capture, Note
 
-ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, QCFS)
+ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[type[nn.Module], str] = {
     nn.RNNBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
     nn.RNNCellBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
