@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rheobase.calibrate.passes import Part
-from rheobase.errors import DataError, TrainingError
-from rheobase.recipes.recipe import _explain
+from rheobase.errors import DataError
 from rheobase.training.autoaugment import POLICIES, apply_policy
+from rheobase.training.values import Settings
 
 
 class Draws(NamedTuple):
@@ -41,7 +40,7 @@ class Draws(NamedTuple):
         return Draws(*(values[rows] for values in self))
 
 
-class Augmentation(Part):
+class Augmentation(Settings):
     """Random changes to training images [B, C, H, W] that are already normalised, in the order of the arguments.
 
     Args:
@@ -62,19 +61,14 @@ class Augmentation(Part):
         torch.Size([8, 3, 32, 32])
     """
 
+    place: ClassVar[str] = "augment"
+
     crop_padding: int = Field(default=4, ge=0)
     flip: bool = True
     autoaugment: Literal["cifar10", "imagenet"] | None = None
     cutout: int = Field(default=0, ge=0)
     mean: tuple[FiniteFloat, ...] | None = None
     std: tuple[FiniteFloat, ...] | None = None
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            explained = _explain(error, "augment", list(type(self).model_fields))
-            raise TrainingError(explained.reason, where="augment", remedy=explained.remedy) from None
 
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> Augmentation:

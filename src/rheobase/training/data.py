@@ -34,8 +34,8 @@ class InMemory:
         """Whether there are labels."""
         return self.labels is not None
 
-    def batches(self, wanted: Sequence[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of numbers."""
+    def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
+        """One batch for each tensor of numbers; nothing here is random."""
         for numbers in wanted:
             yield self.images[numbers], None if self.labels is None else self.labels[numbers]
 
@@ -67,10 +67,12 @@ class OnDisk:
     def __len__(self) -> int:
         return self.size
 
-    def batches(self, wanted: Sequence[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of numbers."""
+    def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
+        """One batch for each tensor of numbers; the seed is for transforms in the workers."""
         numbers = [part.tolist() for part in wanted]
-        for batch in DataLoader(self.dataset, batch_sampler=numbers, num_workers=self.workers):
+        generator = torch.Generator().manual_seed(seed)  # without, the loader would draw from the global one
+        loader = DataLoader(self.dataset, batch_sampler=numbers, num_workers=self.workers, generator=generator)
+        for batch in loader:
             if isinstance(batch, Tensor):
                 yield batch, None
             else:

@@ -323,7 +323,8 @@ class _Run:
         order = self.fitted.numbers[torch.randperm(len(self.fitted), generator=generator)]
         wanted = order[: self.steps * size].split(size)
         generator.manual_seed(derive(self.seed, "augmentation", epoch))
-        for images, labels in self.fitted.source.batches([numbers[share] for numbers in wanted]):
+        reading = derive(self.seed, "reading", epoch, rank)
+        for images, labels in self.fitted.source.batches([numbers[share] for numbers in wanted], reading):
             images, labels = self._on_device(images, labels)
             if self.training.augment is not None:
                 # Drawn for the whole batch, so that an image's augmentation does not depend on the number of processes.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from rheobase.calibrate.passes import Part
-from rheobase.errors import TrainingError
-from rheobase.recipes.recipe import _explain
 from rheobase.training.augment import Augmentation
+from rheobase.training.values import Settings
 
 
-class Training(Part):
+class Training(Settings):
     r"""What decides the weights; what is trained, on what data and where, are arguments of :func:`rheobase.train`.
 
     The learning rate of step s of S, with W warm-up steps, is η(s + 1)/W during warm-up, then constant or by the cosine
@@ -56,6 +54,8 @@ class Training(Part):
         0.05
     """
 
+    place: ClassVar[str] = "training"
+
     epochs: int = Field(ge=1)
     learning_rate: FiniteFloat = Field(gt=0)
     batch_size: int = Field(default=128, ge=1)
@@ -73,13 +73,6 @@ class Training(Part):
     patience: int | None = Field(default=None, ge=1)
     keep: Literal["last", "best"] = "last"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            explained = _explain(error, "training", list(type(self).model_fields))
-            raise TrainingError(explained.reason, where="training", remedy=explained.remedy) from None
 
     @model_validator(mode="after")
     def _leaves_epochs_after_warmup(self) -> Training:
