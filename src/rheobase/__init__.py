@@ -11,7 +11,7 @@ from rheobase.calibrate import (
     WeightCalibration,
 )
 from rheobase.convert import convert
-from rheobase.errors import RheobaseError, RheobaseWarning
+from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
 from rheobase.network import SpikingNetwork
@@ -20,12 +20,14 @@ from rheobase.potentials import Potentials, potentials
 from rheobase.recipes import FTBC, OPI, RTS, IntegrateFireNeuron, RateCoding, Recipe, SNNCalibration
 from rheobase.stability import Stability, stability
 from rheobase.store import load
+from rheobase.training import Augmentation, Trained, Training, train
 
 __all__ = [
     "FTBC",
     "OPI",
     "QCFS",
     "RTS",
+    "Augmentation",
     "BiasCorrection",
     "Evaluation",
     "Inspection",
@@ -43,6 +45,9 @@ __all__ = [
     "Stability",
     "TemporalBias",
     "Thresholds",
+    "Trained",
+    "Training",
+    "TrainingError",
     "WeightCalibration",
     "convert",
     "evaluate",
@@ -51,4 +56,5 @@ __all__ = [
     "potentials",
     "set_fusion",
     "stability",
+    "train",
 ]

@@ -49,5 +49,9 @@ class CalibrationError(RheobaseError):
     """A calibration pass that cannot do its work on this network or with this data."""
 
 
+class TrainingError(RheobaseError):
+    """Training settings that cannot work, a run that diverged, or a checkpoint that belongs to another run."""
+
+
 class RheobaseWarning(UserWarning):
     """Something harmless that the user should nevertheless know."""

@@ -1,0 +1,169 @@
+"""AutoAugment: the policies of Cubuk et al. (2019), image by image with Pillow, as their authors applied them.
+
+A library for batches of tensors (kornia 0.9) was measured and left out: it draws one sub-policy for a whole batch
+instead of one an image, gives shears and shifts other ranges than the paper, and is slower where images differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from rheobase.errors import DataError
+
+Operation = tuple[str, float, int]
+"""Name, probability, magnitude 0..9."""
+
+# Table 7 of the paper; an operation without a magnitude has 0.
+_CIFAR10: tuple[tuple[Operation, Operation], ...] = (
+    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
+    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("color", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
+    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
+    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("color", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
+    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
+    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
+    (("color", 0.9, 9), ("equalize", 0.6, 0)),
+    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("color", 0.7, 0)),
+    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
+    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
+    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
+)
+
+# Table 9 of the paper.
+_IMAGENET: tuple[tuple[Operation, Operation], ...] = (
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("color", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
+    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("color", 1.0, 2)),
+    (("color", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
+    (("color", 0.4, 0), ("equalize", 0.6, 0)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+)
+
+POLICIES = {"cifar10": _CIFAR10, "imagenet": _IMAGENET}
+
+
+def apply_policy(
+    name: str, images: Tensor, mean: Tensor, std: Tensor, policy: Tensor, chance: Tensor, negative: Tensor
+) -> Tensor:
+    """Apply to each image its sub-policy; an image to which nothing happens keeps its bits.
+
+    Args:
+        name: of the policy.
+        images: [B, C, H, W] with C of 1 or 3, normalised by ``mean`` and ``std`` [C, 1, 1]; in between they are
+            rounded to 8 bits, which is where they came from.
+        mean: of the normalisation.
+        std: of the normalisation.
+        policy: which of the 25 sub-policies, [B].
+        chance: an operation happens where this is below its probability, [B, 2].
+        negative: the sign of an operation that has one, [B, 2].
+
+    Raises:
+        DataError: if the pixels do not lie in 0..1.
+    """
+    chosen = [
+        [
+            (operation, magnitude, minus)
+            for (operation, probability, magnitude), drawn, minus in zip(
+                POLICIES[name][index], chances, signs, strict=True
+            )
+            if drawn < probability
+        ]
+        for index, chances, signs in zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
+    ]
+    changed = [i for i, operations in enumerate(chosen) if operations]
+    if not changed:
+        return images
+    pixels = (images[changed] * std + mean).mul_(255)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low > -1 and high < 256):
+        raise DataError(
+            f"expects pixels in 0..1 before normalisation, and finds {low / 255:.3g} to {high / 255:.3g}",
+            where="AutoAugment",
+            remedy="give Augmentation the mean and std that the images were normalised by",
+        )
+    squeeze = images.shape[1] == 1
+    arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    for array, i in zip(arrays, changed, strict=True):
+        image = Image.fromarray(array[:, :, 0] if squeeze else array)
+        for operation, magnitude, minus in chosen[i]:
+            image = OPERATIONS[operation](image, magnitude / 9, -1 if minus else 1)
+        array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
+    result = images.clone()
+    result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
+    return result
+
+
+# What an operation of magnitude 0..1 and sign ±1 does: Table 6 of the paper. Largest: shear 0.3, shift 150 of 331
+# pixels, turn 30°, enhance by 0.9. What comes in from outside is grey, near the mean that the authors' code puts there.
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=_grey(image))
+
+
+def _grey(image: Image.Image) -> int | tuple[int, ...]:
+    return 128 if image.mode == "L" else (128,) * len(image.getbands())
+
+
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[..., Image.Image]:
+    return lambda image, size, sign: enhancer(image).enhance(1 + sign * 0.9 * size)
+
+
+OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
+    "shear_x": lambda image, size, sign: _affine(image, 1, sign * 0.3 * size, 0, 0, 1, 0),
+    "shear_y": lambda image, size, sign: _affine(image, 1, 0, 0, sign * 0.3 * size, 1, 0),
+    "translate_x": lambda image, size, sign: _affine(
+        image, 1, 0, sign * round(size * 150 / 331 * image.width), 0, 1, 0
+    ),
+    "translate_y": lambda image, size, sign: _affine(
+        image, 1, 0, 0, 0, 1, sign * round(size * 150 / 331 * image.height)
+    ),
+    "rotate": lambda image, size, sign: image.rotate(sign * 30 * size, fillcolor=_grey(image)),
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "posterize": lambda image, size, sign: ImageOps.posterize(image, 8 - round(4 * size)),
+    "solarize": lambda image, size, sign: ImageOps.solarize(image, math.ceil(256 * (1 - size))),
+    "auto_contrast": lambda image, size, sign: ImageOps.autocontrast(image),
+    "equalize": lambda image, size, sign: ImageOps.equalize(image),
+    "invert": lambda image, size, sign: ImageOps.invert(image),
+}

@@ -1,0 +1,191 @@
+"""A run on disk: after every epoch one file that holds all of it, so that a killed run goes on where it was.
+
+``checkpoint.safetensors`` holds the tensors of network and optimiser, and in its header JSON with the epochs done, the
+settings, what the run was made of, and versions. There is no random state to keep: every epoch draws from generators
+seeded by the run's seed and the epoch's number, and the learning rate is a function of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rheobase.convert import versions
+from rheobase.errors import TrainingError
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+METRICS_FILE = "metrics.jsonl"
+WEIGHTS_FILE = "weights.safetensors"
+VERSION = 1
+_KEY = "rheobase-training"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run has come to.
+
+    Attributes:
+        identity: all that decides the result: settings, seed, data, network, by name.
+        history: a record for each epoch done.
+        model: the network's state after the last of them.
+        optimiser: the optimiser's tensors, by number of the parameter and name.
+        best: the network's state after the best epoch on the validation images, if it is wanted.
+    """
+
+    identity: dict[str, Any]
+    history: list[dict[str, Any]]
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+    best: dict[str, Tensor]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, then the metrics, each whole or not at all.
+
+    Raises:
+        TrainingError: if the folder cannot be written; the checkpoint of the epoch before is then still there.
+    """
+    parts = {"model": checkpoint.model, "optimiser": checkpoint.optimiser, "best": checkpoint.best}
+    tensors = {f"{part}/{name}": _apart(value) for part, values in parts.items() for name, value in values.items()}
+    content = {
+        "version": VERSION,
+        "identity": checkpoint.identity,
+        "history": checkpoint.history,
+        "versions": versions(),
+    }
+    lines = "".join(json.dumps(record) + "\n" for record in checkpoint.history)
+    _replace(folder / CHECKPOINT_FILE, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(content)}))
+    _replace(folder / METRICS_FILE, lines.encode())
+
+
+def save_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write the weights alone, for ``load_state_dict`` and the command line."""
+    _replace(folder / WEIGHTS_FILE, safetensors.torch.save({name: _apart(value) for name, value in state.items()}))
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, or None.
+
+    Raises:
+        TrainingError: if it is damaged, or of another version.
+    """
+    path = folder / CHECKPOINT_FILE
+    remedy = "delete it to start from the beginning, or choose another folder"
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as cause:
+        raise TrainingError(f"is no checkpoint that can be read ({cause})", where=str(path), remedy=remedy) from cause
+    if content.get("version") != VERSION:
+        raise TrainingError(f"has format version {content.get('version')!r}", where=str(path), remedy=remedy)
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+    return Checkpoint(content["identity"], content["history"], part("model"), part("optimiser"), part("best"))
+
+
+def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run that was made of something else.
+
+    Raises:
+        TrainingError: naming what differs.
+    """
+    differences = _differences(found, json.loads(json.dumps(wanted)))
+    if differences:
+        raise TrainingError(
+            f"holds the checkpoint of another run: {'; '.join(differences[:5])}",
+            where=str(folder),
+            remedy="choose another folder, or go on with what that run was started with",
+        )
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser, as ``number/name``."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{number}/{name}": value
+        for number, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimiser_tensors` gave."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split("/")
+        like = parameters[int(number)]
+        if value.shape == like.shape:  # in the parameter's memory format, for the rounding of fused kernels
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    """Shape of every tensor of a network."""
+    return {name: list(value.shape) for name, value in module.state_dict().items()}
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder, and see that it can be written.
+
+    Raises:
+        TrainingError: if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{CHECKPOINT_FILE}.new"
+        probe.touch()
+        probe.unlink()
+    except OSError as cause:
+        raise TrainingError(
+            f"cannot be written ({cause.strerror or cause})", where=str(folder), remedy="choose another folder"
+        ) from cause
+
+
+def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [*wanted, *(key for key in found if key not in wanted)]
+        return [
+            line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{place} {key}".strip())
+        ]
+    return [] if found == wanted else [f"{place} was {_short(found)} and is now {_short(wanted)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    # safetensors refuses tensors that share memory
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as cause:
+        raise TrainingError(
+            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="free space there"
+        ) from cause

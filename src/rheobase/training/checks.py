@@ -1,0 +1,155 @@
+"""What is refused before any work is done."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from rheobase.batches import Batches
+from rheobase.errors import DataError, TrainingError
+from rheobase.training.data import InMemory, Part, check_labels, read, split
+from rheobase.training.seeds import derive, random_state
+from rheobase.training.settings import Training
+
+
+def parts(
+    data: Batches | Dataset[Any],
+    validation: float | Batches | Dataset[Any] | None,
+    training: Training,
+    seed: int,
+    workers: int,
+) -> tuple[Part, Part | None]:
+    """The images to train on, and those to validate on."""
+    source = read(data, where="training data", workers=workers)
+    everything = Part(source, torch.arange(len(source)))
+    if validation is None:
+        return everything, None
+    if not isinstance(validation, float | int):
+        apart = read(validation, where="validation data", workers=workers)
+        return everything, Part(apart, torch.arange(len(apart)))
+    if not 0 < validation < 1:
+        raise TrainingError(
+            f"is {validation}", where="validation", remedy="give a fraction between 0 and 1, images, or None"
+        )
+    return split(source, validation, derive(seed, "validation"))
+
+
+def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
+    """See that there are images enough, and some to validate on where the settings want that."""
+    if checked is not None and len(checked) == 0:
+        raise DataError(
+            f"the fraction leaves none of {len(fitted)} images to validate on",
+            where="validation",
+            remedy="give a larger fraction, or None to train without validation",
+        )
+    if len(fitted) < training.batch_size:
+        raise DataError(
+            f"has {len(fitted)} images, fewer than one batch of {training.batch_size}",
+            where="training data",
+            remedy=f"use a batch_size of at most {len(fitted)}, or more images",
+        )
+    needs = [name for name in ("patience", "keep") if getattr(training, name) not in (None, "last")]
+    if checked is None and needs:
+        raise TrainingError(
+            "judges epochs by the validation images, and there are none",
+            where=needs[0],
+            remedy="give validation=0.1, or images of their own",
+        )
+
+
+def check_task(
+    module: nn.Module,
+    teacher: nn.Module | None,
+    loss: Callable[..., Tensor] | None,
+    fitted: Part,
+    checked: Part | None,
+    training: Training,
+) -> bool:
+    """See that networks, images and labels fit one another, on two images; whether the answer is one score a class."""
+    answers: dict[str, torch.Size] = {}
+    for part, where in ((fitted, "training data"), (checked, "validation data")):
+        if part is None:
+            continue
+        source = part.source
+        if not source.labelled and teacher is None and loss is None:
+            raise DataError(
+                "has no labels, and the cross-entropy needs them",
+                where=where,
+                remedy="give labels, or a teacher whose logits take their place",
+            )
+        with random_state(0, None):
+            images, labels = next(iter(source.batches([part.numbers[:2]])))
+        if part is fitted and training.augment is not None:
+            training.augment.check(images.shape)
+        for network, name in ((module, "model"), (teacher, "teacher")):
+            if network is not None:
+                answers[name] = _answer(network, name, images, where)
+        if labels is None or loss is not None:
+            continue
+        if len(answers["model"]) != 2:
+            raise TrainingError(
+                f"answers with shape {list(answers['model'])}",
+                where="model",
+                remedy="let it return logits [B, classes], or give a loss of your own",
+            )
+        every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
+        check_labels(every, where, answers["model"][1])
+    if teacher is not None and loss is None and answers["teacher"] != answers["model"]:
+        raise TrainingError(
+            f"answers with shape {list(answers['teacher'])}, the network with {list(answers['model'])}",
+            where="teacher",
+            remedy="give a teacher for the same classes",
+        )
+    return len(answers["model"]) == 2
+
+
+def _answer(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:
+    network.eval()
+    try:
+        with torch.no_grad(), random_state(0, None):
+            answer = network(images.cpu().float())
+    except Exception as cause:
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise DataError(
+            f"the {name} cannot run on images of shape {list(images.shape)} ({first})",
+            where=where,
+            remedy="check the size and the number of channels of the images",
+        ) from cause
+    if not isinstance(answer, Tensor):
+        raise TrainingError(f"answers with a {type(answer).__name__}", where=name, remedy="let it return logits")
+    return answer.shape
+
+
+def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[str]:
+    """Freeze what does not train; the names of what does."""
+    names = []
+    for name, parameter in module.named_parameters():
+        if parameters is not None:
+            parameter.requires_grad_(parameter.requires_grad and bool(parameters(name)))
+        if parameter.requires_grad:
+            names.append(name)
+    if not names:
+        known = ", ".join(name for name, _ in module.named_parameters())
+        raise TrainingError(
+            "leaves no parameter to train",
+            where="model" if parameters is None else "parameters",
+            remedy=f"the network has {known or 'none'}",
+        )
+    return names
+
+
+def copied(model: nn.Module, where: str) -> nn.Module:
+    """A copy on the CPU, so that the network that was given stays as it is."""
+    if not isinstance(model, nn.Module):
+        raise TrainingError(f"is a {type(model).__name__}", where=where, remedy="give a torch.nn.Module")
+    try:
+        return copy.deepcopy(model).cpu()
+    except Exception as cause:
+        raise TrainingError(
+            f"cannot be copied ({cause})", where=where, remedy="make copy.deepcopy(model) work"
+        ) from cause

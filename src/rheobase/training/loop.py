@@ -1,0 +1,475 @@
+"""The training loop: the same code on a CPU, on a GPU, and in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from rheobase.batches import Batches
+from rheobase.errors import TrainingError
+from rheobase.progress import track
+from rheobase.training import checkpoint as disk
+from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
+from rheobase.training.data import Batch, Part
+from rheobase.training.guard import Guard
+from rheobase.training.seeds import derive, random_state
+from rheobase.training.settings import Training
+
+Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+"""(logits, labels or None, teacher's logits or None) -> the mean over the images."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: its number, from 1.
+        train_loss: mean over its steps, penalty included, on augmented images, by the weights as they were then.
+        train_accuracy: likewise; None without labels.
+        validation_loss: mean over the validation images, without the penalty; None without such images.
+        validation_accuracy: None without labels.
+        learning_rate: of its last step.
+        seconds: it took.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and how it came about.
+
+    Attributes:
+        model: a trained copy in eval mode; the network that was given is as it was.
+        history: one record for each epoch.
+        epoch: number of the epoch whose weights ``model`` has.
+    """
+
+    model: nn.Module
+    history: tuple[Epoch, ...]
+    epoch: int
+
+
+def train(
+    model: nn.Module,
+    data: Batches | Dataset[Any],
+    training: Training,
+    *,
+    validation: float | Batches | Dataset[Any] | None = 0.1,
+    teacher: nn.Module | None = None,
+    parameters: Callable[[str], bool] | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    loss: Loss | None = None,
+    folder: str | Path | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+    workers: int = 0,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = 1,
+    nodes: int = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+) -> Trained:
+    r"""Train a copy of a network.
+
+    ``training`` holds what a file of settings can hold and what, with seed and data, decides the weights; the arguments
+    are objects (network, images, functions) and where and how the work is done.
+
+    A step takes the gradient of the mean loss over ``batch_size`` images, however many processes there are: each gets
+    an equal share of the same seeded batch, with the same augmentation, and gradients are averaged. So several
+    processes give the weights of one within rounding, except through batch norm, which normalises by the statistics of
+    a process's own share and keeps those of the first process.
+
+    With a folder, every epoch ends with a checkpoint, written whole or not at all. The same call then goes on after the
+    last epoch in it, and ends with the bits of a run that was never interrupted (on the same machine, with as many
+    threads; on a GPU as far as its kernels are deterministic). It holds ``checkpoint.safetensors``, ``metrics.jsonl``
+    with one line an epoch, and in the end ``weights.safetensors``. Several processes must see the same folder.
+
+    Args:
+        model: maps images [B, ...] to logits [B, classes]; is not changed.
+        data: training images and labels. Tensors stay where they are; a map-style ``Dataset`` is read anew every epoch
+            by ``workers``; a loader is read to its end once and kept in memory, its order and batches ignored. Without
+            labels, a teacher or a loss of your own is needed.
+        training: the settings.
+        validation: a fraction to split off the training images by the seed, or images of their own, or None. They
+            decide about ``patience`` and ``keep="best"``; so never give test images.
+        teacher: a network to learn from, for example the one before quantisation; runs in eval mode on the same
+            augmented images.
+        parameters: tells by its name whether a parameter trains; default all that require a gradient. Batch norms
+            follow their images' statistics all the same.
+        penalty: added to the loss; is given the network in training.
+        loss: in place of cross-entropy and distillation.
+        folder: for checkpoints and metrics; default none are written.
+        resume: go on with the checkpoint in the folder; without, a folder that has one is an error.
+        seed: of split, order, augmentation and dropout; global random state is left as it was found.
+        progress: show a progress bar with the time left.
+        workers: processes that read a ``Dataset``.
+        accelerator: "cpu", "cuda", "mps", or "auto" for the best there is.
+        devices: how many, or which, on each machine; on CPUs, processes.
+        nodes: machines.
+        strategy: "ddp" for several processes, which "auto" chooses by itself. The script is started again in every
+            process, up to this call; or start it with ``torchrun``.
+
+    Raises:
+        TrainingError: if settings do not fit together or the machine, the loss or a parameter named ``threshold``
+            leaves its range (loss finite, threshold positive and finite), or the folder holds another run.
+        DataError: if there are too few images, labels do not fit the network, or labels are missing.
+
+    Example:
+        >>> import rheobase as rb
+        >>> from rheobase.demo import DigitsResNet, digits
+        >>> trained = rb.train(DigitsResNet(), digits().train, rb.Training(epochs=1, learning_rate=0.05))
+        >>> trained.epoch, len(trained.history), trained.model.training
+        (1, 1, False)
+    """
+    if not isinstance(training, Training):
+        raise TrainingError(
+            f"is a {type(training).__name__}",
+            where="training",
+            remedy="give rb.Training(epochs=..., learning_rate=...)",
+        )
+    module = copied(model, "model")
+    fitted, checked = parts(data, validation, training, seed, workers)
+    check_sizes(fitted, checked, training)
+    teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
+    classifies = check_task(module, teacher, loss, fitted, checked, training)
+    trained_names = choose(module, parameters)
+    target = None if folder is None else Path(folder)
+    identity: dict[str, Any] = {}
+    if target is not None:
+        disk.prepare(target)
+        with random_state(seed, None):
+            identity = {
+                "setting": training.model_dump(mode="json"),
+                "seed": seed,
+                "training data": fitted.source.digest(),
+                "validation data": checked.source.digest() if checked else None,
+                "validation fraction": validation if isinstance(validation, float) else None,
+                "network": disk.shapes(module),
+                "trained parameters": trained_names,
+                "teacher": _digest(teacher),
+                "loss": _name(loss),
+                "penalty": _name(penalty),
+            }
+    fabric = _fabric(training, accelerator, devices, nodes, strategy)
+    run = _Run(fabric, training, module, teacher, loss, penalty, fitted, checked, seed, target, identity, classifies)
+    if target is not None:
+        found = disk.load(target)
+        if found is not None and not resume:
+            raise TrainingError(
+                "holds the checkpoint of a run",
+                where=str(target),
+                remedy="choose another folder, delete the checkpoint, or pass resume=True",
+            )
+        if found is not None:
+            disk.check_same_run(found.identity, identity, target)
+            run.restore(found)
+        fabric.barrier()  # nobody may write before everybody has read
+    with random_state(seed, fabric.device):
+        run.to_the_end(progress)
+    result = copy.deepcopy(model)
+    result.load_state_dict(run.kept())
+    if target is not None and fabric.is_global_zero:
+        disk.save_weights(target, result.state_dict())
+    return Trained(result.eval(), tuple(run.history), run.best_epoch() if training.keep == "best" else len(run.history))
+
+
+class _Run:
+    """The state of a run, and the steps that move it on."""
+
+    def __init__(
+        self,
+        fabric: Any,
+        training: Training,
+        module: nn.Module,
+        teacher: nn.Module | None,
+        loss: Loss | None,
+        penalty: Callable[[nn.Module], Tensor] | None,
+        fitted: Part,
+        checked: Part | None,
+        seed: int,
+        folder: Path | None,
+        identity: dict[str, Any],
+        classifies: bool,
+    ) -> None:
+        self.fabric, self.training, self.seed = fabric, training, seed
+        self.loss, self.penalty = loss, penalty
+        self.fitted, self.checked = fitted, checked
+        self.folder, self.identity = folder, identity
+        self.classifies = classifies
+        self.steps = len(fitted) // training.batch_size
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.module = _ready(module, fabric.device)
+        self.teacher = None if teacher is None else _ready(teacher, fabric.device)
+        self.optimiser = _optimiser(self.module, training)
+        self.network, self.wrapped = fabric.setup(self.module, self.optimiser)
+        self.guard = Guard(self.module, fabric, folder)
+
+    def restore(self, found: disk.Checkpoint) -> None:
+        """Go back to a checkpoint."""
+        self.module.load_state_dict(found.model)
+        disk.restore_optimiser(self.optimiser, found.optimiser)
+        self.best = {name: value.to(self.fabric.device) for name, value in found.best.items()}
+        self.history = [Epoch(**record) for record in found.history]
+
+    def to_the_end(self, progress: bool) -> None:
+        """Train the epochs that are missing."""
+        done, epochs = len(self.history), self.training.epochs
+        show = progress and self.fabric.is_global_zero
+        total = (epochs - done) * self.steps
+        with contextlib.closing(cast(Generator[int], track(range(total), "training", show=show))) as bar:
+            for epoch in range(done + 1, epochs + 1):
+                if self._has_stopped():
+                    break
+                self._epoch(epoch, bar)
+
+    def best_epoch(self) -> int:
+        """Number of the best epoch on the validation images; of equals the first."""
+        return max(self.history, key=_score).epoch
+
+    def kept(self) -> dict[str, Tensor]:
+        """The weights to hand out."""
+        return self.best if self.training.keep == "best" else self.module.state_dict()
+
+    def _has_stopped(self) -> bool:
+        patience = self.training.patience
+        return patience is not None and bool(self.history) and len(self.history) - self.best_epoch() >= patience
+
+    def _epoch(self, epoch: int, bar: Iterator[int]) -> None:
+        started = time.perf_counter()
+        losses = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        self.module.train()
+        # Dropout differs from process to process; seeded by the epoch, it needs no state in the checkpoint.
+        torch.manual_seed(derive(self.seed, "dropout", epoch, self.fabric.global_rank))
+        rate = 0.0
+        for step, (images, labels) in enumerate(self._batches(epoch)):
+            next(bar)
+            rate = self.training.rate_at((epoch - 1) * self.steps + step, self.steps)
+            loss, logits = self._step(images, labels, rate)
+            self.guard.watch(loss, epoch, step + 1, last=step + 1 == self.steps)
+            losses += loss
+            if labels is not None and self.classifies:
+                correct += (logits.argmax(1) == labels).sum()
+        self._share_buffers()
+        train_loss = float(self._sum(losses)) / (self.steps * self.fabric.world_size)
+        seen = self.steps * self.training.batch_size
+        train_accuracy = int(self._sum(correct)) / seen if self.fitted.source.labelled and self.classifies else None
+        validation_loss, validation_accuracy = self._validate(epoch)
+        record = Epoch(
+            epoch,
+            train_loss,
+            train_accuracy,
+            validation_loss,
+            validation_accuracy,
+            rate,
+            time.perf_counter() - started,
+        )
+        self.history.append(record)
+        if self.training.keep == "best" and self.best_epoch() == epoch:
+            self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        self._save()
+
+    def _step(self, images: Tensor, labels: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        logits = self.network(images)
+        loss = self._objective(images, logits, labels)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.module)
+        self.fabric.backward(loss)
+        if self.training.clip is not None:
+            self.fabric.clip_gradients(
+                self.network, self.wrapped, max_norm=self.training.clip, error_if_nonfinite=False
+            )
+        self.wrapped.step()
+        self.wrapped.zero_grad(set_to_none=True)
+        return loss.detach(), logits.detach()
+
+    def _objective(self, images: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
+        teacher_logits = None
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                teacher_logits = self.teacher(images).float()
+        if self.loss is not None:
+            return self.loss(logits, labels, teacher_logits)
+        return _loss(self.training, logits, labels, teacher_logits)
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of each batch of the epoch, on its device."""
+        size, world, rank = self.training.batch_size, self.fabric.world_size, self.fabric.global_rank
+        share = slice(rank * size // world, (rank + 1) * size // world)
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+        order = self.fitted.numbers[torch.randperm(len(self.fitted), generator=generator)]
+        wanted = order[: self.steps * size].split(size)
+        generator.manual_seed(derive(self.seed, "augmentation", epoch))
+        reading = derive(self.seed, "reading", epoch, rank)
+        for images, labels in self.fitted.source.batches([numbers[share] for numbers in wanted], reading):
+            images, labels = self._on_device(images, labels)
+            if self.training.augment is not None:
+                # Drawn for the whole batch, so that an image's augmentation does not depend on the number of processes.
+                draws = self.training.augment.draw(torch.Size((size, *images.shape[1:])), generator)
+                images = self.training.augment.apply(images, draws.part(share))
+            yield _channels_last(images), labels
+
+    def _on_device(self, images: Tensor, labels: Tensor | None) -> Batch:
+        device = self.fabric.device
+        return images.to(device, torch.float32), None if labels is None else labels.to(device, torch.int64)
+
+    @torch.no_grad()
+    def _validate(self, epoch: int) -> tuple[float | None, float | None]:
+        if self.checked is None:
+            return None, None
+        self.module.eval()
+        batches = self.checked.numbers.split(self.training.batch_size)[
+            self.fabric.global_rank :: self.fabric.world_size
+        ]
+        total = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        for images, labels in self.checked.source.batches(batches):
+            images, labels = self._on_device(_channels_last(images), labels)
+            with self.fabric.autocast():
+                logits = self.module(images)
+            logits = logits.float()
+            total += self._objective(images, logits, labels) * len(images)
+            if labels is not None and self.classifies:
+                correct += (logits.argmax(1) == labels).sum()
+        loss = float(self._sum(total)) / len(self.checked)
+        if not math.isfinite(loss):
+            raise self.guard.error(f"the validation loss is {loss}", f"epoch {epoch}")
+        accuracy = (
+            int(self._sum(correct)) / len(self.checked) if self.checked.source.labelled and self.classifies else None
+        )
+        return loss, accuracy
+
+    def _sum(self, value: Tensor) -> Tensor:
+        return self.fabric.all_reduce(value, reduce_op="sum")
+
+    def _share_buffers(self) -> None:
+        # Each process has normalised by statistics of its own; only the first's are validated and kept.
+        if self.fabric.world_size > 1:
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _save(self) -> None:
+        if self.folder is not None and self.fabric.is_global_zero:
+            records = [asdict(record) for record in self.history]
+            tensors = disk.optimiser_tensors(self.optimiser)
+            disk.save(
+                self.folder, disk.Checkpoint(self.identity, records, self.module.state_dict(), tensors, self.best)
+            )
+
+
+def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None) -> Tensor:
+    weight = 0.0 if teacher_logits is None else 1.0 if labels is None else training.teacher_weight
+    total = logits.new_zeros(())
+    if labels is not None and weight < 1:
+        total = (1 - weight) * F.cross_entropy(logits, labels, label_smoothing=training.label_smoothing)
+    if teacher_logits is not None and weight > 0:
+        if training.teacher_loss == "squared_error":
+            return total + weight * F.mse_loss(logits, teacher_logits)
+        tau = training.temperature
+        student, target = F.log_softmax(logits / tau, 1), F.log_softmax(teacher_logits / tau, 1)
+        total = total + weight * tau**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+    return total
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    """On its device, with the channels of 2-d convolutions innermost: faster on CPUs and on GPUs."""
+    network.to(device)
+    for parameter in network.parameters():
+        parameter.data = _channels_last(parameter.data)
+    return network
+
+
+def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for path, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(path, recurse=False):
+            if not parameter.requires_grad or any(parameter is known for known in (*decayed, *free)):
+                continue
+            kept = isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(("bias", "threshold"))
+            (free if kept else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def _fabric(
+    training: Training, accelerator: str, devices: int | str | list[int], nodes: int, strategy: Literal["auto", "ddp"]
+) -> Any:
+    """Lightning Fabric with its processes started."""
+    from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
+
+    several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) not in (1, "1", "auto", -1, "-1")
+    chosen = "ddp" if several and strategy == "auto" else strategy
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=chosen, precision=training.precision
+        )
+        if fabric.device.type == "cpu" and training.precision != "32-true":
+            raise TrainingError("is for GPUs, and this run is on a CPU", where="precision", remedy='use "32-true"')
+        if training.batch_size % fabric.world_size:
+            raise TrainingError(
+                f"{training.batch_size} does not part evenly over {fabric.world_size} processes",
+                where="batch_size",
+                remedy=f"use a multiple of {fabric.world_size}",
+            )
+        fabric.launch()
+    except TrainingError:
+        raise
+    except Exception as cause:  # Lightning's errors have no class in common
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise TrainingError(
+            f"{accelerator!r} with devices={devices!r}, nodes={nodes}, strategy={strategy!r} cannot be had ({first})",
+            where="accelerator",
+            remedy='use accelerator="auto" and devices=1',
+        ) from cause
+    return fabric
+
+
+def _digest(network: nn.Module | None) -> str | None:
+    if network is None:
+        return None
+    total = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        total.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _name(function: object) -> str | None:
+    if function is None:
+        return None
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _score(record: Epoch) -> tuple[float, float]:
+    loss = math.inf if record.validation_loss is None else record.validation_loss
+    return (record.validation_accuracy or 0.0, -loss)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images

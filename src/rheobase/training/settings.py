@@ -1,0 +1,90 @@
+"""The settings of a training run, as one frozen value that YAML and the command line share."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from rheobase.training.augment import Augmentation
+from rheobase.training.values import Settings
+
+
+class Training(Settings):
+    r"""What decides the weights; what is trained, on what data and where, are arguments of :func:`rheobase.train`.
+
+    The learning rate of step s of S, with W warm-up steps, is η(s + 1)/W during warm-up, then constant or by the cosine
+    rule η/2 · (1 + cos(π(s − W)/(S − W))) (Loshchilov & Hutter 2017, Eq. 5, without restarts).
+
+    With a teacher of logits z', the loss of an image with logits z and label y is
+
+    .. math:: (1 - w) \, \mathrm{CE}(z, y) + w \, D(z, z')
+
+    where D is τ² KL(softmax(z'/τ) ‖ softmax(z/τ)) (Hinton et al. 2015) or the mean of (z − z')² over the classes.
+    Without labels w is 1, without a teacher 0.
+
+    Args:
+        epochs: how often the training images are gone through.
+        learning_rate: η, the highest.
+        batch_size: images in a step, all processes together. The images left over at the end of an epoch, other ones in
+            every epoch, are not used: batch norm needs more than one, and every process the same number.
+        optimiser: stochastic gradient descent, or AdamW (Loshchilov & Hutter 2019).
+        momentum: of "sgd".
+        weight_decay: of every parameter but those of batch norms, biases, and parameters whose name ends in
+            "threshold": pulling those towards zero does not make the network simpler.
+        schedule: "cosine" to zero, or "constant".
+        warmup_epochs: in which the learning rate rises linearly.
+        label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).
+        augment: what is done to the training images.
+        teacher_weight: w.
+        teacher_loss: D.
+        temperature: τ.
+        clip: largest L2 norm of the gradient of all parameters together.
+        patience: stop after so many epochs in a row without a better one on the validation images.
+        keep: the weights of the "last" epoch, or of the "best" on the validation images: the highest accuracy, of
+            equals the lowest loss; without labels the lowest loss.
+        precision: of forward and backward; mixed precision needs a GPU.
+
+    Raises:
+        TrainingError: naming every unknown or impossible field.
+
+    Example:
+        >>> Training(epochs=2, learning_rate=0.1).rate_at(step=10, steps_per_epoch=10)
+        0.05
+    """
+
+    place: ClassVar[str] = "training"
+
+    epochs: int = Field(ge=1)
+    learning_rate: FiniteFloat = Field(gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: FiniteFloat = Field(default=5e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augment: Augmentation | None = None
+    teacher_weight: float = Field(default=0.5, ge=0, le=1)
+    teacher_loss: Literal["kl", "squared_error"] = "kl"
+    temperature: FiniteFloat = Field(default=4.0, gt=0)
+    clip: FiniteFloat | None = Field(default=None, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    keep: Literal["last", "best"] = "last"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    @model_validator(mode="after")
+    def _leaves_epochs_after_warmup(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of {self.epochs} epochs")
+        return self
+
+    def rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0 over all epochs."""
+        warmup, total = self.warmup_epochs * steps_per_epoch, self.epochs * steps_per_epoch
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
