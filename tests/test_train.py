@@ -309,7 +309,10 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     child = start("two", str(tmp_path))
-    _, error = child.communicate(timeout=200)
+    try:
+        _, error = child.communicate(timeout=200)
+    finally:
+        child.kill()  # a hang must not outlive the test
     assert child.returncode == 0, error.decode()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     one = rb.train(small(normalised=False), few(), but(epochs=3))
