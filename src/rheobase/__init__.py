@@ -1,6 +1,6 @@
 """Turn a trained PyTorch network into a spiking network with the fewest time-steps, and measure what was lost."""
 
-from rheobase.activations import QCFS
+from rheobase.activations import QCFS, Staircase
 from rheobase.calibrate import (
     BiasCorrection,
     PotentialCorrection,
@@ -17,7 +17,8 @@ from rheobase.inspect import Inspection, inspect
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
-from rheobase.recipes import FTBC, OPI, RTS, IntegrateFireNeuron, RateCoding, Recipe, SNNCalibration
+from rheobase.quantise import quantise
+from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
 from rheobase.stability import Stability, stability
 from rheobase.store import load
 from rheobase.training import Augmentation, Trained, Training, train
@@ -26,12 +27,14 @@ __all__ = [
     "FTBC",
     "OPI",
     "QCFS",
+    "QVM",
     "RTS",
     "Augmentation",
     "BiasCorrection",
     "Evaluation",
     "Inspection",
     "IntegrateFireNeuron",
+    "Pascal",
     "PotentialCorrection",
     "Potentials",
     "RateCoding",
@@ -43,6 +46,7 @@ __all__ = [
     "ShiftCurrent",
     "SpikingNetwork",
     "Stability",
+    "Staircase",
     "TemporalBias",
     "Thresholds",
     "Trained",
@@ -54,6 +58,7 @@ __all__ = [
     "inspect",
     "load",
     "potentials",
+    "quantise",
     "set_fusion",
     "stability",
     "train",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from rheobase.batches import Batches
 from rheobase.calibrate import CalibrationData
 from rheobase.calibrate.passes import site_errors
-from rheobase.errors import RecipeError
+from rheobase.errors import DataError, RecipeError
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trace import relative_difference
-from rheobase.network import Provenance, SpikingNetwork
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.network import Provenance, SpikingNetwork, check_input
 from rheobase.recipes import Recipe
 from rheobase.sites import site_table
 
@@ -25,7 +26,7 @@ def convert(
     model: nn.Module,
     recipe: Recipe,
     *,
-    calibration: Batches,
+    calibration: Batches | None = None,
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
     limit: int = 1024,
@@ -36,9 +37,11 @@ def convert(
 
     Args:
         model: a trained network of one float tensor [B, ...]; neither it nor its training mode is changed. A spiking
-            network stands for the analog network it was made from, to be converted anew (for another T, say).
+            network stands for the analog network it was made from, to be converted anew (for another T, say). A
+            quantised network (:func:`rheobase.quantise`) is converted as it is.
         recipe: the method, e.g. ``rb.RateCoding(timesteps=8)``.
-        calibration: training images (never test images): a tensor [N, ...], a pair (images, labels), or a loader.
+        calibration: training images (never test images): a tensor [N, ...], a pair (images, labels), or a loader. Not
+            needed by recipes without calibration passes.
         example: a batch that shows the input's size; default: the first calibration images.
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
         limit: how many calibration images to read at most; a fifth of them is held out to measure each pass.
@@ -72,23 +75,30 @@ def convert(
         raise RecipeError(f"is {max_pool!r}", where="max_pool", remedy=f"use one of {', '.join(get_args(MaxPool))}")
     if limit < 1:
         raise RecipeError(f"is {limit}", where="limit", remedy="read at least one calibration image")
-    data = CalibrationData.pool(calibration, limit=limit, seed=seed)
-    if isinstance(model, SpikingNetwork):
+    if calibration is None and recipe.calibration:
+        raise DataError(
+            f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",
+            where="calibration",
+            remedy="pass training images",
+        )
+    data = None if calibration is None else CalibrationData.pool(calibration, limit=limit, seed=seed)
+    if isinstance(model, SpikingNetwork | TrainableGraph):
         if max_pool != "refuse" or example is not None:
             raise RecipeError(
                 "have no effect on a network that is converted already",
                 where="max_pool and example",
                 remedy="leave them out, or convert the original network",
             )
-        model.check_images(data.fit[:1])
-        notes: list[str] = []
-        graph = model.ann.replace()
+        graph, notes = _converted_graph(model)
+        check_input(graph, None if data is None else data.fit[:1])
     else:
-        graph, notes = _graph(model, data.fit, example, max_pool)
+        graph, notes = _graph(model, None if data is None else data.fit, example, max_pool)
     provenance = Provenance(
         seed=seed,
         versions=versions(),
-        calibration={
+        calibration={}
+        if data is None
+        else {
             "images": len(data.fit) + len(data.held_out),
             "held_out": len(data.held_out),
             "sha256": data.digest,
@@ -96,16 +106,21 @@ def convert(
         },
         notes=notes,
     )
-    if not data.complete:
+    if data is not None and not data.complete:
         provenance.notes.append(f"calibration data: only the first {limit} images were read (limit={limit})")
-    if len(data.held_out) == 0:
+    if data is not None and len(data.held_out) == 0:
         provenance.notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
 
-    neurons = [recipe.neuron.build(site) for site in site_table(graph)]
-    network = SpikingNetwork(graph, graph, neurons, recipe.timesteps, recipe.to_dict(), provenance)
+    sites = site_table(graph)
+    if recipe.activation is not None:
+        recipe.activation.check(sites)
+    neurons = [recipe.neuron.build(site, graph) for site in sites]
+    timesteps = recipe.timesteps or max(site.levels or 1 for site in sites)
+    network = SpikingNetwork(graph, graph, neurons, timesteps, recipe.to_dict(), provenance)
     network.to(graph.device)
     before = None
     for calibration_pass in recipe.calibration:
+        assert data is not None
         changes = calibration_pass.apply(network, data, progress)
         after = site_errors(network, data.held_out)
         provenance.passes.append(
@@ -122,8 +137,21 @@ def convert(
     return network
 
 
-def _graph(model: nn.Module, images: Tensor, example: Tensor | None, max_pool: MaxPool) -> tuple[Graph, list[str]]:
+def _converted_graph(model: SpikingNetwork | TrainableGraph) -> tuple[Graph, list[str]]:
+    """The folded graph of a network that was traced before."""
+    if isinstance(model, SpikingNetwork):
+        return model.ann.replace(), []
+    graph, folded = fold_batch_norm(model.to_graph())
+    return graph, [*model.notes, *folded]
+
+
+def _graph(
+    model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
+) -> tuple[Graph, list[str]]:
     """The folded graph of a network, and what was rewritten on the way."""
+    images = example if images is None else images
+    if images is None:
+        raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
     found.raise_if_refused()

@@ -16,7 +16,7 @@ from rheobase.convert import versions
 from rheobase.errors import DataError, RecipeError
 from rheobase.network import SpikingNetwork
 from rheobase.progress import track
-from rheobase.signal import Train
+from rheobase.signal import Signal, Train
 from rheobase.sites import Site
 
 
@@ -153,8 +153,10 @@ class _Tally:
         self.error = torch.zeros(len(timesteps), dtype=torch.float64)
         self.spikes = torch.zeros(len(network.sites), max(timesteps), dtype=torch.int64)
 
-    def watch(self, site: Site, train: Train) -> None:
-        self.spikes[site.index] += torch.stack([torch.count_nonzero(step) for step in train.values]).cpu()
+    def watch(self, site: Site, emitted: Signal) -> None:
+        if isinstance(emitted, Train):
+            count = torch.stack([torch.count_nonzero(step) for step in emitted.values]).cpu()
+            self.spikes[site.index, : len(count)] += count
 
     @torch.inference_mode()
     def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rheobase.errors import DataError, RecipeError
 from rheobase.graph.ir import Graph, Node, run, schedule
 from rheobase.graph.operations import in_memory_format, max_pool
-from rheobase.neurons import Neuron, State
+from rheobase.neurons import Neuron, State, WindowNeuron
 from rheobase.signal import Held, Signal, Train, lift, prefix_means
 from rheobase.sites import Site, site_table, split_at_sites
 
@@ -21,8 +21,12 @@ DEFAULT_MEMORY_BUDGET = 2**30
 ROWS_IN_FLIGHT = 128
 """Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
 
-Monitor = Callable[[Site, Train], None]
-"""Called for every site with ``amplitude * spikes`` of the piece at hand, [T, B, C, ...]."""
+Monitor = Callable[[Site, Signal], None]
+"""Called for every site with what it emits: ``amplitude * spikes`` of the piece at hand, [T, B, C, ...]; in closed form
+its time-mean, held, [B, C, ...]."""
+
+Execution = Literal["steps", "counts"]
+"""The faithful simulation, or the closed form on time-means."""
 
 
 @dataclass
@@ -53,6 +57,8 @@ class SpikingNetwork(nn.Module):
         timesteps: T it was converted for.
         recipe: the recipe it was made by, as plain values.
         memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
+        execution: how to run: ``"steps"``, the simulation; ``"counts"``, the closed form on means; ``"auto"``: the
+            latter where every neuron has one, which gives the same answer at the analog network's cost.
 
     Example:
         >>> import torch, rheobase as rb
@@ -79,6 +85,7 @@ class SpikingNetwork(nn.Module):
         self.recipe = dict(recipe)
         self.provenance = provenance or Provenance()
         self.memory_budget = DEFAULT_MEMORY_BUDGET
+        self.execution: Execution | Literal["auto"] = "auto"
         self.plan()
         self.eval()
 
@@ -92,6 +99,8 @@ class SpikingNetwork(nn.Module):
         made_early = {node.name for node in before}
         made_spiking = {node.name for node in between}
         needed_late = {name for node in (*between, *readout) for name in node.inputs}
+        self.streams = all(neuron.streams for neuron in cast(Iterable[Neuron], self.neurons))
+        self._whole = schedule(self.graph.nodes[1:], keep={self.graph.output})
         self._early = schedule(before[1:], keep=needed_late & made_early)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
         self._read = sorted(read & (made_spiking | made_early))
@@ -126,12 +135,16 @@ class SpikingNetwork(nn.Module):
             self.check_timesteps(t)
         if not wanted:
             raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        if self.runs_as() == "counts":
+            return torch.stack([self._count(images, t, monitor) for t in wanted])
         pieces = images.split(self.piece_size(max(wanted)))
         return torch.cat([self._simulate(piece, wanted, monitor) for piece in pieces], dim=1)
 
     @torch.inference_mode()
     def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Run step by step: yields (t, logits after t steps), t from 1. The state of all neurons is kept between.
+
+        Where neurons wait for their whole input, t counts the steps of the last ones, and all before them have run.
 
         Example:
             >>> for t, logits in snn.stream(images):  # doctest: +SKIP
@@ -143,6 +156,9 @@ class SpikingNetwork(nn.Module):
         simulation = Simulation(self, overwrite=True)
         early = self.begin(images)
         totals: dict[str, Tensor] = {}
+        if not self.streams:
+            yield from self._stream_at_the_end(images, steps)
+            return
         for t in range(1, steps + 1):
             values = dict(early)
             run(self.graph, self.between, values, simulation.advance(1), self.overwriting)
@@ -151,11 +167,71 @@ class SpikingNetwork(nn.Module):
                 totals[name] = totals[name] + value if name in totals else value.clone()
             yield t, self._finish({name: total / t for name, total in totals.items()})
 
+    def _stream_at_the_end(self, images: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
+        values = self.begin(images)
+        run(self.graph, self.between, values, Simulation(self).advance(steps))
+        last = max((s.steps for s in (values[name] for name in self._read) if isinstance(s, Train)), default=1)
+        for t in range(1, last + 1):
+            means = {name: _mean_after(values[name], t) for name in self._read}
+            yield t, self._finish(means)
+
+    def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
+        """The closed form: every site's mean output from its mean current."""
+
+        def emit(node: Node, signal: Signal) -> Signal:
+            if node.operation == "max_pool":
+                return self.graph.analog(node, signal)
+            site = self.sites[self._index[node.name]]
+            neuron = cast(WindowNeuron, self.neurons[site.index])
+            steps = neuron.steps(timesteps, self.timesteps)
+            held = Held(neuron.rate(signal.mean(), steps, overwrite=node.name in self.overwriting))
+            if monitor is not None:
+                monitor(site, held)
+            return held
+
+        logits = []
+        for piece in images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT)):
+            values: dict[str, Signal] = {self.graph.nodes[0].name: Held(piece)}
+            run(self.graph, self._whole, values, emit, self.overwriting)
+            logits.append(values[self.graph.output].mean())
+        return torch.cat(logits)
+
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
+        if not self.streams:  # what such a network answers after t steps is no prefix of a longer run
+            return torch.stack([self._simulate_window(images, t, monitor) for t in timesteps])
         values = self.begin(images)
         simulation = Simulation(self, monitor, overwrite=True)
         run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
         return self.answer(values, timesteps)
+
+    def _simulate_window(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
+        values = self.begin(images)
+        simulation = Simulation(self, monitor, overwrite=True)
+        run(self.graph, self.between, values, simulation.advance(timesteps), self.overwriting)
+        return self._finish({name: values[name].mean() for name in self._read})
+
+    def runs_as(self) -> Execution:
+        """How the network runs now: by ``execution``, or the closed form where every neuron has one.
+
+        Raises:
+            RecipeError: if the closed form is asked for and a neuron has none, naming the site.
+        """
+        if self.execution == "steps":
+            return "steps"
+        for site, neuron in zip(self.sites, self.neurons, strict=True):
+            if not isinstance(neuron, WindowNeuron):
+                if self.execution == "auto":
+                    return "steps"
+                raise RecipeError(
+                    f"has {type(neuron).__name__} neurons, whose count depends on when its input comes",
+                    where=site.name,
+                    remedy='use execution="steps" or "auto"',
+                )
+        return "counts"
+
+    def steps_of(self, site: str, timesteps: int | None = None) -> int:
+        """T of a site when the network runs for ``timesteps`` (default: those it was converted for)."""
+        return self.neuron(site).steps(self.timesteps if timesteps is None else timesteps, self.timesteps)
 
     def begin(self, images: Tensor) -> dict[str, Signal]:
         """Signals before the first sites, from images in memory format; ``between`` runs from here."""
@@ -200,26 +276,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             DataError: if they have another shape or dtype, or hold NaN or infinite values.
         """
-        expected = self.graph.input_shape
-        if not isinstance(images, Tensor):
-            raise DataError(f"must be a tensor, not {type(images).__name__}", where="images")
-        if tuple(images.shape[1:]) != expected:
-            raise DataError(
-                f"have shape {list(images.shape[1:])}, the network was converted for {list(expected)}",
-                where="images",
-                remedy="resize or crop them, or convert again with an example of this size",
-            )
-        if not images.is_floating_point():
-            raise DataError(
-                f"hold {images.dtype} values",
-                where="images",
-                remedy="convert to float and normalise as in training",
-            )
-        if not bool(torch.isfinite(images).all()):
-            first = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
-            raise DataError(
-                "holds NaN or infinite values", where=f"image {first} of the batch", remedy="check the reader"
-            )
+        check_input(self.graph, images)
         return in_memory_format(images.to(self.graph.device))
 
     def check_timesteps(self, timesteps: int) -> None:
@@ -231,7 +288,7 @@ class SpikingNetwork(nn.Module):
         if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
             raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
         for site, neuron in zip(self.sites, self.neurons, strict=True):
-            reason = cast(Neuron, neuron).check_timesteps(timesteps)
+            reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
                 raise RecipeError(
@@ -243,7 +300,8 @@ class SpikingNetwork(nn.Module):
 
     def runs_for(self, timesteps: int) -> bool:
         """Whether the neurons can run for so many steps."""
-        return all(cast(Neuron, neuron).check_timesteps(timesteps) is None for neuron in self.neurons)
+        neurons = cast(Iterable[Neuron], self.neurons)
+        return all(neuron.check_timesteps(timesteps, self.timesteps) is None for neuron in neurons)
 
     def piece_size(self, timesteps: int) -> int:
         """How many images are worked on at once. An image's result does not depend on it."""
@@ -288,6 +346,13 @@ class Simulation:
             return self.gate(node, signal)
         index = self.network._index[node.name]
         neuron: Any = self.network.neurons[index]
+        if isinstance(neuron, WindowNeuron):
+            train = Train(neuron.fire(signal, neuron.steps(self.steps, self.network.timesteps)))
+            if self.monitor is not None:
+                self.monitor(self.network.sites[index], train)
+            return train
+        if isinstance(signal, Train) and signal.steps != self.steps:
+            signal = Held(signal.mean())
         if isinstance(signal, Train):
             currents = signal.values
         else:
@@ -301,9 +366,16 @@ class Simulation:
         return train
 
     def gate(self, node: Node, signal: Signal) -> Signal:
-        """Max-pooling of a train: each window lets through the input with the largest running sum so far."""
+        """Max-pooling of a train: each window lets through the input with the largest running sum so far.
+
+        Where neurons wait for their whole input, so does the gate: it lets through the input with the largest sum.
+        """
         if isinstance(signal, Held):
             return lift(lambda x: max_pool(x, **node.attributes), signal)
+        if not self.network.streams:
+            _, winners = max_pool(signal.mean(), **node.attributes, return_indices=True)
+            flat = winners.flatten(2).expand(signal.steps, *winners.flatten(2).shape)
+            return Train(signal.values.flatten(3).gather(3, flat).reshape(signal.steps, *winners.shape))
         (total,) = self.states.get(node.name) or (torch.zeros_like(signal.values[0]),)
         passed = []
         for value in signal.values:
@@ -312,6 +384,38 @@ class Simulation:
             passed.append(value.flatten(2).gather(2, winners.flatten(2)).reshape(winners.shape))
         self.states[node.name] = (total,)
         return Train(torch.stack(passed))
+
+
+def check_input(graph: Graph, images: Tensor | None) -> None:
+    """Refuse images that do not fit the network.
+
+    Raises:
+        DataError: if they have another shape or dtype, or hold NaN or infinite values.
+    """
+    if images is None:
+        return
+    expected = graph.input_shape
+    if not isinstance(images, Tensor):
+        raise DataError(f"must be a tensor, not {type(images).__name__}", where="images")
+    if tuple(images.shape[1:]) != expected:
+        raise DataError(
+            f"have shape {list(images.shape[1:])}, the network was converted for {list(expected)}",
+            where="images",
+            remedy="resize or crop them, or convert again with an example of this size",
+        )
+    if not images.is_floating_point():
+        raise DataError(
+            f"hold {images.dtype} values",
+            where="images",
+            remedy="convert to float and normalise as in training",
+        )
+    if not bool(torch.isfinite(images).all()):
+        first = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
+        raise DataError("holds NaN or infinite values", where=f"image {first} of the batch", remedy="check the reader")
+
+
+def _mean_after(signal: Signal, t: int) -> Tensor:
+    return prefix_means(signal, (min(t, signal.steps) if isinstance(signal, Train) else t,))[0]
 
 
 def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:

@@ -46,6 +46,8 @@ Signal = Held | Train
 def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     """Apply a batch-first function to every step of its inputs; once only, when all of them are held.
 
+    Where trains of different lengths meet, each counts with its time-mean, which holds for all steps.
+
     Example:
         >>> lift(torch.neg, Held(torch.ones(2, 3))).values.shape
         torch.Size([2, 3])
@@ -53,6 +55,9 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
         torch.Size([4, 2, 3])
     """
     trains = [s for s in signals if isinstance(s, Train)]
+    if len({s.steps for s in trains}) > 1:
+        signals = tuple(Held(s.mean()) for s in signals)
+        trains = []
     if not trains:
         return Held(function(*(s.values for s in signals)))
     steps, batch = trains[0].values.shape[:2]
@@ -70,6 +75,7 @@ def prefix_means(signal: Signal, timesteps: tuple[int, ...]) -> Tensor:
     if isinstance(signal, Held):
         return signal.values.expand(len(timesteps), *signal.values.shape)
     wanted = {t: i for i, t in enumerate(timesteps)}
+    assert max(timesteps) <= signal.steps, "a train is read beyond its end"
     means = signal.values.new_empty(len(timesteps), *signal.values.shape[1:])
     total = torch.zeros_like(signal.values[0])
     for t, value in enumerate(signal.values[: max(timesteps)], start=1):

@@ -13,7 +13,7 @@ from torch import Tensor
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.statistics import observe
 from rheobase.network import SpikingNetwork
-from rheobase.signal import Train
+from rheobase.signal import Signal
 from rheobase.sites import Site
 
 
@@ -62,8 +62,8 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
     for part in images.split(piece):
         means: dict[int, list[Tensor]] = {}
 
-        def record(site: Site, train: Train, means: dict[int, list[Tensor]] = means) -> None:
-            means.setdefault(site.index, []).append(train.mean())
+        def record(site: Site, emitted: Signal, means: dict[int, list[Tensor]] = means) -> None:
+            means.setdefault(site.index, []).append(emitted.mean())
 
         network.readouts(part, (network.timesteps,), monitor=record)
 

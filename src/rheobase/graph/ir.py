@@ -136,7 +136,8 @@ class Graph(nn.Module):
     def add_(self, *inputs: Signal) -> Signal:
         """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
         first, *rest = inputs
-        if not (isinstance(first, Train) or all(isinstance(signal, Held) for signal in rest)):
+        steps = {signal.steps for signal in inputs if isinstance(signal, Train)}
+        if len(steps) > 1 or (steps and isinstance(first, Held)):
             return lift(OPERATIONS["add"], *inputs)
         for signal in rest:
             first.values.add_(signal.values)

@@ -212,7 +212,7 @@ def activation(
     threshold: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or a staircase with its levels.
+    """The activation of a site in the original network: ReLU, ReLU clipped at ``upper``, or a staircase.
 
     With ``overwrite`` the result is written over ``x``.
     """

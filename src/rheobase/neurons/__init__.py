@@ -2,8 +2,9 @@
 
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.neuron import Neuron, State
+from rheobase.neurons.window import ConstantCurrent, Pasc, WindowNeuron
 
-NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire,)}
+NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc)}
 """Every kind of neuron by the name it has in recipes and saved networks."""
 
-__all__ = ["NEURONS", "IntegrateFire", "Neuron", "State"]
+__all__ = ["NEURONS", "ConstantCurrent", "IntegrateFire", "Neuron", "Pasc", "State", "WindowNeuron"]

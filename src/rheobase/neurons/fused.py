@@ -154,7 +154,7 @@ def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:
     """[B, C, ...] -> [N, C, S]; [C, 1] if every channel has one value: there is nothing to read then."""
     strides = potential.stride()
     if not any(strides[:1] + strides[2:]):
-        return potential[(0, slice(None), *(0,) * (potential.dim() - 2))].reshape(-1, 1).contiguous()
+        return potential[0].flatten(1)[:, :1].contiguous() if potential.dim() > 2 else potential[0].reshape(-1, 1)
     if layout != _Layout.of(potential):
         potential = torch.empty_like(like).copy_(potential)
     return layout.view(potential, 0)

@@ -79,7 +79,7 @@ class IntegrateFire(Neuron):
         values, potential = fire_train(currents, self.threshold, state[0], bias, overwrite)
         return values, (potential,)
 
-    def check_timesteps(self, timesteps: int) -> str | None:
+    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
         """A neuron with a bias for each step has been calibrated for that many."""
         if self.bias is None or self.bias.dim() == 1 or len(self.bias) == timesteps:
             return None

@@ -23,6 +23,8 @@ class Neuron(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    streams: ClassVar[bool] = True
+    """Whether it emits step t as soon as step t of its input is there; else it waits for the whole input."""
 
     @property
     @abstractmethod
@@ -54,9 +56,13 @@ class Neuron(nn.Module, ABC):
         amplitude = along_channels(self.amplitude, spikes.dim())
         return torch.where(spikes != 0, amplitude * spikes, 0.0)
 
-    def check_timesteps(self, timesteps: int) -> str | None:
-        """Why this neuron cannot run for so many steps, or None if it can."""
+    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
+        """Why it cannot run when the network, converted for T = ``nominal``, runs for ``timesteps``; None if it can."""
         return None
+
+    def steps(self, timesteps: int, nominal: int) -> int:
+        """T of this site when the network, converted for T = ``nominal``, runs for ``timesteps``."""
+        return timesteps
 
     def config(self) -> dict[str, Any]:
         """What, beside the buffers, rebuilds the neuron: JSON values for the constructor."""

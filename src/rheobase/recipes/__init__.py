@@ -1,8 +1,24 @@
 """Published methods as recipes: a few lines each, all over the same parts."""
 
 from rheobase.recipes.baselines import OPI, RTS, SNNCalibration
+from rheobase.recipes.exact import QVM, Pascal
 from rheobase.recipes.ftbc import FTBC
+from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
 from rheobase.recipes.rate_coding import RateCoding
-from rheobase.recipes.recipe import METHODS, IntegrateFireNeuron, Recipe
+from rheobase.recipes.recipe import METHODS, Recipe
 
-__all__ = ["FTBC", "METHODS", "OPI", "RTS", "IntegrateFireNeuron", "RateCoding", "Recipe", "SNNCalibration"]
+__all__ = [
+    "FTBC",
+    "METHODS",
+    "OPI",
+    "QVM",
+    "RTS",
+    "ConstantCurrentNeuron",
+    "IntegrateFireNeuron",
+    "PascNeuron",
+    "Pascal",
+    "RateCoding",
+    "Recipe",
+    "SNNCalibration",
+    "StaircaseActivation",
+]

@@ -8,7 +8,8 @@ from rheobase.calibrate import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.statistics import Granularity
 from rheobase.calibrate.thresholds import ThresholdMethod
 from rheobase.errors import RecipeError
-from rheobase.recipes.recipe import IntegrateFireNeuron, Recipe, published
+from rheobase.recipes.parts import IntegrateFireNeuron
+from rheobase.recipes.recipe import Recipe, published
 
 
 @published

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rheobase.calibrate import ScaleThresholds, TemporalBias, Thresholds
 from rheobase.calibrate.statistics import Granularity
 from rheobase.calibrate.thresholds import ThresholdMethod
-from rheobase.recipes.recipe import IntegrateFireNeuron, Recipe, published
+from rheobase.recipes.parts import IntegrateFireNeuron
+from rheobase.recipes.recipe import Recipe, published
 
 
 @published

@@ -6,32 +6,17 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
-import torch
 import yaml
 from pydantic import Field, ValidationError, validate_call
 
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
-from rheobase.neurons import IntegrateFire
-from rheobase.sites import Site
+from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
 
-
-class IntegrateFireNeuron(Part):
-    """Integrate-and-fire with soft reset at every site.
-
-    Args:
-        initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
-    """
-
-    kind: Literal["integrate_fire"] = "integrate_fire"
-    initial_potential: float = Field(default=0.5, ge=0, le=1)
-
-    def build(self, site: Site) -> IntegrateFire:
-        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
-        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential))
+AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
 
 
 class Recipe(Part):
@@ -39,8 +24,9 @@ class Recipe(Part):
 
     Args:
         name: of the method, for tables.
-        timesteps: T.
+        timesteps: T; None where the network's levels decide.
         neuron: what every site becomes.
+        activation: what every site of the analog network is trained with; None for any.
         calibration: passes, run in this order.
 
     Example:
@@ -51,9 +37,10 @@ class Recipe(Part):
     """
 
     name: str = Field(min_length=1)
-    timesteps: int = Field(ge=1, strict=True)
-    neuron: IntegrateFireNeuron = IntegrateFireNeuron()
-    calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...]
+    timesteps: Annotated[int, Field(ge=1, strict=True)] | None
+    neuron: AnyNeuron = IntegrateFireNeuron()
+    activation: StaircaseActivation | None = None
+    calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
 
     def __init__(self, **fields: Any) -> None:
         try:

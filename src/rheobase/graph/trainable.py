@@ -1,0 +1,125 @@
+"""A traced network that trains: the same nodes, parameters with gradients, activations that are modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheobase.activations import Staircase
+from rheobase.errors import DataError
+from rheobase.graph.ir import Graph, Node, schedule
+from rheobase.graph.operations import OPERATIONS, in_memory_format, max_pool
+
+_TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
+_STATISTICS = ("running_mean", "running_var")
+MOMENTUM = 0.1
+
+
+class TrainableGraph(nn.Module):
+    """A traced network with a quantised activation at every site.
+
+    Its parameters have the names they have in the user's network, so weights can be loaded from it and back; each
+    activation's θ is ``<site>.threshold``. Batch normalisation trains (momentum 0.1) and is folded when the network is
+    converted. Made by :func:`rheobase.quantise`.
+
+    Args:
+        graph: as traced, batch normalisation not folded.
+        activations: one for each site, by its name.
+        notes: what tracing rewrote.
+    """
+
+    def __init__(self, graph: Graph, activations: Mapping[str, Staircase], notes: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
+        self._plan = schedule(graph.nodes[1:], keep={graph.output})
+        trained = {
+            name
+            for node in graph.nodes
+            if node.operation in _TRAINED
+            for argument, name in node.parameters.items()
+            if argument not in _STATISTICS
+        }
+        used = dict.fromkeys(n for node in graph.nodes if node.operation != "site" for n in node.parameters.values())
+        for name in used:
+            value = graph.tensor(name).detach().clone()
+            owner, leaf = _owner(self, name)
+            if name in trained and value.is_floating_point():
+                owner.register_parameter(leaf, nn.Parameter(value))
+            else:
+                owner.register_buffer(leaf, value)
+        for site in graph.sites:
+            owner, leaf = _owner(self, site.name)
+            if leaf in owner._modules:  # a container made for a parameter that lies below
+                raise DataError("holds parameters and is an activation too", where=site.name)
+            owner.add_module(leaf, activations[site.name])
+
+    @property
+    def activations(self) -> dict[str, Staircase]:
+        """The activation of every site, by its name, in execution order."""
+        modules = dict(self.named_modules())
+        found: dict[str, Any] = {node.name: modules[node.name] for node in self.nodes if node.operation == "site"}
+        return found
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input sample."""
+        return self.nodes[0].shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B, ...] -> logits [B, ...]."""
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise DataError(
+                f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}", where="images"
+            )
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        modules = dict(self.named_modules())
+        values = {self.nodes[0].name: in_memory_format(x)}
+        for node, released in self._plan:
+            inputs = [values[name] for name in node.inputs]
+            values[node.name] = self._compute(node, inputs, tensors, modules)
+            for name in released:
+                del values[name]
+        return values[self.output_name]
+
+    def _compute(
+        self, node: Node, inputs: list[Tensor], tensors: dict[str, Tensor], modules: dict[str, nn.Module]
+    ) -> Tensor:
+        if node.operation == "site":
+            return modules[node.name](*inputs)
+        if node.operation == "max_pool":
+            return max_pool(*inputs, **node.attributes)
+        arguments: dict[str, Any] = {argument: tensors[name] for argument, name in node.parameters.items()}
+        if node.operation == "batch_norm":
+            arguments |= {**node.attributes, "training": self.training, "momentum": MOMENTUM}
+            return F.batch_norm(inputs[0], **arguments)
+        return OPERATIONS[node.operation](*inputs, **node.attributes, **arguments)
+
+    def to_graph(self) -> Graph:
+        """The network as it is now, as plain data with staircase sites."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        activations = self.activations
+        nodes = []
+        for node in self.nodes:
+            if node.operation == "site":
+                activation = activations[node.name]
+                name = f"{node.name}.threshold"
+                attributes = {"upper": None, "levels": activation.levels, "rounding": activation.rounding}
+                node = replace(node, attributes=attributes, parameters={"threshold": name})
+            nodes.append(node)
+        needed = {name for node in nodes for name in node.parameters.values()}
+        return Graph(nodes, self.output_name, {name: tensors[name].detach().clone() for name in needed})
+
+
+def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds ``name``, made on the way, and the name in it."""
+    *path, leaf = name.split(".")
+    module = root
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module._modules[part]  # type: ignore[assignment]
+    return module, leaf

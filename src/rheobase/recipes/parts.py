@@ -1,0 +1,170 @@
+"""What a recipe is made of, beside its calibration passes: the activation to train with and the neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.activations import INITIAL_POTENTIAL, Rounding
+from rheobase.calibrate.passes import Part
+from rheobase.calibrate.statistics import Granularity, histograms, maxima, percentiles
+from rheobase.calibrate.thresholds import least_squares
+from rheobase.errors import CalibrationError, RecipeError
+from rheobase.graph import Graph
+from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, Pasc
+from rheobase.sites import Site
+
+Levels = Annotated[int, Field(ge=1, strict=True)]
+
+
+class StaircaseActivation(Part):
+    """A quantised activation with trained θ at every site (:class:`rheobase.Staircase`).
+
+    Args:
+        levels: L, for all sites or by the site's name; None: as the network was trained.
+        rounding: how it rounds; ``"round"`` is QCFS.
+        granularity: one θ a layer, as the papers have it, or one a channel.
+        threshold: where θ starts: the least squared error of the staircase, an exact percentile, or the maximum.
+        percentile: for ``"percentile"``.
+    """
+
+    kind: Literal["staircase"] = "staircase"
+    levels: Levels | dict[str, Levels] | None = None
+    rounding: Rounding = "round"
+    granularity: Granularity = "layer"
+    threshold: Literal["mse", "percentile", "max"] = "mse"
+    percentile: float = Field(default=99.9, gt=0, le=100)
+
+    def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
+        """L of every site, in execution order.
+
+        Raises:
+            RecipeError: if they are not given, or for other sites.
+        """
+        if self.levels is None:
+            raise RecipeError("are not given", where="levels", remedy="say how many: rb.Pascal(levels=4)")
+        if isinstance(self.levels, int):
+            return {site.name: self.levels for site in sites}
+        names = [site.name for site in sites]
+        wrong = [f"no levels for {name}" for name in names if name not in self.levels]
+        wrong += [f"{name} is no site" for name in self.levels if name not in names]
+        if wrong:
+            raise RecipeError("; ".join(wrong[:5]), where="levels", remedy=f"the sites are {', '.join(names)}")
+        return {name: self.levels[name] for name in names}
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Refuse a network that was trained with other activations.
+
+        Raises:
+            RecipeError: naming the first such site.
+        """
+        expected = None if self.levels is None else self.levels_of(sites)
+        for site in sites:
+            if site.levels is None:
+                continue  # the neuron says what it needs
+            if expected is not None and site.levels != expected[site.name]:
+                raise RecipeError(
+                    f"was trained with {site.levels} levels, the recipe says {expected[site.name]}",
+                    where=site.name,
+                    remedy="leave levels out of the recipe, or quantise and train again with these",
+                )
+            if site.rounding != self.rounding:
+                raise RecipeError(
+                    f"was trained with rounding {site.rounding!r}, the recipe says {self.rounding!r}",
+                    where=site.name,
+                    remedy=f"use rounding={site.rounding!r}",
+                )
+
+    def start(self, graph: Graph, images: Tensor, sites: Sequence[Site], levels: Mapping[str, int]) -> list[Tensor]:
+        """θ of every site before training, [] or [C], from the activations of the folded analog network.
+
+        Raises:
+            CalibrationError: if a site is never active.
+        """
+        maximum = maxima(graph, images, self.granularity)
+        for site, largest in zip(sites, maximum, strict=True):
+            if not bool((largest > 0).any()):
+                raise CalibrationError(
+                    "is never active on the calibration images",
+                    where=site.name,
+                    remedy="give more images, or remove the dead layer",
+                )
+        if self.threshold == "mse":
+            counted = histograms(graph, images, self.granularity, maximum)
+            potential = INITIAL_POTENTIAL["round"]  # of the others, the bias is for training to take away
+            found = [least_squares(h, levels[s.name], potential) for s, h in zip(sites, counted, strict=True)]
+        elif self.threshold == "percentile":
+            found = percentiles(graph, images, self.granularity, self.percentile)
+        else:
+            found = maximum
+        return [self._usable(value, largest) for value, largest in zip(found, maximum, strict=True)]
+
+    def _usable(self, value: Tensor, largest: Tensor) -> Tensor:
+        # a channel that is never active starts like the others: training may wake it
+        value = torch.where(value > 0, value, largest)
+        value = torch.where(value > 0, value, value[value > 0].mean())
+        return value if self.granularity == "channel" else value[0]
+
+
+class IntegrateFireNeuron(Part):
+    """Integrate-and-fire with soft reset at every site.
+
+    Args:
+        initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
+    """
+
+    kind: Literal["integrate_fire"] = "integrate_fire"
+    initial_potential: float = Field(default=0.5, ge=0, le=1)
+
+    def build(self, site: Site, graph: Graph) -> IntegrateFire:
+        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
+        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential))
+
+
+class PascNeuron(Part):
+    """The spike-counting neuron of PASCAL, with the θ and the levels that the site was trained with."""
+
+    kind: Literal["pasc"] = "pasc"
+
+    def build(self, site: Site, graph: Graph) -> Neuron:
+        """The layer of neurons for a site."""
+        threshold, levels = trained(site, graph)
+        return Pasc(threshold, levels, site.rounding)
+
+
+class ConstantCurrentNeuron(Part):
+    """Integrate-and-fire under the mean of its current, with the θ that the site was trained with.
+
+    Args:
+        initial_potential: V0/θ; default the one that belongs to the activation's rounding.
+        timesteps: T of all sites; default each the levels it was trained with.
+    """
+
+    kind: Literal["constant_current"] = "constant_current"
+    initial_potential: float | None = Field(default=None, ge=0, le=1)
+    timesteps: Levels | None = None
+
+    def build(self, site: Site, graph: Graph) -> Neuron:
+        """The layer of neurons for a site."""
+        threshold, levels = trained(site, graph)
+        return ConstantCurrent(threshold, self.timesteps or levels, site.rounding, self.initial_potential)
+
+
+def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
+    """(θ, L) of a site with a quantised activation.
+
+    Raises:
+        RecipeError: if it has another one.
+    """
+    (node,) = (node for node in graph.sites if node.name == site.name)
+    if site.levels is None or "threshold" not in node.parameters:
+        raise RecipeError(
+            "is not a quantised activation, which this method needs",
+            where=site.name,
+            remedy="quantise and train the network first: rb.quantise(net, recipe, calibration=...), rb.train(...)",
+        )
+    return graph.tensor(node.parameters["threshold"]).clone(), site.levels
