@@ -140,8 +140,8 @@ def test_impossible_thresholds_are_refused(theta: float) -> None:
 
 def test_biases_fix_the_number_of_steps() -> None:
     neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), torch.zeros(8, 3))
-    assert neuron.check_timesteps(8) is None
-    assert "T = 8" in str(neuron.check_timesteps(4))
+    assert neuron.check_timesteps(8, 8) is None
+    assert "T = 8" in str(neuron.check_timesteps(4, 8))
 
 
 def test_one_bias_for_all_steps_runs_for_any_number() -> None:
@@ -150,7 +150,7 @@ def test_one_bias_for_all_steps_runs_for_any_number() -> None:
     theta, potential = torch.tensor(1.0), torch.tensor(0.5)
     constant, listed = IntegrateFire(theta, potential, bias), IntegrateFire(theta, potential, bias.expand(6, 3))
     start = constant.init(currents.shape[1:], currents[0])
-    assert constant.check_timesteps(4) is None
+    assert constant.check_timesteps(4, 6) is None
     assert torch.equal(constant.run(currents, start)[0], listed.run(currents, start)[0])
     assert torch.equal(constant.step(currents[0], start, 5)[0], listed.step(currents[0], start, 5)[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from rheobase.batches import Batches, Digest, batches, count
 from rheobase.convert import versions
 from rheobase.errors import DataError, RecipeError
-from rheobase.network import SpikingNetwork
+from rheobase.network import Execution, SpikingNetwork
+from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
 from rheobase.signal import Signal, Train
 from rheobase.sites import Site
@@ -29,7 +31,7 @@ class Row:
         accuracy: fraction of images whose largest logit is the label's; None without labels.
         agreement: fraction of images on which the analog network predicts the same class.
         logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
-        spike_rate: spikes per neuron and step, mean over all neurons and the first t steps.
+        spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for.
     """
 
     timesteps: int
@@ -41,7 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results for several numbers of time-steps, next to the analog network's."""
+    """Results for several numbers of time-steps, next to the analog network's.
+
+    ``execution`` says how the network ran: ``"steps"``, the simulation, or ``"counts"``, the closed form of it.
+    ``site_rates``: spikes per neuron and step of each site, at the largest T.
+    """
 
     rows: tuple[Row, ...]
     ann_accuracy: float | None
@@ -51,6 +57,7 @@ class Evaluation:
     data_sha256: str
     seed: int
     versions: dict[str, str] = field(default_factory=dict)
+    execution: Execution = "steps"
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -67,7 +74,7 @@ class Evaluation:
 
     def print(self, console: Console) -> None:
         """Print the table to a rich console."""
-        table = Table(title=f"{self.method} on {self.images} images")
+        table = Table(title=f"{self.method} on {self.images} images (execution: {self.execution})")
         for column in ("T", "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step"):
             table.add_column(column, justify="right")
         for cells in self._cells():
@@ -102,7 +109,7 @@ def evaluate(
     """Measure a spiking network on test data.
 
     All step counts come from one simulation of the longest: the logits after t steps of a running network are what it
-    would answer if it were stopped there.
+    would answer if it were stopped there. Neurons that wait for their whole input run once for each step count.
 
     Args:
         network: a converted network.
@@ -151,16 +158,38 @@ class _Tally:
         self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
         self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
         self.error = torch.zeros(len(timesteps), dtype=torch.float64)
-        self.spikes = torch.zeros(len(network.sites), max(timesteps), dtype=torch.int64)
+        self.execution = network.runs_as()
+        self.spikes = torch.zeros(len(network.sites), len(timesteps), dtype=torch.float64)
 
     def watch(self, site: Site, emitted: Signal) -> None:
+        """Spikes of a network that streams, up to each of the step counts."""
+        assert isinstance(emitted, Train)
+        running = torch.stack([torch.count_nonzero(step) for step in emitted.values]).cumsum(0).cpu()
+        self.spikes[site.index] += running[[t - 1 for t in self.timesteps]]
+
+    def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
+        """Spikes of a run for the i-th step count."""
         if isinstance(emitted, Train):
-            count = torch.stack([torch.count_nonzero(step) for step in emitted.values]).cpu()
-            self.spikes[site.index, : len(count)] += count
+            self.spikes[site.index, i] += int(torch.count_nonzero(emitted.values))
+            return
+        neuron = self.network.neuron(site.name)
+        steps = self.network.steps_of(site.name, self.timesteps[i])
+        worth = along_channels(neuron.amplitude, emitted.values.dim()) / steps
+        self.spikes[site.index, i] += float((emitted.values / worth).round_().sum(dtype=torch.float64))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits after each step count, [R, B, ...]."""
+        if self.network.streams:
+            return self.network.readouts(images, self.timesteps, monitor=self.watch)
+        runs = [
+            self.network.readouts(images, (t,), monitor=partial(self.watch_window, i))
+            for i, t in enumerate(self.timesteps)
+        ]
+        return torch.cat(runs)
 
     @torch.inference_mode()
     def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
-        logits = network.readouts(images, self.timesteps, monitor=self.watch).cpu()
+        logits = self.logits(images).cpu()
         reference = network.ann(images.to(network.graph.device)).cpu()
         predicted, ann = logits.argmax(2), reference.argmax(1)
         self.images += len(images)
@@ -176,23 +205,27 @@ class _Tally:
 
     def result(self, digest: str) -> Evaluation:
         sites = self.network.sites
-        neurons = sum(site.neurons for site in sites)
-        running = self.spikes.sum(0).cumsum(0)
+        places = {t: sum(s.neurons * self.network.steps_of(s.name, t) for s in sites) for t in self.timesteps}
+        total = self.spikes.sum(0)
         rows = tuple(
             Row(
                 t,
                 float(self.correct[i]) / self.labelled if self.labelled else None,
                 float(self.agree[i]) / self.images,
                 float(self.error[i]) / self.images,
-                float(running[t - 1]) / (self.images * neurons * t),
+                float(total[i]) / (self.images * places[t]),
             )
             for i, t in enumerate(self.timesteps)
         )
-        steps = max(self.timesteps)
-        rates = {s.name: float(self.spikes[s.index].sum()) / (self.images * s.neurons * steps) for s in sites}
+        longest = max(self.timesteps)
+        rates = {
+            s.name: float(self.spikes[s.index, -1]) / (self.images * s.neurons * self.network.steps_of(s.name, longest))
+            for s in sites
+        }
         accuracy = self.ann_correct / self.labelled if self.labelled else None
         recipe, seed = self.network.recipe, self.network.provenance.seed
-        return Evaluation(rows, accuracy, self.images, str(recipe.get("name", "")), rates, digest, seed, versions())
+        name = str(recipe.get("name", ""))
+        return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
 
 
 def _check_classes(labels: Tensor, classes: int, offset: int) -> None:

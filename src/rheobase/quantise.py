@@ -33,8 +33,8 @@ def quantise(
     trained ReLU network needs a few epochs and not hundreds.
 
     Args:
-        model: a trained network; not changed. Or what this function returned: its activations are set anew and keep
-            their θ.
+        model: a trained network; not changed. Sites that are quantised already, those of a network that this function
+            returned among them, keep their θ.
         recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``.
         calibration: training images.
         example: a batch that shows the input's size; default: the first calibration images.
@@ -62,7 +62,7 @@ def quantise(
     if isinstance(model, TrainableGraph):
         levels = activation.levels_of(site_table(model.to_graph()))
         thresholds = {name: module.threshold.detach() for name, module in model.activations.items()}
-        graph, notes = model.to_graph(), model.notes
+        graph, notes = model.to_graph(), list(model.notes)
     else:
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         found = replace_max_pool(capture(model, (data.fit[:4] if example is None else example).to(device)), max_pool)
@@ -72,6 +72,9 @@ def quantise(
         levels = activation.levels_of(sites)
         folded, _ = fold_batch_norm(graph)
         thresholds = dict(zip(levels, activation.start(folded, data.fit, sites, levels), strict=True))
+        for site in graph.sites:
+            if "threshold" in site.parameters:
+                thresholds[site.name] = graph.tensor(site.parameters["threshold"])
     modules = {name: Staircase(levels[name], thresholds[name], activation.rounding) for name in levels}
     return TrainableGraph(graph, modules, notes).to(graph.device)
 

@@ -12,14 +12,12 @@ from torch import Tensor
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import HeldOut
 from rheobase.calibrate.layers import Layer, layers
-from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.calibrate.statistics import channel_means, neuron_means
-from rheobase.errors import CalibrationError
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire
 from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
-from rheobase.sites import Site
 
 
 class ShiftCurrent(CalibrationPass):
@@ -123,22 +121,6 @@ def correct_layers(
         correct(layer, mean.clone())
     note = check.keep_better()
     return Changes(check.original.changed(network), [note])
-
-
-def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:
-    """The site's neurons, if they are such that a current can be added to.
-
-    Raises:
-        CalibrationError: if they are of another kind.
-    """
-    neuron = network.neuron(site.name)
-    if not isinstance(neuron, IntegrateFire):
-        raise CalibrationError(
-            f"has {type(neuron).__name__} neurons, which have neither a bias nor an initial potential",
-            where=site.name,
-            remedy="use this pass with integrate-and-fire neurons",
-        )
-    return neuron
 
 
 def add_bias(neuron: IntegrateFire, bias: Tensor) -> None:

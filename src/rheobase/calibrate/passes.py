@@ -12,7 +12,9 @@ from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.statistics import observe
+from rheobase.errors import CalibrationError
 from rheobase.network import SpikingNetwork
+from rheobase.neurons import IntegrateFire
 from rheobase.signal import Signal
 from rheobase.sites import Site
 
@@ -74,3 +76,19 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
 
         observe(network.ann, part, compare)
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
+
+
+def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:
+    """The site's neurons, if they are such that a current can be added to.
+
+    Raises:
+        CalibrationError: if they are of another kind.
+    """
+    neuron = network.neuron(site.name)
+    if not isinstance(neuron, IntegrateFire):
+        raise CalibrationError(
+            f"has {type(neuron).__name__} neurons, whose threshold and potential belong to the trained activation",
+            where=site.name,
+            remedy="use this pass with integrate-and-fire neurons",
+        )
+    return neuron

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import HeldOut, relative_error
-from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.graph.ir import Schedule, run
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import Simulation, SpikingNetwork
@@ -46,7 +46,7 @@ class ScaleThresholds(CalibrationPass):
         if room < wanted:
             notes.append(f"only {room} images simulated at once: more do not fit into the memory budget")
         images = in_memory_format(data.fit[: min(wanted, room)].to(network.graph.device))
-        neurons = [cast(IntegrateFire, neuron) for neuron in network.neurons]
+        neurons = [integrate_fire(network, site) for site in network.sites]
         original = [neuron.threshold for neuron in neurons]
         check = HeldOut(network, data.held_out[: self.images])
         for sweep in range(self.sweeps):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import Snapshot, relative_error
-from rheobase.calibrate.mean_corrections import integrate_fire
-from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.calibrate.statistics import channel_means
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Node, run

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
-from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.calibrate.statistics import Granularity, Histogram, histograms, maxima, percentiles
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Graph
@@ -49,7 +49,7 @@ class Thresholds(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
         for site in network.sites:
-            if getattr(network.neuron(site.name), "bias", None) is not None:
+            if integrate_fire(network, site).bias is not None:
                 raise CalibrationError(
                     "has biases that were calibrated for the thresholds it has",
                     where=site.name,

@@ -11,8 +11,7 @@ from torch import Tensor
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import HeldOut
 from rheobase.calibrate.layers import Layer, layers
-from rheobase.calibrate.mean_corrections import integrate_fire
-from rheobase.calibrate.passes import CalibrationPass, Changes
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.calibrate.statistics import observe
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import SpikingNetwork

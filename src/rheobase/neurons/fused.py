@@ -1,4 +1,4 @@
-"""Integrate, fire and reset for all steps at once.
+"""Neurons in one pass over memory: integrate, fire and reset for all steps at once; the closed form of a window.
 
 Elementwise work in plain PyTorch reads and writes the potential four times a step. Compiled, all steps of a neuron are
 one loop that reads each current once and writes each spike once: about eight times faster (measured on 2 cores).
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rheobase.activations import clipped_count
 from rheobase.errors import RheobaseWarning
 
 Fusion = Literal["auto", "always", "never"]
@@ -30,7 +31,7 @@ class _Policy:
     def __init__(self) -> None:
         self.mode: Fusion = "auto"
         self.done = 0.0
-        self.compiled: Callable[..., Tensor] | None = None
+        self.compiled: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}
         self.broken = False
 
     def wants_compiled(self, elements: int) -> bool:
@@ -38,6 +39,22 @@ class _Policy:
             return False
         self.done += elements
         return self.mode == "always" or self.done > WARM_UP
+
+    def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if function not in self.compiled:
+            # one variant for each number of unrolled steps, with and without bias, and for either layout
+            torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+            # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
+            self.compiled[function] = torch.compile(function, dynamic=True, fullgraph=True)
+        return self.compiled[function]
+
+    def give_up(self, error: Exception) -> None:
+        """Any failure of the compiler: the plain code gives the same numbers."""
+        self.broken = True
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"neurons run without fusion, slower: the compiler failed ({reason})", RheobaseWarning, stacklevel=3
+        )
 
 
 _policy = _Policy()
@@ -77,14 +94,8 @@ def fire_train(
         if layout is not None:
             try:
                 return _fire_compiled(currents, threshold, potential, bias, layout, overwrite)
-            except Exception as error:  # any failure of the compiler: the plain loop gives the same numbers
-                _policy.broken = True
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(
-                    f"neurons run without fusion, slower: the compiler failed ({reason})",
-                    RheobaseWarning,
-                    stacklevel=2,
-                )
+            except Exception as error:
+                _policy.give_up(error)
     return _fire_plain(currents, threshold, potential, bias, overwrite)
 
 
@@ -133,21 +144,61 @@ def _fire_canonical(
 def _fire_compiled(
     currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, layout: _Layout, overwrite: bool
 ) -> tuple[Tensor, Tensor]:
-    if _policy.compiled is None:
-        # one variant for each number of unrolled steps, with and without bias, and for either layout
-        torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-        # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
-        _policy.compiled = torch.compile(_fire_canonical, dynamic=True, fullgraph=True)
     shape = currents.shape
     currents, potential = layout.view(currents, 1), _canonical(potential, currents[0], layout)
     values = currents if overwrite else torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
     theta = threshold.expand(currents.shape[2]).reshape(-1, 1)
+    fire = _policy.compile(_fire_canonical)
     for start in range(0, len(currents), CHUNK):
         part = slice(start, start + CHUNK)
         out = None if overwrite else list(values[part].unbind(0))
         biases = None if bias is None else bias[part].unsqueeze(-1)
-        potential = _policy.compiled(out, list(currents[part].unbind(0)), theta, potential, biases)
+        potential = fire(out, list(currents[part].unbind(0)), theta, potential, biases)
     return layout.restore(values, shape, 1), layout.restore(potential, shape[1:], 0)
+
+
+def window_rate(
+    current: Tensor, threshold: Tensor, steps: int, potential: float, strict: bool, *, overwrite: bool = False
+) -> Tensor:
+    """θ/T · count of a window neuron; see :func:`rheobase.activations.clipped_count` for count and arguments."""
+    if not torch.is_grad_enabled() and _policy.wants_compiled(current.numel()):
+        layout = _Layout.of(current)
+        if layout is not None:
+            try:
+                return _rate_compiled(current, threshold, steps, potential, strict, layout, overwrite)
+            except Exception as error:
+                _policy.give_up(error)
+    count = clipped_count(current, threshold, steps, potential, strict, overwrite=overwrite)
+    worth = threshold / steps
+    return count.mul_(worth.reshape((-1,) + (1,) * (current.dim() - 2)) if worth.dim() else worth)
+
+
+def _rate_canonical(
+    out: Tensor | None, current: Tensor, scale: Tensor, offset: Tensor, limit: Tensor, worth: Tensor, strict: bool
+) -> Tensor:
+    """Compiled: current [N, C, S]; scale and worth [C, 1]; without ``out``, written over the current."""
+    steps = current * scale + offset
+    count = torch.minimum(torch.clamp(steps.ceil() if strict else steps.floor(), min=0), limit)
+    return (current if out is None else out).copy_(count * worth)
+
+
+def _rate_compiled(
+    current: Tensor,
+    threshold: Tensor,
+    steps: int,
+    potential: float,
+    strict: bool,
+    layout: _Layout,
+    overwrite: bool,
+) -> Tensor:
+    canonical = layout.view(current, 0)
+    out = None if overwrite else torch.empty(canonical.shape, dtype=current.dtype, device=current.device)
+    theta = threshold.expand(canonical.shape[1]).reshape(-1, 1)
+    offset = torch.tensor(potential - 1 if strict else potential, dtype=current.dtype)
+    limit = torch.tensor(float(steps), dtype=current.dtype)
+    rate = _policy.compile(_rate_canonical)
+    rate(out, canonical, steps / theta, offset, limit, theta / steps, strict)
+    return layout.restore(canonical if out is None else out, current.shape, 0)
 
 
 def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:

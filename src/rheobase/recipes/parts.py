@@ -39,6 +39,9 @@ class StaircaseActivation(Part):
     threshold: Literal["mse", "percentile", "max"] = "mse"
     percentile: float = Field(default=99.9, gt=0, le=100)
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # levels may be a dict
+
     def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
         """L of every site, in execution order.
 
