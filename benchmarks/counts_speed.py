@@ -1,0 +1,43 @@
+"""Images per second of the closed form as a share of the analog network's, at T = 4, 8 and 32.
+
+ResNet-20, quantised without training (speed does not depend on the weights), batch normalisation folded on both sides,
+same batch, memory format and threads, in turn in one process. Against the ReLU network and against the quantised one.
+
+    python benchmarks/counts_speed.py
+"""
+
+from __future__ import annotations
+
+import torch
+from common import HERE, cifar, interleaved, record, resnet20
+
+import rheobase as rb
+
+
+def main(batch: int = 128) -> None:
+    images, _ = cifar("train", limit=batch, seed=0)
+    relu = rb.convert(resnet20(), rb.RateCoding(timesteps=4, threshold="max"), calibration=images).ann
+    networks = {}
+    for levels in (4, 8, 32):
+        recipe = rb.QVM(levels=levels)
+        networks[levels] = rb.convert(rb.quantise(resnet20(), recipe, calibration=images), recipe)
+    result: dict[str, float] = {}
+    for mode in ("always", "never"):
+        rb.set_fusion(mode)  # type: ignore[arg-type]
+        functions = {"ReLU network": lambda: relu(images), "quantised network": lambda: networks[4].ann(images)}
+        for levels, network in networks.items():
+            assert network.runs_as() == "counts"
+            functions[f"counts, T = {levels}"] = lambda network=network: network(images)  # type: ignore[misc]
+        with torch.inference_mode():
+            seconds = interleaved(functions)
+        how = "fused" if mode == "always" else "plain"
+        for name, value in seconds.items():
+            result[f"{name}: speed against the ReLU network ({how})"] = round(seconds["ReLU network"] / value, 3)
+            result[f"{name}: ms / image ({how})"] = round(1e3 * value / batch, 3)
+    for name, value in result.items():
+        print(name, value)
+    record(HERE / "counts_speed.json", "python benchmarks/counts_speed.py", result)
+
+
+if __name__ == "__main__":
+    main()
