@@ -281,7 +281,7 @@ def test_one_positive_input_is_never_uneven() -> None:
 
 
 def test_the_papers_numbers() -> None:
-    """Fig. 6 (e)-(h): 0.1430, 0.0912, 0, 0. Its R of 0.971 and 0.944 come out for (b) and (a): interchanged there."""
+    """Fig. 6 (e)-(h): 0.1430, 0.0912, 0, 0. Its R of 0.971 (a) and 0.944 (b) fit only if interchanged."""
     result = rb.input_scenarios(trials=10)
     ann, constant = result.scenarios["ann"], result.scenarios["constant"]
     summary = result.to_json()

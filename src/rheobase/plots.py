@@ -131,6 +131,7 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
         axes.bar(places, [row.error for row in result.rows], width=width, label=label, zorder=3)
     axes.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
     axes.set_ylabel("unevenness error ξ")
+    axes.margins(y=0.25)  # room for the legend
     _finish(figure, axes, path, legend="upper left")
 
 
