@@ -19,9 +19,11 @@ from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
 from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
 from rheobase.training import Augmentation, Trained, Training, train
+from rheobase.unevenness import Unevenness, unevenness
 
 __all__ = [
     "FTBC",
@@ -32,6 +34,7 @@ __all__ = [
     "Augmentation",
     "BiasCorrection",
     "Evaluation",
+    "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
     "Pascal",
@@ -52,9 +55,11 @@ __all__ = [
     "Trained",
     "Training",
     "TrainingError",
+    "Unevenness",
     "WeightCalibration",
     "convert",
     "evaluate",
+    "input_scenarios",
     "inspect",
     "load",
     "potentials",
@@ -62,4 +67,5 @@ __all__ = [
     "set_fusion",
     "stability",
     "train",
+    "unevenness",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from rheobase.activations import INITIAL_POTENTIAL
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
 from rheobase.potentials import Potentials
+from rheobase.scenarios import InputScenarios, Scenario
 from rheobase.stability import Stability
+from rheobase.unevenness import Unevenness
 
 
 def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
@@ -98,6 +102,84 @@ def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | N
     _finish(figure, axes, path, legend="upper right")
 
 
+def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None:
+    """Draw the unevenness error of every site, bars side by side for each network (QVM, Fig. 3).
+
+    Args:
+        results: name -> result of :func:`rheobase.unevenness`; all of the same sites.
+        path: where to write; the ending chooses the format.
+
+    Raises:
+        DataError: if there is nothing to draw, or the networks have other sites.
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> unevenness_plot({"IF": rb.unevenness(snn, images)}, "unevenness.png")  # doctest: +SKIP
+    """
+    if not results:
+        raise DataError("is empty", where="results", remedy="give at least one result")
+    sites = [row.site for row in next(iter(results.values())).rows]
+    for name, result in results.items():
+        if [row.site for row in result.rows] != sites:
+            raise DataError("has other sites than the first result", where=name, remedy="draw it apart")
+    figure, axes = _figure()
+    figure.set_figwidth(max(6.4, 0.35 * len(sites)))
+    width = 0.8 / len(results)
+    for i, (name, result) in enumerate(results.items()):
+        places = [n + (i - (len(results) - 1) / 2) * width for n in range(len(sites))]
+        label = f"{name}, mean {result.error:.2g}"
+        axes.bar(places, [row.error for row in result.rows], width=width, label=label, zorder=3)
+    axes.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
+    axes.set_ylabel("unevenness error ξ")
+    axes.margins(y=0.25)  # room for the legend
+    _finish(figure, axes, path, legend="upper left")
+
+
+def scenario_plot(result: InputScenarios, path: str | Path) -> None:
+    """Draw the four kinds of input: spike counts against the mean input, and the error's distribution (QVM, Fig. 6).
+
+    Above, the first trial's neurons with the quantised activation as a line; below, |a − φ| over the neurons of all
+    trials.
+
+    Args:
+        result: of :func:`rheobase.input_scenarios`.
+        path: where to write; the ending chooses the format.
+
+    Raises:
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> scenario_plot(rb.input_scenarios(trials=10), "scenarios.png")  # doctest: +SKIP
+    """
+    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, len(result.scenarios), sharex="row", sharey="row")
+    for i, (name, scenario) in enumerate(result.scenarios.items()):
+        _draw_counts(above[i], result, scenario)
+        above[i].set_title(f"{'ANN' if name == 'ann' else name} input", fontsize="medium")
+        gaps = (scenario.counts - result.levels).abs().flatten()
+        share = 100 * gaps.bincount(minlength=result.timesteps + 1) / len(gaps)
+        below[i].bar(range(result.timesteps + 1), share.tolist(), zorder=3)
+        below[i].set_title(f"mean |a − φ| = {statistics.fmean(scenario.errors):.4f}", fontsize="medium")
+        below[i].set_xlabel("|a − φ| (in units of θ/T)")
+    above[0].set_ylabel("spikes in T steps")
+    below[0].set_ylabel("neurons (%)")
+    _save(figure, [*above, *below], path)
+
+
+def _draw_counts(axes: Axes, result: InputScenarios, scenario: Scenario) -> None:
+    z = result.mean_input[0] / result.threshold
+    potential = INITIAL_POTENTIAL[result.settings["rounding"]]
+    edges = [-1.0, *((level - potential) / result.timesteps for level in range(1, result.timesteps + 1)), 2.0]
+    levels = range(result.timesteps + 1)
+    axes.stairs(levels, edges, baseline=None, color="0.35", linewidth=1.2, label="quantised activation")
+    correlation = f"R = {statistics.fmean(scenario.correlations):.4f}" if scenario.correlations else "spiking layer"
+    axes.plot(z, scenario.counts[0], ".", markersize=3, alpha=0.5, label=correlation)
+    axes.set_xlim(-1, 2)  # beyond, the activation is saturated
+    axes.set_xlabel("mean input z / θ")
+    axes.legend(frameon=False, loc="upper left", fontsize="small")
+
+
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -105,11 +187,19 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _finish(
-    figure: Figure, axes: Axes, path: str | Path, legend: Literal["lower right", "upper right"] = "lower right"
+    figure: Figure,
+    axes: Axes,
+    path: str | Path,
+    legend: Literal["lower right", "upper right", "upper left"] = "lower right",
 ) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc=legend)
+    _save(figure, [axes], path)
+
+
+def _save(figure: Figure, panels: Iterable[Axes], path: str | Path) -> None:
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     try:
         figure.savefig(path)
     except OSError as error:
