@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase as rb
-from rheobase import cli
+from rheobase import cli, models
 
 SOURCE = """
 import torch
@@ -386,7 +386,7 @@ def test_convert_refuses_output_before_the_work(run: Run, tmp_path: Path, monkey
     def work(*args: object) -> None:
         raise AssertionError("began the work")
 
-    monkeypatch.setattr(cli.models, "load", work)
+    monkeypatch.setattr(models, "load", work)
     existing, foreign, file = tmp_path / "existing", tmp_path / "foreign", tmp_path / "file"
     existing.mkdir()
     foreign.mkdir()
