@@ -39,7 +39,11 @@ def main() -> None:
         augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     trained = rb.train(network, (images, labels), training, folder=arguments.folder, progress=False)
-    result = {"levels": arguments.levels, "rounding": arguments.rounding, "history": [asdict(e) for e in trained.history]}
+    result = {
+        "levels": arguments.levels,
+        "rounding": arguments.rounding,
+        "history": [asdict(e) for e in trained.history],
+    }
     print(json.dumps(result["history"], indent=1))
     command = f"python benchmarks/quantised_training.py {arguments.folder} --levels {arguments.levels}"
     record(arguments.folder / "training.json", command, result)

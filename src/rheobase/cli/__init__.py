@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rheobase.cli import convert, demo, evaluate, inspect
+from rheobase.cli import convert, demo, evaluate, inspect, train
 
 __all__ = ["app", "main"]
 
@@ -45,5 +45,5 @@ def _root(
     """Options that stand before any command."""
 
 
-for _command in (inspect.inspect, convert.convert, evaluate.evaluate, demo.demo):
+for _command in (inspect.inspect, convert.convert, train.train, evaluate.evaluate, demo.demo):
     app.command()(_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,10 @@ import typer
 
 from rheobase import convert as convert_network
 from rheobase import data, models
-from rheobase import evaluate as evaluate_network
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import EVALUATION, PLOT, check_output, save
+from rheobase.cli.output import check_output, measure, save
 from rheobase.neurons.fused import set_fusion
 
 
@@ -43,6 +41,7 @@ def convert(
     std: options.Std = None,
     scale: options.Scale = None,
     grayscale: options.Grayscale = False,
+    execution: options.Execute = options.Execution.auto,
     fuse: options.Fuse = options.Fusion.auto,
     as_json: options.Json = False,
 ) -> None:
@@ -50,6 +49,7 @@ def convert(
     recipe = options.read_recipe(recipe_file, method, timesteps, option or [])
     preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
     test_source = options.read_test_source(data_spec, folder, test, test_folder)
+    options.check_execution(execution, recipe, test_source)
     check_output(out, overwrite)
     set_fusion(fuse.value)
     trained = models.load(model, checkpoint)
@@ -67,12 +67,6 @@ def convert(
     )
     network.provenance.calibration["preprocessing"] = None if shuffle is None else options.plain_values(preprocessing)
     save(network, out, overwrite)
-    evaluation = None
-    if test_loader is not None:
-        evaluation = evaluate_network(network, test_loader, progress=show_progress())
-        (out / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-        from rheobase.plots import accuracy_plot  # here, because matplotlib takes long to import
-
-        accuracy_plot({evaluation.method: evaluation}, out / PLOT)
+    evaluation = None if test_loader is None else measure(network, test_loader, execution, out)
     document = {**network_document(network, str(out)), "evaluation": evaluation and evaluation.to_json()}
     answer(document, as_json, lambda console: show_conversion(network, out, evaluation, console))

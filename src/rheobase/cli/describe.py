@@ -10,7 +10,12 @@ import torch
 from rich.console import Console
 
 from rheobase.evaluate import Evaluation
-from rheobase.network import SpikingNetwork
+from rheobase.network import Execution, SpikingNetwork
+
+EXECUTIONS: dict[Execution, str] = {
+    "counts": "the closed form on time-means, at the analog network's cost",
+    "steps": "the simulation, step by step",
+}
 
 
 def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
@@ -20,6 +25,7 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
         "folder": folder,
         "recipe": network.recipe,
         "timesteps": network.timesteps,
+        "execution": network.runs_as(),
         "input_shape": list(network.graph.input_shape),
         "sites": [
             {
@@ -72,8 +78,14 @@ def show_conversion(network: SpikingNetwork, out: Path, evaluation: Evaluation |
         console.print(_pass_line(network, record), soft_wrap=True)
     show_notes(network, console)
     if evaluation is not None:
-        evaluation.print(console)
+        show_evaluation(evaluation, network, console)
     console.print(f"Saved in {out}.", soft_wrap=True)
+
+
+def show_evaluation(evaluation: Evaluation, network: SpikingNetwork, console: Console) -> None:
+    """Print the table, and how the network was run for it."""
+    evaluation.print(console)
+    console.print(f"Run as {network.runs_as()}: {EXECUTIONS[network.runs_as()]}.", soft_wrap=True)
 
 
 def _pass_line(network: SpikingNetwork, record: dict[str, Any]) -> str:

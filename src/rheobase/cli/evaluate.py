@@ -11,6 +11,7 @@ from rheobase import data, store
 from rheobase import evaluate as evaluate_network
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, note, show_progress
+from rheobase.cli.describe import show_evaluation
 from rheobase.data import Preprocessing
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
@@ -28,6 +29,7 @@ def evaluate(
     std: options.Std = None,
     scale: options.Scale = None,
     grayscale: options.Grayscale = False,
+    execution: options.Execute = options.Execution.auto,
     fuse: options.Fuse = options.Fusion.auto,
     as_json: options.Json = False,
 ) -> None:
@@ -36,13 +38,20 @@ def evaluate(
     preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
     set_fusion(fuse.value)
     network = store.load(network_folder)
+    network.execution = execution.value
+    ran_as = network.runs_as()
     if preprocessing is None and not options.is_function(data_spec):
         preprocessing = _remembered(network)
     loader = data.load(data_spec, folder=folder, preprocessing=preprocessing)
     evaluation = evaluate_network(network, loader, steps, progress=show_progress())
     used = None if options.is_function(data_spec) else options.plain_values(preprocessing)
-    document = {"folder": str(network_folder), "preprocessing": used, "evaluation": evaluation.to_json()}
-    answer(document, as_json, evaluation.print)
+    document = {
+        "folder": str(network_folder),
+        "preprocessing": used,
+        "execution": ran_as,
+        "evaluation": evaluation.to_json(),
+    }
+    answer(document, as_json, lambda console: show_evaluation(evaluation, network, console))
 
 
 def _remembered(network: SpikingNetwork) -> Preprocessing:

@@ -14,6 +14,7 @@ import yaml
 from rheobase import _imports
 from rheobase.data import Preprocessing
 from rheobase.errors import DataError, RecipeError
+from rheobase.neurons import NEURONS, WindowNeuron
 from rheobase.recipes import Recipe
 
 
@@ -33,10 +34,26 @@ class MaxPooling(StrEnum):
     average = "average"
 
 
+class Execution(StrEnum):
+    """How a network is run."""
+
+    auto = "auto"
+    counts = "counts"
+    steps = "steps"
+
+
 SPEC = "a folder, .tar, .npz, IDX folder, or module:function"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Fuse = Annotated[Fusion, typer.Option(help="Compile the neurons' loop: auto (when a run proves long), always, never.")]
+Execute = Annotated[
+    Execution,
+    typer.Option(
+        "--execution",
+        help="Evaluate by the simulation (steps), the closed form on time-means (counts), or auto: the latter where "
+        "every neuron has one.",
+    ),
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
 Folder = Annotated[str | None, typer.Option(help="Part of the data to read, such as train or test.")]
 Size = Annotated[int | None, typer.Option(help="Resize the short side to so many pixels.")]
@@ -98,7 +115,9 @@ def numbers(text: str, kind: Callable[[str], N], where: str) -> tuple[N, ...]:
         ) from None
 
 
-def read_recipe(file: Path | None, method: str | None, timesteps: int | None, options: list[str]) -> Recipe:
+def read_recipe(
+    file: Path | None, method: str | None, timesteps: int | None, options: list[str], default: str = "RateCoding"
+) -> Recipe:
     """The recipe of a file, or of a method's name and its options."""
     if file is not None:
         given = [
@@ -123,7 +142,7 @@ def read_recipe(file: Path | None, method: str | None, timesteps: int | None, op
         if key == "method" or key in values:
             raise RecipeError("is given twice", where=f"--option {key}", remedy="give it once")
         values[key] = value
-    return Recipe.from_dict({"method": method or "RateCoding", **values})
+    return Recipe.from_dict({"method": method or default, **values})
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -134,6 +153,18 @@ def _option(text: str) -> tuple[str, Any]:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
         raise RecipeError(f"has the value {value!r}, which is no YAML scalar", where=f"--option {key}") from None
+
+
+def check_execution(execution: Execution, recipe: Recipe, test_source: object) -> None:
+    """Refuse, before the long work, an execution that the recipe's neurons do not have."""
+    if execution is not Execution.auto and test_source is None:
+        raise DataError("has no effect without test images", where="--execution", remedy="leave it out, or give --test")
+    if execution is Execution.counts and not issubclass(NEURONS[recipe.neuron.kind], WindowNeuron):
+        raise RecipeError(
+            f"is counts, and the neurons of {recipe.name} have no closed form",
+            where="--execution",
+            remedy="use auto or steps",
+        )
 
 
 def read_test_source(
