@@ -184,14 +184,14 @@ def _show_training(trained: Trained, console: Console) -> None:
     for record in trained.history:
         table.add_row(
             str(record.epoch),
-            _number(record.train_loss, ".4f"),
-            _number(record.train_accuracy, ".2%"),
-            _number(record.validation_loss, ".4f"),
-            _number(record.validation_accuracy, ".2%"),
+            f"{record.train_loss:.4f}",
+            _percent(record.train_accuracy),
+            "-" if record.validation_loss is None else f"{record.validation_loss:.4f}",
+            _percent(record.validation_accuracy),
             f"{record.seconds:.1f}",
         )
     console.print(table)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
