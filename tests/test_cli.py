@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase as rb
-from rheobase import cli
+from command_line import Run, assert_refused, runner
+from rheobase import cli, models
 
 SOURCE = """
 import torch
@@ -55,19 +54,6 @@ def interrupted():
 """
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
@@ -92,15 +78,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     """Run the command line in the folder of the test's files."""
     monkeypatch.chdir(home)
 
-    def call(*args: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_info:
-            cli.app([str(arg) for arg in args], prog_name="rheobase")
-        code = exit_info.value.code
-        assert isinstance(code, int)
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return runner(capsys)
 
 
 def conversion(out: Path, *more: object, model: str = "cli_nets:Net", data: str = "data.npz") -> list[object]:
@@ -287,6 +265,23 @@ def test_evaluate_prints_a_table(run: Run, saved: Path) -> None:
     assert "ANN" in result.out
 
 
+def test_the_execution_is_chosen_and_told(run: Run, saved: Path, tmp_path: Path) -> None:
+    options = ["--data", "data.npz", "--folder", "test", "--fuse", "never"]
+    assert "Run as steps: the simulation" in run("evaluate", saved, *options).out
+    assert run("evaluate", saved, *options, "--execution", "steps", "--json").document["execution"] == "steps"
+    result = run(*conversion(tmp_path / "out", "--test-folder", "test", "--execution", "steps", "--json"))
+    assert result.document["execution"] == "steps"
+
+
+def test_an_execution_that_cannot_be_is_refused(run: Run, saved: Path, tmp_path: Path) -> None:
+    counts = ["--test-folder", "test", "--execution", "counts"]
+    assert_refused(run(*conversion(tmp_path / "out", *counts)), "--execution", "RateCoding", "no closed form")
+    assert_refused(run(*conversion(tmp_path / "out", "--execution", "steps")), "--execution", "--test")
+    assert not (tmp_path / "out").exists()
+    result = run("evaluate", saved, "--data", "data.npz", "--folder", "test", "--scale", 510, "--execution", "counts")
+    assert_refused(result, "IntegrateFire", "steps")
+
+
 def test_warnings_are_one_line(run: Run, tmp_path: Path) -> None:
     result = run(*conversion(tmp_path / "out", data="scaled.npz"))
     assert result.code == 0
@@ -296,15 +291,6 @@ def test_warnings_are_one_line(run: Run, tmp_path: Path) -> None:
 
 
 # Errors: one sentence with a remedy on stderr, nothing on stdout
-
-
-def assert_refused(result: Result, *said: str) -> None:
-    assert result.code == 1
-    assert result.out == ""
-    assert result.err.startswith("Error: ")
-    assert "Traceback" not in result.err
-    for text in said:
-        assert text in result.err, result.err
 
 
 def recipe_file(folder: Path, text: str) -> Path:
@@ -386,7 +372,7 @@ def test_convert_refuses_output_before_the_work(run: Run, tmp_path: Path, monkey
     def work(*args: object) -> None:
         raise AssertionError("began the work")
 
-    monkeypatch.setattr(cli.models, "load", work)
+    monkeypatch.setattr(models, "load", work)
     existing, foreign, file = tmp_path / "existing", tmp_path / "foreign", tmp_path / "file"
     existing.mkdir()
     foreign.mkdir()

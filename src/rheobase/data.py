@@ -30,7 +30,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from . import _imports
+from .batches import Batches
 from .errors import DataError, RheobaseWarning
+from .progress import track
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 _TAR = re.compile(r".*\.(tar|tar\.gz|tar\.xz|tar\.bz2)", re.IGNORECASE)
@@ -156,6 +158,40 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         if self._std is not None:
             image /= self._std
         return torch.from_numpy(image), sample.label
+
+
+class InMemory(TensorDataset):
+    """Images and labels that a user's function returned as tensors, in the order in which they are read."""
+
+
+def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
+    """All samples of a loader that :func:`load` made, held in memory once, to be gone through many times.
+
+    Files are decoded into one tensor, so that a data set needs its own size and no more. Tensors stay where they are. A
+    loader of the user's own is handed on: what it yields may be another thing every time.
+
+    Raises:
+        DataError: where an image is damaged or of another size.
+
+    Example:
+        >>> images, labels = read_all(load("rheobase.demo:digits_train"))
+        >>> images.shape
+        torch.Size([1097, 1, 8, 8])
+    """
+    dataset = loader.dataset
+    if isinstance(dataset, InMemory):
+        images, labels = dataset.tensors
+        return images, labels
+    if not isinstance(dataset, ImageDataset):
+        return loader
+    images = torch.empty(len(dataset), *dataset.shape)
+    labels = torch.empty(len(dataset), dtype=torch.int64)
+    start = 0
+    for part, classes in track(loader, "reading", show=progress):
+        end = start + len(part)
+        images[start:end], labels[start:end] = part, classes
+        start = end
+    return images, labels
 
 
 def load(
@@ -619,8 +655,10 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
     is_pair = isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source))
     if is_pair:
         images, labels = _check_pair(source, spec)
-        order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
-        return DataLoader(TensorDataset(images[order], labels[order]), batch_size=batch_size)
+        if limit is not None or seed is not None:  # otherwise nothing is copied
+            order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
+            images, labels = images[order], labels[order]
+        return DataLoader(InMemory(images, labels), batch_size=batch_size)
     if limit is not None or seed is not None:
         raise DataError(
             f"has no effect on the batches of {spec}",

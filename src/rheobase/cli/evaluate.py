@@ -1,0 +1,76 @@
+"""``rheobase evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rheobase import data, store
+from rheobase import evaluate as evaluate_network
+from rheobase.cli import options
+from rheobase.cli.behaviour import answer, command, note, show_progress
+from rheobase.cli.describe import show_evaluation
+from rheobase.data import Preprocessing
+from rheobase.network import SpikingNetwork
+from rheobase.neurons.fused import set_fusion
+
+
+@command
+def evaluate(
+    network_folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved spiking network.")],
+    data_spec: Annotated[str, typer.Option("--data", help=f"Test images: {options.SPEC}.")],
+    folder: options.Folder = None,
+    timesteps: Annotated[str | None, typer.Option(help="Step counts, as 1,2,4,8 (default: 1, 2, 4, ... T).")] = None,
+    size: options.Size = None,
+    crop: options.Crop = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    grayscale: options.Grayscale = False,
+    execution: options.Execute = options.Execution.auto,
+    fuse: options.Fuse = options.Fusion.auto,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a saved spiking network next to the analog network it came from."""
+    steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")
+    preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
+    set_fusion(fuse.value)
+    network = store.load(network_folder)
+    network.execution = execution.value
+    ran_as = network.runs_as()
+    if preprocessing is None and not options.is_function(data_spec):
+        preprocessing = _remembered(network)
+    loader = data.load(data_spec, folder=folder, preprocessing=preprocessing)
+    evaluation = evaluate_network(network, loader, steps, progress=show_progress())
+    used = None if options.is_function(data_spec) else options.plain_values(preprocessing)
+    document = {
+        "folder": str(network_folder),
+        "preprocessing": used,
+        "execution": ran_as,
+        "evaluation": evaluation.to_json(),
+    }
+    answer(document, as_json, lambda console: show_evaluation(evaluation, network, console))
+
+
+def _remembered(network: SpikingNetwork) -> Preprocessing:
+    """The preprocessing of the calibration images."""
+    stored = network.provenance.calibration.get("preprocessing")
+    if stored is None:
+        note("No preprocessing is stored with the network: pixels are divided by 255.")
+        return Preprocessing()
+    preprocessing = Preprocessing(**stored)
+    settings = {name: value for name, value in stored.items() if value not in (None, False)}
+    note(
+        "Preprocessing as stored with the network: "
+        + ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
+        + "."
+    )
+    return preprocessing
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,96 @@
+"""The settings of ``rheobase train``: a YAML file of :class:`rheobase.Training` and the options that fill it up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rheobase.data import Preprocessing
+from rheobase.errors import TrainingError
+from rheobase.training import Augmentation, Training
+
+DEFAULTS = {"epochs": 4, "learning_rate": 0.02}
+"""For quantised networks that start from a trained one (found for ResNet-20 on CIFAR-10)."""
+
+AUGMENTATIONS: dict[str, tuple[str, Any]] = {
+    "crop": ("crop_padding", 4),
+    "flip": ("flip", True),
+    "autoaugment": ("autoaugment", "cifar10"),
+    "cutout": ("cutout", 16),
+}
+"""Name of an augmentation -> field of :class:`rheobase.Augmentation`, and its value where none is given."""
+
+
+def read_training(
+    file: Path | None, given: Mapping[str, Any], augment: str | None, preprocessing: Preprocessing | None
+) -> Training:
+    """Settings from the file, the options that were ``given`` (those that are None were not), and the defaults.
+
+    Raises:
+        TrainingError: naming every unknown or impossible field, or what the file and an option both say.
+    """
+    values = {} if file is None else _mapping(file)
+    options = {name: value for name, value in given.items() if value is not None}
+    if augment is not None:
+        options["augment"] = _augmentation(augment)
+    twice = [name for name in options if name in values]
+    if twice:
+        raise TrainingError(
+            f"is set by {file} too", where=f"--{twice[0].replace('_', '-')}", remedy="set it in one place"
+        )
+    values = {**DEFAULTS, **values, **options}
+    if isinstance(values.get("augment"), dict):
+        values["augment"] = Augmentation(**_normalised(values["augment"], preprocessing))
+    return Training(**values)
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise TrainingError(f"cannot be read: {error.strerror}", where=str(file)) from None
+    except UnicodeDecodeError:
+        raise TrainingError("is not a text file", where=str(file), remedy="give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise TrainingError(f"is not YAML: {error}".replace("\n", " "), where=str(file)) from None
+    augment = values.get("augment") if isinstance(values, dict) else None
+    names = [*values, *(augment if isinstance(augment, dict) else [])] if isinstance(values, dict) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise TrainingError(
+            "is not a mapping of fields",
+            where=str(file),
+            remedy=f"write a line such as `epochs: 4` for each; known fields: {', '.join(Training.model_fields)}",
+        )
+    return values
+
+
+def _augmentation(text: str) -> dict[str, Any]:
+    """``crop=2,flip`` as fields; what is not named is off."""
+    fields: dict[str, Any] = {"crop_padding": 0, "flip": False}
+    named = set()
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        if name not in AUGMENTATIONS or name in named or (name == "flip" and equals):
+            problem = f"has {name!r} twice" if name in named else f"has the unknown part {part.strip()!r}"
+            raise TrainingError(
+                problem,
+                where="--augment",
+                remedy="give crop, flip, autoaugment and cutout with commas between; "
+                "crop=4, autoaugment=imagenet or cutout=16 set a value",
+            )
+        named.add(name)
+        field, default = AUGMENTATIONS[name]
+        fields[field] = value if equals else default
+    return fields
+
+
+def _normalised(augment: dict[str, Any], preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """Tell the augmentation what the images were normalised by, unless the file does."""
+    mean, std = (None, None) if preprocessing is None else (preprocessing.mean, preprocessing.std)
+    if "mean" in augment or "std" in augment or (mean is None and std is None):
+        return augment
+    channels = len(mean or std or ())
+    return {**augment, "mean": mean or (0.0,) * channels, "std": std or (1.0,) * channels}

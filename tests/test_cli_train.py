@@ -1,0 +1,309 @@
+"""``rheobase train``: from a trained network to a spiking one, through kills and past mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rheobase as rb
+from command_line import Run, assert_refused, runner
+from rheobase import data, demo
+from rheobase.cli.settings import read_training
+from rheobase.training import checkpoint
+
+SOURCE = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from rheobase.demo import digits
+
+def few():
+    images, labels = digits().train
+    return images[:120], labels[:120]
+
+def many_classes():
+    images, labels = few()
+    return images, labels + 1
+
+def no_labels():
+    return DataLoader(few()[0], batch_size=50)
+
+def small(classes=10):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(16, classes))
+
+def five_classes():
+    return small(5)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "train_nets.py").write_text(SOURCE)
+    parts = demo.digits()
+    save_file(demo.train(parts.train, epochs=3, seed=0).state_dict(), folder / "weights.safetensors")
+    images, labels = parts.train
+    pixels = (images[:120] * 255).round().to(torch.uint8).numpy()
+    np.savez(folder / "digits.npz", images=pixels, labels=labels[:120].numpy())
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(home)
+    return runner(capsys)
+
+
+def training(
+    out: Path, *more: object, model: str = "train_nets:small", source: str = "train_nets:few", levels: int = 4
+) -> list[object]:
+    options = ["--option", f"levels={levels}", "--epochs", 2, "--batch-size", 20]
+    return ["train", model, "--data", source, "--out", out, *options, *more]
+
+
+def accuracies(document: Any) -> list[float]:
+    return [row["accuracy"] for row in document["evaluation"]["rows"]]
+
+
+# The good paths
+
+
+def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    network = ["rheobase.demo:DigitsResNet", "--checkpoint", "weights.safetensors"]
+    images = ["--data", "rheobase.demo:digits_train", "--test", "rheobase.demo:digits_test"]
+    options = ["--method", "Pascal", "--option", "levels=4", "--epochs", 2, "--batch-size", 64, "--json"]
+    result = run("train", *network, *images, *options, "--out", out)
+    assert result.code == 0
+    assert "give the same command again" in result.err
+    document = result.document
+    assert document["execution"] == "counts"
+    assert [record["epoch"] for record in document["training"]["history"]] == [1, 2]
+    assert document["training"]["settings"]["learning_rate"] == 0.02
+    assert document["evaluation"]["ann_accuracy"] > 0.9
+    row = document["evaluation"]["rows"][-1]
+    assert (row["timesteps"], row["agreement"]) == (4, 1.0)  # PASCAL is exact
+    assert {path.name for path in out.iterdir()} == {"run.json", "training", "network"}
+    assert {path.name for path in (out / "network").iterdir()} >= {"network.json", "evaluation.json", "accuracy.png"}
+
+    # The saved network is the trained one: its analog side is the quantised network with the final weights.
+    parts = demo.digits()
+    student = rb.quantise(demo.DigitsResNet(), rb.Pascal(levels=4), calibration=parts.train[0][:64])
+    student.load_state_dict(load_file(out / "training" / "weights.safetensors"))
+    expected = student.eval()(parts.test[0])
+    torch.testing.assert_close(rb.load(out / "network").ann(parts.test[0]), expected, rtol=1e-3, atol=1e-3)
+
+    steps = ["evaluate", out / "network", "--data", "rheobase.demo:digits_test", "--execution", "steps", "--json"]
+    simulated = run(*steps).document
+    assert simulated["execution"] == "steps"
+    assert accuracies(simulated)[-1] == pytest.approx(accuracies(document)[-1], abs=0.0026)  # one image of 400
+
+
+def test_a_finished_run_is_told_and_kept(run: Run, tmp_path: Path) -> None:
+    first = run(*training(tmp_path / "run"))
+    assert first.code == 0
+    assert "Training; the weights are those of epoch 2" in first.out
+    assert "sites converted with Pascal" in first.out
+    before = rb.load(tmp_path / "run" / "network")
+    again = run(*training(tmp_path / "run"))
+    assert again.code == 0
+    assert "Going on after epoch 2 of 2" in again.err
+    images = demo.digits().test[0]
+    assert torch.equal(rb.load(tmp_path / "run" / "network")(images), before(images))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_network(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, augmented = checkpoint.save, ["--augment", "crop=1,cutout=2"]
+
+    def interrupted(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", interrupted)
+        result = run(*training(tmp_path / "stopped", *augmented))
+    assert (result.code, result.out, result.err.splitlines()[-1]) == (130, "", "Interrupted.")
+    assert not (tmp_path / "stopped" / "network").exists()
+    (tmp_path / "stopped" / ".network-half").mkdir()  # what a kill while saving leaves behind
+    resumed = run(*training(tmp_path / "stopped", *augmented))
+    assert resumed.code == 0
+    assert "Going on after epoch 1 of 2" in resumed.err
+    assert run(*training(tmp_path / "whole", *augmented)).code == 0
+    one, other = (load_file(tmp_path / name / "training" / "weights.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    networks = [rb.load(tmp_path / name / "network") for name in ("stopped", "whole")]
+    images = demo.digits().test[0]
+    assert torch.equal(networks[0](images), networks[1](images))
+
+
+def test_pixels_from_files(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (tmp_path / "training.yaml").write_text("epochs: 1\nbatch_size: 40\naugment: {crop_padding: 1, flip: false}\n")
+    network = ["train_nets:small", "--data", "digits.npz"]
+    options = ["--method", "QVM", "--option", "levels=4", "--training", tmp_path / "training.yaml", "--mean", 0.25]
+    result = run("train", *network, *options, "--out", out, "--distil", "--validation", 0, "--json")
+    assert result.code == 0
+    settings = result.document["training"]["settings"]
+    assert (settings["augment"]["mean"], settings["augment"]["std"]) == ([0.25], [1.0])
+    assert result.document["training"]["history"][0]["validation_loss"] is None
+    evaluated = run("evaluate", out / "network", "--data", "digits.npz", "--json")
+    assert evaluated.document["preprocessing"]["mean"] == [0.25]
+    assert evaluated.document["execution"] == "counts"
+
+
+def test_a_teacher_takes_the_place_of_labels(run: Run, tmp_path: Path) -> None:
+    missing = run(*training(tmp_path / "run", source="train_nets:no_labels"))
+    assert_refused(missing._replace(err=missing.err.splitlines()[-1]), "no labels", "teacher")
+    assert run(*training(tmp_path / "run", "--distil", "--epochs", 1, source="train_nets:no_labels")).code == 0
+
+
+# Settings
+
+
+def test_settings_come_from_file_options_and_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    file.write_text("epochs: 7\noptimiser: adamw\nschedule: constant\n")
+    found = read_training(file, {"epochs": None, "learning_rate": 0.3}, None, None)
+    assert found == rb.Training(epochs=7, optimiser="adamw", schedule="constant", learning_rate=0.3)
+    assert read_training(None, {}, None, None) == rb.Training(epochs=4, learning_rate=0.02)
+
+
+def test_augmentations_by_name() -> None:
+    normalised = data.Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
+    found = read_training(None, {}, "crop,flip,cutout,autoaugment", normalised).augment
+    expected = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "cutout": 16, "autoaugment": "cifar10"}
+    assert found == rb.Augmentation(crop_padding=4, flip=True, **expected)
+    assert read_training(None, {}, "cutout=8", None).augment == rb.Augmentation(crop_padding=0, flip=False, cutout=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: 1\nspeed: 3\n", ["unknown field 'speed'", "known fields", "momentum"]),
+        ("epochs: 0\n", ["epochs", "(got 0)"]),
+        ("learning_rate: 1\n", ["--learning-rate", "training.yaml", "one place"]),
+        ("augment: {crop: 4}\n", ["augment", "unknown field 'crop'", "crop_padding"]),
+        ("augment: flip\n", ["augment", "'flip'"]),
+        ("augment: {1: 2}\n", ["not a mapping", "epochs: 4"]),
+        ("- epochs\n", ["not a mapping"]),
+        ("{", ["not YAML"]),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, text: str, said: list[str]) -> None:
+    (tmp_path / "training.yaml").write_text(text)
+    with pytest.raises(rb.TrainingError) as refused:
+        read_training(tmp_path / "training.yaml", {"learning_rate": 0.1}, None, None)
+    for part in said:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "crop,crop", "turn", "flip=2", "cutout=wide", "autoaugment=mnist"])
+def test_augmentations_that_cannot_be(text: str) -> None:
+    with pytest.raises(rb.TrainingError, match="augment"):
+        read_training(None, {}, text, None)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--option", "levels=0"], ["given twice"]),
+        (["--method", "RateCoding"], ["RateCoding", "levels"]),
+        (["--training", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
+        (["--data", "nowhere.npz"], ["nowhere.npz", "does not exist"]),
+        (["--test", "train_nets:few"], ["--test", "images again"]),
+        (["--execution", "counts"], ["--execution", "--test"]),
+        (["--mean", "0.5"], ["no effect", "train_nets:few"]),
+        (["--option", "colour=red"], ["unknown field 'colour'"]),
+    ],
+)
+def test_options_that_cannot_be(run: Run, tmp_path: Path, more: list[str], said: list[str]) -> None:
+    assert_refused(run(*training(tmp_path / "run", *more)), *said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
+    assert_refused(run(*training(tmp_path / "run", levels=0)), "levels", "(got 0)")
+    network = ["train_nets:small", "--data", "train_nets:few", "--out", tmp_path / "run"]
+    assert_refused(run("train", *network), "levels", "how many")
+    result = run("train", *network, "--method", "RateCoding")
+    assert_refused(result, "RateCoding has no quantised activation", "Pascal", "QVM")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data", "train_nets:many_classes"], ["label of image", "is 10", "10 classes"]),
+        (["--validation", "1.5"], ["validation", "between 0 and 1"]),
+        (["--batch-size", "500"], ["108 images", "batch of 500"]),
+        (["--accelerator", "abacus"], ["'abacus'", 'accelerator="auto"']),
+        (["--augment", "autoaugment,crop=99", "--validation", "0", "--training", "best.yaml"], ["keep", "validation"]),
+    ],
+)
+def test_runs_that_cannot_be(run: Run, home: Path, tmp_path: Path, more: list[str], said: list[str]) -> None:
+    (home / "best.yaml").write_text("keep: best\n")
+    result = run(*training(tmp_path / "run", *more))
+    assert result.out == ""
+    assert_refused(result._replace(err=result.err.splitlines()[-1]), *said)
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.is_file()] == ["run.json"]
+
+
+def test_labels_must_fit_the_head(run: Run, tmp_path: Path) -> None:
+    result = run(*training(tmp_path / "run", model="train_nets:five_classes"))
+    assert_refused(result._replace(err=result.err.splitlines()[-1]), "5 classes", "last layer")
+    assert run(*training(tmp_path / "run", levels=2)).code == 0  # what the refused run left stands in nobody's way
+
+
+def test_another_run_is_not_gone_on_with(run: Run, tmp_path: Path) -> None:
+    assert run(*training(tmp_path / "run")).code == 0
+    held = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert_refused(run(*training(tmp_path / "run", levels=8)), "another run", "levels was 4 and is now 8")
+    other = run(*training(tmp_path / "run", "--seed", 1))
+    assert_refused(other._replace(err=other.err.splitlines()[-1]), "another run", "seed was 0 and is now 1")
+    assert all(path.read_bytes() == content for path, content in held.items())
+    (tmp_path / "run" / "run.json").unlink()
+    assert_refused(run(*training(tmp_path / "run")), "run.json", "choose another folder")
+
+
+@pytest.mark.parametrize("place", [".", "network"])
+def test_foreign_files_are_left_alone(run: Run, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "run" / place
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("years of work")
+    assert_refused(run(*training(tmp_path / "run")), "thesis.tex", "another folder")
+    assert (folder / "thesis.tex").exists()
+
+
+def test_folders_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(run(*training(tmp_path / "file")), "file")
+    assert_refused(run(*training(tmp_path / "file" / "run")), "cannot be written")
+
+
+# Reading into memory
+
+
+def test_samples_are_held_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = demo.digits_train()
+    monkeypatch.setattr(demo, "digits_train", lambda: pair)
+    found = data.read_all(data.load("rheobase.demo:digits_train"))
+    assert isinstance(found, tuple)
+    assert found[0].data_ptr() == pair[0].data_ptr()
+
+    loader = data.load(home / "digits.npz", preprocessing=data.Preprocessing(mean=[0.5]), batch_size=50, seed=3)
+    images, labels = data.read_all(loader)
+    expected = list(loader)
+    assert torch.equal(images, torch.cat([part for part, _ in expected]))
+    assert torch.equal(labels, torch.cat([part for _, part in expected]))
+    assert images.shape == (120, 1, 8, 8)
