@@ -14,6 +14,7 @@ from rheobase.convert import convert
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
+from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
@@ -29,11 +30,13 @@ __all__ = [
     "QCFS",
     "QVM",
     "RTS",
+    "AdaptedLevels",
     "Augmentation",
     "BiasCorrection",
     "Evaluation",
     "Inspection",
     "IntegrateFireNeuron",
+    "LevelMetric",
     "Pascal",
     "PotentialCorrection",
     "Potentials",
@@ -53,9 +56,11 @@ __all__ = [
     "Training",
     "TrainingError",
     "WeightCalibration",
+    "adapt_levels",
     "convert",
     "evaluate",
     "inspect",
+    "level_metric",
     "load",
     "potentials",
     "quantise",
