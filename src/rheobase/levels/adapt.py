@@ -119,7 +119,8 @@ def adapt_levels(
         >>> from rheobase.demo import DigitsResNet, digits
         >>> images, labels = digits().train
         >>> network = rb.quantise(DigitsResNet(), rb.Pascal(levels=8), calibration=images)
-        >>> adapted = rb.adapt_levels(network, (images, labels), rb.Training(epochs=2, learning_rate=0.05), levels=(8, 4))
+        >>> training = rb.Training(epochs=2, learning_rate=0.05)
+        >>> adapted = rb.adapt_levels(network, (images, labels), training, levels=(8, 4))
         >>> sorted(set(adapted.levels.values())), len(adapted.history)
         ([4, 8], 2)
     """

@@ -33,7 +33,7 @@ def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
     differing = len(set(finite))
     if differing < number:
         raise RecipeError(
-            f"are {number}, for {number} clusters of sites, but the sites' metric has only {differing} different values",
+            f"are {number}, for as many clusters, but the sites' metric has only {differing} different values",
             where="levels",
             remedy=f"give at most {differing}" if differing else "train the network first: no site's activation varies",
         )
