@@ -14,6 +14,7 @@ from rheobase.convert import convert
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
+from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
@@ -31,12 +32,14 @@ __all__ = [
     "QCFS",
     "QVM",
     "RTS",
+    "AdaptedLevels",
     "Augmentation",
     "BiasCorrection",
     "Evaluation",
     "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
+    "LevelMetric",
     "Pascal",
     "PotentialCorrection",
     "Potentials",
@@ -57,10 +60,12 @@ __all__ = [
     "TrainingError",
     "Unevenness",
     "WeightCalibration",
+    "adapt_levels",
     "convert",
     "evaluate",
     "input_scenarios",
     "inspect",
+    "level_metric",
     "load",
     "potentials",
     "quantise",

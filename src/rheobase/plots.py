@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
+from math import isfinite, nan
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from rheobase.activations import INITIAL_POTENTIAL
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
+from rheobase.levels import LevelMetric
 from rheobase.potentials import Potentials
 from rheobase.scenarios import InputScenarios, Scenario
 from rheobase.stability import Stability
@@ -178,6 +180,55 @@ def _draw_counts(axes: Axes, result: InputScenarios, scenario: Scenario) -> None
     axes.set_xlim(-1, 2)  # beyond, the activation is saturated
     axes.set_xlabel("mean input z / θ")
     axes.legend(frameon=False, loc="upper left", fontsize="small")
+
+
+def level_metric_plot(
+    metrics: LevelMetric | Mapping[str, LevelMetric], path: str | Path, *, levels: Mapping[str, int] | None = None
+) -> None:
+    """Draw the AL metric of each site (PASCAL, Fig. 1), or one curve for each α (Fig. 3).
+
+    A site whose metric is infinite, because its activation never varies, has a cross at the upper edge.
+
+    Args:
+        metrics: of :func:`rheobase.level_metric`; several, by their names, from :meth:`rheobase.LevelMetric.sweep`.
+        path: where to write; the ending chooses the format.
+        levels: L of the sites, written below their names.
+
+    Raises:
+        DataError: if there is nothing to draw, or the curves are of different networks.
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> level_metric_plot(found, "metric.png", levels=found.assign((8, 4)))  # doctest: +SKIP
+        >>> level_metric_plot(found.sweep((1, 0.75, 0.5)), "alpha.png")  # doctest: +SKIP
+    """
+    single = isinstance(metrics, LevelMetric)
+    curves = {f"α = {metrics.alpha:.3g}": metrics} if isinstance(metrics, LevelMetric) else dict(metrics)
+    if not curves:
+        raise DataError("is empty", where="metrics", remedy="give at least one")
+    sites = list(next(iter(curves.values())).values)
+    if any(list(metric.values) != sites for metric in curves.values()):
+        raise DataError("are of networks with different sites", where="metrics", remedy="draw them apart")
+    figure, axes = _figure()
+    for name, metric in curves.items():
+        values = list(metric.values.values())
+        label = name if single else f"{name} (α = {metric.alpha:.3g})"
+        drawn = [value if isfinite(value) else nan for value in values]
+        (curve,) = axes.plot(range(len(sites)), drawn, marker="o", markersize=4, linewidth=1.6, label=label)
+        beyond = [i for i, value in enumerate(values) if not isfinite(value)]
+        axes.plot(
+            beyond,
+            [1.0] * len(beyond),
+            "x",
+            color=curve.get_color(),
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )
+    names = sites if levels is None else [f"{site}\nL = {levels[site]}" for site in sites]
+    axes.set_xticks(range(len(sites)), names, rotation=90, fontsize="small")
+    axes.set_ylabel("AL metric M")
+    axes.set_title(f"{next(iter(curves.values())).images} images", fontsize="medium")
+    _finish(figure, axes, path, legend="upper right")
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from rheobase.activations import Staircase
 from rheobase.convert import versions
 from rheobase.errors import TrainingError
 
@@ -139,6 +140,11 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 def shapes(module: nn.Module) -> dict[str, list[int]]:
     """Shape of every tensor of a network."""
     return {name: list(value.shape) for name, value in module.state_dict().items()}
+
+
+def activations(module: nn.Module) -> dict[str, str]:
+    """Levels and rounding of every quantised activation: no tensor tells them."""
+    return {name: part.extra_repr() for name, part in module.named_modules() if isinstance(part, Staircase)}
 
 
 def prepare(folder: Path) -> None:

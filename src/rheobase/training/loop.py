@@ -165,6 +165,7 @@ def train(
                 "validation data": checked.source.digest() if checked else None,
                 "validation fraction": validation if isinstance(validation, float) else None,
                 "network": disk.shapes(module),
+                "activations": disk.activations(module),
                 "trained parameters": trained_names,
                 "teacher": _digest(teacher),
                 "loss": _name(loss),
