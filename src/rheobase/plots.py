@@ -146,7 +146,7 @@ def level_metric_plot(
     axes.set_xticks(range(len(sites)), names, rotation=90, fontsize="small")
     axes.set_ylabel("AL metric M")
     axes.set_title(f"{next(iter(curves.values())).images} images", fontsize="medium")
-    _finish(figure, axes, path, legend="upper right")
+    _finish(figure, axes, path, legend="best")
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -156,7 +156,7 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _finish(
-    figure: Figure, axes: Axes, path: str | Path, legend: Literal["lower right", "upper right"] = "lower right"
+    figure: Figure, axes: Axes, path: str | Path, legend: Literal["lower right", "upper right", "best"] = "lower right"
 ) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
