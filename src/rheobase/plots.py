@@ -228,7 +228,7 @@ def level_metric_plot(
     axes.set_xticks(range(len(sites)), names, rotation=90, fontsize="small")
     axes.set_ylabel("AL metric M")
     axes.set_title(f"{next(iter(curves.values())).images} images", fontsize="medium")
-    _finish(figure, axes, path, legend="upper right")
+    _finish(figure, axes, path, legend="best")
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -241,7 +241,7 @@ def _finish(
     figure: Figure,
     axes: Axes,
     path: str | Path,
-    legend: Literal["lower right", "upper right", "upper left"] = "lower right",
+    legend: Literal["lower right", "upper right", "upper left", "best"] = "lower right",
 ) -> None:
     axes.legend(frameon=False, loc=legend)
     _save(figure, [axes], path)

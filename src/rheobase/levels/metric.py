@@ -199,8 +199,8 @@ def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Mome
         RecipeError: if α is not between 0 and 1.
 
     Example:
-        >>> site_metric("relu", [4, 0, 0, 0, 1], alpha=0.25).metric  # A = 1, g² = 1.8, K = 5
-        14.0
+        >>> round(site_metric("relu", [4, 0, 0, 0, 1], alpha=0.25).metric, 3)  # A = 1, g² = 1.152, K = 13
+        27.976
     """
     _check_alpha(alpha)
     total = sum(histogram)
