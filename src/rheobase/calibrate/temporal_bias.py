@@ -65,7 +65,7 @@ class TemporalBias(CalibrationPass):
     kind: Literal["temporal_bias"] = "temporal_bias"
     alpha: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     updates: int = Field(default=20, ge=1)
-    iterations: int = Field(default=10, ge=1)
+    iterations: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
     batches: int = Field(default=2, ge=1)
     patience: int = Field(default=3, ge=1)

@@ -13,7 +13,7 @@ def FTBC(
     timesteps: int = 8,
     alpha: float = 0.5,
     updates: int = 20,
-    iterations: int = 10,
+    iterations: int = 5,
     batch_size: int = 128,
     batches: int = 2,
     patience: int = 3,
