@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("methods", nargs="?", default="", help=", ".join(METHODS))
     parser.add_argument("timesteps", type=int, nargs="*")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     path = HERE / f"post_training_{arguments.case}.json"
     if arguments.table:
         print(table(json.loads(path.read_text())["result"]))
