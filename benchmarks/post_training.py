@@ -35,7 +35,8 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "LP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="light"),
     "AP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="advanced"),
     "FTBC": lambda t: rb.FTBC(timesteps=t, batches=3),
-    "FTBC-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, scale=True),
+    "FTBC-rounds": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10),
+    "FTBC-rounds-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10, scale=True),
 }
 
 
@@ -112,8 +113,8 @@ def table(rows: dict[str, dict]) -> str:
         cells = [rows.get(f"{method} T={t}") for t in TABLE]
         if any(cells):
             lines.append(f"| {method} | {' | '.join(map(_cell, cells))} |")
-            taken = ["-" if cell is None else f"{cell['calibration_seconds']:.0f}" for cell in cells]
-            seconds.append(f"| {method} | {' | '.join(taken)} |")
+            taken = [None if cell is None else cell["calibration_seconds"] for cell in cells]
+            seconds.append(f"| {method} | {' | '.join('-' if s is None else f'{s:.0f}' for s in taken)} |")
     return "\n".join([*lines, "", *seconds])
 
 
