@@ -1,11 +1,15 @@
 """Accuracy of every method that needs no training, at several numbers of time-steps, on real networks and data.
 
     python benchmarks/post_training.py resnet20 --images 10000 FTBC 4 8 16 32
-    python benchmarks/post_training.py efficientnet FTBC,AP,LP 8 16 32
+    python benchmarks/post_training.py efficientnet --images 200 FTBC,AP,LP 8 16 32
+    python benchmarks/post_training.py resnet20 --table
 
 Calibrated for each T on 512 training images (the ImageNet sample's other 200), of which a fifth is held out; the
-methods use 128 to 384 of them. ``--images``: how many test images, the first of a seeded shuffle. Every result is added
-to the file beside this script as soon as it is there, in place of an older one on no more images.
+methods use 128 to 384 of them. A network whose parameters do not depend on T (max, percentile, OPI) is converted once
+and read out at every T of one simulation. ``--images``: how many test images, the first of a seeded shuffle; of more
+than 1000, the accuracy on the first 1000 is kept too, to compare with methods that were measured on those. Every
+result is added to the file beside this script as soon as it is there, in place of an older one on no more images.
+``--table`` prints that file as tables.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from common import HERE, cifar, efficientnet_lite0, imagenet_sample, record, resnet20
+from torch import Tensor
 
 import rheobase as rb
 
@@ -29,17 +35,29 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "LP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="light"),
     "AP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="advanced"),
     "FTBC": lambda t: rb.FTBC(timesteps=t, batches=3),
-    "FTBC-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, scale=True),
+    "FTBC-rounds": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10),
+    "FTBC-rounds-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10, scale=True),
 }
+
+
+ANY_T = ("max", "percentile", "OPI")
+"""Their parameters do not depend on T."""
+TABLE = (1, 2, 4, 8, 16, 32, 64, 128)
+COMMON = 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("resnet20", "efficientnet"))
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("methods", help=", ".join(METHODS))
-    parser.add_argument("timesteps", type=int, nargs="+")
-    arguments = parser.parse_args()
+    parser.add_argument("--images", type=int, default=COMMON)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("methods", nargs="?", default="", help=", ".join(METHODS))
+    parser.add_argument("timesteps", type=int, nargs="*")
+    arguments = parser.parse_intermixed_args()
+    path = HERE / f"post_training_{arguments.case}.json"
+    if arguments.table:
+        print(table(json.loads(path.read_text())["result"]))
+        return
     if arguments.case == "resnet20":
         model, calibration = resnet20(), cifar("train", limit=512, seed=0)
         test = cifar("test", limit=arguments.images, seed=0)
@@ -47,32 +65,71 @@ def main() -> None:
     else:
         model = efficientnet_lite0()
         calibration, test = imagenet_sample()
+        order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[: arguments.images]
+        test = test[0][order], test[1][order]
         # 160 images to fit on; more simulated at once than this do not fit into the memory of the machine
         options = {"FTBC": {"batch_size": 64, "batches": 1}, "LP": {"images": 16}, "AP": {"images": 16}}
     for method in arguments.methods.split(","):
-        for timesteps in arguments.timesteps:
-            recipe = METHODS[method](timesteps)
+        steps = arguments.timesteps
+        for readouts in [tuple(steps)] if method in ANY_T else [(t,) for t in steps]:
+            recipe = METHODS[method](max(readouts))
             if method in options:
                 recipe = type(recipe).from_dict(_with(recipe.to_dict(), options[method]))
             start = time.perf_counter()
             network = rb.convert(model, recipe, calibration=calibration)
             seconds = time.perf_counter() - start
-            result = rb.evaluate(network, test, timesteps=(timesteps,))
-            row = result.rows[0]
-            add(
-                HERE / f"post_training_{arguments.case}.json",
-                f"python benchmarks/post_training.py {arguments.case} --images {result.images} {method} {timesteps}",
-                f"{method} T={timesteps}",
-                {
-                    "accuracy": row.accuracy,
-                    "agreement": row.agreement,
-                    "spike_rate": row.spike_rate,
-                    "ann": result.ann_accuracy,
-                    "images": result.images,
+            command = f"python benchmarks/post_training.py {arguments.case} --images {len(test[0])} {method}"
+            for timesteps, row in measure(network, test, readouts).items():
+                row |= {
                     "calibration_seconds": round(seconds, 1),
                     "notes": [n for p in network.provenance.passes[1:] for n in p["notes"]],
-                },
-            )
+                }
+                add(path, f"{command} {' '.join(map(str, readouts))}", f"{method} T={timesteps}", row)
+
+
+def measure(network: rb.SpikingNetwork, test: tuple[Tensor, Tensor], timesteps: tuple[int, ...]) -> dict[int, dict]:
+    """Means over the test images, for each T."""
+    parts = [part for part in zip(*(x.tensor_split([COMMON]) for x in test), strict=True) if len(part[0])]
+    results = [rb.evaluate(network, part, timesteps=timesteps) for part in parts]
+    images = sum(result.images for result in results)
+    measured = {}
+    for i, t in enumerate(sorted(timesteps)):
+        measured[t] = {
+            name: sum(getattr(result.rows[i], name) * result.images for result in results) / images
+            for name in ("accuracy", "agreement", "spike_rate")
+        }
+        measured[t]["ann"] = sum(result.ann_accuracy * result.images for result in results) / images
+        measured[t]["images"] = images
+        if len(results) > 1:
+            measured[t][f"accuracy on the first {COMMON}"] = results[0].rows[i].accuracy
+    return measured
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Accuracies, methods by T; a number of images for each that was not measured on all of the first 1000."""
+    lines = [f"| method | {' | '.join(f'T = {t}' for t in TABLE)} |", "| --- |" + " --: |" * len(TABLE)]
+    seconds = [f"| calibration, s | {' | '.join(f'T = {t}' for t in TABLE)} |", "| --- |" + " --: |" * len(TABLE)]
+    for method in METHODS:
+        found = [rows.get(f"{method} T={t}") for t in TABLE]
+        cells = [None if row is None or _other_images(row) else row for row in found]
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(map(_cell, cells))} |")
+            taken = [None if cell is None else cell["calibration_seconds"] for cell in cells]
+            seconds.append(f"| {method} | {' | '.join('-' if s is None else f'{s:.0f}' for s in taken)} |")
+    return "\n".join([*lines, "", *seconds])
+
+
+def _other_images(row: dict) -> bool:
+    """Measured on more images than the others, without the accuracy on the common ones."""
+    return row["images"] > COMMON and f"accuracy on the first {COMMON}" not in row
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    accuracy = row.get(f"accuracy on the first {COMMON}", row["accuracy"])
+    few = f" ({row['images']})" if row["images"] < COMMON else ""
+    return f"{100 * accuracy:.1f}{few}"
 
 
 def _with(recipe: dict, options: dict) -> dict:

@@ -58,7 +58,22 @@ def test_a_step_worked_out_by_hand() -> None:
     assert silent.tolist() == [0.0]
 
 
-def slow(snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int) -> list[list[list[float]]]:
+@given(seed=st.integers(0, 2**31), images=st.integers(1, 9), places=st.sampled_from([(), (3,), (200, 130)]))
+def test_spikes_are_counted_exactly_in_any_pieces(seed: int, images: int, places: tuple[int, ...]) -> None:
+    """Also where the potentials of one image are more than a piece."""
+    g = torch.Generator().manual_seed(seed)
+    potential, bias = torch.randn(images, 6, *places, generator=g), torch.randn(6, generator=g)
+    threshold = torch.rand(6, generator=g) + 0.1
+    excess = firing_excess(potential, bias, threshold, torch.zeros(6))
+    for channel in range(6):
+        fired = int((potential[:, channel] - bias[channel] >= threshold[channel]).sum())
+        expected = float(threshold[channel].double()) * fired / potential[:, channel].numel()
+        assert float(excess[channel]) == pytest.approx(expected, rel=1e-14)
+
+
+def slow(
+    snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int, updates: int
+) -> list[list[list[float]]]:
     """Algorithm 1 in its own order, layers outside and steps inside, with plain loops over neurons, in float64."""
     weights = [snn.graph.tensor(n.parameters["weight"]).double() for n in snn.graph.nodes if n.operation == "linear"]
     offsets = [snn.graph.tensor(n.parameters["bias"]).double() for n in snn.graph.nodes if n.operation == "linear"]
@@ -80,8 +95,9 @@ def slow(snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int) 
                 potential = [0.5 * limit] * count
                 for t in range(steps):
                     before = [potential[i] + float(current[t, i, channel]) for i in range(count)]
-                    mean = sum(limit for v in before if v - biases[layer][t][channel] >= limit) / count
-                    biases[layer][t][channel] += alpha * (mean - target)
+                    for _ in range(updates):
+                        mean = sum(limit for v in before if v - biases[layer][t][channel] >= limit) / count
+                        biases[layer][t][channel] += alpha * (mean - target)
                     for i in range(count):
                         potential[i] = before[i] - biases[layer][t][channel]
                         if potential[i] >= limit:
@@ -91,18 +107,19 @@ def slow(snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int) 
     return biases
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_against_algorithm_1_in_plain_loops(iterations: int) -> None:
+@pytest.mark.parametrize(("iterations", "updates"), [(1, 1), (3, 1), (1, 7), (3, 4)])
+def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int) -> None:
     """All layers in one simulation, step by step, is layer after layer: a bias depends on earlier layers and steps."""
     snn = copy.deepcopy(grid_snn("MLP"))
     data = calibration("MLP", held_out=False)
-    expected = slow(snn, data.fit, 0.5, iterations)
-    TemporalBias(batch_size=len(data.fit), batches=1, iterations=iterations).apply(snn, data)
+    expected = slow(snn, data.fit, 0.5, iterations, updates)
+    TemporalBias(batch_size=len(data.fit), batches=1, iterations=iterations, updates=updates).apply(snn, data)
     for neuron, biases in zip(snn.neurons, expected, strict=True):
         torch.testing.assert_close(neuron.bias, torch.tensor(biases), atol=1e-5, rtol=1e-5)
 
 
-def test_each_step_emits_on_average_what_the_ann_does() -> None:
+@pytest.mark.parametrize(("iterations", "updates"), [(60, 1), (1, 60)])
+def test_each_step_emits_on_average_what_the_ann_does(iterations: int, updates: int) -> None:
     """Theorem 1: with converged biases the channel means agree at every step, where there are many places."""
     snn = copy.deepcopy(grid_snn("VGG"))
     data = calibration("VGG", held_out=False)
@@ -121,7 +138,9 @@ def test_each_step_emits_on_average_what_the_ann_does() -> None:
         return worst
 
     before = gap()
-    TemporalBias(batch_size=len(data.fit), batches=1, iterations=60, alpha=0.3).apply(snn, data)
+    TemporalBias(batch_size=len(data.fit), batches=1, iterations=iterations, updates=updates, alpha=0.3).apply(
+        snn, data
+    )
     assert gap() < 0.15 * before
 
 
@@ -186,6 +205,12 @@ def test_fewer_images_than_one_batch() -> None:
 def test_impossible_alphas(alpha: float) -> None:
     with pytest.raises(RecipeError, match="alpha"):
         rb.FTBC(timesteps=2, alpha=alpha)
+
+
+@pytest.mark.parametrize("name", ["updates", "iterations"])
+def test_nothing_to_do(name: str) -> None:
+    with pytest.raises(RecipeError, match=name):
+        rb.FTBC(timesteps=2, **{name: 0})
 
 
 def test_another_number_of_steps_and_how_to_get_it() -> None:

@@ -23,6 +23,8 @@ from rheobase.signal import Signal
 
 DIVERGED = 100.0
 """A bias of so many thresholds no longer corrects anything."""
+PIECE = 2**17
+"""Potentials whose spikes are counted at once: few enough for a cache, and for a float to count them exactly."""
 
 
 class TemporalBias(CalibrationPass):
@@ -33,10 +35,12 @@ class TemporalBias(CalibrationPass):
     .. math::
         b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,[u[t] - b[t] \ge \theta]] - E[\min(a, \theta)] \big)
 
-    where E is the mean over all calibration images and the channel's places; then the step is done with the new b[t],
-    and what it emits goes on to the next layer and the next step. Three things differ from the print: b is
-    *subtracted* from the potential (Eq. 4 adds what line 3 defines as SNN − ANN, which diverges); the target is clipped
-    at θ, more than which no neuron can emit; and all batches are pooled, so that their order and size do not matter.
+    where E is the mean over all calibration images and the channel's places. This is repeated ``updates`` times with
+    the same u; then the step is done with the new b[t], and what it emits goes on to the next layer and the next step.
+    Three things differ from the print: b is *subtracted* from the potential (Eq. 4 adds what line 3 defines as
+    SNN − ANN, which diverges); the target is clipped at θ, more than which no neuron can emit; and all batches are
+    pooled, so that their order and size do not matter. With ``updates=1`` only whole passes are repeated, as in the
+    paper; more of them settle a bias before anything that depends on it is looked at, without another simulation.
 
     A bias at (site, step) depends only on earlier sites and steps, so all layers are corrected in *one* simulation of
     the calibration images, step by step. That is Algorithm 1's order of layers, and costs (iterations) simulations in
@@ -47,7 +51,8 @@ class TemporalBias(CalibrationPass):
 
     Args:
         alpha: α > 0.
-        iterations: how often all biases are corrected, at most.
+        updates: how often a bias is corrected each time its step is reached.
+        iterations: how often all steps are gone through, at most.
         batch_size: images in a batch.
         batches: how many batches are pooled.
         patience: stop after so many iterations without a better one.
@@ -58,7 +63,8 @@ class TemporalBias(CalibrationPass):
 
     kind: Literal["temporal_bias"] = "temporal_bias"
     alpha: float = Field(default=0.5, gt=0, allow_inf_nan=False)
-    iterations: int = Field(default=10, ge=1)
+    updates: int = Field(default=20, ge=1)
+    iterations: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
     batches: int = Field(default=2, ge=1)
     patience: int = Field(default=3, ge=1)
@@ -80,7 +86,7 @@ class TemporalBias(CalibrationPass):
         changes.history.append(best)
         original = kept = Snapshot(network)
         for iteration in track(range(1, self.iterations + 1), "correcting biases", show=progress):
-            _correct(network, images, targets, self.alpha)
+            _correct(network, images, targets, self.alpha, self.updates)
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
@@ -155,7 +161,7 @@ def _with_biases(network: SpikingNetwork) -> list[IntegrateFire]:
 
 
 @torch.inference_mode()
-def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor], alpha: float) -> None:
+def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor], alpha: float, updates: int) -> None:
     """One simulation in which every bias is corrected just before its neurons fire."""
     simulation = Simulation(network)
     early = network.begin(in_memory_format(images.to(network.graph.device)))
@@ -166,8 +172,10 @@ def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor]
             if node.operation == "site":
                 neuron: Any = network.neuron(node.name)
                 current, (potential,) = simulation.before(node, signal)
-                excess = firing_excess(potential + current, neuron.bias[t], neuron.threshold, targets[node.name])
-                neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
+                potential = potential + current
+                for _ in range(updates):
+                    excess = firing_excess(potential, neuron.bias[t], neuron.threshold, targets[node.name])
+                    neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
             return fire(node, signal)
 
         values = dict(early)
@@ -185,11 +193,15 @@ def firing_excess(potential: Tensor, bias: Tensor, threshold: Tensor, target: Te
         threshold: θ, [] or [C]; a channel with θ = ∞ has no excess.
         target: mean activation, [C].
     """
-    dims = potential.dim()
-    fired = potential - along_channels(bias, dims) >= along_channels(threshold, dims)
-    count = fired.sum(dim=[d for d in range(dims) if d != 1])
-    places = potential.numel() // potential.shape[1]
-    theta = threshold.double().expand(len(count))
+    dims, channels = potential.dim(), potential.shape[1]
+    bias, threshold = along_channels(bias, dims), along_channels(threshold, dims)
+    others = [d for d in range(dims) if d != 1]
+    count = torch.zeros(channels, dtype=torch.float64, device=potential.device)
+    # pieces that stay in the cache; ones and zeros in the potential's own dtype are much faster to sum than booleans
+    for piece in potential.split(max(1, PIECE // potential[0].numel())):
+        count += (piece - bias).ge_(threshold).sum(others)
+    places = potential.numel() // channels
+    theta = threshold.double().flatten().expand(channels)
     return torch.where(theta == SILENT, 0.0, theta * count / places - target)
 
 

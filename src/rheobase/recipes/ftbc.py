@@ -13,7 +13,8 @@ from rheobase.recipes.recipe import Recipe, published
 def FTBC(
     timesteps: int = 8,
     alpha: float = 0.5,
-    iterations: int = 10,
+    updates: int = 20,
+    iterations: int = 5,
     batch_size: int = 128,
     batches: int = 2,
     patience: int = 3,
@@ -31,7 +32,8 @@ def FTBC(
     Args:
         timesteps: T.
         alpha: α > 0, the step of the correction.
-        iterations: corrections of every bias, at most; each costs about one simulation of the calibration images.
+        updates: corrections of a bias each time its step is reached.
+        iterations: how often all steps are gone through, at most; each costs a simulation of the calibration images.
         batch_size: images in a batch.
         batches: how many batches, pooled.
         patience: stop after so many iterations that did not help on held-out images.
@@ -53,6 +55,13 @@ def FTBC(
         calibration=(
             Thresholds(method=threshold, granularity=granularity, percentile=percentile),
             *((ScaleThresholds(images=96, sweeps=1),) if scale else ()),
-            TemporalBias(alpha=alpha, iterations=iterations, batch_size=batch_size, batches=batches, patience=patience),
+            TemporalBias(
+                alpha=alpha,
+                updates=updates,
+                iterations=iterations,
+                batch_size=batch_size,
+                batches=batches,
+                patience=patience,
+            ),
         ),
     )
