@@ -291,11 +291,13 @@ class SpikingNetwork(nn.Module):
             reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
+                again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
+                if isinstance(neuron, WindowNeuron):
+                    again = "quantise and train with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",
                     where=site.name,
-                    remedy=f"run it for {self.timesteps}, or calibrate again: rb.convert(network, "
-                    f"rb.{name}(timesteps={timesteps}), calibration=...)",
+                    remedy=f"run it for {self.timesteps}, or {again}",
                 )
 
     def runs_for(self, timesteps: int) -> bool:
