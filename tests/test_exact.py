@@ -15,7 +15,7 @@ import rheobase as rb
 from conftest import grid_images, grid_snn
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, TraceError
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.recipes import Recipe
+from rheobase.recipes import METHODS, Recipe
 
 RECIPES = {
     "Pascal": rb.Pascal(levels=4),
@@ -24,6 +24,10 @@ RECIPES = {
     "QVM floor": rb.QVM(levels=8, rounding="floor"),
     "QVM ceil": rb.QVM(levels=2, rounding="ceil"),
 }
+
+
+def test_every_method_that_quantises_is_in_this_grid() -> None:
+    assert {recipe.name for recipe in RECIPES.values()} == {m for m in METHODS if METHODS[m]().activation is not None}
 
 
 def mixed_levels(name: str) -> dict[str, int]:
