@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rheobase.activations import INITIAL_POTENTIAL, Rounding, staircase
 from rheobase.errors import RecipeError
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Pasc
-from rheobase.neurons.fused import set_fusion
 from rheobase.signal import Held, Train
 
 ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "ceil")
@@ -194,26 +193,3 @@ def test_which_numbers_of_steps_they_run_for() -> None:
     assert neuron.steps(16, 8) == 8
     assert neuron.check_timesteps(16, 8) is None
     assert "0.5" in str(neuron.check_timesteps(1, 8))
-
-
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_the_fused_closed_form_gives_the_same_bits(rounding: Rounding, overwrite: bool) -> None:
-    g = torch.Generator().manual_seed(0)
-    neuron = ConstantCurrent(torch.rand(8, generator=g) + 0.1, 4, rounding)
-    scalar = ConstantCurrent(torch.tensor(0.7), 4, rounding)
-    for shape in ((6, 8, 5, 5), (40, 8)):
-        current = torch.randn(*shape, generator=g)
-        if len(shape) == 4:
-            current = current.contiguous(memory_format=torch.channels_last)
-        for kind in (neuron, scalar):
-            results = []
-            with torch.no_grad():
-                for mode in ("never", "always"):
-                    set_fusion(mode)  # type: ignore[arg-type]
-                    given = current.clone()
-                    results.append(kind.rate(given, 4, overwrite=overwrite))
-                    assert (results[-1].data_ptr() == given.data_ptr()) == overwrite
-            set_fusion("auto")
-            assert torch.equal(*results)
-            assert results[0].stride() == results[1].stride() == current.stride()

@@ -162,12 +162,21 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""
+        return self.on_held_values(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+
+    def on_held_values(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
+        """The whole network, every value computed once: ``x`` [B, ...] -> output [B, ...].
+
+        Args:
+            x: input.
+            site: what a site makes of its current: (node, current [B, C, ...], whether it may write over it).
+        """
         values: dict[str, Signal] = {self.nodes[0].name: Held(in_memory_format(x))}
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
 
         def nonlinear(node: Node, signal: Signal) -> Signal:
-            if node.name in overwriting:
-                return Held(self.activate(node, signal.mean(), overwrite=True))
+            if node.operation == "site":
+                return Held(site(node, signal.mean(), node.name in overwriting))
             return self.analog(node, signal)
 
         run(self, self._schedule, values, nonlinear, overwriting)

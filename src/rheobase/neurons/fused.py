@@ -1,4 +1,4 @@
-"""Neurons in one pass over memory: integrate, fire and reset for all steps at once; the closed form of a window.
+"""Integrate, fire and reset for all steps at once.
 
 Elementwise work in plain PyTorch reads and writes the potential four times a step. Compiled, all steps of a neuron are
 one loop that reads each current once and writes each spike once: about eight times faster (measured on 2 cores).
@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rheobase.activations import clipped_count
 from rheobase.errors import RheobaseWarning
 
 Fusion = Literal["auto", "always", "never"]
@@ -155,50 +154,6 @@ def _fire_compiled(
         biases = None if bias is None else bias[part].unsqueeze(-1)
         potential = fire(out, list(currents[part].unbind(0)), theta, potential, biases)
     return layout.restore(values, shape, 1), layout.restore(potential, shape[1:], 0)
-
-
-def window_rate(
-    current: Tensor, threshold: Tensor, steps: int, potential: float, strict: bool, *, overwrite: bool = False
-) -> Tensor:
-    """θ/T · count of a window neuron; see :func:`rheobase.activations.clipped_count` for count and arguments."""
-    if not torch.is_grad_enabled() and _policy.wants_compiled(current.numel()):
-        layout = _Layout.of(current)
-        if layout is not None:
-            try:
-                return _rate_compiled(current, threshold, steps, potential, strict, layout, overwrite)
-            except Exception as error:
-                _policy.give_up(error)
-    count = clipped_count(current, threshold, steps, potential, strict, overwrite=overwrite)
-    worth = threshold / steps
-    return count.mul_(worth.reshape((-1,) + (1,) * (current.dim() - 2)) if worth.dim() else worth)
-
-
-def _rate_canonical(
-    out: Tensor | None, current: Tensor, scale: Tensor, offset: Tensor, limit: Tensor, worth: Tensor, strict: bool
-) -> Tensor:
-    """Compiled: current [N, C, S]; scale and worth [C, 1]; without ``out``, written over the current."""
-    steps = current * scale + offset
-    count = torch.minimum(torch.clamp(steps.ceil() if strict else steps.floor(), min=0), limit)
-    return (current if out is None else out).copy_(count * worth)
-
-
-def _rate_compiled(
-    current: Tensor,
-    threshold: Tensor,
-    steps: int,
-    potential: float,
-    strict: bool,
-    layout: _Layout,
-    overwrite: bool,
-) -> Tensor:
-    canonical = layout.view(current, 0)
-    out = None if overwrite else torch.empty(canonical.shape, dtype=current.dtype, device=current.device)
-    theta = threshold.expand(canonical.shape[1]).reshape(-1, 1)
-    offset = torch.tensor(potential - 1 if strict else potential, dtype=current.dtype)
-    limit = torch.tensor(float(steps), dtype=current.dtype)
-    rate = _policy.compile(_rate_canonical)
-    rate(out, canonical, steps / theta, offset, limit, theta / steps, strict)
-    return layout.restore(canonical if out is None else out, current.shape, 0)
 
 
 def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:

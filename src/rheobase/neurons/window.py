@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.activations import INITIAL_POTENTIAL, Rounding
+from rheobase.activations import INITIAL_POTENTIAL, Rounding, clipped_count
 from rheobase.errors import RecipeError
-from rheobase.neurons.fused import window_rate
 from rheobase.neurons.neuron import Neuron, State, along_channels
 from rheobase.signal import Held, Signal, Train
 
@@ -73,7 +72,8 @@ class WindowNeuron(Neuron):
 
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
         """θ·n/T for a mean current z, [B, C, ...]: what the neuron emits on average over ``steps`` steps."""
-        return window_rate(current, self.threshold, steps, self.potential, self.strict, overwrite=overwrite)
+        count = clipped_count(current, self.threshold, steps, self.potential, self.strict, overwrite=overwrite)
+        return count.mul_(along_channels(self.threshold / steps, current.dim()))
 
     @abstractmethod
     def fire(self, signal: Signal, steps: int) -> Tensor:
