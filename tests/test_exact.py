@@ -256,6 +256,16 @@ def test_the_closed_form_where_there_is_none() -> None:
         snn(grid_images("MLP"))
 
 
+def test_a_recipe_whose_steps_are_not_its_neurons() -> None:
+    """Neither silently T = 1 nor a T that no neuron runs for."""
+    qnet, images = quantised("MLP", rb.Pascal(levels=4)), grid_images("MLP")
+    for kind in ("pasc", "constant_current"):
+        with pytest.raises(RecipeError, match="timesteps: is 8, but the neurons run for the 4 steps"):
+            rb.convert(qnet, Recipe(name="own", timesteps=8, neuron={"kind": kind}))
+    with pytest.raises(RecipeError, match="timesteps: is not given"):
+        rb.convert(networks.build("MLP"), Recipe(name="own", timesteps=None), example=images)
+
+
 def test_missing_data() -> None:
     with pytest.raises(DataError, match=r"calibration: is needed: RateCoding sets thresholds"):
         rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import get_args
 
@@ -18,6 +19,7 @@ from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trace import relative_difference
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import Provenance, SpikingNetwork, check_input
+from rheobase.neurons import Neuron, WindowNeuron
 from rheobase.recipes import Recipe
 from rheobase.sites import site_table
 
@@ -90,7 +92,8 @@ def convert(
                 remedy="leave them out, or convert the original network",
             )
         graph, notes = _converted_graph(model)
-        check_input(graph, None if data is None else data.fit[:1])
+        if data is not None:
+            check_input(graph, data.fit[:1])
     else:
         graph, notes = _graph(model, None if data is None else data.fit, example, max_pool)
     provenance = Provenance(
@@ -115,8 +118,7 @@ def convert(
     if recipe.activation is not None:
         recipe.activation.check(sites)
     neurons = [recipe.neuron.build(site, graph) for site in sites]
-    timesteps = recipe.timesteps or max(site.levels or 1 for site in sites)
-    network = SpikingNetwork(graph, graph, neurons, timesteps, recipe.to_dict(), provenance)
+    network = SpikingNetwork(graph, graph, neurons, _timesteps(recipe, neurons), recipe.to_dict(), provenance)
     network.to(graph.device)
     before = None
     for calibration_pass in recipe.calibration:
@@ -135,6 +137,21 @@ def convert(
         )
         before = after
     return network
+
+
+def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
+    """T of the network: the recipe's, or the longest that neurons with a T of their own run for."""
+    own = [neuron.timesteps for neuron in neurons if isinstance(neuron, WindowNeuron)]
+    longest = max(own) if own else recipe.timesteps
+    if longest is None:
+        raise RecipeError("is not given", where="timesteps", remedy="say for how many steps the network runs")
+    if recipe.timesteps not in (None, longest):
+        raise RecipeError(
+            f"is {recipe.timesteps}, but the neurons run for the {longest} steps that they were trained or made for",
+            where="timesteps",
+            remedy="leave it out of the recipe; rb.QVM(timesteps=...) sets it for its neurons too",
+        )
+    return longest
 
 
 def _converted_graph(model: SpikingNetwork | TrainableGraph) -> tuple[Graph, list[str]]:

@@ -380,14 +380,12 @@ class Simulation:
         return Train(torch.stack(passed))
 
 
-def check_input(graph: Graph, images: Tensor | None) -> None:
+def check_input(graph: Graph, images: Tensor) -> None:
     """Refuse images that do not fit the network.
 
     Raises:
         DataError: if they have another shape or dtype, or hold NaN or infinite values.
     """
-    if images is None:
-        return
     expected = graph.input_shape
     if not isinstance(images, Tensor):
         raise DataError(f"must be a tensor, not {type(images).__name__}", where="images")

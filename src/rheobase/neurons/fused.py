@@ -30,7 +30,7 @@ class _Policy:
     def __init__(self) -> None:
         self.mode: Fusion = "auto"
         self.done = 0.0
-        self.compiled: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}
+        self.compiled: Callable[..., Tensor] | None = None
         self.broken = False
 
     def wants_compiled(self, elements: int) -> bool:
@@ -39,13 +39,14 @@ class _Policy:
         self.done += elements
         return self.mode == "always" or self.done > WARM_UP
 
-    def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if function not in self.compiled:
+    def fire(self) -> Callable[..., Tensor]:
+        """The compiled loop."""
+        if self.compiled is None:
             # one variant for each number of unrolled steps, with and without bias, and for either layout
             torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
             # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
-            self.compiled[function] = torch.compile(function, dynamic=True, fullgraph=True)
-        return self.compiled[function]
+            self.compiled = torch.compile(_fire_canonical, dynamic=True, fullgraph=True)
+        return self.compiled
 
     def give_up(self, error: Exception) -> None:
         """Any failure of the compiler: the plain code gives the same numbers."""
@@ -92,7 +93,9 @@ def fire_train(
         layout = _Layout.of(currents[0])
         if layout is not None:
             try:
-                return _fire_compiled(currents, threshold, potential, bias, layout, overwrite)
+                # a longer train is a second compilation; if that one failed, the first would have spoilt the currents
+                whole = overwrite and len(currents) <= CHUNK
+                return _fire_compiled(currents, threshold, potential, bias, layout, whole)
             except Exception as error:
                 _policy.give_up(error)
     return _fire_plain(currents, threshold, potential, bias, overwrite)
@@ -147,7 +150,7 @@ def _fire_compiled(
     currents, potential = layout.view(currents, 1), _canonical(potential, currents[0], layout)
     values = currents if overwrite else torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
     theta = threshold.expand(currents.shape[2]).reshape(-1, 1)
-    fire = _policy.compile(_fire_canonical)
+    fire = _policy.fire()
     for start in range(0, len(currents), CHUNK):
         part = slice(start, start + CHUNK)
         out = None if overwrite else list(values[part].unbind(0))

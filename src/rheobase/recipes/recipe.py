@@ -123,11 +123,12 @@ def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
 
 
 def _explain(error: ValidationError, where: str, known: list[str]) -> RecipeError:
-    problems = []
+    problems: dict[str, str] = {}
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
+        # a value that fits none of several types is reported for each; the place is the same, and the first says enough
+        place = ".".join(str(part) for part in item["loc"] if "constrained" not in str(part))
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            problems.append(f"unknown field '{place}'")
+            problems.setdefault(place, f"unknown field '{place}'")
         else:
-            problems.append(f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})")
-    return RecipeError("; ".join(problems), where=where, remedy=f"known fields: {', '.join(known)}")
+            problems.setdefault(place, f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})")
+    return RecipeError("; ".join(problems.values()), where=where, remedy=f"known fields: {', '.join(known)}")
