@@ -11,9 +11,12 @@ from rheobase.calibrate import (
     WeightCalibration,
 )
 from rheobase.convert import convert
+from rheobase.costs import Costs
+from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
+from rheobase.latency import Latency, latency
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
@@ -35,10 +38,13 @@ __all__ = [
     "AdaptedLevels",
     "Augmentation",
     "BiasCorrection",
+    "Costs",
+    "Energy",
     "Evaluation",
     "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
+    "Latency",
     "LevelMetric",
     "Pascal",
     "PotentialCorrection",
@@ -62,9 +68,11 @@ __all__ = [
     "WeightCalibration",
     "adapt_levels",
     "convert",
+    "energy",
     "evaluate",
     "input_scenarios",
     "inspect",
+    "latency",
     "level_metric",
     "load",
     "potentials",
