@@ -20,6 +20,7 @@ from rheobase.latency import Latency, latency
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
+from rheobase.pascal_cost import PascalCost, pascal_cost
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
 from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
@@ -47,6 +48,7 @@ __all__ = [
     "Latency",
     "LevelMetric",
     "Pascal",
+    "PascalCost",
     "PotentialCorrection",
     "Potentials",
     "RateCoding",
@@ -75,6 +77,7 @@ __all__ = [
     "latency",
     "level_metric",
     "load",
+    "pascal_cost",
     "potentials",
     "quantise",
     "set_fusion",
