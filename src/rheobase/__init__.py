@@ -12,6 +12,7 @@ from rheobase.calibrate import (
 )
 from rheobase.convert import convert
 from rheobase.costs import Costs
+from rheobase.diagnose import Diagnosis, diagnose
 from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
@@ -40,6 +41,7 @@ __all__ = [
     "Augmentation",
     "BiasCorrection",
     "Costs",
+    "Diagnosis",
     "Energy",
     "Evaluation",
     "InputScenarios",
@@ -70,6 +72,7 @@ __all__ = [
     "WeightCalibration",
     "adapt_levels",
     "convert",
+    "diagnose",
     "energy",
     "evaluate",
     "input_scenarios",
