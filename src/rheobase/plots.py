@@ -172,7 +172,7 @@ def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
     axes.set_xticks(places, [row.site for row in rows], rotation=60, ha="right", fontsize="small")
     axes.set_ylabel("error (% of the mean activation)")
     axes.set_title(f"{diagnosis.method}, T = {diagnosis.timesteps}, {diagnosis.images} images", fontsize="medium")
-    axes.margins(y=0.25)  # room for the legend
+    axes.margins(y=0.45)  # room for the legend
     _finish(figure, axes, path, legend="upper left")
 
 
