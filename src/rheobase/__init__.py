@@ -13,10 +13,12 @@ from rheobase.calibrate import (
 from rheobase.convert import convert
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
+from rheobase.fold import fold_thresholds
 from rheobase.inspect import Inspection, inspect
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
+from rheobase.nir import NIRExport, export_nir, import_nir
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
 from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
@@ -40,6 +42,7 @@ __all__ = [
     "Inspection",
     "IntegrateFireNeuron",
     "LevelMetric",
+    "NIRExport",
     "Pascal",
     "PotentialCorrection",
     "Potentials",
@@ -63,6 +66,9 @@ __all__ = [
     "adapt_levels",
     "convert",
     "evaluate",
+    "export_nir",
+    "fold_thresholds",
+    "import_nir",
     "input_scenarios",
     "inspect",
     "level_metric",
