@@ -76,6 +76,14 @@ def refusal(node: Node, reason: str) -> StoreError:
     return StoreError(f"{reason}, for which NIR has no node", where=node.origin or node.name, remedy=_PARTIAL)
 
 
+_UNKNOWN = {
+    "conv_transpose": "is a transposed convolution",
+    "upsample": "is an upsampling",
+    "max_pool": "is max-pooling",
+    "constant": "is a constant",
+}
+
+
 @dataclass
 class _Value:
     """A value of the graph: the sum of NIR nodes, seen through a map of channels that is not written yet."""
@@ -85,6 +93,7 @@ class _Value:
     matrix: Tensor | None = None  # [C, C of the sources]
     shift: Tensor | None = None  # [C]
     stride: tuple[int, ...] = ()
+    view: tuple[int, ...] = ()  # the shape it is seen in, where the channels are split into several axes
 
 
 class Lowering:
@@ -111,10 +120,14 @@ class Lowering:
             inputs = [self.values[name] for name in node.inputs]
             method = getattr(self, f"_{node.operation}", None)
             if method is None:
-                raise refusal(node, f"is {node.operation.replace('_', ' ')}")
+                raise refusal(node, _UNKNOWN.get(node.operation, f"is the operation {node.operation}"))
+            if node.operation not in ("reshape", "permute") and any(value.view for value in inputs):
+                raise refusal(node, f"reads the shape {[list(value.view or value.shape) for value in inputs]}")
             value = method(node, *inputs)
-            assert value.shape == node.shape, f"{node.name}: {value.shape} for {node.shape}"
+            assert (value.view or value.shape) == node.shape, f"{node.name}: {value} for {node.shape}"
             self.values[node.name] = value
+        if self.values[graph.output].view:
+            raise refusal(graph.nodes[-1], f"gives the shape {list(self.values[graph.output].view)}")
         output = self.plain(graph.output)
         self.nodes["output"] = self.nir.Output(output_type={"output": np_shape(output.shape)})
         self.edges += [(source, "output") for source in output.sources]
@@ -236,16 +249,29 @@ class Lowering:
         made.input_type, made.output_type = {"input": np_shape(value.shape)}, {"output": np_shape(node.shape)}
         return self.put(node.name, made, value.sources, node.shape)
 
-    def _reshape(self, node: Node, _: _Value) -> _Value:
-        if node.shape == self.values[node.inputs[0]].shape:
-            return self.values[node.inputs[0]]
+    def _reshape(self, node: Node, value: _Value) -> _Value:
+        space = value.shape[1:]
+        lead = len(node.shape) - len(space)
+        if lead > 0 and node.shape[lead:] == space and prod(node.shape[:lead]) == value.shape[0]:
+            return replace(value, view=() if node.shape == value.shape else node.shape)
+        if len(node.shape) != 1 or value.view:
+            raise refusal(node, f"reshapes {list(value.view or value.shape)} to {list(node.shape)}")
         value = self.plain(node.inputs[0])
-        if len(node.shape) != 1:
-            raise refusal(node, f"reshapes {list(value.shape)} to {list(node.shape)}")
-        made = self.nir.Flatten(
-            input_type={"input": np_shape(value.shape)}, start_dim=-len(value.shape), end_dim=-1
-        )
+        made = self.nir.Flatten(input_type={"input": np_shape(value.shape)}, start_dim=-len(value.shape), end_dim=-1)
         return self.put(node.name, made, value.sources, node.shape)
+
+    def _permute(self, node: Node, value: _Value) -> _Value:
+        axes = [d - 1 for d in node.attributes["dims"][1:]]
+        lead = len(axes) - len(value.shape[1:])
+        if axes[lead:] != list(range(lead, len(axes))):
+            raise refusal(node, "permutes axes of space")
+        value = self.mapped(value)
+        assert value.matrix is not None
+        seen = value.view or value.shape
+        rows = torch.arange(value.shape[0]).reshape(seen[:lead]).permute(axes[:lead]).flatten()
+        shift = None if value.shift is None else value.shift[rows]
+        view = () if node.shape == value.shape else node.shape
+        return replace(value, matrix=value.matrix[rows], shift=shift, view=view)
 
     def mapped(self, value: _Value) -> _Value:
         """The value with a map of channels to be changed."""
