@@ -52,7 +52,7 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
     for site, neuron in zip(network.sites, network.neurons, strict=True):
         neuron = cast(Neuron, neuron)
         _check(site, neuron)
-        theta = neuron.threshold.double()
+        theta = torch.as_tensor(neuron.threshold).double()
         silent = theta.isinf()
         if bool((theta != threshold).any()):
             after[site.name] = torch.where(silent, 1.0, theta / threshold)
@@ -73,7 +73,7 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
 def _check(site: Site, neuron: Neuron) -> None:
     buffers = {name for name, value in neuron._buffers.items() if value is not None and value.is_floating_point()}
     unknown = sorted(buffers - _SCALED)
-    if unknown or "threshold" not in buffers or not torch.equal(neuron.amplitude, neuron.threshold):
+    if unknown or "threshold" not in buffers or not torch.equal(neuron.amplitude, torch.as_tensor(neuron.threshold)):
         what = " and ".join(unknown) or "an amplitude other than its threshold"
         raise RecipeError(
             f"has {type(neuron).__name__} neurons with {what}, which cannot be moved into weights",
@@ -84,7 +84,7 @@ def _check(site: Site, neuron: Neuron) -> None:
 
 def _with_threshold(neuron: Neuron, threshold: float) -> Neuron:
     new = copy.deepcopy(neuron)
-    theta = neuron.threshold
+    theta = torch.as_tensor(neuron.threshold)
     silent = theta.isinf()
     new.threshold = torch.tensor(threshold, dtype=theta.dtype, device=theta.device)
     bias = neuron._buffers.get("bias")

@@ -95,8 +95,8 @@ def export_nir(
         What was written and what was lost.
 
     Raises:
-        StoreError: if NIR cannot say what a site does (naming it, what would be lost and the remedy), or has no node for
-            an operation, with ``approximate`` or without; if the file exists or cannot be written; if the package
+        StoreError: if NIR cannot say what a site does (naming it, what would be lost and the remedy); if it has no node
+            for an operation, with ``approximate`` or without; if the file exists or cannot be written; if the package
             ``nir`` is missing.
 
     Example:
@@ -137,7 +137,8 @@ def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
             Loss(
                 site.name,
                 "resets by subtraction, and NIR's IF to a value",
-                'if the simulator reads IF with reset by subtraction, as sinabs and snnTorch do, pass reset="subtract"',
+                "if the simulator reads IF with reset by subtraction, as sinabs and snnTorch do, say so: "
+                'reset="subtract" (--reset subtract)',
             )
         )
     if bool((neuron.initial_potential != 0).any()):
@@ -159,7 +160,7 @@ def _refusal(losses: Sequence[Loss]) -> StoreError:
     return StoreError(
         "; ".join([first.what, *also]) + more,
         where=first.site,
-        remedy=f"{first.remedy}; or approximate=True, from which only rb.import_nir restores the network",
+        remedy=f"{first.remedy}; or approximate=True (--approximate), which only rb.import_nir restores",
     )
 
 
@@ -179,8 +180,8 @@ def _lower(network: SpikingNetwork) -> Lowering:
 
 
 def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
-    """What NIR is told in place of bias and initial potential, [] or [C]: their sum over T steps, at each step 1/T of it."""
-    theta = neuron.threshold.double()
+    """What NIR is told in place of bias and initial potential, [] or [C]: at each step 1/T of their sum over T."""
+    theta = torch.as_tensor(neuron.threshold).double()
     current = torch.zeros_like(theta)
     if isinstance(neuron, IntegrateFire):
         potential = neuron.initial_potential.double()

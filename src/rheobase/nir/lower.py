@@ -1,10 +1,10 @@
 """A graph in the words of NIR.
 
-NIR has convolutions, affine maps, sum pooling, flattening and edges that add up. Everything else here is put in these words:
-a slice, a padding, a concatenation or a per-channel factor is a 1x1 convolution with mostly zeros. What its own type
-check and the simulators read wrongly is avoided: grouped convolutions and kernels that are not square are written out
-with zeros, linear layers as ``Affine``, pooling as ``SumPool2d`` with the division in the weights that follow, axes to
-flatten counted from the back. All of that is exact in real arithmetic.
+NIR has convolutions, affine maps, sum pooling, flattening and edges that add up. Everything else is put in these words:
+a slice, a padding, a concatenation, a channel shuffle or a per-channel factor is a 1x1 convolution with mostly zeros.
+What NIR's own type check or the simulators read wrongly is avoided: grouped convolutions and kernels that are not
+square are written out with zeros, linear layers as ``Affine``, pooling as ``SumPool2d`` with the division in the
+weights that follow, axes to flatten counted from the back. All of that is exact in real arithmetic.
 """
 
 from __future__ import annotations

@@ -103,9 +103,13 @@ class _Reader:
 
     def network(self, timesteps: int, where: str) -> SpikingNetwork:
         order = self.order(where)
-        inputs, outputs = ([n for n in order if isinstance(self.source.nodes[n], kind)] for kind in (self.nir.Input, self.nir.Output))
+        inputs, outputs = (
+            [n for n in order if isinstance(self.source.nodes[n], kind)] for kind in (self.nir.Input, self.nir.Output)
+        )
         if len(inputs) != 1 or len(outputs) != 1:
-            raise StoreError(f"has {len(inputs)} inputs and {len(outputs)} outputs", where=where, remedy="one of each is read")
+            raise StoreError(
+                f"has {len(inputs)} inputs and {len(outputs)} outputs", where=where, remedy="one of each is read"
+            )
         shape = tuple(int(n) for n in self.source.nodes[inputs[0]].input_type["input"])
         self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape))
         output = inputs[0]
@@ -125,7 +129,9 @@ class _Reader:
                 raise
             except Exception as cause:  # sizes that do not fit, one way or another
                 first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-                raise StoreError(f"does not fit what it reads ({first})", where=name, remedy="export it again") from cause
+                raise StoreError(
+                    f"does not fit what it reads ({first})", where=name, remedy="export it again"
+                ) from cause
         if not self.neurons:
             raise StoreError("has no neurons", where=where, remedy="give a spiking network")
         graph = Graph(self.nodes, output, self.tensors)
@@ -157,8 +163,8 @@ class _Reader:
         if len(sources) == 1:
             return sources[0]
         made = f"{name}:sum"
-        total = sum(self.samples[source] for source in sources)
-        self.add(Node(made, "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)  # type: ignore[union-attr]
+        total = OPERATIONS["add"](*(self.samples[source] for source in sources))
+        self.add(Node(made, "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
         return made
 
     def add(self, node: Node, sample: Tensor) -> None:
@@ -220,7 +226,7 @@ class _Reader:
             raise StoreError(
                 "resets to a value (NIR's IF), and Rheobase's neurons reset by subtraction",
                 where=name,
-                remedy='if the simulator that wrote the file subtracts, as sinabs and snnTorch do, pass reset="subtract"',
+                remedy='if the simulator that wrote it subtracts, as sinabs and snnTorch do, pass reset="subtract"',
             )
         if np.any(np.asarray(getattr(node, "v_reset", 0)) != 0):
             raise StoreError("has a v_reset other than 0, which means no reset by subtraction", where=name)
