@@ -19,7 +19,7 @@ from common import HERE, cifar, record, resnet20
 import rheobase as rb
 
 sys.path.append(str(HERE.parent / "tests" / "simulators"))
-import readers  # noqa: E402
+import readers
 
 
 def main() -> None:
@@ -35,9 +35,9 @@ def main() -> None:
         result[f"{recipe.name}: accuracy"] = float((snn(images).argmax(1) == labels).float().mean())
         for simulator in readers.RUN:
             with tempfile.TemporaryDirectory() as folder:
-                differ, neurons, logits = readers.compare(snn, Path(folder) / "net.nir", images, simulator)
+                found = readers.compare(snn, Path(folder) / "net.nir", images, simulator)
             name = f"{recipe.name} in {simulator} {version(simulator)}"
-            result[name] = {"counts": neurons, "different": differ, "largest logit difference": logits}
+            result[name] = found._asdict()
             print(name, result[name])
     record(HERE / "nir_simulators.json", "python benchmarks/nir_simulators.py", result)
 

@@ -1,7 +1,7 @@
 """How to run a NIR file of Rheobase in sinabs and snnTorch: what has to be set after their importers, and why.
 
-Both give the spikes of every IF node summed over time [B, ...], and the output's mean over time. Weights are float32, as
-their importers make them; the arithmetic is in float64, so that the order of sums tips no spike.
+Both give the spikes of every IF node summed over time [B, ...], and the output's mean over time. Weights are float32,
+as their importers make them; the arithmetic is in float64, so that the order of sums tips no spike.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nir
 import torch
@@ -101,8 +101,24 @@ def neurons(path: Path) -> list[str]:
     return [name for name, node in nir.read(path).nodes.items() if isinstance(node, nir.IF)]
 
 
-def compare(network: Any, path: Path, images: Tensor, simulator: str) -> tuple[int, int, float]:
-    """(neurons × images whose spike count differs, all of them, largest difference of the logits).
+class Comparison(NamedTuple):
+    """Spike counts of all neurons on all images here and there.
+
+    Attributes:
+        counts: how many were compared.
+        different: how many of them differ.
+        least: spikes of the site that spikes least.
+        logits: largest difference of the logits.
+    """
+
+    counts: int
+    different: int
+    least: int
+    logits: float
+
+
+def compare(network: Any, path: Path, images: Tensor, simulator: str) -> Comparison:
+    """The same images here and in another simulator.
 
     Args:
         network: float32, with one threshold (:func:`rheobase.fold_thresholds`); is made float64.
@@ -122,5 +138,10 @@ def compare(network: Any, path: Path, images: Tensor, simulator: str) -> tuple[i
     with torch.no_grad():
         counts, output = RUN[simulator](path, images, network.timesteps)
     network.float()
-    differ = sum(int((counts[written.sites[site]] != torch.cat(parts)).sum()) for site, parts in ours.items())
-    return differ, sum(count.numel() for count in counts.values()), float((output - logits).abs().max())
+    pairs = [(torch.cat(parts), counts[written.sites[site]]) for site, parts in ours.items()]
+    return Comparison(
+        counts=sum(here.numel() for here, _ in pairs),
+        different=sum(int((here != there).sum()) for here, there in pairs),
+        least=min(int(here.sum()) for here, _ in pairs),
+        logits=float((output - logits).abs().max()),
+    )
