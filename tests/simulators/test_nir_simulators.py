@@ -88,6 +88,13 @@ def test_every_neuron_spikes_as_often(simulator: str, network: str, recipe: str,
     assert found.logits < 1e-6
 
 
+def written(path: Path) -> tuple[rb.SpikingNetwork, torch.Tensor]:
+    snn = rb.convert(trained("residual"), RECIPES["RateCoding"], calibration=data().train)
+    folded = rb.fold_thresholds(snn)
+    rb.export_nir(folded, path, reset="subtract")
+    return folded, data().test[0][:10]
+
+
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_guide(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
