@@ -1,8 +1,8 @@
 """How many recipes NIR can say exactly, how many are approximated, how many refused.
 
 Every method of the library with its defaults at T = 4 (those that train: L = 4), and the variants that differ in what
-NIR can say, on the demonstration's network and real digits. "exact": with reset by subtraction, as sinabs and snnTorch read IF;
-"approximated": restored with the same logits bit for bit by ``rb.import_nir`` only; "refused": not even that.
+NIR can say, on the demonstration's network and real digits. "exact": with reset by subtraction, as sinabs and snnTorch
+read IF; "approximated": restored with the same logits bit for bit by ``rb.import_nir`` only; "refused": not even that.
 
     python benchmarks/nir_recipes.py
 """
