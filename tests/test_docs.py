@@ -18,6 +18,7 @@ import rheobase
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEEDS = {"nir.md": "nir"}  # packages of an extra
 MODULES = ["rheobase", *(m.name for m in pkgutil.walk_packages(rheobase.__path__, "rheobase."))]
 
 
@@ -27,6 +28,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.name in NEEDS:
+        pytest.importorskip(NEEDS[page.name])
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, object] = {}  # a page is read from top to bottom: later examples go on from earlier ones

@@ -16,11 +16,13 @@ from rheobase.diagnose import Diagnosis, diagnose
 from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
+from rheobase.fold import fold_thresholds
 from rheobase.inspect import Inspection, inspect
 from rheobase.latency import Latency, latency
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
+from rheobase.nir import NIRExport, export_nir, import_nir
 from rheobase.pascal_cost import PascalCost, pascal_cost
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
@@ -49,6 +51,7 @@ __all__ = [
     "IntegrateFireNeuron",
     "Latency",
     "LevelMetric",
+    "NIRExport",
     "Pascal",
     "PascalCost",
     "PotentialCorrection",
@@ -75,6 +78,9 @@ __all__ = [
     "diagnose",
     "energy",
     "evaluate",
+    "export_nir",
+    "fold_thresholds",
+    "import_nir",
     "input_scenarios",
     "inspect",
     "latency",

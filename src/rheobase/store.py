@@ -60,7 +60,7 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
         PosixPath('out/resnet20')
     """
     folder = Path(folder)
-    content, tensors = _describe(network, str(folder))
+    content, tensors = describe(network, str(folder))
     blob = safetensors.torch.save(tensors)
     content["tensors_sha256"] = hashlib.sha256(blob).hexdigest()
     content["sha256"] = _digest(content)
@@ -105,9 +105,18 @@ def load(folder: str | Path) -> SpikingNetwork:
     blob = _read(folder / TENSORS_FILE)
     if hashlib.sha256(blob).hexdigest() != content.get("tensors_sha256"):
         raise StoreError("is truncated or altered (SHA-256 differs)", where=str(folder / TENSORS_FILE), remedy=_AGAIN)
+    return rebuild(content, safetensors.torch.load(blob), where)
+
+
+def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
+    """The network that :func:`describe` described.
+
+    Raises:
+        StoreError: naming ``where``, if the content describes something that is no spiking network.
+    """
     document = _validate(content, where)
     try:
-        return _rebuild(document, safetensors.torch.load(blob), where)
+        return _rebuild(document, tensors, where)
     except StoreError:
         raise
     except Exception as cause:  # the hashes are right, so this is a file that no release has written
@@ -160,8 +169,12 @@ class _Document(_Entry):
     sha256: str = ""
 
 
-def _describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Everything but the hashes, and the tensors by their names in the file."""
+def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything but the hashes, as JSON values, and the tensors by their names in the file.
+
+    Raises:
+        StoreError: naming ``where``, if the network holds what :func:`rebuild` would refuse.
+    """
     bank = _Bank()
 
     def graph_entry(graph: Graph, prefix: str) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""Spike counts of ResNet-20 in sinabs and snnTorch, neuron by neuron, on 100 images of CIFAR-10.
+
+Needs the extra ``simulators`` and sinabs (see ``.ci/run``). The network is converted with a method that NIR can say
+exactly, its thresholds folded into the weights.
+
+    python benchmarks/nir_simulators.py [--images 100] [--timesteps 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from common import HERE, cifar, record, resnet20
+
+import rheobase as rb
+
+sys.path.append(str(HERE.parent / "tests" / "simulators"))
+import readers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--timesteps", type=int, default=8)
+    arguments = parser.parse_args()
+    calibration, _ = cifar("train", limit=512, seed=0)
+    images, labels = cifar("test", limit=arguments.images, seed=0)
+    result: dict[str, object] = {"images": arguments.images, "timesteps": arguments.timesteps}
+    for recipe in (rb.RTS(timesteps=arguments.timesteps), rb.SNNCalibration(timesteps=arguments.timesteps)):
+        snn = rb.fold_thresholds(rb.convert(resnet20(), recipe, calibration=calibration))
+        result[f"{recipe.name}: accuracy"] = float((snn(images).argmax(1) == labels).float().mean())
+        for simulator in readers.RUN:
+            with tempfile.TemporaryDirectory() as folder:
+                found = readers.compare(snn, Path(folder) / "net.nir", images, simulator)
+            name = f"{recipe.name} in {simulator} {version(simulator)}"
+            result[name] = found._asdict()
+            print(name, result[name])
+    record(HERE / "nir_simulators.json", "python benchmarks/nir_simulators.py", result)
+
+
+if __name__ == "__main__":
+    main()

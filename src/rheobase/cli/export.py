@@ -1,0 +1,62 @@
+"""``rheobase export``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rheobase import store
+from rheobase.cli import options
+from rheobase.cli.behaviour import answer, command
+from rheobase.fold import fold_thresholds
+from rheobase.nir import export_nir
+
+
+class Resetting(StrEnum):
+    """How a simulator resets NIR's IF."""
+
+    value = "value"
+    subtract = "subtract"
+
+
+@command
+def export(
+    network_folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a saved spiking network.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.nir", help="NIR file to write.")],
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Write also what NIR cannot say; only Rheobase restores it."),
+    ] = False,
+    reset: Annotated[
+        Resetting, typer.Option(help="How the simulator that reads the file resets IF: to a value, or by subtraction.")
+    ] = Resetting.value,
+    fold: Annotated[
+        bool, typer.Option("--fold-thresholds", help="First move the thresholds into the weights: θ = 1 everywhere.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a saved spiking network as a NIR file, which other simulators read."""
+    network = store.load(network_folder)
+    if fold:
+        network = fold_thresholds(network)
+    written = export_nir(network, out, approximate, reset=reset.value, overwrite=overwrite)
+
+    def show(console: Console) -> None:
+        for loss in written.losses:
+            console.print(f"Lost to other simulators: {loss}.", soft_wrap=True)
+        how = "exactly" if written.exact else "approximately; rheobase.import_nir restores it exactly"
+        console.print(f"{len(network.sites)} sites written {how}. Saved in {written.path}.", soft_wrap=True)
+
+    document = {
+        "path": str(written.path),
+        "exact": written.exact,
+        "reset": written.reset,
+        "losses": [str(loss) for loss in written.losses],
+        "sites": written.sites,
+    }
+    answer(document, as_json, show)

@@ -1,0 +1,370 @@
+"""NIR files, there and back, and against a plain reading of NIR's definitions."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import networks
+import rheobase as rb
+from command_line import assert_refused, runner
+from conftest import grid_images, grid_snn
+from rheobase.errors import StoreError
+from rheobase.neurons import IntegrateFire
+from rheobase.recipes import METHODS, Recipe
+
+nir = pytest.importorskip("nir")
+
+import nir_reference  # noqa: E402
+
+WITHOUT_NODE = {"UNet": "up1 .*transposed convolution", "Conv3dNet": "conv1 .*convolution in 3 dimensions"}
+WRITABLE = [name for name in networks.GRID if name not in WITHOUT_NODE]
+
+
+def counts(snn: rb.SpikingNetwork, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Spikes of every neuron over all steps, and the logits."""
+    found: dict[str, list[Tensor]] = {}
+    logits = snn.readouts(
+        images,
+        (snn.timesteps,),
+        monitor=lambda site, signal: found.setdefault(site.name, []).append((signal.values != 0).sum(0)),
+    )
+    return {name: torch.cat(parts) for name, parts in found.items()}, logits[0]
+
+
+@cache
+def plain_snn(name: str) -> rb.SpikingNetwork:
+    """A network of the grid in float64 without initial potential: what NIR can say, but for the reset."""
+    snn = copy.deepcopy(grid_snn(name)).double()
+    for neuron in snn.neurons:
+        neuron.initial_potential = torch.tensor(0.0, dtype=torch.float64)
+    return snn
+
+
+@pytest.mark.parametrize("name", networks.GRID)
+def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
+    """The network, the folded one, and the NIR graph of either by its definition: the same count at every neuron."""
+    snn, images = plain_snn(name), grid_images(name, 4).double()
+    folded = rb.fold_thresholds(snn)
+    (expected, logits), (found, again) = counts(snn, images), counts(folded, images)
+    assert sum(int(count.sum()) for count in expected.values()) > 100
+    for site, count in expected.items():
+        assert torch.equal(count, found[site]), site
+    torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
+    if name in WITHOUT_NODE:
+        with pytest.raises(StoreError, match=WITHOUT_NODE[name]):
+            rb.export_nir(folded, tmp_path / "net.nir", approximate=True, reset="subtract")
+        assert list(tmp_path.iterdir()) == []
+        return
+    for network in (snn, folded):
+        written = rb.export_nir(network, tmp_path / "net.nir", reset="subtract", overwrite=True)
+        assert written.exact
+        graph = nir.read(tmp_path / "net.nir")
+        if network is folded:
+            assert {float(t) for node in written.sites.values() for t in np.unique(graph.nodes[node].v_threshold)} == {
+                1.0
+            }
+        by_definition, mean = nir_reference.run(graph, images, snn.timesteps)
+        for site, count in expected.items():
+            assert torch.equal(by_definition[written.sites[site]], count.double()), site
+        torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_approximated_networks_come_back_whole(name: str, tmp_path: Path) -> None:
+    snn, images = grid_snn(name), grid_images(name)
+    with pytest.raises(StoreError, match=r"resets by subtraction.*initial potential"):
+        rb.export_nir(snn, tmp_path / "net.nir")
+    written = rb.export_nir(snn, tmp_path / "net.nir", approximate=True)
+    assert {loss.site for loss in written.losses} == {site.name for site in snn.sites}
+    again = rb.import_nir(tmp_path / "net.nir")
+    assert torch.equal(again(images), snn(images))
+    assert torch.equal(again.ann(images), snn.ann(images))
+    assert (again.recipe, again.timesteps, again.provenance) == (snn.recipe, snn.timesteps, snn.provenance)
+
+
+def converted(method: str) -> tuple[rb.SpikingNetwork, Tensor]:
+    images = grid_images("MLP")
+    if METHODS[method]().activation is not None:
+        recipe = METHODS[method](levels=4)
+        return rb.convert(rb.quantise(networks.build("MLP"), recipe, calibration=images).eval(), recipe), images
+    options: dict[str, Any] = {"FTBC": {"batch_size": 8, "iterations": 1, "updates": 2}}.get(method, {})
+    return rb.convert(networks.build("MLP"), METHODS[method](timesteps=4, **options), calibration=images), images
+
+
+EXACT = {"RTS", "SNNCalibration"}  # by default; RateCoding with initial_potential=0 too
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method: str, tmp_path: Path) -> None:
+    """Exact where only the reset is in question, else refused, and whole again from an approximation."""
+    snn, images = converted(method)
+    with pytest.raises(StoreError, match=f"{snn.sites[0].name}: .*Remedy: .*approximate=True"):
+        rb.export_nir(snn, tmp_path / "net.nir")
+    if method in EXACT:
+        assert rb.export_nir(snn, tmp_path / "exact.nir", reset="subtract").exact
+    else:
+        with pytest.raises(StoreError, match=r"initial potential|bias for each step|NIR has no node"):
+            rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    assert not (tmp_path / "net.nir").exists()
+    assert not rb.export_nir(snn, tmp_path / "net.nir", approximate=True).exact
+    assert torch.equal(rb.import_nir(tmp_path / "net.nir")(images), snn(images))
+
+
+@pytest.mark.parametrize("method", sorted(EXACT))
+def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) -> None:
+    """Also where two branches meet, of which one has weights to take them."""
+    images = grid_images("QCFSResNet", 4)
+    snn = rb.convert(networks.build("QCFSResNet"), METHODS[method](timesteps=4), calibration=grid_images("QCFSResNet"))
+    snn, images = snn.double(), images.double()
+    assert all(isinstance(neuron, IntegrateFire) and neuron.bias is not None for neuron in snn.neurons)
+    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    expected, logits = counts(snn, images)
+    found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images, 4)
+    assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
+    torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+
+
+def test_an_approximation_is_near(tmp_path: Path) -> None:
+    """V0 = θ/2 as a current of θ/(2T): another network, and closer to the analog one than without it."""
+    snn, images = grid_snn("VGG", 8), grid_images("VGG").double()
+    rb.export_nir(snn, tmp_path / "near.nir", approximate=True)
+    rb.export_nir(plain_snn("VGG"), tmp_path / "far.nir", reset="subtract")
+    with torch.no_grad():
+        ann = snn.ann(grid_images("VGG")).double()
+    near, far = (nir_reference.run(nir.read(tmp_path / f), images, 8)[1] for f in ("near.nir", "far.nir"))
+    assert float((near - ann).norm()) < 0.9 * float((far - ann).norm())
+
+
+def test_numbers_by_hand(tmp_path: Path) -> None:
+    """linear → θ = 2 → mean over 2x2 → linear: bias − constant bias, weights θ/4."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(1, 1))
+    with torch.no_grad():
+        for tensor, value in zip(net.parameters(), (3.0, 0.5, 7.0, -1.0), strict=True):
+            tensor.fill_(value)
+    snn = rb.convert(net, rb.RateCoding(timesteps=2, threshold="max"), calibration=torch.rand(8, 1, 2, 2))
+    snn.neurons[0] = IntegrateFire(torch.tensor(2.0), torch.tensor(0.0), torch.tensor([0.25]))
+    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    graph = nir.read(tmp_path / "net.nir")
+    kinds = [type(graph.nodes[target]).__name__ for _, target in graph.edges]
+    assert kinds == ["Conv2d", "IF", "SumPool2d", "Flatten", "Affine", "Output"]
+    nodes = {type(node).__name__: node for node in graph.nodes.values()}
+    assert (nodes["Conv2d"].weight.item(), nodes["Conv2d"].bias.item()) == (3.0, 0.25)
+    assert nodes["IF"].v_threshold.tolist() == [[[2.0, 2.0], [2.0, 2.0]]]
+    assert (nodes["Affine"].weight.item(), nodes["Affine"].bias.item()) == (3.5, -1.0)
+    metadata = graph.nodes[written.sites["1"]].metadata
+    assert {key: str(np.asarray(value).astype(str)) for key, value in metadata.items()} == {
+        "site": "1",
+        "reset": "subtract",
+    }
+
+
+def test_the_same_weights_twice(tmp_path: Path) -> None:
+    """x + x, and a layer that is called twice, each time with other factors around it."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            x = torch.relu(self.second(x + x))
+            x = torch.relu(self.second(x))
+            return self.out(x)
+
+    images = torch.randn(32, 6)
+    snn = rb.convert(Twice(), rb.RateCoding(timesteps=4, initial_potential=0), calibration=images).double()
+    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    expected, logits = counts(snn, images.double())
+    found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images.double(), 4)
+    assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
+    torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+
+
+# -- files by others -------------------------------------------------------------------------------------------
+
+
+def without_metadata(path: Path) -> None:
+    """As another tool would have written it."""
+    graph = nir.read(path)
+    for node in graph.nodes.values():
+        node.metadata = {}
+    graph.metadata = {}
+    nir.write(path, graph)
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_the_nodes_alone_say_the_network(name: str, tmp_path: Path) -> None:
+    snn, images = plain_snn(name), grid_images(name, 4).double()
+    path = tmp_path / "net.nir"
+    written = rb.export_nir(rb.fold_thresholds(snn), path, reset="subtract")
+    without_metadata(path)
+    network = rb.import_nir(path, timesteps=snn.timesteps, reset="subtract")
+    (expected, logits), (found, again) = counts(snn, images), counts(network, images)
+    assert all(torch.equal(found[written.sites[site]], count) for site, count in expected.items())
+    torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
+    network.save(tmp_path / "folder")
+    assert torch.equal(rb.load(tmp_path / "folder")(images), again)
+
+
+def foreign(*nodes: Any, **more: Any) -> Any:
+    """input → nodes → output, on two numbers."""
+    names = ["input", *(f"n{i}" for i in range(len(nodes))), "output"]
+    every = [nir.Input(np.array([2])), *nodes, nir.Output(np.array([2]))]
+    edges = list(pairwise(names)) + more.get("edges", [])
+    return nir.NIRGraph(nodes=dict(zip(names, every, strict=True)), edges=edges)
+
+
+def affine(*bias: float) -> Any:
+    return nir.Affine(weight=np.eye(2, dtype=np.float32), bias=np.array(bias or (0, 0), dtype=np.float32))
+
+
+def fire(threshold: float = 1.0, r: float = 1.0) -> Any:
+    return nir.IF(r=np.full(2, r, dtype=np.float32), v_threshold=np.full(2, threshold, dtype=np.float32))
+
+
+def test_thresholds_and_resistances_of_others(tmp_path: Path) -> None:
+    """v ← v + 2 I, θ = 4: I = 1 fires at every other step and carries 1."""
+    nir.write(
+        tmp_path / "net.nir", foreign(affine(), fire(4.0, 2.0), nir.Scale(np.array([3.0, 5.0], dtype=np.float32)))
+    )
+    network = rb.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
+    assert network(torch.tensor([[1.0, 2.0]])).tolist() == [[1.5, 5.0]]
+    assert [float(logits[0, 0]) for _, logits in network.stream(torch.tensor([[1.0, 2.0]]))] == [0, 1.5, 1.0, 1.5]
+
+
+ONES = np.ones(2, dtype=np.float32)
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no T": (lambda: foreign(affine(), fire()), {"timesteps": None}, "for how many steps"),
+    "T = 0": (lambda: foreign(affine(), fire()), {"timesteps": 0}, "timesteps: is 0"),
+    "hard reset": (lambda: foreign(affine(), fire()), {"reset": "value"}, "n1: resets to a value"),
+    "unknown reset": (lambda: foreign(affine(), fire()), {"reset": "soft"}, "reset: is 'soft'"),
+    "LIF": (
+        lambda: foreign(affine(), nir.LIF(tau=ONES, r=ONES, v_leak=ONES * 0, v_threshold=ONES)),
+        {},
+        r"n1 \(LIF\): leaks",
+    ),
+    "delay": (lambda: foreign(affine(), nir.Delay(ONES), fire()), {}, r"n1 \(Delay\): is a Delay"),
+    "recurrent": (lambda: foreign(affine(), fire(), edges=[("n1", "n0")]), {}, "is recurrent"),
+    "negative threshold": (lambda: foreign(affine(), fire(-1.0)), {}, "n1: has a threshold that is not positive"),
+    "no neurons": (lambda: foreign(affine()), {}, "has no neurons"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_files_of_others(case: str, tmp_path: Path) -> None:
+    make, options, words = REFUSED[case]
+    nir.write(tmp_path / "net.nir", make())
+    with pytest.raises(StoreError, match=words):
+        rb.import_nir(tmp_path / "net.nir", **{"timesteps": 4, "reset": "subtract", **options})
+
+
+# -- bad files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rb.export_nir(plain_snn("MLP"), tmp_path / "net.nir", reset="subtract")
+    return tmp_path / "net.nir"
+
+
+def test_damaged_files(file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    for content in (b"", b"not HDF5 at all", whole[: len(whole) // 2], whole[:100]):
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match="is no NIR file, or is truncated or damaged"):
+            rb.import_nir(file)
+    for path in (tmp_path / "missing.nir", tmp_path):
+        with pytest.raises(StoreError, match="is not a file that exists"):
+            rb.import_nir(path)
+    import h5py
+
+    with h5py.File(file, "w") as other:
+        other["pictures"] = np.zeros(3)
+    with pytest.raises(StoreError, match="is no NIR file"):
+        rb.import_nir(file)
+
+
+def test_any_flipped_byte_is_noticed_or_harmless(file: Path) -> None:
+    expected, images, whole = rb.import_nir(file), grid_images("MLP").double(), file.read_bytes()
+    positions = torch.randint(len(whole), (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    for position in positions:
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            network = rb.import_nir(file)
+        except StoreError:
+            continue
+        assert torch.equal(network(images), expected(images)), position
+
+
+def test_changed_files(file: Path) -> None:
+    graph = nir.read(file)
+    next(node for node in graph.nodes.values() if isinstance(node, nir.Affine)).weight[0, 0] += 1
+    nir.write(file, graph)
+    with pytest.raises(StoreError, match="changed after Rheobase wrote it"):
+        rb.import_nir(file)
+    document = json.loads(graph.metadata["rheobase"])
+    graph.metadata["rheobase"] = json.dumps({**document, "version": 99})
+    nir.write(file, graph)
+    with pytest.raises(StoreError, match="made by a newer rheobase"):
+        rb.import_nir(file)
+
+
+def test_options_without_effect_on_our_files(file: Path) -> None:
+    for options in ({"timesteps": 4}, {"reset": "subtract"}):
+        with pytest.raises(StoreError, match="have no effect on a file that Rheobase wrote"):
+            rb.import_nir(file, **options)  # type: ignore[arg-type]
+
+
+def test_an_existing_file_is_kept(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match="exists already"):
+        rb.export_nir(plain_snn("MLP"), file, reset="subtract")
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["net.nir"]
+
+
+def test_max_pooling_has_no_node(tmp_path: Path) -> None:
+    images = grid_images("MaxPoolVGG")
+    recipe = Recipe(name="plain", timesteps=4, neuron=rb.IntegrateFireNeuron(initial_potential=0))
+    snn = rb.convert(networks.build("MaxPoolVGG"), recipe, example=images, max_pool="gate")
+    with pytest.raises(StoreError, match="max-pooling, for which NIR has no node"):
+        rb.export_nir(snn, tmp_path / "net.nir", approximate=True, reset="subtract")
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "nir", None)
+    for call in (lambda: rb.import_nir(tmp_path / "x"), lambda: rb.export_nir(grid_snn("MLP"), tmp_path / "x")):
+        with pytest.raises(StoreError, match=r"pip install 'rheobase\[nir\]'"):
+            call()
+
+
+# -- command line ----------------------------------------------------------------------------------------------
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = runner(capsys), tmp_path / "net.nir"
+    grid_snn("MLP").save(tmp_path / "net")
+    assert_refused(run("export", tmp_path / "net", out), "resets by subtraction", "--approximate")
+    assert not out.exists()
+    result = run("export", tmp_path / "net", out, "--approximate", "--reset", "subtract")
+    assert result.code == 0
+    assert "Lost to other simulators: act1: starts from an initial potential" in result.out
+    assert torch.equal(rb.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
+    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "exists already")
+    plain_snn("MLP").save(tmp_path / "plain")
+    result = run("export", tmp_path / "plain", out, "--reset", "subtract", "--fold-thresholds", "--overwrite", "--json")
+    assert result.document["exact"] is True
+    assert {float(neuron.threshold) for neuron in rb.import_nir(out).neurons} == {1.0}
