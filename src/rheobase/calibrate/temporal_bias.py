@@ -54,8 +54,8 @@ class TemporalBias(CalibrationPass):
     .. math:: E[\min(a, \theta)] \, (1 + g \, r_t), \qquad r_t = \frac{2t - (T - 1)}{T - 1}, \qquad
         g = \min\Big(\gamma \, \frac{d}{D}, \; \frac{\theta}{E[\min(a, \theta)]} - 1\Big)
 
-    for a site with at most d sites before it on a path, D the largest d. A deep layer's first steps see little more than
-    the noise of a few spikes; it decides better when more has come in. γ = 0 is the paper's even target.
+    for a site with at most d sites before it on a path, D the largest d. A deep layer's first steps see little more
+    than the noise of a few spikes; it decides better when more has come in. γ = 0 is the paper's even target.
 
     After every iteration the network is judged by its logits on held-out images; the best one is kept, which may be
     the one the pass was given.
