@@ -96,7 +96,7 @@ def check_levels(levels: int) -> int:
 
 
 def clipped_count(
-    z: Tensor, threshold: Tensor, levels: int, potential: float, strict: bool, *, overwrite: bool = False
+    z: Tensor, threshold: Tensor, levels: int, potential: float | Tensor, strict: bool, *, overwrite: bool = False
 ) -> Tensor:
     """How many thresholds of θ/L fit into z: clip(⌊zL/θ + V0⌋, 0, L), floats with whole values.
 
@@ -106,7 +106,7 @@ def clipped_count(
         z: [B, C, ...].
         threshold: θ, [] or [C]; a channel with θ = ∞ counts 0.
         levels: L.
-        potential: V0, in units of the step θ/L.
+        potential: V0, in units of the step θ/L; a number, [] or [C].
         strict: a step is taken only beyond its edge: clip(⌈zL/θ + V0⌉ − 1, 0, L).
         overwrite: write over ``z``.
     """
@@ -114,7 +114,9 @@ def clipped_count(
     scale = scale.reshape((-1,) + (1,) * (z.dim() - 2)) if scale.dim() else scale
     steps = z.mul_(scale) if overwrite else z * scale
     offset = potential - 1 if strict else potential
-    if offset:
+    if isinstance(offset, Tensor):
+        steps += offset.reshape((-1,) + (1,) * (z.dim() - 2)) if offset.dim() else offset
+    elif offset:
         steps += offset
     return (steps.ceil_() if strict else steps.floor_()).clamp_(0, levels)
 

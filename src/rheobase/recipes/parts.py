@@ -21,6 +21,19 @@ from rheobase.sites import Site
 Levels = Annotated[int, Field(ge=1, strict=True)]
 
 
+def for_each_site(values: Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
+    """A whole number for every site, in execution order, from one by the site's name.
+
+    Raises:
+        RecipeError: if a site has none, or a name is no site.
+    """
+    wrong = [f"no {what} for {name}" for name in names if name not in values]
+    wrong += [f"{name} is no site" for name in values if name not in names]
+    if wrong:
+        raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
+    return {name: values[name] for name in names}
+
+
 class StaircaseActivation(Part):
     """A quantised activation with trained θ at every site (:class:`rheobase.Staircase`).
 
@@ -52,12 +65,7 @@ class StaircaseActivation(Part):
             raise RecipeError("are not given", where="levels", remedy="say how many: rb.Pascal(levels=4)")
         if isinstance(self.levels, int):
             return {site.name: self.levels for site in sites}
-        names = [site.name for site in sites]
-        wrong = [f"no levels for {name}" for name in names if name not in self.levels]
-        wrong += [f"{name} is no site" for name in self.levels if name not in names]
-        if wrong:
-            raise RecipeError("; ".join(wrong[:5]), where="levels", remedy=f"the sites are {', '.join(names)}")
-        return {name: self.levels[name] for name in names}
+        return for_each_site(self.levels, [site.name for site in sites], "levels")
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse a network that was trained with other activations.
@@ -118,14 +126,21 @@ class IntegrateFireNeuron(Part):
 
     Args:
         initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
+        timesteps: T of every site, or by the site's name, or ``"levels"``: as many as it was trained with; None: the
+            recipe's. Where it differs from site to site, the recipe's ``alignment`` says what becomes of trains.
     """
 
     kind: Literal["integrate_fire"] = "integrate_fire"
     initial_potential: float = Field(default=0.5, ge=0, le=1)
+    timesteps: Levels | dict[str, Levels] | Literal["levels"] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> IntegrateFire:
         """The layer of neurons for a site, with θ = 1 until a pass sets it."""
-        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential))
+        steps = trained(site, graph)[1] if self.timesteps == "levels" else steps_of_site(self.timesteps, site, graph)
+        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential), timesteps=steps)
 
 
 class PascNeuron(Part):
@@ -144,17 +159,32 @@ class ConstantCurrentNeuron(Part):
 
     Args:
         initial_potential: V0/θ; default the one that belongs to the activation's rounding.
-        timesteps: T of all sites; default each the levels it was trained with.
+        timesteps: T of every site, or by the site's name; default the levels it was trained with.
     """
 
     kind: Literal["constant_current"] = "constant_current"
     initial_potential: float | None = Field(default=None, ge=0, le=1)
-    timesteps: Levels | None = None
+    timesteps: Levels | dict[str, Levels] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> Neuron:
         """The layer of neurons for a site."""
         threshold, levels = trained(site, graph)
-        return ConstantCurrent(threshold, self.timesteps or levels, site.rounding, self.initial_potential)
+        steps = steps_of_site(self.timesteps, site, graph) or levels
+        return ConstantCurrent(threshold, steps, site.rounding, self.initial_potential)
+
+
+def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: Graph) -> int | None:
+    """T of a site, from one for all or by name.
+
+    Raises:
+        RecipeError: if those given by name are not the network's sites.
+    """
+    if timesteps is None or isinstance(timesteps, int):
+        return timesteps
+    return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ParamSpec
 import yaml
 from pydantic import Field, ValidationError, validate_call
 
+from rheobase.alignment import Alignment
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
@@ -27,6 +28,8 @@ class Recipe(Part):
         timesteps: T; None where the network's levels decide.
         neuron: what every site becomes.
         activation: what every site of the analog network is trained with; None for any.
+        alignment: what becomes of trains where T changes from site to site; None: their mean. Only for neurons that
+            take their input step by step.
         calibration: passes, run in this order.
 
     Example:
@@ -40,6 +43,7 @@ class Recipe(Part):
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
     activation: StaircaseActivation | None = None
+    alignment: Alignment | None = None
     calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
 
     def __init__(self, **fields: Any) -> None:
