@@ -1,11 +1,13 @@
 """Turn a trained PyTorch network into a spiking network with the fewest time-steps, and measure what was lost."""
 
 from rheobase.activations import QCFS, Staircase
+from rheobase.alignment import Alignment
 from rheobase.calibrate import (
     BiasCorrection,
     PotentialCorrection,
     ScaleThresholds,
     ShiftCurrent,
+    SurrogateCalibration,
     TemporalBias,
     Thresholds,
     WeightCalibration,
@@ -33,6 +35,7 @@ __all__ = [
     "QVM",
     "RTS",
     "AdaptedLevels",
+    "Alignment",
     "Augmentation",
     "BiasCorrection",
     "Evaluation",
@@ -53,6 +56,7 @@ __all__ = [
     "SpikingNetwork",
     "Stability",
     "Staircase",
+    "SurrogateCalibration",
     "TemporalBias",
     "Thresholds",
     "Trained",

@@ -250,11 +250,15 @@ class SpikingNetwork(nn.Module):
         Where neurons wait for their whole input there is one t, and every branch counts with the mean of all its steps.
         """
         if not self.streams:
-            return self._finish({name: values[name].mean() for name in self._read}).unsqueeze(0)
+            return self.mean_answer(values).unsqueeze(0)
         means = {name: prefix_means(values[name], timesteps) for name in self._read}
         batch = next(iter(means.values())).shape[1]
         logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
         return logits.unflatten(0, (len(timesteps), batch))
+
+    def mean_answer(self, values: dict[str, Signal]) -> Tensor:
+        """Logits [B, ...] after all steps; differentiable."""
+        return self._finish({name: values[name].mean() for name in self._read})
 
     def _finish(self, means: dict[str, Tensor]) -> Tensor:
         values: dict[str, Signal] = {name: Held(mean) for name, mean in means.items()}
