@@ -14,9 +14,11 @@ from pydantic import Field, ValidationError, validate_call
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
+from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
 
 AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
+AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 
 class Recipe(Part):
@@ -39,7 +41,7 @@ class Recipe(Part):
     name: str = Field(min_length=1)
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
-    activation: StaircaseActivation | None = None
+    activation: AnyActivation | None = None
     calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
 
     def __init__(self, **fields: Any) -> None:
