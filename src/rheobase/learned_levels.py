@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,8 +23,8 @@ PARAMETERS: dict[Parametrisation, tuple[str, str]] = {
 }
 """Which two numbers a site trains (QAC, section 4.2, cases 1 to 4)."""
 
-_TIE = 1e-4
 _MARGIN = 0.1
+_INSIDE = 1e-3
 
 
 class LearnedStaircase(QuantisedActivation):
@@ -158,18 +158,6 @@ class LearnedStaircase(QuantisedActivation):
         elif "step_size" in named:
             named["step_size"].copy_(alpha / steps)
 
-    def notes(self, site: str) -> list[str]:
-        """What the user should know about the levels."""
-        found = []
-        times = int(self.held)
-        if times:
-            found.append(f"{site}: t ran above {self.most} in {times} training steps and was held there")
-        if self.levels == self.most:
-            found.append(f"{site}: its {self.most} levels are the bound (most={self.most})")
-        if self.levels == 1:
-            found.append(f"{site}: fell to a single level: it fires once or not at all")
-        return found
-
     def extra_repr(self) -> str:
         """Parametrisation and levels, for ``print(model)``."""
         return f"parametrisation={self.parametrisation}, levels={self.levels}"
@@ -180,17 +168,32 @@ class LearnedStaircase(QuantisedActivation):
         return f"learned levels, parametrisation={self.parametrisation}, most={self.most}, rates: {rates}"
 
 
+def level_notes(activations: Mapping[str, LearnedStaircase]) -> list[str]:
+    """What the user should know about the levels of the sites: those at a bound."""
+    single = [name for name, part in activations.items() if part.levels == 1]
+    bound = [f"{name} ({part.levels})" for name, part in activations.items() if part.levels == part.most]
+    ran = [f"{name} ({int(part.held)} steps)" for name, part in activations.items() if int(part.held)]
+    found = []
+    if single:
+        which = "every site" if len(single) == len(activations) else ", ".join(single)
+        found.append(f"learned levels: a single one, a spike or none, at {which}")
+    if bound:
+        found.append(f"learned levels: as many as the bound allows at {', '.join(bound)}")
+    if ran:
+        found.append(f"learned levels: training drove t above the bound and was held there at {', '.join(ran)}")
+    return found
+
+
 @dataclass(frozen=True)
 class StepTarget:
     """The mean T that learned levels are held to, by projection after every training step.
 
     The paper has no term for T. A penalty needs a weight that fits the loss; the projection needs none, and the mean
-    holds for the weights of every epoch. What it does to the levels is what the gradients say about their differences:
-    all t are moved by one number, the smallest one for which the rounded t have the wanted sum (the largest that they
-    can have without exceeding it). Then each lies between 1 and the bound.
+    holds for the weights of every epoch. All t are moved by one number such that the rounded t have the wanted sum, so
+    that what counts is how the gradients of the sites differ; then each is held between 1 and the bound.
 
     Attributes:
-        mean: of the rounded t over the sites, or less; None: only the bounds hold.
+        mean: of the rounded t over the sites, or the nearest below it; None: only the bounds hold.
         most: bound of every t.
         settle: the share of the training after which levels stay as they are, for the weights to adapt to them.
     """
@@ -221,25 +224,24 @@ class StepTarget:
         if done >= self.settle:
             after = (after + 0.5).floor().clamp(1, self.most)
         if self.mean is not None:
-            after = (after - self._shift(after)).clamp(1, self.most)
+            after = self._project(after)
         for part, old, new in zip(activations, before.tolist(), after.tolist(), strict=True):
             if old != new:
                 part.set_steps(new)
 
-    def _shift(self, t: Tensor) -> float:
-        # A site has at least k levels if the shift is at most t − k + 1/2. The wanted sum is n and one for each of the
-        # `room` largest of these numbers, so the shift has to lie between one of them and the next.
+    def _project(self, t: Tensor) -> Tensor:
+        # A site has at least k levels after a shift of at most t − k + 1/2. The wanted sum is n and one for each of the
+        # `room` largest of these numbers, so the shift has to lie between the last of them and the next.
         room = self.budget(len(t)) - len(t)
-        edges = (t[:, None] - torch.arange(2, self.most + 1) + 0.5).flatten().sort(descending=True).values
-        last_in = float(edges[room - 1]) if room > 0 else math.inf
-        first_out = float(edges[room]) if room < len(edges) else -math.inf
-        if first_out < 0 <= last_in:
-            return 0.0
-        gap = last_in - first_out
-        inward = min(gap / 2, _MARGIN)  # not onto the edge, where the next step would tip the level back
-        if first_out >= 0:
-            return first_out + (inward if gap > _TIE else _MARGIN)
-        return last_in - inward if gap > _TIE else 0.0
+        edges = t[:, None] - torch.arange(2, self.most + 1) + 0.5
+        falling, order = edges.flatten().sort(descending=True, stable=True)
+        levels = 1 + torch.bincount(order[:room] // edges.shape[1], minlength=len(t))
+        last_in = float(falling[room - 1]) if room > 0 else math.inf
+        first_out = float(falling[room]) if room < len(falling) else -math.inf
+        inward = min((last_in - first_out) / 2, _MARGIN)  # not onto the edge, where the next step tips the level back
+        shift = first_out + inward if first_out >= 0 else min(last_in - inward, 0.0)
+        # where several t are equal, no shift gives the sum: then the first of them get the further level
+        return (t - shift).clamp(levels - 0.5 + _INSIDE, levels + 0.5 - _INSIDE).clamp(1, self.most)
 
 
 def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float, matched: bool) -> dict[str, float]:

@@ -14,7 +14,7 @@ from rheobase.activations import QuantisedActivation
 from rheobase.errors import DataError
 from rheobase.graph.ir import Graph, Node, schedule
 from rheobase.graph.operations import OPERATIONS, in_memory_format, max_pool
-from rheobase.learned_levels import LearnedStaircase, StepTarget
+from rheobase.learned_levels import LearnedStaircase, StepTarget, level_notes
 
 _TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
 _STATISTICS = ("running_mean", "running_var")
@@ -95,7 +95,7 @@ class TrainableGraph(nn.Module):
 
     def level_notes(self) -> list[str]:
         """Where learned levels ended at a bound."""
-        return [note for name, part in self.learned.items() for note in part.notes(name)]
+        return level_notes(self.learned)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
