@@ -23,6 +23,9 @@ PARAMETERS: dict[Parametrisation, tuple[str, str]] = {
 }
 """Which two numbers a site trains (QAC, section 4.2, cases 1 to 4)."""
 
+STEP_RATE = 10
+"""Learning rate of t in units of the weights': levels of a ResNet-20 are where they stay after some hundred steps."""
+
 _MARGIN = 0.1
 _INSIDE = 1e-3
 
@@ -56,9 +59,10 @@ class LearnedStaircase(QuantisedActivation):
         threshold: α > 0 where training starts; a number, or a tensor [C] for one a channel (not with ``"d_alpha"``,
             where t would differ from channel to channel).
         most: the bound of t.
-        rate: how fast t moves: the learning rate of t in units of the weights'.
+        rate: how fast t moves, in units of what was found to do (``STEP_RATE``); 0: t stays.
         matched: scale the learning rates of the other parametrisations such that the first step moves t and α as it
-            would with ``"t_alpha"``. Without, bits have the rate of t and a step size that of the weights.
+            would with ``"t_alpha"``. Without, all parameters have the learning rate of the weights, times ``rate`` that
+            of bits and t.
 
     Raises:
         ModelError: for a t or an α that is not positive and finite, or an unknown parametrisation.
@@ -245,15 +249,15 @@ class StepTarget:
 
 
 def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float, matched: bool) -> dict[str, float]:
-    """Learning rates: with p for t, a step of p moves t by (∂t/∂p)² of what it would as a step of t."""
+    """Learning rates: a step of p moves t by (∂t/∂p)² of what the same step of t itself moves it by."""
     if not matched:
         return {name: rate for name in PARAMETERS[parametrisation] if name in ("bits", "steps")}
-    bits = rate / (t * math.log(2)) ** 2
+    of_t = STEP_RATE * rate
     return {
-        "n_d": {"bits": bits, "step_size": 1 / t**2},
-        "n_alpha": {"bits": bits},
-        "d_alpha": {"step_size": rate * (alpha / t**2) ** 2},
-        "t_alpha": {"steps": rate},
+        "n_d": {"bits": rate / (alpha * math.log(2)) ** 2, "step_size": 1 / t**2},  # both have gradients of α alone
+        "n_alpha": {"bits": of_t / (t * math.log(2)) ** 2},
+        "d_alpha": {"step_size": of_t * (alpha / t**2) ** 2},
+        "t_alpha": {"steps": of_t},
     }[parametrisation]
 
 

@@ -38,8 +38,9 @@ class LearnedActivation(Part):
         parametrisation: which two numbers a site trains (QAC, section 4.2).
         granularity: one α a layer, or one a channel.
         most: the largest T of a site.
-        rate: learning rate of t, in units of the weights'; 0: t stays.
-        matched: whether the other parametrisations get learning rates that move t and α alike at the start.
+        rate: how fast steps are learned, in units of what was found to do; 0: they stay.
+        matched: whether the other parametrisations get learning rates that move t and α alike at the start; without,
+            that of the weights.
         settle: the share of the training after which levels stay as they are.
     """
 
@@ -48,7 +49,7 @@ class LearnedActivation(Part):
     parametrisation: Parametrisation = "t_alpha"
     granularity: Granularity = "layer"
     most: Annotated[int, Field(ge=2, strict=True)] = 32
-    rate: FiniteFloat = Field(default=10.0, ge=0)
+    rate: FiniteFloat = Field(default=1.0, ge=0)
     matched: bool = True
     settle: float = Field(default=0.6, ge=0, le=1)
 

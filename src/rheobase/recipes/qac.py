@@ -15,7 +15,7 @@ def QAC(
     parametrisation: Parametrisation = "t_alpha",
     granularity: Granularity = "layer",
     most: int = 32,
-    rate: float = 10.0,
+    rate: float = 1.0,
     matched: bool = True,
     settle: float = 0.6,
 ) -> Recipe:
@@ -30,8 +30,9 @@ def QAC(
             1 to 4), of bits n, T = 2ⁿ = t, step size d and threshold α = d t.
         granularity: one α a layer, or one a channel.
         most: the largest T of a site.
-        rate: learning rate of t, in units of the weights'; 0: t stays.
-        matched: scale learning rates such that t and α start to move alike in every parametrisation.
+        rate: how fast steps are learned, in units of what was found to do; 0: they stay.
+        matched: scale learning rates such that t and α start to move alike in every parametrisation; without, they are
+            those of the weights.
         settle: the share of the training after which the steps stay as they are.
 
     Example:
