@@ -21,7 +21,7 @@ from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
-from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.recipes import FTBC, OPI, QAC, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -31,6 +31,7 @@ from rheobase.unevenness import Unevenness, unevenness
 __all__ = [
     "FTBC",
     "OPI",
+    "QAC",
     "QCFS",
     "QVM",
     "RTS",

@@ -197,7 +197,7 @@ def _converted_graph(model: SpikingNetwork | TrainableGraph) -> tuple[Graph, lis
     if isinstance(model, SpikingNetwork):
         return model.ann.replace(), []
     graph, folded = fold_batch_norm(model.to_graph())
-    return graph, [*model.notes, *folded]
+    return graph, [*model.notes, *model.level_notes(), *folded]
 
 
 def _graph(

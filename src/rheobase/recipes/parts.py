@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.activations import INITIAL_POTENTIAL, Rounding
+from rheobase.activations import INITIAL_POTENTIAL, QuantisedActivation, Rounding, Staircase
 from rheobase.calibrate.passes import Part
 from rheobase.calibrate.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.calibrate.thresholds import least_squares
@@ -55,6 +55,11 @@ class StaircaseActivation(Part):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # levels may be a dict
 
+    @property
+    def target(self) -> None:
+        """Its levels do not change in training."""
+        return None
+
     def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
         """L of every site, in execution order.
 
@@ -83,12 +88,29 @@ class StaircaseActivation(Part):
                     where=site.name,
                     remedy="leave levels out of the recipe, or quantise and train again with these",
                 )
-            if site.rounding != self.rounding:
-                raise RecipeError(
-                    f"was trained with rounding {site.rounding!r}, the recipe says {self.rounding!r}",
-                    where=site.name,
-                    remedy=f"use rounding={site.rounding!r}",
-                )
+        check_trained(sites, self.rounding)
+
+    def modules(
+        self, graph: Graph, images: Tensor, sites: Sequence[Site], known: Mapping[str, Tensor]
+    ) -> dict[str, QuantisedActivation]:
+        """The activation of every site before training.
+
+        Args:
+            graph: the analog network, batch normalisation folded.
+            images: calibration images; not looked at where every θ is known.
+            sites: of the graph.
+            known: θ of the sites that are quantised already, which they keep.
+
+        Raises:
+            RecipeError: if the levels are not given, or for other sites.
+            CalibrationError: if a site is never active.
+        """
+        levels = self.levels_of(sites)
+        thresholds = dict(known)
+        if any(name not in known for name in levels):
+            found = self.start(graph, images, sites, levels)
+            thresholds = {name: known.get(name, value) for name, value in zip(levels, found, strict=True)}
+        return {name: Staircase(levels[name], thresholds[name], self.rounding) for name in levels}
 
     def start(self, graph: Graph, images: Tensor, sites: Sequence[Site], levels: Mapping[str, int]) -> list[Tensor]:
         """θ of every site before training, [] or [C], from the activations of the folded analog network.
@@ -97,13 +119,7 @@ class StaircaseActivation(Part):
             CalibrationError: if a site is never active.
         """
         maximum = maxima(graph, images, self.granularity)
-        for site, largest in zip(sites, maximum, strict=True):
-            if not bool((largest > 0).any()):
-                raise CalibrationError(
-                    "is never active on the calibration images",
-                    where=site.name,
-                    remedy="give more images, or remove the dead layer",
-                )
+        check_active(sites, maximum)
         if self.threshold == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
             potential = INITIAL_POTENTIAL["round"]  # of the others, the bias is for training to take away
@@ -119,6 +135,36 @@ class StaircaseActivation(Part):
         value = torch.where(value > 0, value, largest)
         value = torch.where(value > 0, value, value[value > 0].mean())
         return value if self.granularity == "channel" else value[0]
+
+
+def check_active(sites: Sequence[Site], maximum: Sequence[Tensor]) -> None:
+    """See that every site has an activation above zero.
+
+    Raises:
+        CalibrationError: naming the first that has none.
+    """
+    for site, largest in zip(sites, maximum, strict=True):
+        if not bool((largest > 0).any()):
+            raise CalibrationError(
+                "is never active on the calibration images",
+                where=site.name,
+                remedy="give more images, or remove the dead layer",
+            )
+
+
+def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
+    """Refuse a network whose activations round another way.
+
+    Raises:
+        RecipeError: naming the first such site.
+    """
+    for site in sites:
+        if site.levels is not None and site.rounding != rounding:
+            raise RecipeError(
+                f"was trained with rounding {site.rounding!r}, the recipe says {rounding!r}",
+                where=site.name,
+                remedy=f"use rounding={site.rounding!r}",
+            )
 
 
 class IntegrateFireNeuron(Part):

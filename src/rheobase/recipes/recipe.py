@@ -15,9 +15,11 @@ from rheobase.alignment import Alignment
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
+from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
 
 AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
+AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 
 class Recipe(Part):
@@ -42,7 +44,7 @@ class Recipe(Part):
     name: str = Field(min_length=1)
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
-    activation: StaircaseActivation | None = None
+    activation: AnyActivation | None = None
     alignment: Alignment | None = None
     calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
 
