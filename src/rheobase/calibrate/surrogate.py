@@ -22,7 +22,6 @@ from rheobase.progress import track
 from rheobase.signal import Held, Signal, step_by_step
 from rheobase.sites import Site
 
-
 EXACT = 1e-8
 """Relative squared error of logits that is rounding."""
 
@@ -43,8 +42,8 @@ class SurrogateCalibration(CalibrationPass):
     that the pass was given. Where V0 of neurons under a constant current leaves [0, θ] they have no closed form any
     more: such a site is simulated in every execution, and named in the notes.
 
-    A network that gives the quantised ANN's answer exactly, as QVM and QAC do at T = L, has nothing to be calibrated and
-    is left alone. Plain neurons have, and so has any other T.
+    A network that gives the quantised ANN's answer exactly, as QVM and QAC do at T = L, has nothing to be calibrated
+    and is left alone. Plain neurons have, and so has any other T.
 
     Memory: all steps of a mini-batch at all sites.
 
