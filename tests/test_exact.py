@@ -58,6 +58,8 @@ def test_every_network_converts_exactly(name: str, recipe: Recipe) -> None:
         pytest.skip("its sites were trained to round to the nearest")
     snn = rb.convert(qnet, recipe)
     assert snn.runs_as() == "counts"
+    if recipe.name == "QAC":
+        assert sum(snn.steps_of(site.name) for site in snn.sites) == 5 * len(snn.sites) // 2
     with torch.no_grad():
         ann = snn.ann(images)
         counts = snn(images)

@@ -139,8 +139,8 @@ def train(
             process, up to this call; or start it with ``torchrun``.
 
     Raises:
-        TrainingError: if settings do not fit together or the machine, the loss or a parameter named ``threshold``
-            leaves its range (loss finite, threshold positive and finite), or the folder holds another run.
+        TrainingError: if settings do not fit together or the machine, the loss is not finite, a threshold, step size or
+            number of steps not positive and finite, or the folder holds another run.
         DataError: if there are too few images, labels do not fit the network, or labels are missing.
 
     Example:
