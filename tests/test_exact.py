@@ -25,6 +25,7 @@ RECIPES = {
     "QVM": rb.QVM(levels=4),
     "QVM floor": rb.QVM(levels=8, rounding="floor"),
     "QVM ceil": rb.QVM(levels=2, rounding="ceil"),
+    "QAC": rb.QAC(mean_timesteps=2.5),
 }
 
 
@@ -57,11 +58,13 @@ def test_every_network_converts_exactly(name: str, recipe: Recipe) -> None:
         pytest.skip("its sites were trained to round to the nearest")
     snn = rb.convert(qnet, recipe)
     assert snn.runs_as() == "counts"
+    if recipe.name == "QAC":
+        assert sum(snn.steps_of(site.name) for site in snn.sites) == 5 * len(snn.sites) // 2
     with torch.no_grad():
         ann = snn.ann(images)
         counts = snn(images)
         assert torch.equal(ann, counts)
-        if recipe.name == "Pascal" and recipe.activation.levels == 4:  # type: ignore[union-attr]
+        if recipe == RECIPES["Pascal"]:
             graph = copy.deepcopy(qnet).double()
             torch.testing.assert_close(graph(images.double()), exact(snn)(images.double()))
     simulated = exact(snn)

@@ -1,11 +1,13 @@
 """Turn a trained PyTorch network into a spiking network with the fewest time-steps, and measure what was lost."""
 
 from rheobase.activations import QCFS, Staircase
+from rheobase.alignment import Alignment
 from rheobase.calibrate import (
     BiasCorrection,
     PotentialCorrection,
     ScaleThresholds,
     ShiftCurrent,
+    SurrogateCalibration,
     TemporalBias,
     Thresholds,
     WeightCalibration,
@@ -26,7 +28,7 @@ from rheobase.nir import NIRExport, export_nir, import_nir
 from rheobase.pascal_cost import PascalCost, pascal_cost
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
-from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.recipes import FTBC, OPI, QAC, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -36,10 +38,12 @@ from rheobase.unevenness import Unevenness, unevenness
 __all__ = [
     "FTBC",
     "OPI",
+    "QAC",
     "QCFS",
     "QVM",
     "RTS",
     "AdaptedLevels",
+    "Alignment",
     "Augmentation",
     "BiasCorrection",
     "Costs",
@@ -66,6 +70,7 @@ __all__ = [
     "SpikingNetwork",
     "Stability",
     "Staircase",
+    "SurrogateCalibration",
     "TemporalBias",
     "Thresholds",
     "Trained",

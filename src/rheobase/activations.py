@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -15,7 +17,36 @@ INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 
 """V0/θ of the integrate-and-fire neuron whose count is the activation's under a constant current (QVM, Theorem 2)."""
 
 
-class Staircase(nn.Module):
+class QuantisedActivation(nn.Module):
+    """What a quantised activation tells about the site it stands at.
+
+    Attributes:
+        levels: L, a whole number from 1.
+        rounding: how it rounds to a level.
+        rates: learning rates of its parameters by name, in units of the weights'; 1 where none is given. None of its
+            parameters decays.
+    """
+
+    levels: int
+    rounding: Rounding
+    rates: Mapping[str, float] = MappingProxyType({})
+
+    @property
+    def saturation(self) -> Tensor:
+        """θ, where it saturates, [] or [C]."""
+        raise NotImplementedError
+
+    def site(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Attributes and tensors of the graph's site node, as it is now."""
+        attributes = {"upper": None, "levels": self.levels, "rounding": self.rounding}
+        return attributes, {"threshold": self.saturation.detach()}
+
+    def identity(self) -> str:
+        """What tells it from others of the same shapes, and does not train."""
+        return self.extra_repr()
+
+
+class Staircase(QuantisedActivation):
     r"""Quantised ReLU with L equal steps up to a trained θ.
 
     .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)
@@ -50,6 +81,11 @@ class Staircase(nn.Module):
         self.levels = check_levels(levels)
         self.rounding: Rounding = rounding
         self.threshold = nn.Parameter(start)
+
+    @property
+    def saturation(self) -> Tensor:
+        """θ."""
+        return self.threshold
 
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
@@ -96,7 +132,7 @@ def check_levels(levels: int) -> int:
 
 
 def clipped_count(
-    z: Tensor, threshold: Tensor, levels: int, potential: float, strict: bool, *, overwrite: bool = False
+    z: Tensor, threshold: Tensor, levels: int, potential: float | Tensor, strict: bool, *, overwrite: bool = False
 ) -> Tensor:
     """How many thresholds of θ/L fit into z: clip(⌊zL/θ + V0⌋, 0, L), floats with whole values.
 
@@ -106,7 +142,7 @@ def clipped_count(
         z: [B, C, ...].
         threshold: θ, [] or [C]; a channel with θ = ∞ counts 0.
         levels: L.
-        potential: V0, in units of the step θ/L.
+        potential: V0, in units of the step θ/L; a number, [] or [C].
         strict: a step is taken only beyond its edge: clip(⌈zL/θ + V0⌉ − 1, 0, L).
         overwrite: write over ``z``.
     """
@@ -114,7 +150,9 @@ def clipped_count(
     scale = scale.reshape((-1,) + (1,) * (z.dim() - 2)) if scale.dim() else scale
     steps = z.mul_(scale) if overwrite else z * scale
     offset = potential - 1 if strict else potential
-    if offset:
+    if isinstance(offset, Tensor):
+        steps += offset.reshape((-1,) + (1,) * (z.dim() - 2)) if offset.dim() else offset
+    elif offset:
         steps += offset
     return (steps.ceil_() if strict else steps.floor_()).clamp_(0, levels)
 

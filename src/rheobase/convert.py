@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from rheobase.alignment import Alignment
 from rheobase.batches import Batches
 from rheobase.calibrate import CalibrationData
 from rheobase.calibrate.passes import site_errors
@@ -19,7 +20,7 @@ from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trace import relative_difference
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import Provenance, SpikingNetwork, check_input
-from rheobase.neurons import Neuron, WindowNeuron
+from rheobase.neurons import Neuron
 from rheobase.recipes import Recipe
 from rheobase.sites import site_table
 
@@ -118,7 +119,10 @@ def convert(
     if recipe.activation is not None:
         recipe.activation.check(sites)
     neurons = [recipe.neuron.build(site, graph) for site in sites]
-    network = SpikingNetwork(graph, graph, neurons, _timesteps(recipe, neurons), recipe.to_dict(), provenance)
+    steps = _timesteps(recipe, neurons)
+    network = SpikingNetwork(graph, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
+    if recipe.alignment is not None:
+        provenance.notes.append(_alignment_note(network, recipe.alignment))
     network.to(graph.device)
     before = None
     for calibration_pass in recipe.calibration:
@@ -141,7 +145,7 @@ def convert(
 
 def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
     """T of the network: the recipe's, or the longest that neurons with a T of their own run for."""
-    own = [neuron.timesteps for neuron in neurons if isinstance(neuron, WindowNeuron)]
+    own = [neuron.timesteps for neuron in neurons if neuron.timesteps is not None]
     longest = max(own) if own else recipe.timesteps
     if longest is None:
         raise RecipeError("is not given", where="timesteps", remedy="say for how many steps the network runs")
@@ -154,12 +158,46 @@ def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
     return longest
 
 
+def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
+    """On how many edges T grows and shrinks.
+
+    Raises:
+        RecipeError: if that is on none, or the neurons do not take what the alignment leaves.
+    """
+    no_effect = "has no effect: "
+    for site in network.sites:
+        neuron = network.neuron(site.name)
+        if not neuron.streams:
+            raise RecipeError(
+                f"{no_effect}{type(neuron).__name__} neurons take their whole input at once, however many steps it has",
+                where="alignment",
+                remedy="leave it out, or use integrate_fire neurons",
+            )
+    steps = {site.name: network.steps_of(site.name) for site in network.sites}
+    edges = [(steps[source], steps[site.name]) for site in network.sites for source in site.previous]
+    grow, shrink = sum(a < b for a, b in edges), sum(a > b for a, b in edges)
+    if grow + shrink == 0:
+        raise RecipeError(
+            f"{no_effect}no train reaches a site with another T",
+            where="alignment",
+            remedy='leave it out, or give sites a T of their own: IntegrateFireNeuron(timesteps={"site": T, ...})',
+        )
+    parts = []
+    for option, value, number in (
+        ("expansion", alignment.expansion, grow),
+        ("reduction", alignment.reduction, shrink),
+    ):
+        effect = f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge"
+        parts.append(f"{option} {value!r} {effect}")
+    return f"alignment: {', '.join(parts)}"
+
+
 def _converted_graph(model: SpikingNetwork | TrainableGraph) -> tuple[Graph, list[str]]:
     """The folded graph of a network that was traced before."""
     if isinstance(model, SpikingNetwork):
         return model.ann.replace(), []
     graph, folded = fold_batch_norm(model.to_graph())
-    return graph, [*model.notes, *folded]
+    return graph, [*model.notes, *model.level_notes(), *folded]
 
 
 def _graph(

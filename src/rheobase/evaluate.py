@@ -32,6 +32,7 @@ class Row:
         agreement: fraction of images on which the analog network predicts the same class.
         logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
         spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for.
+        mean_timesteps: t on average over the sites, where they run for different numbers of steps; else t.
     """
 
     timesteps: int
@@ -39,6 +40,7 @@ class Row:
     agreement: float
     logit_error: float
     spike_rate: float
+    mean_timesteps: float
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,15 @@ class Evaluation:
 
     def to_markdown(self) -> str:
         """As a Markdown table."""
-        lines = [
-            "| T | accuracy | agreement with ANN | logit error | spikes / neuron / step |",
-            "|--:|--:|--:|--:|--:|",
-        ]
+        columns = self._columns()
+        lines = [f"| {' | '.join(columns)} |", "|" + "--:|" * len(columns)]
         lines += [f"| {' | '.join(cells)} |" for cells in self._cells()]
         return "\n".join(lines)
 
     def print(self, console: Console) -> None:
         """Print the table to a rich console."""
         table = Table(title=f"{self.method} on {self.images} images (execution: {self.execution})")
-        for column in ("T", "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step"):
+        for column in self._columns():
             table.add_column(column, justify="right")
         for cells in self._cells():
             table.add_row(*cells)
@@ -84,12 +84,22 @@ class Evaluation:
     def __str__(self) -> str:
         return self.to_markdown()
 
+    @property
+    def _mixed(self) -> bool:
+        return any(row.mean_timesteps != row.timesteps for row in self.rows)
+
+    def _columns(self) -> tuple[str, ...]:
+        mean = ("mean T",) if self._mixed else ()
+        return ("T", *mean, "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step")
+
     def _cells(self) -> list[tuple[str, ...]]:
-        cells: list[tuple[str, ...]] = [("ANN", _percent(self.ann_accuracy), "", "", "")]
+        mixed = self._mixed
+        cells: list[tuple[str, ...]] = [("ANN", *([""] if mixed else []), _percent(self.ann_accuracy), "", "", "")]
         for row in self.rows:
             cells.append(
                 (
                     str(row.timesteps),
+                    *([f"{row.mean_timesteps:.2f}"] if mixed else []),
                     _percent(row.accuracy),
                     _percent(row.agreement),
                     f"{row.logit_error:.3f}",
@@ -115,7 +125,8 @@ def evaluate(
         network: a converted network.
         data: (images, labels) in batches; labels may be missing, then there is no accuracy.
         timesteps: step counts to report; default those of 1, 2, 4, ... and the network's own T that it can run for (a
-            network with biases for T steps runs for T only).
+            network with biases for T steps runs for T only). Where sites have a T of their own, T is the longest, and a
+            multiple of it stretches all alike.
         progress: show a progress bar with the time left.
 
     Raises:
@@ -214,6 +225,7 @@ class _Tally:
                 float(self.agree[i]) / self.images,
                 float(self.error[i]) / self.images,
                 float(total[i]) / (self.images * places[t]),
+                self.network.mean_steps(t),
             )
             for i, t in enumerate(self.timesteps)
         )

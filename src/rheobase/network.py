@@ -10,11 +10,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from rheobase.alignment import OPERATION as ALIGN
+from rheobase.alignment import Alignment, aligned
 from rheobase.errors import DataError, RecipeError
-from rheobase.graph.ir import Graph, Node, run, schedule
+from rheobase.graph.ir import Graph, Node, overwriting, run, schedule
 from rheobase.graph.operations import in_memory_format, max_pool
 from rheobase.neurons import Neuron, State, WindowNeuron
-from rheobase.signal import Held, Signal, Train, lift, prefix_means
+from rheobase.signal import Held, Signal, Train, lift, prefix_means, step_by_step
 from rheobase.sites import Site, site_table, split_at_sites
 
 DEFAULT_MEMORY_BUDGET = 2**30
@@ -52,9 +54,12 @@ class SpikingNetwork(nn.Module):
         ann: the analog network it was made from (batch normalisation folded).
         neurons: one layer of neurons for each site, in execution order.
         sites: the site table.
-        between: the nodes from the first sites to the last, in the order they run.
+        nodes: the nodes up to the last sites, in the order they run; where sites differ in T, with the nodes that align
+            trains (:mod:`rheobase.alignment`).
+        between: those of them that come after the first sites.
         overwriting: those that may write over their first input.
-        timesteps: T it was converted for.
+        timesteps: T it was converted for; where sites have a T of their own, the longest.
+        alignment: how a train that reaches a site with another T is aligned to it.
         recipe: the recipe it was made by, as plain values.
         memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
         execution: how to run: ``"steps"``, the simulation; ``"counts"``, the closed form on means; ``"auto"``: the
@@ -77,11 +82,13 @@ class SpikingNetwork(nn.Module):
         timesteps: int,
         recipe: Mapping[str, Any],
         provenance: Provenance | None = None,
+        alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
         self.graph, self.ann = graph, ann
         self.neurons = nn.ModuleList(neurons)
         self.timesteps = timesteps
+        self.alignment = alignment or Alignment()
         self.recipe = dict(recipe)
         self.provenance = provenance or Provenance()
         self.memory_budget = DEFAULT_MEMORY_BUDGET
@@ -99,13 +106,18 @@ class SpikingNetwork(nn.Module):
         made_early = {node.name for node in before}
         made_spiking = {node.name for node in between}
         needed_late = {name for node in (*between, *readout) for name in node.inputs}
-        self.streams = all(neuron.streams for neuron in cast(Iterable[Neuron], self.neurons))
+        own = {site.name: self.steps_of(site.name) for site in self.sites}
+        waiting = {site.name for site in self.sites if not self.neuron(site.name).streams}
+        self.streams = not waiting and len(set(own.values())) == 1
         self._early = schedule(before[1:], keep=needed_late & made_early)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
         self._read = sorted(read & (made_spiking | made_early))
+        if len(set(own.values())) > 1 and len(waiting) < len(own):
+            between = aligned(between, own, waiting, keep=self._read)
+        self.nodes = (*before, *between)
         self.between = schedule(between, keep={*self._read, *made_early})
         self._late = schedule(readout, keep={self.graph.output})
-        self.overwriting = self.graph.overwriting({*self._read, *made_early})
+        self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *made_early, self.graph.output})
         self._floats_held, self._floats_stepped = _peak_floats(self.graph, self._early, self.between)
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -189,18 +201,15 @@ class SpikingNetwork(nn.Module):
         return torch.cat([self.graph.on_held_values(piece, emit) for piece in pieces])
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
-        if not self.streams:  # what such a network answers after t steps is no prefix of a longer run
-            return torch.stack([self._simulate_window(images, t, monitor) for t in timesteps])
+        # where neurons wait for their input, what the network answers after t steps is no prefix of a longer run
+        runs = [timesteps] if self.streams else [(t,) for t in timesteps]
+        return torch.cat([self._simulate_once(images, wanted, monitor) for wanted in runs])
+
+    def _simulate_once(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
         values = self.begin(images)
         simulation = Simulation(self, monitor, overwrite=True)
         run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
         return self.answer(values, timesteps)
-
-    def _simulate_window(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
-        values = self.begin(images)
-        simulation = Simulation(self, monitor, overwrite=True)
-        run(self.graph, self.between, values, simulation.advance(timesteps), self.overwriting)
-        return self._finish({name: values[name].mean() for name in self._read})
 
     def runs_as(self) -> Execution:
         """How the network runs now: by ``execution``, or the closed form where every neuron has one.
@@ -225,6 +234,10 @@ class SpikingNetwork(nn.Module):
         """T of a site when the network runs for ``timesteps`` (default: those it was converted for)."""
         return self.neuron(site).steps(self.timesteps if timesteps is None else timesteps, self.timesteps)
 
+    def mean_steps(self, timesteps: int | None = None) -> float:
+        """T on average over all sites when the network runs for ``timesteps`` (the papers' T of mixed networks)."""
+        return sum(self.steps_of(site.name, timesteps) for site in self.sites) / len(self.sites)
+
     def begin(self, images: Tensor) -> dict[str, Signal]:
         """Signals before the first sites, from images in memory format; ``between`` runs from here."""
         values: dict[str, Signal] = {self.graph.nodes[0].name: Held(images)}
@@ -232,11 +245,20 @@ class SpikingNetwork(nn.Module):
         return values
 
     def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
-        """Logits after each t, [R, B, ...], from the signals that ``between`` leaves."""
+        """Logits after each t, [R, B, ...], from the signals that ``between`` leaves.
+
+        Where neurons wait for their whole input there is one t, and every branch counts with the mean of all its steps.
+        """
+        if not self.streams:
+            return self.mean_answer(values).unsqueeze(0)
         means = {name: prefix_means(values[name], timesteps) for name in self._read}
         batch = next(iter(means.values())).shape[1]
         logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
         return logits.unflatten(0, (len(timesteps), batch))
+
+    def mean_answer(self, values: dict[str, Signal]) -> Tensor:
+        """Logits [B, ...] after all steps; differentiable."""
+        return self._finish({name: values[name].mean() for name in self._read})
 
     def _finish(self, means: dict[str, Tensor]) -> Tensor:
         values: dict[str, Signal] = {name: Held(mean) for name, mean in means.items()}
@@ -284,7 +306,7 @@ class SpikingNetwork(nn.Module):
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
-                if isinstance(neuron, WindowNeuron):
+                if cast(Neuron, neuron).timesteps is not None:
                     again = "quantise and train with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",
@@ -338,26 +360,27 @@ class Simulation:
         """What a site's neurons emit, or a max-pool gate lets through, over these steps."""
         if node.operation == "max_pool":
             return self.gate(node, signal)
+        if node.operation == ALIGN:
+            return self.network.alignment.align(signal, self.steps_of(node.attributes["site"]))
         index = self.network._index[node.name]
-        neuron: Any = self.network.neurons[index]
-        if isinstance(neuron, WindowNeuron):
-            train = Train(neuron.fire(signal, neuron.steps(self.steps, self.network.timesteps)))
-            if self.monitor is not None:
-                self.monitor(self.network.sites[index], train)
-            return train
-        if isinstance(signal, Train) and signal.steps != self.steps:
-            signal = Held(signal.mean())
-        if isinstance(signal, Train):
-            currents = signal.values
-        else:
-            currents = signal.values.expand(self.steps, *signal.values.shape)
-        _, state = self.before(node, signal)
-        overwrite = isinstance(signal, Train) and node.name in self.overwriting
-        values, self.states[node.name] = neuron.run(currents, state, self.done, overwrite=overwrite)
-        train = Train(values)
+        train = Train(self.emit(node, cast(Neuron, self.network.neurons[index]), signal))
         if self.monitor is not None:
             self.monitor(self.network.sites[index], train)
         return train
+
+    def steps_of(self, site: str) -> int:
+        """T of a site for these steps of the network."""
+        return self.network.neuron(site).steps(self.steps, self.network.timesteps)
+
+    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> Tensor:
+        """``amplitude * spikes`` of a site's neurons, [T, B, C, ...]."""
+        steps = self.steps_of(node.name)
+        if isinstance(neuron, WindowNeuron):
+            return neuron.fire(signal, steps)
+        _, state = self.before(node, signal)
+        overwrite = isinstance(signal, Train) and node.name in self.overwriting
+        values, self.states[node.name] = neuron.run(step_by_step(signal, steps), state, self.done, overwrite=overwrite)
+        return values
 
     def gate(self, node: Node, signal: Signal) -> Signal:
         """Max-pooling of a train: each window lets through the input with the largest running sum so far.
@@ -413,7 +436,8 @@ def _mean_after(signal: Signal, t: int) -> Tensor:
 
 def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:
     """Largest number of live floats for one image: (held ones, those that there are for every step)."""
-    sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in graph.nodes}
+    nodes = (*graph.nodes, *(node for node, _ in spiking))  # those that align are not of the graph
+    sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in nodes}
     live = {graph.nodes[0].name}
     held = sizes[graph.nodes[0].name]
     for node, released in early:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from math import isfinite, nan
+from math import isfinite, log2, nan
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,9 @@ from rheobase.activations import INITIAL_POTENTIAL
 from rheobase.diagnose import TERMS, Diagnosis
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
+from rheobase.graph.trainable import TrainableGraph
 from rheobase.levels import LevelMetric
+from rheobase.network import SpikingNetwork
 from rheobase.potentials import Potentials
 from rheobase.scenarios import InputScenarios, Scenario
 from rheobase.stability import Stability
@@ -268,6 +270,57 @@ def level_metric_plot(
     axes.set_ylabel("AL metric M")
     axes.set_title(f"{next(iter(curves.values())).images} images", fontsize="medium")
     _finish(figure, axes, path, legend="best")
+
+
+def site_steps(network: SpikingNetwork | TrainableGraph) -> dict[str, tuple[int | None, int]]:
+    """(L, T) of every site, in execution order: levels of the activation it was trained with, and time-steps.
+
+    A network that is not converted yet has T = L. L is None where the activation has no levels.
+    """
+    if isinstance(network, TrainableGraph):
+        return {name: (part.levels, part.levels) for name, part in network.activations.items()}
+    return {site.name: (site.levels, network.steps_of(site.name)) for site in network.sites}
+
+
+def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: str | Path) -> None:
+    """Draw the time-steps of every site, and below them the bits of the levels it was trained with (QAC, Fig. 1).
+
+    Args:
+        networks: name -> network, converted or quantised; all with the same sites.
+        path: where to write; the ending chooses the format.
+
+    Raises:
+        DataError: if there is nothing to draw, or the networks have other sites.
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> steps_plot({"QAC, mean T = 3": snn}, "steps.png")  # doctest: +SKIP
+    """
+    if not networks:
+        raise DataError("is empty", where="networks", remedy="give at least one network")
+    tables = {name: site_steps(network) for name, network in networks.items()}
+    sites = list(next(iter(tables.values())))
+    for name, table in tables.items():
+        if list(table) != sites:
+            raise DataError("has other sites than the first network", where=name, remedy="draw it apart")
+    figure = Figure(figsize=(max(6.4, 0.35 * len(sites)), 5.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, sharex=True)
+    width = 0.8 / len(tables)
+    for i, (name, table) in enumerate(tables.items()):
+        places = [n + (i - (len(tables) - 1) / 2) * width for n in range(len(sites))]
+        steps = [t for _, t in table.values()]
+        bits = [nan if levels is None else log2(levels) for levels, _ in table.values()]
+        above.bar(places, steps, width=width, label=f"{name}, mean {statistics.fmean(steps):.3g}", zorder=3)
+        below.plot(places, bits, marker="o", markersize=4, linewidth=1.2, zorder=3)
+    above.yaxis.set_major_locator(MaxNLocator(integer=True))
+    above.set_ylabel("time-steps T")
+    above.margins(y=0.25)  # room for the legend
+    above.legend(frameon=False, loc="upper right")
+    below.set_ylabel("bits of the levels, log₂ L")
+    below.set_ylim(bottom=-0.1)
+    below.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
+    _save(figure, [above, below], path)
 
 
 def _figure() -> tuple[Figure, Axes]:

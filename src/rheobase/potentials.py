@@ -64,6 +64,12 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     Example:
         >>> counts, edges = rb.potentials(snn, images, "layer2.0.relu", step=4).histogram()  # doctest: +SKIP
     """
+    if not network.streams:
+        raise RecipeError(
+            "do not go through time together: a site waits for the whole input of another",
+            where="the network's sites",
+            remedy="use integrate-and-fire neurons with one T",
+        )
     names = [s.name for s in network.sites]
     if site not in names:
         raise RecipeError(f"{site!r} is not a site", where="site", remedy=f"use one of {', '.join(names)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations import Staircase
 from rheobase.batches import Batches
 from rheobase.calibrate.data import CalibrationData
 from rheobase.errors import RecipeError
@@ -13,7 +12,7 @@ from rheobase.graph import capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.recipes import Recipe
-from rheobase.recipes.parts import StaircaseActivation
+from rheobase.recipes.recipe import AnyActivation
 from rheobase.sites import site_table
 
 
@@ -30,12 +29,13 @@ def quantise(
     """Put the recipe's quantised activation at every site of a trained network; θ starts from data.
 
     The start is the θ that a site's activation is best approximated with (least squares over the same images), so a
-    trained ReLU network needs a few epochs and not hundreds.
+    trained ReLU network needs a few epochs and not hundreds. Levels that are learned start from data too.
 
     Args:
         model: a trained network; not changed. Sites that are quantised already, those of a network that this function
             returned among them, keep their θ.
-        recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``.
+        recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``, or learns them, e.g.
+            ``rb.QAC(mean_timesteps=3)``.
         calibration: training images.
         example: a batch that shows the input's size; default: the first calibration images.
         max_pool: as for :func:`rheobase.convert`.
@@ -60,32 +60,25 @@ def quantise(
     activation = _activation(recipe)
     data = CalibrationData.pool(calibration, limit=limit, seed=seed)
     if isinstance(model, TrainableGraph):
-        levels = activation.levels_of(site_table(model.to_graph()))
-        thresholds = {name: module.threshold.detach() for name, module in model.activations.items()}
         graph, notes = model.to_graph(), list(model.notes)
     else:
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         found = replace_max_pool(capture(model, (data.fit[:4] if example is None else example).to(device)), max_pool)
         found.raise_if_refused()
         graph, notes = found.graph, [*map(str, found.rewrites)]
-        sites = site_table(graph)
-        levels = activation.levels_of(sites)
-        folded, _ = fold_batch_norm(graph)
-        thresholds = dict(zip(levels, activation.start(folded, data.fit, sites, levels), strict=True))
-        for site in graph.sites:
-            if "threshold" in site.parameters:
-                thresholds[site.name] = graph.tensor(site.parameters["threshold"])
-    modules = {name: Staircase(levels[name], thresholds[name], activation.rounding) for name in levels}
-    return TrainableGraph(graph, modules, notes).to(graph.device)
+    known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
+    folded, _ = fold_batch_norm(graph)
+    modules = activation.modules(folded, data.fit, site_table(graph), known)
+    return TrainableGraph(graph, modules, notes, activation.target).to(graph.device)
 
 
-def _activation(recipe: Recipe) -> StaircaseActivation:
+def _activation(recipe: Recipe) -> AnyActivation:
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.Pascal(4)")
     if recipe.activation is None:
         raise RecipeError(
             f"{recipe.name} has no quantised activation",
             where="recipe",
-            remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4)",
+            remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4), rb.QAC(mean_timesteps=3)",
         )
     return recipe.activation

@@ -1,7 +1,7 @@
 """What flows on an edge: a train of T steps, or one value held for all of them.
 
 Affine work on a held value is done once, whatever T is; that is where the speed of the first segment, of the readout
-and (later) of every method with a constant current comes from.
+and of every method with a constant current comes from.
 """
 
 from __future__ import annotations
@@ -43,10 +43,19 @@ class Train:
 Signal = Held | Train
 
 
+def step_by_step(signal: Signal, steps: int) -> Tensor:
+    """The values of ``steps`` steps, [T, B, ...]; those of a train are as many."""
+    if isinstance(signal, Held):
+        return signal.values.expand(steps, *signal.values.shape)
+    assert signal.steps == steps, "a train that was not aligned"
+    return signal.values
+
+
 def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     """Apply a batch-first function to every step of its inputs; once only, when all of them are held.
 
-    Where trains of different lengths meet, each counts with its time-mean, which holds for all steps.
+    Where trains of different lengths meet, each counts with its time-mean, which holds for all steps: on the way to
+    neurons that wait for their whole input, and to the readout. On the way to others they are aligned before they meet.
 
     Example:
         >>> lift(torch.neg, Held(torch.ones(2, 3))).values.shape

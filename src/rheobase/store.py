@@ -24,6 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from rheobase.alignment import Alignment
 from rheobase.errors import StoreError
 from rheobase.graph.ir import Graph, Node
 from rheobase.graph.operations import OPERATIONS, activation, max_pool
@@ -158,6 +159,7 @@ class _Document(_Entry):
     format: str
     version: int
     timesteps: int = Field(ge=1)
+    alignment: Alignment = Alignment()
     recipe: dict[str, Any]
     provenance: Provenance
     sites: list[dict[str, Any]]  # for people; load reads the graph
@@ -196,6 +198,7 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "format": FORMAT,
         "version": VERSION,
         "timesteps": network.timesteps,
+        "alignment": network.alignment.model_dump(),
         "recipe": network.recipe,
         "provenance": asdict(network.provenance),
         "sites": [{"name": s.name, "shape": s.shape, "neurons": s.neurons} for s in network.sites],
@@ -323,7 +326,9 @@ def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> 
     spiking = graph(document.graph)
     ann = spiking if document.ann == document.graph else graph(document.ann)
     neurons = [neuron(entry) for entry in document.neurons]
-    return SpikingNetwork(spiking, ann, neurons, document.timesteps, document.recipe, document.provenance)
+    return SpikingNetwork(
+        spiking, ann, neurons, document.timesteps, document.recipe, document.provenance, document.alignment
+    )
 
 
 def _check_kinds(document: _Document, where: str) -> None:

@@ -4,6 +4,7 @@ from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.scale import ScaleThresholds
+from rheobase.calibrate.surrogate import SurrogateCalibration
 from rheobase.calibrate.temporal_bias import TemporalBias
 from rheobase.calibrate.thresholds import Thresholds
 from rheobase.calibrate.weights import WeightCalibration
@@ -16,6 +17,7 @@ AnyPass = (
     | PotentialCorrection
     | WeightCalibration
     | TemporalBias
+    | SurrogateCalibration
 )
 """Every pass that a recipe can name."""
 
@@ -28,6 +30,7 @@ __all__ = [
     "PotentialCorrection",
     "ScaleThresholds",
     "ShiftCurrent",
+    "SurrogateCalibration",
     "TemporalBias",
     "Thresholds",
     "WeightCalibration",

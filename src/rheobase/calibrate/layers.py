@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rheobase.alignment import OPERATION as ALIGN
 from rheobase.graph.ir import Graph, Node, run
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signal import Held, Signal, Train
+from rheobase.signal import Held, Signal, Train, step_by_step
 from rheobase.sites import Site
 
 
@@ -42,10 +43,7 @@ class Layer:
 
     def fire(self, network: SpikingNetwork, signal: Signal) -> Tensor:
         """``amplitude * spikes`` [T, B, C, ...] that the neurons emit, as they are now, for their current."""
-        if isinstance(signal, Train):
-            currents = signal.values
-        else:
-            currents = signal.values.expand(network.timesteps, *signal.values.shape)
+        currents = step_by_step(signal, network.steps_of(self.site.name))
         return self.neuron.run(currents, self.neuron.init(currents.shape[1:], currents[0]))[0]
 
     def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
@@ -68,7 +66,7 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         network: the network; its ``graph`` may be replaced on the way by one with the same nodes.
         images: [B, ...], all simulated together.
     """
-    nodes = {node.name: node for node in network.graph.nodes}
+    nodes = {node.name: node for node in network.nodes}
     groups = _first_needed(network)
     last_read: dict[str, int] = {}
     for site, group in zip(network.sites, groups, strict=True):
@@ -84,14 +82,17 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         with torch.inference_mode():
             values |= layer.signals(network)
             values[site.name] = Train(layer.fire(network, values[source]))
+            for node in network.nodes:
+                if node.operation == ALIGN and node.inputs == (site.name,):
+                    values[node.name] = Simulation(network).advance(network.timesteps)(node, values[site.name])
         values = {name: value for name, value in values.items() if last_read.get(name, -1) > site.index}
 
 
 def _first_needed(network: SpikingNetwork) -> list[list[Node]]:
     """For each site, the operations it needs that no earlier site needs, in execution order."""
-    nodes = network.graph.nodes
+    nodes = network.nodes
     by_name = {node.name: node for node in nodes}
-    taken = {nodes[0].name, *(site.name for site in network.sites)}
+    taken = {nodes[0].name, *(node.name for node in nodes if node.operation in ("site", ALIGN))}
     groups = []
     for site in network.sites:
         wanted, found = list(by_name[site.name].inputs), set[str]()

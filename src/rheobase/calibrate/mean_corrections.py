@@ -39,7 +39,7 @@ class ShiftCurrent(CalibrationPass):
         for site in network.sites:
             neuron = integrate_fire(network, site)
             theta = neuron.threshold.expand(site.channels)
-            add_bias(neuron, torch.where(theta.isinf(), 0.0, -self.shift * theta / network.timesteps))
+            add_bias(neuron, torch.where(theta.isinf(), 0.0, -self.shift * theta / network.steps_of(site.name)))
             changes.changed[site.name] = ["bias"]
         return changes
 
@@ -97,7 +97,7 @@ class PotentialCorrection(CalibrationPass):
             missing = targets[layer.site.index].to(mean.device) - mean.double().mean(0)
             dims = mean.dim()
             theta = along_channels(neuron.threshold, dims)
-            rise = torch.where(theta.isinf(), 0.0, network.timesteps * missing / theta)
+            rise = torch.where(theta.isinf(), 0.0, network.steps_of(layer.site.name) * missing / theta)
             neuron.initial_potential = (along_channels(neuron.initial_potential, dims) + rise).to(mean.dtype)
 
         return correct_layers(network, data, images, correct, "correcting potentials", progress)

@@ -78,6 +78,20 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
 
 
+def refuse_mixed_steps(network: SpikingNetwork) -> None:
+    """For passes that go through time step by step, all sites at once.
+
+    Raises:
+        CalibrationError: if sites run for different T.
+    """
+    if len({network.steps_of(site.name) for site in network.sites}) > 1:
+        raise CalibrationError(
+            "go through time together, and these sites run for different numbers of steps",
+            where="the steps of this pass",
+            remedy="give all sites one T, or use a pass that goes layer by layer, such as BiasCorrection",
+        )
+
+
 def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:
     """The site's neurons, if they are such that a current can be added to.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.held_out import Snapshot, relative_error
-from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
+from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire, refuse_mixed_steps
 from rheobase.calibrate.statistics import channel_means
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Node, run
@@ -85,6 +85,7 @@ class TemporalBias(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the start."""
         changes = Changes()
+        refuse_mixed_steps(network)
         images = self._images(data, changes)
         neurons = _with_biases(network)
         ceilings = [torch.where(neuron.threshold.isinf(), 0.0, neuron.threshold) for neuron in neurons]

@@ -62,11 +62,12 @@ class Thresholds(CalibrationPass):
             found = []
             for site, histogram in zip(network.sites, counted, strict=True):
                 neuron = network.neurons[site.index]
+                steps = network.steps_of(site.name)
                 # in a single step no train is uneven
-                constant = not site.previous or network.timesteps == 1
+                constant = not site.previous or steps == 1
                 start = float(cast(Tensor, neuron.initial_potential)) + self.shift
                 potential = start if constant else None
-                found.append(least_squares(histogram, network.timesteps, potential, self.candidates))
+                found.append(least_squares(histogram, steps, potential, self.candidates))
         elif self.method == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
         elif self.method == "saturation":

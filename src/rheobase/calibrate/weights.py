@@ -85,7 +85,7 @@ class WeightCalibration(CalibrationPass):
 
         def error(rows: Tensor) -> Tensor:
             current = layer.mean_current(graph, {name: mean[rows] for name, mean in means.items()})
-            return (staircase(current, neuron, network.timesteps) - target[rows]).square().mean()
+            return (staircase(current, neuron, network.steps_of(layer.site.name)) - target[rows]).square().mean()
 
         everything = torch.arange(len(target))
         with torch.no_grad():

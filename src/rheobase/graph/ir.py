@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Graph(nn.Module):
         for name in self.tensor_names:
             self.register_buffer(_key(name), in_memory_format(tensors[name].detach()))
         self._schedule = schedule(self.nodes[1:], keep={output})
-        self._overwriting = self.overwriting()
+        self._overwriting = overwriting(self.nodes, keep={output})
 
     @property
     def tensor_names(self) -> list[str]:
@@ -116,22 +117,6 @@ class Graph(nn.Module):
             for name in dict.fromkeys(node.inputs):
                 users[name].append(node)
         return users
-
-    def overwriting(self, keep: Iterable[str] = ()) -> frozenset[str]:
-        """Nodes that may write their result over their first input: new memory, which only they read.
-
-        Memory that is freed and taken again costs more than the arithmetic of a neuron (measured).
-
-        Args:
-            keep: names of values that somebody reads afterwards.
-        """
-        users, kept = self.users(), {*keep, self.output}
-        free = {n.name for n in self.nodes if n.operation in MAKES_NEW_MEMORY and len(users[n.name]) == 1} - kept
-        return frozenset(
-            n.name
-            for n in self.nodes
-            if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
-        )
 
     def add_(self, *inputs: Signal) -> Signal:
         """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
@@ -201,6 +186,25 @@ def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
     return [(node, tuple(names)) for node, names in zip(nodes, released, strict=True)]
 
 
+def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
+    """Nodes that may write their result over their first input: new memory, which only they read.
+
+    Memory that is freed and taken again costs more than the arithmetic of a neuron (measured).
+
+    Args:
+        nodes: all that are run.
+        keep: names of values that somebody reads afterwards.
+    """
+    nodes = list(nodes)
+    readers = Counter(name for node in nodes for name in set(node.inputs))
+    free = {n.name for n in nodes if n.operation in MAKES_NEW_MEMORY and readers[n.name] == 1} - {*keep}
+    return frozenset(
+        n.name
+        for n in nodes
+        if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
+    )
+
+
 def run(
     graph: Graph,
     plan: Schedule,
@@ -215,8 +219,8 @@ def run(
         plan: what to do.
         values: signals by the name of the node that they come from.
         nonlinear: what to do at sites and max-pooling.
-        overwriting: sums that may be written over their first term (:meth:`Graph.overwriting`), where nobody else has
-            that signal.
+        overwriting: sums that may be written over their first term (:func:`overwriting`), where nobody else has that
+            signal.
     """
     for node, released in plan:
         inputs = [values[name] for name in node.inputs]

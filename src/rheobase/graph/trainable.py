@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.activations import Staircase
+from rheobase.activations import QuantisedActivation
 from rheobase.errors import DataError
 from rheobase.graph.ir import Graph, Node, schedule
 from rheobase.graph.operations import OPERATIONS, in_memory_format, max_pool
+from rheobase.learned_levels import LearnedStaircase, StepTarget, level_notes
 
 _TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
 _STATISTICS = ("running_mean", "running_var")
@@ -22,18 +24,26 @@ MOMENTUM = 0.1
 class TrainableGraph(nn.Module):
     """A traced network with a quantised activation at every site.
 
-    Its parameters have the names they have in the user's network, so weights can be loaded from it and back; each
-    activation's θ is ``<site>.threshold``. Batch normalisation trains (momentum 0.1) and is folded when the network is
-    converted. Made by :func:`rheobase.quantise`.
+    Its parameters have the names they have in the user's network, so weights can be loaded from it and back; those of
+    each activation lie below its site's name (``<site>.threshold``). Batch normalisation trains (momentum 0.1) and is
+    folded when the network is converted. Made by :func:`rheobase.quantise`.
 
     Args:
         graph: as traced, batch normalisation not folded.
         activations: one for each site, by its name.
         notes: what tracing rewrote.
+        target: what the levels of activations that learn them are held to.
     """
 
-    def __init__(self, graph: Graph, activations: Mapping[str, Staircase], notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        activations: Mapping[str, QuantisedActivation],
+        notes: Sequence[str] = (),
+        target: StepTarget | None = None,
+    ) -> None:
         super().__init__()
+        self.target = target
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         trained = {
@@ -58,11 +68,34 @@ class TrainableGraph(nn.Module):
             owner.add_module(leaf, activations[site.name])
 
     @property
-    def activations(self) -> dict[str, Staircase]:
+    def activations(self) -> dict[str, QuantisedActivation]:
         """The activation of every site, by its name, in execution order."""
         modules = dict(self.named_modules())
         found: dict[str, Any] = {node.name: modules[node.name] for node in self.nodes if node.operation == "site"}
         return found
+
+    @property
+    def learned(self) -> dict[str, LearnedStaircase]:
+        """Of these, those that learn their levels."""
+        return {name: part for name, part in self.activations.items() if isinstance(part, LearnedStaircase)}
+
+    @property
+    def mean_timesteps(self) -> float:
+        """Mean of the levels over the sites, which are the time-steps that they will run for."""
+        return statistics.fmean(part.levels for part in self.activations.values())
+
+    def constrain(self, done: float) -> None:
+        """Hold learned levels to their target; :func:`rheobase.train` calls it after every step.
+
+        Args:
+            done: the share of the training that is over, 0 to 1.
+        """
+        if self.target is not None:
+            self.target.hold(list(self.learned.values()), done)
+
+    def level_notes(self) -> list[str]:
+        """Where learned levels ended at a bound."""
+        return level_notes(self.learned)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -105,10 +138,10 @@ class TrainableGraph(nn.Module):
         nodes = []
         for node in self.nodes:
             if node.operation == "site":
-                activation = activations[node.name]
-                name = f"{node.name}.threshold"
-                attributes = {"upper": None, "levels": activation.levels, "rounding": activation.rounding}
-                node = replace(node, attributes=attributes, parameters={"threshold": name})
+                attributes, values = activations[node.name].site()
+                names = {argument: f"{node.name}.{argument}" for argument in values}
+                tensors |= {names[argument]: value for argument, value in values.items()}
+                node = replace(node, attributes=attributes, parameters=names)
             nodes.append(node)
         needed = {name for node in nodes for name in node.parameters.values()}
         return Graph(nodes, self.output_name, {name: tensors[name].detach().clone() for name in needed})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class IntegrateFire(Neuron):
         threshold: θ > 0, scalar [] or per channel [C]; infinity for a channel that must stay silent.
         initial_potential: V0/θ; [], [C], or one per neuron [C, ...].
         bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
+        timesteps: T of this site, where it has one of its own.
 
     Example:
         >>> neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5))
@@ -37,10 +40,19 @@ class IntegrateFire(Neuron):
     initial_potential: Tensor
     bias: Tensor | None
 
-    def __init__(self, threshold: Tensor, initial_potential: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        threshold: Tensor,
+        initial_potential: Tensor,
+        bias: Tensor | None = None,
+        timesteps: int | None = None,
+    ) -> None:
         super().__init__()
         if not bool((threshold > 0).all()):
             raise RecipeError("must be positive and not NaN", where="threshold", remedy="calibrate it on real images")
+        if timesteps is not None and timesteps < 1:
+            raise RecipeError(f"is {timesteps}", where="timesteps", remedy="use a whole number from 1")
+        self.timesteps = timesteps
         self.register_buffer("threshold", threshold)
         self.register_buffer("initial_potential", initial_potential)
         self.register_buffer("bias", bias)
@@ -100,6 +112,13 @@ class IntegrateFire(Neuron):
 
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
         """A neuron with a bias for each step has been calibrated for that many."""
-        if self.bias is None or self.bias.dim() == 1 or len(self.bias) == timesteps:
+        reason = super().check_timesteps(timesteps, nominal)
+        if reason or self.bias is None or self.bias.dim() == 1:
+            return reason
+        if len(self.bias) == self.steps(timesteps, nominal):
             return None
         return f"its biases were calibrated for T = {len(self.bias)}"
+
+    def config(self) -> dict[str, Any]:
+        """``timesteps``."""
+        return {"timesteps": self.timesteps}

@@ -27,6 +27,8 @@ class Neuron(nn.Module, ABC):
     kind: ClassVar[str]
     streams: ClassVar[bool] = True
     """Whether it emits step t as soon as step t of its input is there; else it waits for the whole input."""
+    timesteps: int | None = None
+    """T of this site; None: that of the network."""
 
     @property
     @abstractmethod
@@ -59,12 +61,17 @@ class Neuron(nn.Module, ABC):
         return torch.where(spikes != 0, amplitude * spikes, 0.0)
 
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
-        """Why it cannot run when the network, converted for T = ``nominal``, runs for ``timesteps``; None if it can."""
-        return None
+        """Why it cannot run when the network, converted for T = ``nominal``, runs for ``timesteps``; None if it can.
+
+        Where sites have a T of their own, all are stretched alike, to whole numbers.
+        """
+        if self.timesteps is None or self.timesteps * timesteps % nominal == 0:
+            return None
+        return f"its share of {timesteps} steps would be {self.timesteps * timesteps / nominal:g}"
 
     def steps(self, timesteps: int, nominal: int) -> int:
         """T of this site when the network, converted for T = ``nominal``, runs for ``timesteps``."""
-        return timesteps
+        return timesteps if self.timesteps is None else self.timesteps * timesteps // nominal
 
     def under_even_current(self, signal: Signal, steps: int) -> Tensor:
         """``amplitude * spikes`` [steps, B, C, ...] for the mean of the current, and of the bias, at every step."""

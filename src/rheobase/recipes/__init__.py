@@ -3,7 +3,9 @@
 from rheobase.recipes.baselines import OPI, RTS, SNNCalibration
 from rheobase.recipes.exact import QVM, Pascal
 from rheobase.recipes.ftbc import FTBC
+from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
+from rheobase.recipes.qac import QAC
 from rheobase.recipes.rate_coding import RateCoding
 from rheobase.recipes.recipe import METHODS, Recipe
 
@@ -11,10 +13,12 @@ __all__ = [
     "FTBC",
     "METHODS",
     "OPI",
+    "QAC",
     "QVM",
     "RTS",
     "ConstantCurrentNeuron",
     "IntegrateFireNeuron",
+    "LearnedActivation",
     "PascNeuron",
     "Pascal",
     "RateCoding",

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.activations import INITIAL_POTENTIAL, Rounding
+from rheobase.activations import INITIAL_POTENTIAL, QuantisedActivation, Rounding, Staircase
 from rheobase.calibrate.passes import Part
 from rheobase.calibrate.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.calibrate.thresholds import least_squares
@@ -19,6 +19,19 @@ from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, Pasc
 from rheobase.sites import Site
 
 Levels = Annotated[int, Field(ge=1, strict=True)]
+
+
+def for_each_site(values: Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
+    """A whole number for every site, in execution order, from one by the site's name.
+
+    Raises:
+        RecipeError: if a site has none, or a name is no site.
+    """
+    wrong = [f"no {what} for {name}" for name in names if name not in values]
+    wrong += [f"{name} is no site" for name in values if name not in names]
+    if wrong:
+        raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
+    return {name: values[name] for name in names}
 
 
 class StaircaseActivation(Part):
@@ -42,6 +55,11 @@ class StaircaseActivation(Part):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # levels may be a dict
 
+    @property
+    def target(self) -> None:
+        """Its levels do not change in training."""
+        return None
+
     def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
         """L of every site, in execution order.
 
@@ -52,12 +70,7 @@ class StaircaseActivation(Part):
             raise RecipeError("are not given", where="levels", remedy="say how many: rb.Pascal(levels=4)")
         if isinstance(self.levels, int):
             return {site.name: self.levels for site in sites}
-        names = [site.name for site in sites]
-        wrong = [f"no levels for {name}" for name in names if name not in self.levels]
-        wrong += [f"{name} is no site" for name in self.levels if name not in names]
-        if wrong:
-            raise RecipeError("; ".join(wrong[:5]), where="levels", remedy=f"the sites are {', '.join(names)}")
-        return {name: self.levels[name] for name in names}
+        return for_each_site(self.levels, [site.name for site in sites], "levels")
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse a network that was trained with other activations.
@@ -75,12 +88,29 @@ class StaircaseActivation(Part):
                     where=site.name,
                     remedy="leave levels out of the recipe, or quantise and train again with these",
                 )
-            if site.rounding != self.rounding:
-                raise RecipeError(
-                    f"was trained with rounding {site.rounding!r}, the recipe says {self.rounding!r}",
-                    where=site.name,
-                    remedy=f"use rounding={site.rounding!r}",
-                )
+        check_trained(sites, self.rounding)
+
+    def modules(
+        self, graph: Graph, images: Tensor, sites: Sequence[Site], known: Mapping[str, Tensor]
+    ) -> dict[str, QuantisedActivation]:
+        """The activation of every site before training.
+
+        Args:
+            graph: the analog network, batch normalisation folded.
+            images: calibration images; not looked at where every θ is known.
+            sites: of the graph.
+            known: θ of the sites that are quantised already, which they keep.
+
+        Raises:
+            RecipeError: if the levels are not given, or for other sites.
+            CalibrationError: if a site is never active.
+        """
+        levels = self.levels_of(sites)
+        thresholds = dict(known)
+        if any(name not in known for name in levels):
+            found = self.start(graph, images, sites, levels)
+            thresholds = {name: known.get(name, value) for name, value in zip(levels, found, strict=True)}
+        return {name: Staircase(levels[name], thresholds[name], self.rounding) for name in levels}
 
     def start(self, graph: Graph, images: Tensor, sites: Sequence[Site], levels: Mapping[str, int]) -> list[Tensor]:
         """θ of every site before training, [] or [C], from the activations of the folded analog network.
@@ -89,13 +119,7 @@ class StaircaseActivation(Part):
             CalibrationError: if a site is never active.
         """
         maximum = maxima(graph, images, self.granularity)
-        for site, largest in zip(sites, maximum, strict=True):
-            if not bool((largest > 0).any()):
-                raise CalibrationError(
-                    "is never active on the calibration images",
-                    where=site.name,
-                    remedy="give more images, or remove the dead layer",
-                )
+        check_active(sites, maximum)
         if self.threshold == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
             potential = INITIAL_POTENTIAL["round"]  # of the others, the bias is for training to take away
@@ -113,19 +137,56 @@ class StaircaseActivation(Part):
         return value if self.granularity == "channel" else value[0]
 
 
+def check_active(sites: Sequence[Site], maximum: Sequence[Tensor]) -> None:
+    """See that every site has an activation above zero.
+
+    Raises:
+        CalibrationError: naming the first that has none.
+    """
+    for site, largest in zip(sites, maximum, strict=True):
+        if not bool((largest > 0).any()):
+            raise CalibrationError(
+                "is never active on the calibration images",
+                where=site.name,
+                remedy="give more images, or remove the dead layer",
+            )
+
+
+def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
+    """Refuse a network whose activations round another way.
+
+    Raises:
+        RecipeError: naming the first such site.
+    """
+    for site in sites:
+        if site.levels is not None and site.rounding != rounding:
+            raise RecipeError(
+                f"was trained with rounding {site.rounding!r}, the recipe says {rounding!r}",
+                where=site.name,
+                remedy=f"use rounding={site.rounding!r}",
+            )
+
+
 class IntegrateFireNeuron(Part):
     """Integrate-and-fire with soft reset at every site.
 
     Args:
         initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
+        timesteps: T of every site, or by the site's name, or ``"levels"``: as many as it was trained with; None: the
+            recipe's. Where it differs from site to site, the recipe's ``alignment`` says what becomes of trains.
     """
 
     kind: Literal["integrate_fire"] = "integrate_fire"
     initial_potential: float = Field(default=0.5, ge=0, le=1)
+    timesteps: Levels | dict[str, Levels] | Literal["levels"] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> IntegrateFire:
         """The layer of neurons for a site, with θ = 1 until a pass sets it."""
-        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential))
+        steps = trained(site, graph)[1] if self.timesteps == "levels" else steps_of_site(self.timesteps, site, graph)
+        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential), timesteps=steps)
 
 
 class PascNeuron(Part):
@@ -144,17 +205,32 @@ class ConstantCurrentNeuron(Part):
 
     Args:
         initial_potential: V0/θ; default the one that belongs to the activation's rounding.
-        timesteps: T of all sites; default each the levels it was trained with.
+        timesteps: T of every site, or by the site's name; default the levels it was trained with.
     """
 
     kind: Literal["constant_current"] = "constant_current"
     initial_potential: float | None = Field(default=None, ge=0, le=1)
-    timesteps: Levels | None = None
+    timesteps: Levels | dict[str, Levels] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> Neuron:
         """The layer of neurons for a site."""
         threshold, levels = trained(site, graph)
-        return ConstantCurrent(threshold, self.timesteps or levels, site.rounding, self.initial_potential)
+        steps = steps_of_site(self.timesteps, site, graph) or levels
+        return ConstantCurrent(threshold, steps, site.rounding, self.initial_potential)
+
+
+def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: Graph) -> int | None:
+    """T of a site, from one for all or by name.
+
+    Raises:
+        RecipeError: if those given by name are not the network's sites.
+    """
+    if timesteps is None or isinstance(timesteps, int):
+        return timesteps
+    return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:

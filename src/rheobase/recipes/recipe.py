@@ -11,12 +11,15 @@ from typing import Annotated, Any, ParamSpec
 import yaml
 from pydantic import Field, ValidationError, validate_call
 
+from rheobase.alignment import Alignment
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
+from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
 
 AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
+AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 
 class Recipe(Part):
@@ -27,6 +30,8 @@ class Recipe(Part):
         timesteps: T; None where the network's levels decide.
         neuron: what every site becomes.
         activation: what every site of the analog network is trained with; None for any.
+        alignment: what becomes of trains where T changes from site to site; None: their mean. Only for neurons that
+            take their input step by step.
         calibration: passes, run in this order.
 
     Example:
@@ -39,7 +44,8 @@ class Recipe(Part):
     name: str = Field(min_length=1)
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
-    activation: StaircaseActivation | None = None
+    activation: AnyActivation | None = None
+    alignment: Alignment | None = None
     calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
 
     def __init__(self, **fields: Any) -> None:

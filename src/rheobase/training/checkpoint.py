@@ -19,9 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations import Staircase
+from rheobase.activations import QuantisedActivation
 from rheobase.convert import versions
 from rheobase.errors import TrainingError
+from rheobase.graph.trainable import TrainableGraph
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -143,8 +144,12 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
 
 
 def activations(module: nn.Module) -> dict[str, str]:
-    """Levels and rounding of every quantised activation: no tensor tells them."""
-    return {name: part.extra_repr() for name, part in module.named_modules() if isinstance(part, Staircase)}
+    """What no tensor tells of quantised activations: levels and rounding, or how levels are learned and what for."""
+    found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}
+    for name, part in module.named_modules():
+        if isinstance(part, TrainableGraph) and part.target is not None:
+            found[f"{name} target".strip()] = repr(part.target)
+    return found
 
 
 def prepare(folder: Path) -> None:

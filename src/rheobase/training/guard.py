@@ -14,8 +14,12 @@ _CHECK_EVERY = 20
 """Steps between two looks, where looking means to wait for a GPU or another process."""
 
 
+_WATCHED = ("threshold", "step_size", "steps", "bits")
+"""Names of parameters; of bits, 2 to their power."""
+
+
 class Guard:
-    """Sees that losses stay finite, and parameters named ``threshold`` positive and finite.
+    """Sees that losses stay finite, and thresholds, step sizes and numbers of steps positive and finite.
 
     On one CPU after every step. Elsewhere a look means to wait for the device or for the other processes, so the
     findings of some steps are looked at together; all processes look at the same ones, and so stop at the same step.
@@ -24,7 +28,7 @@ class Guard:
     def __init__(self, module: nn.Module, fabric: Any, folder: Path | None) -> None:
         self.fabric, self.folder = fabric, folder
         self.thresholds = {
-            name: parameter for name, parameter in module.named_parameters() if name.split(".")[-1] == "threshold"
+            name: parameter for name, parameter in module.named_parameters() if name.split(".")[-1] in _WATCHED
         }
         self.every = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _CHECK_EVERY
         self.findings: list[Tensor] = []
@@ -56,7 +60,12 @@ class Guard:
         )
 
     def _thresholds_fine(self) -> Tensor:
-        values = torch.cat([parameter.detach().reshape(-1) for parameter in self.thresholds.values()])
+        values = torch.cat(
+            [
+                (value.exp2() if name.endswith("bits") else value).detach().reshape(-1)
+                for name, value in self.thresholds.items()
+            ]
+        )
         return (values > 0) & (values < torch.inf)  # both false for NaN
 
     def _report(self, fine: Tensor, when: str) -> None:

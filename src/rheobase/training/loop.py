@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from rheobase.activations import QuantisedActivation
 from rheobase.batches import Batches
 from rheobase.errors import TrainingError
+from rheobase.graph.trainable import TrainableGraph
 from rheobase.progress import track
 from rheobase.training import checkpoint as disk
 from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
@@ -26,6 +29,8 @@ from rheobase.training.data import Batch, Part
 from rheobase.training.guard import Guard
 from rheobase.training.seeds import derive, random_state
 from rheobase.training.settings import Training
+
+_NOT_DECAYED = ("bias", "threshold")
 
 Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 """(logits, labels or None, teacher's logits or None) -> the mean over the images."""
@@ -43,6 +48,7 @@ class Epoch:
         validation_accuracy: None without labels.
         learning_rate: of its last step.
         seconds: it took.
+        mean_timesteps: mean T over the sites after it, of a network that learns T; else None.
     """
 
     epoch: int
@@ -52,6 +58,7 @@ class Epoch:
     validation_accuracy: float | None
     learning_rate: float
     seconds: float
+    mean_timesteps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,13 @@ class Trained:
         model: a trained copy in eval mode; the network that was given is as it was.
         history: one record for each epoch.
         epoch: number of the epoch whose weights ``model`` has.
+        notes: where learned levels ended at a bound.
     """
 
     model: nn.Module
     history: tuple[Epoch, ...]
     epoch: int
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -130,8 +139,8 @@ def train(
             process, up to this call; or start it with ``torchrun``.
 
     Raises:
-        TrainingError: if settings do not fit together or the machine, the loss or a parameter named ``threshold``
-            leaves its range (loss finite, threshold positive and finite), or the folder holds another run.
+        TrainingError: if settings do not fit together or the machine, the loss is not finite, a threshold, step size or
+            number of steps not positive and finite, or the folder holds another run.
         DataError: if there are too few images, labels do not fit the network, or labels are missing.
 
     Example:
@@ -191,7 +200,12 @@ def train(
     result.load_state_dict(run.kept())
     if target is not None and fabric.is_global_zero:
         disk.save_weights(target, result.state_dict())
-    return Trained(result.eval(), tuple(run.history), run.best_epoch() if training.keep == "best" else len(run.history))
+    return Trained(
+        result.eval(),
+        tuple(run.history),
+        run.best_epoch() if training.keep == "best" else len(run.history),
+        tuple(note for part in _learning(result) for note in part.level_notes()),
+    )
 
 
 class _Run:
@@ -225,6 +239,7 @@ class _Run:
         self.optimiser = _optimiser(self.module, training)
         self.network, self.wrapped = fabric.setup(self.module, self.optimiser)
         self.guard = Guard(self.module, fabric, folder)
+        self.learning = _learning(self.module)
 
     def restore(self, found: disk.Checkpoint) -> None:
         """Go back to a checkpoint."""
@@ -268,6 +283,8 @@ class _Run:
             next(bar)
             rate = self.training.rate_at((epoch - 1) * self.steps + step, self.steps)
             loss, logits = self._step(images, labels, rate)
+            for part in self.learning:
+                part.constrain(((epoch - 1) * self.steps + step + 1) / (self.training.epochs * self.steps))
             self.guard.watch(loss, epoch, step + 1, last=step + 1 == self.steps)
             losses += loss
             if labels is not None and self.classifies:
@@ -285,6 +302,7 @@ class _Run:
             validation_accuracy,
             rate,
             time.perf_counter() - started,
+            statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None,
         )
         self.history.append(record)
         if self.training.keep == "best" and self.best_epoch() == epoch:
@@ -293,7 +311,7 @@ class _Run:
 
     def _step(self, images: Tensor, labels: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         logits = self.network(images)
         loss = self._objective(images, logits, labels)
         if self.penalty is not None:
@@ -395,6 +413,11 @@ def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_log
     return total
 
 
+def _learning(network: nn.Module) -> list[TrainableGraph]:
+    """The networks in it that learn their levels."""
+    return [part for part in network.modules() if isinstance(part, TrainableGraph) and part.learned]
+
+
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     """On its device, with the channels of 2-d convolutions innermost: faster on CPUs and on GPUs."""
     network.to(device)
@@ -404,19 +427,25 @@ def _ready(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(training.weight_decay, 1.0): [], (0.0, 1.0): []}
+    seen: set[nn.Parameter] = set()
     for path, owner in module.named_modules():
         for name, parameter in owner.named_parameters(path, recurse=False):
-            if not parameter.requires_grad or any(parameter is known for known in (*decayed, *free)):
+            if not parameter.requires_grad or parameter in seen:
                 continue
-            kept = isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(("bias", "threshold"))
-            (free if kept else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+            seen.add(parameter)
+            quantised = isinstance(owner, QuantisedActivation)
+            kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
+            rate = owner.rates.get(name.split(".")[-1], 1.0) if quantised else 1.0
+            groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)
+    parts = [
+        {"params": parameters, "weight_decay": decay, "rate": rate}
+        for (decay, rate), parameters in groups.items()
+        if parameters
+    ]
     if training.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
+        return torch.optim.SGD(parts, lr=training.learning_rate, momentum=training.momentum)
+    return torch.optim.AdamW(parts, lr=training.learning_rate)
 
 
 def _fabric(

@@ -26,13 +26,13 @@ class Training(Settings):
 
     Args:
         epochs: how often the training images are gone through.
-        learning_rate: η, the highest.
+        learning_rate: η, the highest; learned time-steps have their own, in units of it.
         batch_size: images in a step, all processes together. The images left over at the end of an epoch, other ones in
             every epoch, are not used: batch norm needs more than one, and every process the same number.
         optimiser: stochastic gradient descent, or AdamW (Loshchilov & Hutter 2019).
         momentum: of "sgd".
-        weight_decay: of every parameter but those of batch norms, biases, and parameters whose name ends in
-            "threshold": pulling those towards zero does not make the network simpler.
+        weight_decay: of every parameter but biases, those of batch norms and quantised activations, and those whose name
+            ends in "threshold": pulling them towards zero does not make the network simpler.
         schedule: "cosine" to zero, or "constant".
         warmup_epochs: in which the learning rate rises linearly.
         label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).

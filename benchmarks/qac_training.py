@@ -1,0 +1,113 @@
+"""Fine-tune the shared ReLU ResNet-20 with QAC's learned steps on CIFAR-10 (JPEG).
+
+    python benchmarks/qac_training.py runs/qac-3.5 --mean-timesteps 3.5 --epochs 6
+    python benchmarks/qac_training.py runs/qac-free-d --parametrisation d_alpha --mean-timesteps free --epochs 6
+
+α and steps start from 1,024 training images; 10 % of the training images are the validation set, and the weights of the
+last epoch are kept. Every epoch ends with a checkpoint in the folder; started again, a killed run goes on after it. The
+weights end up in ``<folder>/weights.safetensors``, all numbers in ``<folder>/training.json``: the mean T after each
+epoch, and steps and α of every site. ``load`` gives the network back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from common import CIFAR, cifar, record, resnet20
+
+import rheobase as rb
+from rheobase.graph.trainable import TrainableGraph
+
+
+def recipe(arguments: argparse.Namespace) -> rb.Recipe:
+    """The recipe that the network is quantised with; ``rb.QAC()`` converts it."""
+    return rb.QAC(
+        mean_timesteps=arguments.mean_timesteps,
+        parametrisation=arguments.parametrisation,
+        granularity=arguments.granularity,
+        most=arguments.most,
+        rate=arguments.rate,
+        matched=not arguments.unmatched,
+    )
+
+
+def load(folder: Path, how: rb.Recipe, calibration: Any) -> TrainableGraph:
+    """The network that a run left in its folder, trained with that recipe."""
+    network = rb.quantise(resnet20(), how, calibration=calibration)
+    network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+    return network.eval()
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parametrisation", default="t_alpha", help="n_d, n_alpha, d_alpha or t_alpha")
+    parser.add_argument("--mean-timesteps", type=lambda s: s if s == "free" else float(s), default=3.0)
+    parser.add_argument("--granularity", default="layer")
+    parser.add_argument("--most", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=rb.QAC().activation.rate)  # type: ignore[union-attr]
+    parser.add_argument("--unmatched", action="store_true", help="one learning rate for bits, step sizes and weights")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--distil", action="store_true", help="the float network as teacher")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="only so many training images")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse()
+    images, labels = cifar("train", limit=arguments.limit, seed=0)
+    network = rb.quantise(resnet20(), recipe(arguments), calibration=(images, labels))
+    start = {name: part.levels for name, part in network.activations.items()}
+    training = rb.Training(
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        batch_size=128,
+        augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
+    )
+    began = time.perf_counter()
+    trained = rb.train(
+        network,
+        (images, labels),
+        training,
+        teacher=resnet20() if arguments.distil else None,
+        folder=arguments.folder,
+        seed=arguments.seed,
+    )
+    model = trained.model
+    assert isinstance(model, TrainableGraph)
+    result = {
+        "recipe": recipe(arguments).to_dict(),
+        "training": training.model_dump(mode="json"),
+        "teacher": arguments.distil,
+        "seed": arguments.seed,
+        "images": len(images),
+        "mean_timesteps": model.mean_timesteps,
+        "steps_at_the_start": start,
+        "steps": {name: part.levels for name, part in model.activations.items()},
+        "steps_before_rounding": {name: float(part.real_steps.detach()) for name, part in model.learned.items()},
+        "thresholds": {name: part.saturation.detach().tolist() for name, part in model.activations.items()},
+        "notes": list(trained.notes),
+        "history": [asdict(epoch) for epoch in trained.history],
+        "seconds_of_this_process": time.perf_counter() - began,
+    }
+    record(arguments.folder / "training.json", f"python benchmarks/qac_training.py {shlex.join(sys.argv[1:])}", result)
+    for epoch in trained.history:
+        accuracy = 100 * (epoch.validation_accuracy or 0.0)
+        print(f"epoch {epoch.epoch}: validation {accuracy:.2f} %, mean T {epoch.mean_timesteps}, {epoch.seconds:.0f} s")
+    print("\n".join(trained.notes))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
