@@ -181,12 +181,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             return torch.zeros(())
 
     images, labels = digits().train
-    data = images[:200], labels[:200]
-    settings = rb.Training(epochs=3, learning_rate=0.02, batch_size=20)
+    data = images[:160], labels[:160]
+    settings = rb.Training(epochs=2, learning_rate=0.02, batch_size=20)
     recipe = rb.QAC(mean_timesteps=2.5, rate=50)
     whole = rb.train(quantised(recipe), data, settings, folder=tmp_path / "whole", penalty=Stop())
     with pytest.raises(KeyboardInterrupt):
-        rb.train(quantised(recipe), data, settings, folder=tmp_path / "killed", penalty=Stop(15))
+        rb.train(quantised(recipe), data, settings, folder=tmp_path / "killed", penalty=Stop(11))
     rest = rb.train(quantised(recipe), data, settings, folder=tmp_path / "killed", penalty=Stop())
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
