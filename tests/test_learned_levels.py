@@ -52,14 +52,14 @@ def test_gradients_are_equations_7_to_10(case: str, t: float, alpha: float, seed
     error, log2, a = (q - x).detach(), math.log(2), float(part.saturation.detach())
     inside, above = (x.detach() >= 0) & (x.detach() <= a), x.detach() > a
     if case == "n_d":
-        n, d = float(one), float(two)
+        n, d = one.item(), two.item()
         within, beyond = (0 * error, error / d), (log2 * 2**n * d, 2**n)
     elif case == "n_alpha":
         within, beyond = (-log2 * error, error / a), (0.0, 1.0)
     elif case == "d_alpha":
-        within, beyond = (error / float(one), 0 * error), (0.0, 1.0)
+        within, beyond = (error / one.item(), 0 * error), (0.0, 1.0)
     else:
-        within, beyond = (-error / float(one), error / a), (0.0, 1.0)
+        within, beyond = (-error / one.item(), error / a), (0.0, 1.0)
     for parameter, here, there in zip((one, two), within, beyond, strict=True):
         expected = (weight * (inside * here + above * there)).sum()
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-6, atol=1e-7)

@@ -137,6 +137,12 @@ def adapt_levels(
             where="model",
             remedy="quantise it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...)",
         )
+    if model.learned:
+        raise ModelError(
+            "learns its levels in training, and they cannot be adapted too",
+            where="model",
+            remedy="quantise with rb.Pascal(levels=8), or train it with rb.train",
+        )
     check_falling(levels)
     require_positive("images", images)
     check_bins(alpha, moments)

@@ -31,8 +31,8 @@ class Training(Settings):
             every epoch, are not used: batch norm needs more than one, and every process the same number.
         optimiser: stochastic gradient descent, or AdamW (Loshchilov & Hutter 2019).
         momentum: of "sgd".
-        weight_decay: of every parameter but biases, those of batch norms and quantised activations, and those whose name
-            ends in "threshold": pulling them towards zero does not make the network simpler.
+        weight_decay: of every parameter but biases, those of batch norms and quantised activations, and those whose
+            name ends in "threshold": pulling them towards zero does not make the network simpler.
         schedule: "cosine" to zero, or "constant".
         warmup_epochs: in which the learning rate rises linearly.
         label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).
