@@ -3,6 +3,7 @@
 from rheobase.activations import QCFS, Staircase
 from rheobase.calibrate import (
     BiasCorrection,
+    ErrorCalibration,
     PotentialCorrection,
     ScaleThresholds,
     ShiftCurrent,
@@ -19,7 +20,18 @@ from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
-from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.recipes import (
+    FTBC,
+    OPI,
+    QVM,
+    RTS,
+    IntegrateFireNeuron,
+    ParallelConversion,
+    Pascal,
+    RateCoding,
+    Recipe,
+    SNNCalibration,
+)
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -35,11 +47,13 @@ __all__ = [
     "AdaptedLevels",
     "Augmentation",
     "BiasCorrection",
+    "ErrorCalibration",
     "Evaluation",
     "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
     "LevelMetric",
+    "ParallelConversion",
     "Pascal",
     "PotentialCorrection",
     "Potentials",

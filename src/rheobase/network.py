@@ -284,7 +284,7 @@ class SpikingNetwork(nn.Module):
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
-                if isinstance(neuron, WindowNeuron):
+                if isinstance(neuron, WindowNeuron) and not neuron.recalibrates:
                     again = "quantise and train with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",

@@ -1,6 +1,7 @@
 """Calibration: statistics of the analog network, and the passes that set a spiking network's parameters by them."""
 
 from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.error_calibration import ErrorCalibration
 from rheobase.calibrate.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.scale import ScaleThresholds
@@ -16,6 +17,7 @@ AnyPass = (
     | PotentialCorrection
     | WeightCalibration
     | TemporalBias
+    | ErrorCalibration
 )
 """Every pass that a recipe can name."""
 
@@ -25,6 +27,7 @@ __all__ = [
     "CalibrationData",
     "CalibrationPass",
     "Changes",
+    "ErrorCalibration",
     "PotentialCorrection",
     "ScaleThresholds",
     "ShiftCurrent",

@@ -1,9 +1,16 @@
 """Published methods as recipes: a few lines each, all over the same parts."""
 
 from rheobase.recipes.baselines import OPI, RTS, SNNCalibration
+from rheobase.recipes.da_parallel import ParallelConversion
 from rheobase.recipes.exact import QVM, Pascal
 from rheobase.recipes.ftbc import FTBC
-from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
+from rheobase.recipes.parts import (
+    ConstantCurrentNeuron,
+    IntegrateFireNeuron,
+    ParallelNeuron,
+    PascNeuron,
+    StaircaseActivation,
+)
 from rheobase.recipes.rate_coding import RateCoding
 from rheobase.recipes.recipe import METHODS, Recipe
 
@@ -15,6 +22,8 @@ __all__ = [
     "RTS",
     "ConstantCurrentNeuron",
     "IntegrateFireNeuron",
+    "ParallelConversion",
+    "ParallelNeuron",
     "PascNeuron",
     "Pascal",
     "RateCoding",

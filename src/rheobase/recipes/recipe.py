@@ -14,9 +14,17 @@ from pydantic import Field, ValidationError, validate_call
 from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
-from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
+from rheobase.recipes.parts import (
+    ConstantCurrentNeuron,
+    IntegrateFireNeuron,
+    ParallelNeuron,
+    PascNeuron,
+    StaircaseActivation,
+)
 
-AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
+AnyNeuron = Annotated[
+    IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron | ParallelNeuron, Field(discriminator="kind")
+]
 
 
 class Recipe(Part):
