@@ -2,6 +2,7 @@
 
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.error_calibration import ErrorCalibration
+from rheobase.calibrate.fine_tuning import SpatialRecalibration, TemporalCorrection
 from rheobase.calibrate.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.scale import ScaleThresholds
@@ -18,6 +19,8 @@ AnyPass = (
     | WeightCalibration
     | TemporalBias
     | ErrorCalibration
+    | SpatialRecalibration
+    | TemporalCorrection
 )
 """Every pass that a recipe can name."""
 
@@ -31,7 +34,9 @@ __all__ = [
     "PotentialCorrection",
     "ScaleThresholds",
     "ShiftCurrent",
+    "SpatialRecalibration",
     "TemporalBias",
+    "TemporalCorrection",
     "Thresholds",
     "WeightCalibration",
 ]

@@ -64,17 +64,19 @@ def calibrate_errors(
     images: Tensor,
     changes: Changes,
     *,
-    post: bool = True,
+    pre: bool | None = True,
+    post: bool | None = True,
     statistics: bool = False,
     progress: bool = False,
 ) -> None:
-    """Go through both networks side by side and set ψ_DA and, with ``post``, φ of every site.
+    """Go through both networks side by side and set ψ_DA and φ of every site.
 
     Args:
         network: with parallel neurons; its graph may hold batch normalisation.
         images: [N, ...].
         changes: where notes go.
-        post: set φ.
+        pre: set ψ_DA; False: to none; None: leave it.
+        post: likewise φ.
         statistics: also give every batch normalisation the mean and variance of what arrives at it.
         progress: show a progress bar.
     """
@@ -85,16 +87,17 @@ def calibrate_errors(
         _, current = walk.to_site()
         neuron = parallel_if(network, site)
         steps = neuron.steps(network.timesteps, network.timesteps)
-        neuron.pre = neuron.post = None
-        with torch.inference_mode():
-            target = [network.ann.activate(node, z) for z in wanted]
-            shift = channel_mean(wanted) - channel_mean(current)
-            neuron.pre = shift.to(neuron.threshold.dtype).clone()
-            if post:
-                counts = [neuron.count(z, steps) for z in current]
-                neuron.post = _post(site, neuron, channel_mean(target), channel_mean(counts) / steps, changes)
-            original.emit(target)
-            walk.emit([neuron.rate(z, steps) for z in current])
+        target = [network.ann.activate(node, z) for z in wanted]
+        if pre is not None:
+            missing = channel_mean(wanted) - channel_mean(current)
+            neuron.pre = missing.to(neuron.threshold.dtype) if pre else None
+        if post is not None:
+            neuron.post = None
+        if post:
+            rate = channel_mean([neuron.count(z, steps) for z in current]) / steps
+            neuron.post = _post(site, neuron, channel_mean(target), rate, changes)
+        original.emit(target)
+        walk.emit([neuron.rate(z, steps) for z in current])
     network.graph = walk.graph
 
 
@@ -106,7 +109,7 @@ def _post(site: Site, neuron: ParallelIF, target: Tensor, rate: Tensor, changes:
         changes.notes.append(f"{site.name}: channels {few(never)} never fire though their activation does: φ = 0")
     usable = (rate > 0) & (target > 0)
     amplitude = torch.where(usable, target / torch.where(usable, rate, 1.0), theta)
-    return torch.where(theta.isinf(), 0.0, amplitude - theta).to(neuron.threshold.dtype).clone()
+    return torch.where(theta.isinf(), 0.0, amplitude - theta).to(neuron.threshold.dtype)
 
 
 def restated(graph: Graph, node: Node, pieces: Pieces) -> Graph:
@@ -117,4 +120,4 @@ def restated(graph: Graph, node: Node, pieces: Pieces) -> Graph:
     centred = [(z.double() - along_channels(mean, z.dim())).square_() for z in pieces]
     values = {"running_mean": mean, "running_var": channel_mean(centred)}
     like = graph.tensor(node.parameters["running_mean"])
-    return graph.replace(tensors={node.parameters[k]: v.to(like.dtype).clone() for k, v in values.items()})
+    return graph.replace(tensors={node.parameters[k]: v.to(like.dtype) for k, v in values.items()})

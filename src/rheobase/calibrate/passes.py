@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -42,6 +42,9 @@ class Changes:
 
 class CalibrationPass(Part, ABC):
     """Changes the parameters it names in a spiking network, and nothing else."""
+
+    unfolded: ClassVar[bool] = False
+    """Whether it works on batch normalisation: the network it is given, and those before it, has it unfolded."""
 
     @abstractmethod
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:

@@ -39,21 +39,21 @@ class Walk:
         self._values: dict[str, Pieces] = {graph.nodes[0].name: pieces}
         self._next = 0
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_site(self) -> tuple[Node, Pieces]:
         """Run up to the next site; it and its current."""
         node = self._run()
         assert node is not None, "there is no further site"
         return node, self._values[node.inputs[0]]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def emit(self, emitted: Pieces) -> None:
         """Set what the site at hand emits."""
         node, released = self._plan[self._next]
         self._values[node.name] = emitted
         self._advance(released)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def finish(self) -> Tensor:
         """Run what comes after the last site: the output, [N, ...]."""
         assert self._run() is None, "there are further sites"

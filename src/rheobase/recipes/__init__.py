@@ -1,7 +1,7 @@
 """Published methods as recipes: a few lines each, all over the same parts."""
 
 from rheobase.recipes.baselines import OPI, RTS, SNNCalibration
-from rheobase.recipes.da_parallel import ParallelConversion
+from rheobase.recipes.da_parallel import DAParallel, ParallelConversion
 from rheobase.recipes.exact import QVM, Pascal
 from rheobase.recipes.ftbc import FTBC
 from rheobase.recipes.parts import (
@@ -21,6 +21,7 @@ __all__ = [
     "QVM",
     "RTS",
     "ConstantCurrentNeuron",
+    "DAParallel",
     "IntegrateFireNeuron",
     "ParallelConversion",
     "ParallelNeuron",
