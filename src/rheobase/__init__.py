@@ -14,6 +14,7 @@ from rheobase.calibrate import (
     WeightCalibration,
 )
 from rheobase.convert import convert
+from rheobase.distribution import Distribution, distribution
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
@@ -51,6 +52,7 @@ __all__ = [
     "Augmentation",
     "BiasCorrection",
     "DAParallel",
+    "Distribution",
     "ErrorCalibration",
     "Evaluation",
     "InputScenarios",
@@ -82,6 +84,7 @@ __all__ = [
     "WeightCalibration",
     "adapt_levels",
     "convert",
+    "distribution",
     "evaluate",
     "input_scenarios",
     "inspect",
