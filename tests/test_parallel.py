@@ -56,9 +56,9 @@ def test_the_neuron_is_the_papers_ladder(seed: int, steps: int, potential: float
     z = 1.5 * torch.randn(20, 3, generator=g, dtype=torch.float64)
     neuron = ParallelIF(theta, steps, potential, pre, post, bias)
     emitted = neuron.fire(Held(z), steps)
+    parameters = [value.tolist() for value in (theta, pre, post, bias)]
     expected = [
-        [ladder(*values, potential, steps) for values in zip(row, *map(Tensor.tolist, (theta, pre, post, bias)))]
-        for row in z.tolist()
+        [ladder(*values, potential, steps) for values in zip(row, *parameters, strict=True)] for row in z.tolist()
     ]
     torch.testing.assert_close(emitted, torch.tensor(expected, dtype=torch.float64).movedim(2, 0))
     fired = emitted != 0
@@ -264,8 +264,8 @@ def test_other_neurons_and_other_orders_of_passes_are_refused() -> None:
     )
     with pytest.raises(CalibrationError, match="put the thresholds first"):
         rb.convert(networks.build("MLP"), late, calibration=grid_images("MLP", 64))
+    recipe = rb.Recipe(name="x", timesteps=8, neuron=parallel)
     with pytest.raises(RecipeError, match="timesteps"):
-        recipe = rb.Recipe(name="x", timesteps=8, neuron=parallel)
         rb.convert(networks.build("MLP"), recipe, example=images)
 
 

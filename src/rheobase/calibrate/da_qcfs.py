@@ -21,8 +21,8 @@ class DAQCFS(nn.Module):
         \qquad u = \frac{(z + \psi_{DA}) T + \psi}{\theta - \Delta b}
 
     Gradient of n by the drive u: straight through the floor, 1 for ½ < u < T + ½ (QCFS: 0 < z < θ); or rung by rung
-    with a rectangle of unit slope, Σ 1/j over the rungs j = 1..T with |u/j − 1| <= ``band``. u/j − 1 is how far rung j's
-    potential is above its threshold, in units of that.
+    with a rectangle of unit slope, Σ 1/j over the rungs j = 1..T with |u/j − 1| <= ``band``: u/j − 1 is how far the
+    potential of rung j is above its threshold, in units of that.
 
     Args:
         neuron: whose parameters; they are copied, one for each channel.

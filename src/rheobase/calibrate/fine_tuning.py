@@ -33,8 +33,8 @@ class FineTuning(CalibrationPass):
     """Trains what a stage names, by AdamW with warm-up and cosine, without weight decay; see the stages.
 
     Args:
-        target: learn from ``labels`` (cross-entropy), from the analog network's answers (``ann``: distillation, needs
-            no labels), or from both alike.
+        target: learn from ``labels`` (the papers' cross-entropy), from the analog network's answers (``ann``:
+            distillation, needs no labels), or from ``both`` in equal parts.
         epochs: over the fitted calibration images, at most.
         learning_rate: the highest.
         batch_size: images in a step; fewer images make one batch.
@@ -44,10 +44,11 @@ class FineTuning(CalibrationPass):
         seed: of the order of the images.
     """
 
+    kind: str
     stage: ClassVar[str]
-    target: Target = "labels"
+    target: Target = "both"
     epochs: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-3, gt=0)
     batch_size: int = Field(default=64, ge=2)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
@@ -153,9 +154,9 @@ class FineTuning(CalibrationPass):
             try:
                 trained = train(
                     module,
-                    (data.fit, data.fit_labels) if labelled else data.fit,  # type: ignore[arg-type]
+                    (data.fit, data.fit_labels) if labelled else data.fit,
                     settings,
-                    validation=held_out if checked else None,  # type: ignore[arg-type]
+                    validation=held_out if checked else None,
                     teacher=None if self.target == "labels" else network.ann,
                     parameters=set(names).__contains__,
                     folder=folder,
@@ -188,7 +189,6 @@ class SpatialRecalibration(FineTuning):
     Args:
         target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         images: for the statistics, all at once; fewer where the memory budget says so.
-        neurons: also train θ, ψ_DA and φ of the neurons.
         batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
     """
 
@@ -196,9 +196,7 @@ class SpatialRecalibration(FineTuning):
     unfolded = True
     stage = "stage 1, spatial recalibration,"
     images: int = Field(default=512, ge=2)
-    neurons: bool = False
     batch_statistics: bool = True
-    restate: bool = True
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
         """Statistics; the affine parameters of every batch normalisation."""
@@ -208,17 +206,10 @@ class SpatialRecalibration(FineTuning):
                 "the original network kept: it has no batch normalisation, or has it folded already; nothing to do"
             )
             return []
-        if self.restate:
-            self._state(network, data, changes)
-        names = [node.parameters[argument] for node in nodes for argument in ("weight", "bias")]
-        if self.neurons:
-            names += [f"{site.name}.{name}" for site in network.sites for name in ("threshold", "pre", "post")]
-        return list(dict.fromkeys(names))
-
-    def _state(self, network: SpikingNetwork, data: CalibrationData, changes: Changes) -> None:
         errors = any(parallel_if(network, site).calibrated for site in network.sites)
         images = within_budget(network, data.fit, self.images, changes)
-        calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True)
+        calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
+        return list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
 
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
         """Put affine parameters (and the neurons') into the network, and take the statistics again."""

@@ -56,9 +56,9 @@ def DAParallel(
     timesteps: int = 8,
     spatial: bool = True,
     temporal: bool = True,
-    target: Target = "labels",
+    target: Target = "both",
     epochs: int = 1,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 5e-3,
     temporal_epochs: int = 1,
     temporal_learning_rate: float = 2e-3,
     batch_size: int = 64,
@@ -80,7 +80,8 @@ def DAParallel(
         timesteps: T.
         spatial: stage 1. On a network without batch normalisation it says that it had nothing to do.
         temporal: stage 2.
-        target: what the stages learn from: ``labels``, the analog network's answers (``ann``), or ``both``.
+        target: what the stages learn from: ``labels``, as in the paper; the analog network's answers (``ann``), which
+            needs no labels; or ``both``.
         epochs: of stage 1.
         learning_rate: of stage 1.
         temporal_epochs: of stage 2.
