@@ -255,16 +255,9 @@ def test_other_neurons_and_other_orders_of_passes_are_refused() -> None:
     wrong = rb.Recipe(name="x", timesteps=4, calibration=(rb.Thresholds(), rb.ErrorCalibration()))
     with pytest.raises(CalibrationError, match="IntegrateFire"):
         rb.convert(networks.build("MLP"), wrong, calibration=images)
-    parallel = ParallelNeuron(timesteps=4)
-    late = rb.Recipe(
-        name="x",
-        timesteps=4,
-        neuron=parallel,
-        calibration=(rb.Thresholds(), rb.TemporalCorrection(target="ann", learning_rate=0.05), rb.Thresholds()),
-    )
     with pytest.raises(CalibrationError, match="put the thresholds first"):
-        rb.convert(networks.build("MLP"), late, calibration=grid_images("MLP", 64))
-    recipe = rb.Recipe(name="x", timesteps=8, neuron=parallel)
+        rb.Thresholds().apply(copy.deepcopy(converted("MLP")), unlabelled(images))
+    recipe = rb.Recipe(name="x", timesteps=8, neuron=ParallelNeuron(timesteps=4))
     with pytest.raises(RecipeError, match="timesteps"):
         rb.convert(networks.build("MLP"), recipe, example=images)
 
@@ -401,12 +394,24 @@ def test_labels_that_are_missing(options: dict[str, bool], stage: str) -> None:
         rb.convert(networks.build("MLP"), rb.DAParallel(timesteps=4, **options), calibration=grid_images("MLP"))  # type: ignore[arg-type]
 
 
-def test_training_that_diverges_keeps_the_network() -> None:
+@pytest.mark.parametrize("good", [0, 30])
+def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN after so many activations: in the first epoch of 6 steps and 3 sites, or in the second."""
     images, labels = labelled("MLP")
-    recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=1e30, batch_size=16)
+    forward, seen = DAQCFS.forward, 0
+
+    def failing(self: DAQCFS, z: Tensor) -> Tensor:
+        nonlocal seen
+        seen += self.training
+        return forward(self, z) * (torch.nan if self.training and seen > good else 1.0)
+
+    monkeypatch.setattr(DAQCFS, "forward", failing)
+    recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=1e-3, batch_size=16, epochs=3)
     snn = rb.convert(networks.build("MLP"), recipe, calibration=(images, labels))
     notes = snn.provenance.passes[-1]["notes"]
-    assert any("stopped, the last good state kept" in note for note in notes), notes
+    epoch = 1 if good == 0 else 2
+    assert any(f"stopped, the last good state kept: epoch {epoch}, step" in note for note in notes), notes
+    assert f"{112 if good else 0} parameters trained" in notes[-1]
     assert bool(torch.isfinite(snn(images)).all())
 
 

@@ -99,7 +99,7 @@ class _Ladder(torch.autograd.Function):
         else:
             slope = torch.zeros_like(drive)
             for j in range(1, timesteps + 1):
-                slope.add_((drive - j).abs_() <= band * j, alpha=1 / j)
+                slope.add_(((drive - j).abs_() <= band * j).to(drive.dtype), alpha=1 / j)
             slope *= gradient
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             along = slope.sum(others)
