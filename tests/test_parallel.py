@@ -268,7 +268,7 @@ def test_dead_channels_and_channels_that_never_fire() -> None:
         net[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
         net[0].bias.copy_(torch.tensor([0.0, -1.0, 0.0]))
     images = torch.rand(40, 2)
-    snn = rb.convert(net, rb.DAParallel(timesteps=2, target="ann"), calibration=images)
+    snn = rb.convert(net, rb.DAParallel(timesteps=2), calibration=images)
     assert float(snn.neuron("1").threshold[1]) == float("inf")
     assert any("channels 1 never active" in n for done in snn.provenance.passes for n in done["notes"])
     assert bool(torch.isfinite(snn(images)).all())
@@ -390,8 +390,9 @@ def test_without_batch_normalisation_stage_1_has_nothing_to_do() -> None:
 
 @pytest.mark.parametrize(("options", "stage"), [({}, "stage 1, spatial"), ({"spatial": False}, "stage 2, temporal")])
 def test_labels_that_are_missing(options: dict[str, bool], stage: str) -> None:
+    recipe = rb.DAParallel(timesteps=4, target="labels", **options)  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match=f'{stage}.*has none.*target="ann"'):
-        rb.convert(networks.build("MLP"), rb.DAParallel(timesteps=4, **options), calibration=grid_images("MLP"))  # type: ignore[arg-type]
+        rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
 
 
 @pytest.mark.parametrize("good", [0, 30])
@@ -417,7 +418,7 @@ def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pyte
 
 def test_a_stage_never_makes_the_held_out_loss_worse() -> None:
     images, labels = labelled("MLP")
-    recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=3.0, batch_size=16)
+    recipe = rb.DAParallel(timesteps=2, temporal=False, target="labels", learning_rate=3.0, batch_size=16)
     base = rb.DAParallel(timesteps=2, temporal=False, spatial=False)
     snn, before = (rb.convert(networks.build("MLP"), r, calibration=(images, labels)) for r in (recipe, base))
     notes = snn.provenance.passes[-1]["notes"]

@@ -33,8 +33,8 @@ class FineTuning(CalibrationPass):
     """Trains what a stage names, by AdamW with warm-up and cosine, without weight decay; see the stages.
 
     Args:
-        target: learn from ``labels`` (the papers' cross-entropy), from the analog network's answers (``ann``:
-            distillation, needs no labels), or from ``both`` in equal parts.
+        target: learn from the analog network's answers (``ann``: distillation at temperature 2, needs no labels), from
+            ``labels`` (the paper's cross-entropy), or from ``both`` in equal parts.
         epochs: over the fitted calibration images, at most.
         learning_rate: the highest.
         batch_size: images in a step; fewer images make one batch.
@@ -46,9 +46,9 @@ class FineTuning(CalibrationPass):
 
     kind: str
     stage: ClassVar[str]
-    target: Target = "both"
+    target: Target = "ann"
     epochs: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
     batch_size: int = Field(default=64, ge=2)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)

@@ -56,9 +56,9 @@ def DAParallel(
     timesteps: int = 8,
     spatial: bool = True,
     temporal: bool = True,
-    target: Target = "both",
+    target: Target = "ann",
     epochs: int = 1,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-2,
     temporal_epochs: int = 1,
     temporal_learning_rate: float = 2e-3,
     batch_size: int = 64,
@@ -73,15 +73,15 @@ def DAParallel(
 
     :func:`ParallelConversion` followed by stage 1, :class:`rheobase.SpatialRecalibration`, and stage 2,
     :class:`rheobase.TemporalCorrection`; ``spatial`` and ``temporal`` switch them on, and neither is FS-PC (the
-    paper's Table 3). The stages learn from the calibration images, so give many, labelled:
-    ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=(images, labels), limit=50_000)``.
+    paper's Table 3). The stages learn from the calibration images, so give many:
+    ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, limit=50_000)``.
 
     Args:
         timesteps: T.
         spatial: stage 1. On a network without batch normalisation it says that it had nothing to do.
         temporal: stage 2.
-        target: what the stages learn from: ``labels``, as in the paper; the analog network's answers (``ann``), which
-            needs no labels; or ``both``.
+        target: what the stages learn from: the analog network's answers (``ann``), the ``labels``, as in the paper, or
+            ``both``. See :class:`rheobase.SpatialRecalibration`.
         epochs: of stage 1.
         learning_rate: of stage 1.
         temporal_epochs: of stage 2.
