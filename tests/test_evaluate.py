@@ -173,6 +173,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     # those that need a quantised network have a grid of their own, in test_exact
     **{method: (method, {}) for method in METHODS if METHODS[method]().activation is None},
     "FTBC": ("FTBC", {"batch_size": 8, "iterations": 2}),
+    "DAParallel": ("DAParallel", {"batch_size": 8}),
     "SNNCalibration advanced": ("SNNCalibration", {"pipeline": "advanced"}),
     "SNNCalibration weights": ("SNNCalibration", {"pipeline": "advanced", "weights": True, "weight_iterations": 2}),
 }

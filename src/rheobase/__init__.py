@@ -4,17 +4,21 @@ from rheobase.activations import QCFS, Staircase
 from rheobase.alignment import Alignment
 from rheobase.calibrate import (
     BiasCorrection,
+    ErrorCalibration,
     PotentialCorrection,
     ScaleThresholds,
     ShiftCurrent,
+    SpatialRecalibration,
     SurrogateCalibration,
     TemporalBias,
+    TemporalCorrection,
     Thresholds,
     WeightCalibration,
 )
 from rheobase.convert import convert
 from rheobase.costs import Costs
 from rheobase.diagnose import Diagnosis, diagnose
+from rheobase.distribution import Distribution, distribution
 from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
@@ -28,7 +32,20 @@ from rheobase.nir import NIRExport, export_nir, import_nir
 from rheobase.pascal_cost import PascalCost, pascal_cost
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
-from rheobase.recipes import FTBC, OPI, QAC, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.recipes import (
+    FTBC,
+    OPI,
+    QAC,
+    QVM,
+    RTS,
+    DAParallel,
+    IntegrateFireNeuron,
+    ParallelConversion,
+    Pascal,
+    RateCoding,
+    Recipe,
+    SNNCalibration,
+)
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -47,8 +64,11 @@ __all__ = [
     "Augmentation",
     "BiasCorrection",
     "Costs",
+    "DAParallel",
     "Diagnosis",
+    "Distribution",
     "Energy",
+    "ErrorCalibration",
     "Evaluation",
     "InputScenarios",
     "Inspection",
@@ -56,6 +76,7 @@ __all__ = [
     "Latency",
     "LevelMetric",
     "NIRExport",
+    "ParallelConversion",
     "Pascal",
     "PascalCost",
     "PotentialCorrection",
@@ -67,11 +88,13 @@ __all__ = [
     "SNNCalibration",
     "ScaleThresholds",
     "ShiftCurrent",
+    "SpatialRecalibration",
     "SpikingNetwork",
     "Stability",
     "Staircase",
     "SurrogateCalibration",
     "TemporalBias",
+    "TemporalCorrection",
     "Thresholds",
     "Trained",
     "Training",
@@ -81,6 +104,7 @@ __all__ = [
     "adapt_levels",
     "convert",
     "diagnose",
+    "distribution",
     "energy",
     "evaluate",
     "export_nir",

@@ -47,7 +47,8 @@ def convert(
             needed by recipes without calibration passes.
         example: a batch that shows the input's size; default: the first calibration images.
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
-        limit: how many calibration images to read at most; a fifth of them is held out to measure each pass.
+        limit: how many calibration images to read at most; a fifth of them, 2,000 at most, is held out to measure each
+            pass. Passes that train (:func:`rheobase.DAParallel`) gain from more; all are kept in memory, twice.
         seed: of the split into fitted and held-out images, and of whatever a pass samples.
         progress: show a progress bar, with the time left, for what takes long.
 
@@ -92,11 +93,17 @@ def convert(
                 where="max_pool and example",
                 remedy="leave them out, or convert the original network",
             )
-        graph, notes = _converted_graph(model)
+        written, notes = (
+            (model.ann, [])
+            if isinstance(model, SpikingNetwork)
+            else (model.to_graph(), [*model.notes, *model.level_notes()])
+        )
         if data is not None:
-            check_input(graph, data.fit[:1])
+            check_input(written, data.fit[:1])
     else:
-        graph, notes = _graph(model, None if data is None else data.fit, example, max_pool)
+        written, notes = _graph(model, None if data is None else data.fit, example, max_pool)
+    graph, folded = fold_batch_norm(written)
+    notes += folded
     provenance = Provenance(
         seed=seed,
         versions=versions(),
@@ -119,15 +126,19 @@ def convert(
     if recipe.activation is not None:
         recipe.activation.check(sites)
     neurons = [recipe.neuron.build(site, graph) for site in sites]
-    steps = _timesteps(recipe, neurons)
-    network = SpikingNetwork(graph, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
+    unfolded = [i for i, calibration_pass in enumerate(recipe.calibration) if calibration_pass.unfolded]
+    start, steps = written if unfolded else graph, _timesteps(recipe, neurons)
+    network = SpikingNetwork(start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
     if recipe.alignment is not None:
         provenance.notes.append(_alignment_note(network, recipe.alignment))
     network.to(graph.device)
     before = None
-    for calibration_pass in recipe.calibration:
+    for i, calibration_pass in enumerate(recipe.calibration):
         assert data is not None
         changes = calibration_pass.apply(network, data, progress)
+        if unfolded and i == unfolded[-1]:
+            network.graph = fold_batch_norm(network.graph)[0]
+            network.plan()
         after = site_errors(network, data.held_out)
         provenance.passes.append(
             {
@@ -192,29 +203,20 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     return f"alignment: {', '.join(parts)}"
 
 
-def _converted_graph(model: SpikingNetwork | TrainableGraph) -> tuple[Graph, list[str]]:
-    """The folded graph of a network that was traced before."""
-    if isinstance(model, SpikingNetwork):
-        return model.ann.replace(), []
-    graph, folded = fold_batch_norm(model.to_graph())
-    return graph, [*model.notes, *model.level_notes(), *folded]
-
-
 def _graph(
     model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
-    """The folded graph of a network, and what was rewritten on the way."""
+    """The graph of a network as written, and what was rewritten on the way."""
     images = example if images is None else images
     if images is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
     found.raise_if_refused()
-    graph, folded = fold_batch_norm(found.graph)
-    notes = [*map(str, found.rewrites), *folded]
+    notes = [*map(str, found.rewrites)]
     if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
-        notes.append(_cost_of_average(model, graph, images[:32].to(device)))
-    return graph, notes
+        notes.append(_cost_of_average(model, found.graph, images[:32].to(device)))
+    return found.graph, notes
 
 
 def versions() -> dict[str, str]:

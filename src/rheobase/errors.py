@@ -53,5 +53,9 @@ class TrainingError(RheobaseError):
     """Training settings that cannot work, a run that diverged, or a checkpoint that belongs to another run."""
 
 
+class DivergedError(TrainingError):
+    """A loss or a threshold that stopped being a finite, or a positive, number."""
+
+
 class RheobaseWarning(UserWarning):
     """Something harmless that the user should nevertheless know."""

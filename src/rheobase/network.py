@@ -306,7 +306,7 @@ class SpikingNetwork(nn.Module):
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
-                if cast(Neuron, neuron).timesteps is not None:
+                if cast(Neuron, neuron).timesteps is not None and not cast(Neuron, neuron).recalibrates:
                     again = "quantise and train with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, log2, nan
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rheobase.activations import INITIAL_POTENTIAL
 from rheobase.diagnose import TERMS, Diagnosis
+from rheobase.distribution import Distribution
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
 from rheobase.graph.trainable import TrainableGraph
@@ -321,6 +322,52 @@ def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: st
     below.set_ylim(bottom=-0.1)
     below.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
     _save(figure, [above, below], path)
+
+
+def distribution_plot(
+    results: Mapping[str, Distribution], path: str | Path, *, sites: Sequence[str] | None = None
+) -> None:
+    """Draw activations of the analog network against rates of spiking ones: a row a result, a column a site.
+
+    DA calibration, Figs. 1, 3 and 4. Zeros are not drawn, their shares are in the legend.
+
+    Args:
+        results: name -> result of :func:`rheobase.distribution`.
+        path: where to write; the ending chooses the format.
+        sites: which to draw; default the second, the middle and the last one.
+
+    Raises:
+        DataError: if there is nothing to draw, or no such site.
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> distribution_plot({"FS-PC": rb.distribution(snn, images)}, "distribution.png")  # doctest: +SKIP
+    """
+    if not results:
+        raise DataError("is empty", where="results", remedy="give at least one result")
+    names = [row.site for row in next(iter(results.values())).rows]
+    chosen = list(dict.fromkeys(names[i] for i in (min(1, len(names) - 1), len(names) // 2, -1)))
+    chosen = chosen if sites is None else list(sites)
+    figure = Figure(figsize=(4 * max(1, len(chosen)), 2.9 * len(results)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(results), max(1, len(chosen)), squeeze=False)
+    for line, (name, result) in zip(panels, results.items(), strict=True):
+        rows = {row.site: row for row in result.rows}
+        for axes, site in zip(line, chosen, strict=True):
+            if site not in rows:
+                raise DataError(f"has no site {site!r}", where=name, remedy=f"choose from {', '.join(rows)}")
+            row = rows[site]
+            for label, histogram in (("ANN", row.ann), ("SNN", row.snn)):
+                shares = (100 * histogram.shares()[1:]).tolist()
+                zeros = f"{label}, zeros {100 * histogram.sparsity:.1f} %, mean {histogram.mean:.2g}"
+                axes.stairs(shares, row.edges, fill=True, alpha=0.5, label=zeros)
+            axes.set_yscale("log")
+            axes.set_title(f"{name}, {site}: divergence {row.divergence:.3f}", fontsize="small")
+            axes.legend(frameon=False, fontsize="x-small")
+        line[0].set_ylabel("neurons × images (%)")
+    for axes in panels[-1]:
+        axes.set_xlabel("activation, mean output")
+    _save(figure, panels.flatten().tolist(), path)
 
 
 def _figure() -> tuple[Figure, Axes]:

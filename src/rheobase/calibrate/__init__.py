@@ -1,6 +1,8 @@
 """Calibration: statistics of the analog network, and the passes that set a spiking network's parameters by them."""
 
 from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.error_calibration import ErrorCalibration
+from rheobase.calibrate.fine_tuning import SpatialRecalibration, TemporalCorrection
 from rheobase.calibrate.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.calibrate.passes import CalibrationPass, Changes
 from rheobase.calibrate.scale import ScaleThresholds
@@ -18,6 +20,9 @@ AnyPass = (
     | WeightCalibration
     | TemporalBias
     | SurrogateCalibration
+    | ErrorCalibration
+    | SpatialRecalibration
+    | TemporalCorrection
 )
 """Every pass that a recipe can name."""
 
@@ -27,11 +32,14 @@ __all__ = [
     "CalibrationData",
     "CalibrationPass",
     "Changes",
+    "ErrorCalibration",
     "PotentialCorrection",
     "ScaleThresholds",
     "ShiftCurrent",
+    "SpatialRecalibration",
     "SurrogateCalibration",
     "TemporalBias",
+    "TemporalCorrection",
     "Thresholds",
     "WeightCalibration",
 ]

@@ -11,6 +11,8 @@ from rheobase.batches import Batches, Digest, batches
 from rheobase.errors import DataError
 
 HELD_OUT = 0.2
+MOST_HELD_OUT = 2000
+"""More would only make every pass's measurement slower."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class CalibrationData:
             labels.append(part_labels)
             read += len(part)
         pooled = torch.cat(images)
+        images.clear()
         if not pooled.is_floating_point():
             raise DataError(
                 f"holds {pooled.dtype} values",
@@ -83,7 +86,7 @@ class CalibrationData:
         digest = Digest()
         digest.update(images=pooled, labels=pooled_labels)
         order = torch.randperm(len(pooled), generator=torch.Generator().manual_seed(seed))
-        cut = int(len(pooled) * HELD_OUT)
+        cut = min(int(len(pooled) * HELD_OUT), MOST_HELD_OUT)
         held, fit = order[:cut], order[cut:]
         return cls(
             pooled[fit],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +14,7 @@ from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.statistics import observe
 from rheobase.errors import CalibrationError
 from rheobase.network import SpikingNetwork
-from rheobase.neurons import IntegrateFire
+from rheobase.neurons import IntegrateFire, ParallelIF
 from rheobase.signal import Signal
 from rheobase.sites import Site
 
@@ -42,6 +42,9 @@ class Changes:
 
 class CalibrationPass(Part, ABC):
     """Changes the parameters it names in a spiking network, and nothing else."""
+
+    unfolded: ClassVar[bool] = False
+    """Whether it works on batch normalisation: the network it is given, and those before it, has it unfolded."""
 
     @abstractmethod
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
@@ -106,3 +109,27 @@ def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:
             remedy="use this pass with integrate-and-fire neurons",
         )
     return neuron
+
+
+def parallel_if(network: SpikingNetwork, site: Site) -> ParallelIF:
+    """The site's neurons, if they are parallel ones.
+
+    Raises:
+        CalibrationError: if they are of another kind.
+    """
+    neuron = network.neuron(site.name)
+    if not isinstance(neuron, ParallelIF):
+        raise CalibrationError(
+            f"has {type(neuron).__name__} neurons, which have no such parameters",
+            where=site.name,
+            remedy="use this pass with parallel neurons: rb.ParallelConversion, rb.DAParallel",
+        )
+    return neuron
+
+
+def within_budget(network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes) -> Tensor:
+    """The first ``wanted`` images; fewer, with a note, if two networks' live values do not fit into the budget."""
+    wanted, room = min(wanted, len(images)), max(1, network.images_in_budget(1) // 2)
+    if room < wanted:
+        changes.notes.append(f"only {room} images at once: more do not fit into the memory budget")
+    return images[: min(wanted, room)]

@@ -14,6 +14,7 @@ from rheobase.calibrate.statistics import Granularity, Histogram, histograms, ma
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Graph
 from rheobase.network import SpikingNetwork
+from rheobase.neurons import ParallelIF
 from rheobase.neurons.neuron import SILENT
 from rheobase.sites import Site
 
@@ -35,6 +36,7 @@ class Thresholds(CalibrationPass):
         shift: for ``mse``: the part of θ that a :class:`rheobase.ShiftCurrent` after this pass adds; under a constant
             current it counts as initial potential.
         candidates: for ``mse``: max · (1 − 0.01 i), i = 0 .. candidates − 1.
+        images: how many calibration images to look at; default all.
 
     A channel that is never active gets an infinite threshold: it stays silent and gives exact zeros.
     """
@@ -45,17 +47,18 @@ class Thresholds(CalibrationPass):
     percentile: float = Field(default=99.9, gt=0, le=100)
     shift: float = Field(default=0, ge=0, le=1)
     candidates: int = Field(default=95, ge=1, le=99)
+    images: int | None = Field(default=None, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
         for site in network.sites:
-            if integrate_fire(network, site).bias is not None:
+            if _is_calibrated(network, site):
                 raise CalibrationError(
                     "has biases that were calibrated for the thresholds it has",
                     where=site.name,
                     remedy="put the thresholds first in the recipe's calibration",
                 )
-        graph, images = network.graph, data.fit
+        graph, images = network.graph, data.fit[: self.images]
         maximum = maxima(graph, images, self.granularity)
         if self.method == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
@@ -63,9 +66,9 @@ class Thresholds(CalibrationPass):
             for site, histogram in zip(network.sites, counted, strict=True):
                 neuron = network.neurons[site.index]
                 steps = network.steps_of(site.name)
-                # in a single step no train is uneven
-                constant = not site.previous or steps == 1
-                start = float(cast(Tensor, neuron.initial_potential)) + self.shift
+                # in a single step no train is uneven, and a window neuron looks at the mean alone
+                constant = not site.previous or steps == 1 or isinstance(neuron, ParallelIF)
+                start = float(cast("Tensor | float", neuron.initial_potential)) + self.shift
                 potential = start if constant else None
                 found.append(least_squares(histogram, steps, potential, self.candidates))
         elif self.method == "percentile":
@@ -87,16 +90,24 @@ class Thresholds(CalibrationPass):
         silent = largest == 0
         what = "channels" if self.granularity == "channel" else "layer"
         if bool(silent.any()):
-            names = _few(silent) if self.granularity == "channel" else ""
+            names = few(silent) if self.granularity == "channel" else ""
             changes.notes.append(
                 f"{site.name}: {what} {names} never active on the calibration images: kept silent".replace("  ", " ")
             )
         rare = (value == 0) & ~silent
         if bool(rare.any()):
             changes.notes.append(
-                f"{site.name}: {self.percentile:g} % of the activations of {what} {_few(rare)} are zero: maximum used"
+                f"{site.name}: {self.percentile:g} % of the activations of {what} {few(rare)} are zero: maximum used"
             )
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
+
+
+def _is_calibrated(network: SpikingNetwork, site: Site) -> bool:
+    """Whether the neurons have what was fitted to the thresholds they have."""
+    neuron = network.neuron(site.name)
+    if isinstance(neuron, ParallelIF):
+        return bool(neuron.calibrated)
+    return integrate_fire(network, site).bias is not None
 
 
 def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
@@ -156,7 +167,8 @@ def least_squares(
     return best.float()
 
 
-def _few(mask: Tensor) -> str:
+def few(mask: Tensor) -> str:
+    """The first of the places where a mask is true, for a message."""
     indices = mask.nonzero().flatten().tolist()
     shown = ", ".join(map(str, indices[:8]))
     return f"{shown} and {len(indices) - 8} more" if len(indices) > 8 else shown

@@ -2,9 +2,10 @@
 
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.neuron import Neuron, State
+from rheobase.neurons.parallel import ParallelIF
 from rheobase.neurons.window import ConstantCurrent, Pasc, WindowNeuron
 
-NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc)}
+NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
 """Every kind of neuron by the name it has in recipes and saved networks."""
 
-__all__ = ["NEURONS", "ConstantCurrent", "IntegrateFire", "Neuron", "Pasc", "State", "WindowNeuron"]
+__all__ = ["NEURONS", "ConstantCurrent", "IntegrateFire", "Neuron", "ParallelIF", "Pasc", "State", "WindowNeuron"]

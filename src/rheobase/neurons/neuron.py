@@ -29,6 +29,8 @@ class Neuron(nn.Module, ABC):
     """Whether it emits step t as soon as step t of its input is there; else it waits for the whole input."""
     timesteps: int | None = None
     """T of this site; None: that of the network."""
+    recalibrates: ClassVar[bool] = False
+    """Whether a neuron with a T of its own gets another by a new calibration; else from a network trained with it."""
 
     @property
     @abstractmethod

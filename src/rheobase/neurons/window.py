@@ -37,14 +37,19 @@ class WindowNeuron(Neuron):
 
     def __init__(self, threshold: Tensor, timesteps: int, rounding: Rounding = "round") -> None:
         super().__init__()
-        if not bool((threshold > 0).all()) or not bool(torch.isfinite(threshold).all()):
-            raise RecipeError(
-                "must be positive and finite", where="threshold", remedy="load a checkpoint from before it diverged"
-            )
+        self.check_threshold(threshold)
         if timesteps < 1:
             raise RecipeError(f"is {timesteps}", where="timesteps", remedy="use a whole number from 1")
         self.register_buffer("threshold", threshold)
         self.timesteps, self.rounding = timesteps, rounding
+
+    @staticmethod
+    def check_threshold(threshold: Tensor) -> None:
+        """Refuse a threshold that no training leaves behind."""
+        if not bool((threshold > 0).all()) or not bool(torch.isfinite(threshold).all()):
+            raise RecipeError(
+                "must be positive and finite", where="threshold", remedy="load a checkpoint from before it diverged"
+            )
 
     @property
     def amplitude(self) -> Tensor:

@@ -1,10 +1,17 @@
 """Published methods as recipes: a few lines each, all over the same parts."""
 
 from rheobase.recipes.baselines import OPI, RTS, SNNCalibration
+from rheobase.recipes.da_parallel import DAParallel, ParallelConversion
 from rheobase.recipes.exact import QVM, Pascal
 from rheobase.recipes.ftbc import FTBC
 from rheobase.recipes.learned import LearnedActivation
-from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
+from rheobase.recipes.parts import (
+    ConstantCurrentNeuron,
+    IntegrateFireNeuron,
+    ParallelNeuron,
+    PascNeuron,
+    StaircaseActivation,
+)
 from rheobase.recipes.qac import QAC
 from rheobase.recipes.rate_coding import RateCoding
 from rheobase.recipes.recipe import METHODS, Recipe
@@ -17,8 +24,11 @@ __all__ = [
     "QVM",
     "RTS",
     "ConstantCurrentNeuron",
+    "DAParallel",
     "IntegrateFireNeuron",
     "LearnedActivation",
+    "ParallelConversion",
+    "ParallelNeuron",
     "PascNeuron",
     "Pascal",
     "RateCoding",

@@ -15,7 +15,8 @@ from rheobase.calibrate.statistics import Granularity, histograms, maxima, perce
 from rheobase.calibrate.thresholds import least_squares
 from rheobase.errors import CalibrationError, RecipeError
 from rheobase.graph import Graph
-from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, Pasc
+from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, ParallelIF, Pasc
+from rheobase.neurons.parallel import Order
 from rheobase.sites import Site
 
 Levels = Annotated[int, Field(ge=1, strict=True)]
@@ -231,6 +232,25 @@ def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: 
     if timesteps is None or isinstance(timesteps, int):
         return timesteps
     return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
+
+
+class ParallelNeuron(Part):
+    """Parallel integrate-and-fire at every site: all spikes at once, from the mean current.
+
+    Args:
+        timesteps: T.
+        initial_potential: ψ/θ; ½ rounds to the nearest.
+        order: spikes last, as in DA calibration, or first, as in FS-PC's code.
+    """
+
+    kind: Literal["parallel"] = "parallel"
+    timesteps: Levels
+    initial_potential: float = Field(default=0.5, ge=0, le=1)
+    order: Order = "last"
+
+    def build(self, site: Site, graph: Graph) -> ParallelIF:
+        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
+        return ParallelIF(torch.tensor(1.0), self.timesteps, self.initial_potential, order=self.order)
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:

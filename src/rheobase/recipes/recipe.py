@@ -16,9 +16,17 @@ from rheobase.calibrate import AnyPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
 from rheobase.recipes.learned import LearnedActivation
-from rheobase.recipes.parts import ConstantCurrentNeuron, IntegrateFireNeuron, PascNeuron, StaircaseActivation
+from rheobase.recipes.parts import (
+    ConstantCurrentNeuron,
+    IntegrateFireNeuron,
+    ParallelNeuron,
+    PascNeuron,
+    StaircaseActivation,
+)
 
-AnyNeuron = Annotated[IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron, Field(discriminator="kind")]
+AnyNeuron = Annotated[
+    IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron | ParallelNeuron, Field(discriminator="kind")
+]
 AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.errors import TrainingError
+from rheobase.errors import DivergedError
 
 _CHECK_EVERY = 20
 """Steps between two looks, where looking means to wait for a GPU or another process."""
@@ -52,10 +52,10 @@ class Guard:
             self._report(found[i, 1:] > 0, when)
             raise self.error("the loss is not finite", when)
 
-    def error(self, problem: str, when: str) -> TrainingError:
+    def error(self, problem: str, when: str) -> DivergedError:
         """What to say when the run has left the rails."""
         kept = "" if self.folder is None else f"; {self.folder} keeps the last epoch that went well"
-        return TrainingError(
+        return DivergedError(
             f"{problem}{kept}", where=when, remedy="use a smaller learning rate, clip the gradient, or warm up"
         )
 

@@ -34,7 +34,7 @@ class Training(Settings):
         weight_decay: of every parameter but biases, those of batch norms and quantised activations, and those whose
             name ends in "threshold": pulling them towards zero does not make the network simpler.
         schedule: "cosine" to zero, or "constant".
-        warmup_epochs: in which the learning rate rises linearly.
+        warmup_epochs: in which the learning rate rises linearly; may be a part of an epoch.
         label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).
         augment: what is done to the training images.
         teacher_weight: w.
@@ -63,7 +63,7 @@ class Training(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: FiniteFloat = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_epochs: FiniteFloat = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Augmentation | None = None
     teacher_weight: float = Field(default=0.5, ge=0, le=1)
@@ -77,12 +77,12 @@ class Training(Settings):
     @model_validator(mode="after")
     def _leaves_epochs_after_warmup(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs")
         return self
 
     def rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over all epochs."""
-        warmup, total = self.warmup_epochs * steps_per_epoch, self.epochs * steps_per_epoch
+        warmup, total = round(self.warmup_epochs * steps_per_epoch), self.epochs * steps_per_epoch
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "constant":

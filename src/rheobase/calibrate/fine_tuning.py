@@ -1,0 +1,284 @@
+"""Passes that train a few parameters of a parallel network by its answer: the two stages of DA calibration."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from rheobase.calibrate.da_qcfs import DAQCFS, Surrogate
+from rheobase.calibrate.data import CalibrationData
+from rheobase.calibrate.error_calibration import calibrate_errors
+from rheobase.calibrate.held_out import Snapshot
+from rheobase.calibrate.passes import CalibrationPass, Changes, parallel_if, within_budget
+from rheobase.errors import CalibrationError, DivergedError
+from rheobase.graph.ir import Graph
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.network import SpikingNetwork
+
+Target = Literal["labels", "ann", "both"]
+_TEMPERATURE = 2.0
+
+
+class FineTuning(CalibrationPass):
+    """Trains what a stage names, by AdamW with warm-up and cosine, without weight decay; see the stages.
+
+    Args:
+        target: learn from the analog network's answers (``ann``: distillation at temperature 2, needs no labels), from
+            ``labels`` (the paper's cross-entropy), or from ``both`` in equal parts.
+        epochs: over the fitted calibration images, at most.
+        learning_rate: the highest.
+        batch_size: images in a step; fewer images make one batch.
+        warmup: part of the first epoch in which the learning rate rises.
+        clip: largest norm of the gradient; None: as it is.
+        patience: stop after so many epochs in a row without a better one on the held-out images.
+        seed: of the order of the images.
+    """
+
+    kind: str
+    stage: ClassVar[str]
+    target: Target = "ann"
+    epochs: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    patience: int = Field(default=1, ge=1)
+    seed: int = 0
+
+    @abstractmethod
+    def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
+        """Do what comes before training; names of the parameters to train, none if there is nothing to do."""
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Train; the best of start and epochs on the held-out images stays."""
+        for site in network.sites:
+            parallel_if(network, site)
+        if self.target != "ann" and data.fit_labels is None:
+            raise CalibrationError(
+                f"{self.stage} learns from labels, and the calibration data has none",
+                where=self.kind,
+                remedy='give (images, labels), or learn from the analog network\'s answers: target="ann"',
+            )
+        started = time.perf_counter()
+        changes, original = Changes(), Snapshot(network)
+        before = _score(network, data, self.target)
+        names = self.prepare(network, data, changes, progress)
+        if not names:
+            return changes
+        state = self._train(network, data, names, changes, progress)
+        if state is not None:
+            self.adopt(network, state, data, changes)
+        after = _score(network, data, self.target)
+        if before is None or after is None:
+            changes.notes.append("not checked: no images are held out")
+        else:
+            change = f"loss on {len(data.held_out)} held-out images {before:.4g} -> {after:.4g}"
+            if not after <= before:
+                original.restore(network)
+                change = f"undone, the original network kept: {change}"
+            changes.notes.append(change)
+        changes.changed = self.changed(network, original)
+        trained = sum(int(state[name].numel()) for name in names) if state else 0
+        changes.notes.append(f"{trained} parameters trained in {time.perf_counter() - started:.0f} s")
+        return changes
+
+    @abstractmethod
+    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
+        """What stands for the neurons of a site in training."""
+
+    def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
+        """Put what was trained into the network."""
+        device = network.graph.device
+        tensors = {name: state[name].to(device) for name in network.graph.tensor_names if name in state}
+        network.graph = network.graph.replace(tensors=tensors)
+        for site in network.sites:
+            neuron = parallel_if(network, site)
+            for name in ("threshold", "pre", "post", "output_bias"):
+                value = state[f"{site.name}.{name}"].to(device)
+                given = getattr(neuron, name)
+                if given is not None or bool(value.any()):
+                    silent = neuron.threshold.isinf()
+                    setattr(neuron, name, torch.where(silent, 0.0 if given is None else given, value))
+
+    def changed(self, network: SpikingNetwork, original: Snapshot) -> dict[str, list[str]]:
+        """What of each site's neurons, and of the operations before it, is not what it was."""
+        found = original.changed(network)
+        if network.graph is not original.graph:
+            for node in network.graph.nodes:
+                moved = [
+                    name
+                    for name in node.parameters.values()
+                    if not torch.equal(network.graph.tensor(name), original.graph.tensor(name))
+                ]
+                if moved:
+                    found[node.name] = moved
+        return found
+
+    def _train(
+        self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
+    ) -> Mapping[str, Tensor] | None:
+        """The state of the best epoch; if training diverged, of the last epoch that went well, or None."""
+        from rheobase.training import Training, checkpoint, train  # here: training imports this package
+
+        modules: Any = {site.name: self.module(network, site.index) for site in network.sites}
+        labelled = self.target != "ann"
+        held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out
+        checked = len(data.held_out) > 0
+        batch = min(self.batch_size, len(data.fit))
+        if batch < self.batch_size:
+            changes.notes.append(f"one batch of {batch} images: there are no more")
+        settings = Training(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=batch,
+            optimiser="adamw",
+            weight_decay=0.0,
+            warmup_epochs=self.warmup,
+            clip=self.clip,
+            keep="best" if checked else "last",
+            patience=self.patience if checked else None,
+            temperature=_TEMPERATURE,
+        )
+        module = self.trainable(network.graph, modules)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                trained = train(
+                    module,
+                    (data.fit, data.fit_labels) if labelled else data.fit,
+                    settings,
+                    validation=held_out if checked else None,
+                    teacher=None if self.target == "labels" else network.ann,
+                    parameters=set(names).__contains__,
+                    folder=folder,
+                    seed=self.seed,
+                    progress=progress,
+                )
+            except DivergedError as error:
+                found = checkpoint.load(Path(folder))
+                changes.notes.append(f"stopped, the last good state kept: {error}")
+                return None if found is None else found.best or found.model
+        changes.history = [asdict(epoch) for epoch in trained.history]
+        return trained.model.state_dict()
+
+    def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
+        """The network that is trained."""
+        return TrainableGraph(graph, modules)
+
+
+class SpatialRecalibration(FineTuning):
+    r"""Stage 1 of DA calibration: fit batch normalisation to what spikes make of its input (section 4.1, Algorithm 2).
+
+    First every batch normalisation gets the mean and the variance of what arrives at it in the spiking network, layer
+    by layer and exactly over ``images`` images; the errors that ψ_DA and φ make up for are then other ones, so
+    both are calibrated anew where a site has them (:class:`rheobase.ErrorCalibration`). Then its affine parameters are
+    trained in the DA-QCFS network, in which the gradient passes straight through the staircase, with the statistics
+    of each batch; in the end the statistics are taken over ``images`` images again. No weight of a convolution changes.
+
+    Works on batch normalisation before it is folded; where it is folded already, or never was, there is nothing to do.
+
+    Args:
+        target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        images: for the statistics, all at once; fewer where the memory budget says so.
+        batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
+    """
+
+    kind: Literal["spatial_recalibration"] = "spatial_recalibration"
+    unfolded = True
+    stage = "stage 1, spatial recalibration,"
+    images: int = Field(default=512, ge=2)
+    batch_statistics: bool = True
+
+    def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
+        """Statistics; the affine parameters of every batch normalisation."""
+        nodes = [node for node in network.graph.nodes if node.operation == "batch_norm"]
+        if not nodes:
+            changes.notes.append(
+                "the original network kept: it has no batch normalisation, or has it folded already; nothing to do"
+            )
+            return []
+        errors = any(parallel_if(network, site).calibrated for site in network.sites)
+        images = within_budget(network, data.fit, self.images, changes)
+        calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
+        return list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
+
+    def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
+        """Put affine parameters (and the neurons') into the network, and take the statistics again."""
+        super().adopt(network, state, data, c)
+        if self.batch_statistics:
+            images = within_budget(network, data.fit, self.images, c)
+            calibrate_errors(network, images, c, pre=None, post=None, statistics=True)
+
+    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
+        """With the straight-through gradient."""
+        return _module(network, site, "straight_through")
+
+    def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
+        """Normalising by each batch, or by the statistics there are."""
+        return TrainableGraph(graph, modules) if self.batch_statistics else _Fixed(graph, modules)
+
+
+class TemporalCorrection(FineTuning):
+    r"""Stage 2 of DA calibration: train an output bias Δb for every channel (section 4.2, Eqs. 17-18, Algorithm 3).
+
+    Δb is added to the potential outside the division by j, which moves the firing threshold to θ − Δb. Everything else
+    stays; batch normalisation is folded. The gradient of a spike is a rectangle of unit slope.
+
+    Args:
+        target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        band: half the rectangle's width, in units of the threshold.
+    """
+
+    kind: Literal["temporal_correction"] = "temporal_correction"
+    stage = "stage 2, temporal correction,"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    band: float = Field(default=0.5, gt=0, lt=1)
+
+    def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
+        """Δb of every site."""
+        return [f"{site.name}.output_bias" for site in network.sites]
+
+    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
+        """With the rectangular surrogate."""
+        return _module(network, site, "rectangular", self.band)
+
+
+class _Fixed(TrainableGraph):
+    """Never in training mode: batch normalisation keeps its statistics."""
+
+    def train(self, mode: bool = True) -> _Fixed:
+        return super().train(False)
+
+
+def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: float = 0.5) -> DAQCFS:
+    site = network.sites[index]
+    neuron = parallel_if(network, site)
+    steps = neuron.steps(network.timesteps, network.timesteps)
+    return DAQCFS(neuron, site.channels, steps, surrogate, band)
+
+
+@torch.inference_mode()
+def _score(network: SpikingNetwork, data: CalibrationData, target: Target) -> float | None:
+    """The mean loss on held-out images that training minimises; None if there are none."""
+    if len(data.held_out) == 0:
+        return None
+    logits = network(data.held_out).cpu()
+    total = 0.0
+    if target != "ann":
+        assert data.held_out_labels is not None
+        total += float(F.cross_entropy(logits, data.held_out_labels))
+    if target != "labels":
+        teacher = torch.cat([network.ann(x.to(network.graph.device)).cpu() for x in data.held_out.split(128)])
+        student, wanted = (F.log_softmax(x / _TEMPERATURE, 1) for x in (logits, teacher))
+        total += _TEMPERATURE**2 * float(F.kl_div(student, wanted, reduction="batchmean", log_target=True))
+    return total / 2 if target == "both" else total

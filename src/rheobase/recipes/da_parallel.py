@@ -1,0 +1,110 @@
+"""Parallel conversion, and its distribution-aware calibration."""
+
+from __future__ import annotations
+
+from rheobase.calibrate import ErrorCalibration, SpatialRecalibration, TemporalCorrection, Thresholds
+from rheobase.calibrate.fine_tuning import Target
+from rheobase.calibrate.statistics import Granularity
+from rheobase.calibrate.thresholds import ThresholdMethod
+from rheobase.neurons.parallel import Order
+from rheobase.recipes.parts import ParallelNeuron
+from rheobase.recipes.recipe import Recipe, published
+
+RECORDED = 1024
+"""How many calibration images the thresholds are taken from."""
+
+
+@published
+def ParallelConversion(
+    timesteps: int = 8,
+    threshold: ThresholdMethod = "mse",
+    granularity: Granularity = "channel",
+    percentile: float = 99.9,
+    errors: bool = True,
+    order: Order = "last",
+) -> Recipe:
+    """FS-PC: all spikes of a neuron at once, from the mean of its current (Hao et al. 2025).
+
+    A ReLU network as it is: thresholds from recorded activations, parallel neurons in place of the activations, and the
+    layer-wise error calibration. With ``threshold="saturation"``, one with QCFS activations, with the θ it was trained
+    with (their L need not be T).
+
+    Args:
+        timesteps: T.
+        threshold: how θ is chosen; see :class:`rheobase.calibrate.Thresholds`.
+        granularity: one θ a channel, or one a layer.
+        percentile: for ``threshold="percentile"``.
+        errors: calibrate pre- and post-firing values (:class:`rheobase.ErrorCalibration`); the result then runs for
+            this T alone.
+        order: spikes at the end of the window, or at its beginning.
+
+    Example:
+        >>> [part.kind for part in ParallelConversion(timesteps=4).calibration]
+        ['thresholds', 'error_calibration']
+    """
+    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, images=RECORDED)
+    return Recipe(
+        name="ParallelConversion",
+        timesteps=timesteps,
+        neuron=ParallelNeuron(timesteps=timesteps, order=order),
+        calibration=(thresholds, ErrorCalibration()) if errors else (thresholds,),
+    )
+
+
+@published
+def DAParallel(
+    timesteps: int = 8,
+    spatial: bool = True,
+    temporal: bool = True,
+    target: Target = "ann",
+    epochs: int = 1,
+    learning_rate: float = 1e-2,
+    temporal_epochs: int = 1,
+    temporal_learning_rate: float = 2e-3,
+    batch_size: int = 64,
+    threshold: ThresholdMethod = "mse",
+    granularity: Granularity = "channel",
+    percentile: float = 99.9,
+    errors: bool = True,
+    order: Order = "last",
+    seed: int = 0,
+) -> Recipe:
+    """Parallel conversion with distribution-aware calibration: batch normalisation, then output biases, are trained.
+
+    :func:`ParallelConversion` followed by stage 1, :class:`rheobase.SpatialRecalibration`, and stage 2,
+    :class:`rheobase.TemporalCorrection`; ``spatial`` and ``temporal`` switch them on, and neither is FS-PC (the
+    paper's Table 3). The stages learn from the calibration images, so give many:
+    ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, limit=50_000)``.
+
+    Args:
+        timesteps: T.
+        spatial: stage 1. On a network without batch normalisation it says that it had nothing to do.
+        temporal: stage 2.
+        target: what the stages learn from: the analog network's answers (``ann``), the ``labels``, as in the paper, or
+            ``both``. See :class:`rheobase.SpatialRecalibration`.
+        epochs: of stage 1.
+        learning_rate: of stage 1.
+        temporal_epochs: of stage 2.
+        temporal_learning_rate: of stage 2.
+        batch_size: of both stages.
+        threshold: how θ is chosen; see :class:`rheobase.calibrate.Thresholds`. ``"saturation"`` starts from a QCFS
+            network with the θ it was trained with.
+        granularity: one θ a channel, or one a layer.
+        percentile: for ``threshold="percentile"``.
+        errors: calibrate pre- and post-firing values first.
+        order: spikes at the end of the window, or at its beginning.
+        seed: of the order of the images.
+
+    Example:
+        >>> [part.kind for part in DAParallel(timesteps=4).calibration]
+        ['thresholds', 'error_calibration', 'spatial_recalibration', 'temporal_correction']
+    """
+    base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
+    stage_1 = SpatialRecalibration(
+        target=target, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+    )
+    stage_2 = TemporalCorrection(
+        target=target, epochs=temporal_epochs, learning_rate=temporal_learning_rate, batch_size=batch_size, seed=seed
+    )
+    stages = (*((stage_1,) if spatial else ()), *((stage_2,) if temporal else ()))
+    return base.model_copy(update={"name": "DAParallel", "calibration": (*base.calibration, *stages)})
