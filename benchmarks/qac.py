@@ -10,9 +10,9 @@ The weights are those that ``benchmarks/qac_training.py`` or ``benchmarks/quanti
 mean taken on every edge, all at the steps that the network was trained with; the paper's last row is at twice those, so
 that column is there too. ``calibration``: accuracy and mean T before and after V0 and θ are trained, at the trained
 steps (where a network of neurons under a constant current is exact and there is nothing to gain), at one step fewer for
-each site, and with plain neurons. ``scaling``: all steps times 1 to 6. ``agree``: on how many images the closed form and
-the simulation predict different classes; also with V0 moved out of [0, θ] at every second site. ``table8``: plain QCFS
-and QCFS with averaging at T = 1 to 32.
+each site, and with plain neurons. ``scaling``: all steps times 1 to 6. ``agree``: on how many images the closed form
+and the simulation predict different classes; also with V0 moved out of [0, θ] at every second site. ``table8``: plain
+QCFS and QCFS with averaging at T = 1 to 32.
 
 Calibrated on 1,024 training images, of which a fifth is held out. ``--images``: how many test images, the first of a
 seeded shuffle. Every result is added to the file beside this script as soon as it is there, in place of an older one on
