@@ -8,7 +8,7 @@ first L everywhere, once for all ``--levels`` that begin alike; then each measur
 epochs from there. A single L is the control: as many epochs, nothing adapted. Every epoch ends with a checkpoint in the
 folder; started again with the same options, a killed run goes on after it, and a finished one is measured again.
 
-The result: L of every site, their mean, test accuracy of the quantised network and of the Pascal network in closed
+The result: L of every site, their mean, T_eff, test accuracy of the quantised network and of the Pascal network in closed
 form, on how many images they differ (with batch normalisation folded and before), and the metric of every site; all
 that was measured, histograms included, is in ``adapted.json`` in the folder. ``--figures`` draws the metric (Fig. 1)
 and how it depends on α (Fig. 3). With ``--limit``, a trial, the result stays in the folder, too.
@@ -84,6 +84,8 @@ def measure(adapted: rb.AdaptedLevels, test: Images) -> dict:
     return {
         "levels": adapted.levels,
         "mean level": adapted.mean_level,
+        "T_eff, by the paper's spike rate": rb.pascal_cost(snn).timesteps,
+        "T_eff, measured on 200 images": rb.pascal_cost(snn, test[0][:200]).timesteps,
         "accuracy of the quantised network": accuracy(adapted.model, test),
         "accuracy of Pascal, counts": compared.pop("accuracy"),
         **compared,

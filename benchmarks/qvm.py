@@ -3,11 +3,13 @@
     python benchmarks/qvm.py runs/qcfs4 --levels 4 table exact unevenness
     python benchmarks/qvm.py runs/floor8 --levels 8 --rounding floor table
     python benchmarks/qvm.py runs/qcfs4 --levels 4 --images 1000 exact
+    python benchmarks/qvm.py runs/qcfs4 --levels 4 --images 10000 double
 
 The weights are those that ``benchmarks/quantised_training.py`` left in the folder, for the same levels and rounding.
 ``table``: accuracy at T = 1 to 32 for V0 = 0, θ/2 and θ. ``exact``: on how many images the spiking network predicts
 another class than the quantised network, and the largest difference of a logit; for Pascal (which rounds to the
-nearest) and QVM, each in closed form and simulated, and for plain integrate-and-fire. ``unevenness``: the unevenness
+nearest) and QVM, each in closed form and simulated, and for plain integrate-and-fire. ``double``: the simulation of
+Pascal and QVM against their closed form, both in float64. ``unevenness``: the unevenness
 error of every site, for integrate-and-fire and QVM. ``--images``: how many test images, the first of a seeded shuffle;
 what is simulated step by step costs T times as much. Every result is added to the file beside this script as soon as
 it is there, in place of an older one on no more images.
@@ -30,7 +32,7 @@ from rheobase.plots import unevenness_plot
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 POTENTIALS = {0.0: "0", 0.5: "θ/2", 1.0: "θ"}
-PARTS = ("table", "exact", "unevenness")
+PARTS = ("table", "exact", "double", "unevenness")
 BATCH = 250
 
 Test = tuple[torch.Tensor, torch.Tensor]
@@ -52,6 +54,8 @@ def main() -> None:
             table(network, arguments, test)
         elif part == "exact":
             exact(network, arguments, test)
+        elif part == "double":
+            double(network, arguments, test)
         else:
             unevenness(network, arguments, test)
 
@@ -96,6 +100,22 @@ def exact(network: torch.nn.Module, arguments: argparse.Namespace, test: Test) -
             save(arguments, "exact", f"{name}, {execution}", compare(network, snn, test), test)
     snn = integrate_fire(network, arguments)
     save(arguments, "exact", "integrate-and-fire", compare(network, snn, test), test)
+
+
+def double(network: torch.nn.Module, arguments: argparse.Namespace, test: Test) -> None:
+    """Executions against each other where the order of sums tips (almost) no count."""
+    for name, recipe in {"Pascal": rb.Pascal(), "QVM": rb.QVM()}.items():
+        snn = rb.convert(network, recipe).double()
+        changed, largest = 0, 0.0
+        for images in test[0].split(BATCH):
+            logits = {}
+            for execution in ("counts", "steps"):
+                snn.execution = execution
+                logits[execution] = snn(images.double())
+            changed += int((logits["counts"].argmax(1) != logits["steps"].argmax(1)).sum())
+            largest = max(largest, float((logits["counts"] - logits["steps"]).abs().max()))
+        row = {"other class": changed, "largest logit difference": largest}
+        save(arguments, "double", f"{name}, steps against counts in float64", row, test)
 
 
 def integrate_fire(network: torch.nn.Module, arguments: argparse.Namespace) -> rb.SpikingNetwork:
