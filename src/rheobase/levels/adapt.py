@@ -54,7 +54,7 @@ class AdaptedLevels:
     def mean_level(self) -> float:
         """Mean of L, and so of the time-steps, over the sites, all with the same weight.
 
-        PASCAL's T_eff (Eq. 16), which weights each site by the cost of its neurons, is ``rb.pascal_cost(snn).timesteps``.
+        PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``rb.pascal_cost(snn).timesteps``.
         """
         return sum(self.levels.values()) / len(self.levels)
 
