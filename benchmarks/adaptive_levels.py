@@ -10,8 +10,8 @@ folder; started again with the same options, a killed run goes on after it, and 
 
 The result: L of every site, their mean, T_eff, test accuracy of the quantised network and of the Pascal network in
 closed form, on how many images they differ (with batch normalisation folded and before), and the metric of every site;
-all that was measured, histograms included, is in ``adapted.json`` in the folder. ``--figures`` draws the metric (Fig. 1)
-and how it depends on α (Fig. 3). With ``--limit``, a trial, the result stays in the folder, too.
+all that was measured, histograms included, is in ``adapted.json`` in the folder. ``--figures`` draws the metric
+(Fig. 1) and how it depends on α (Fig. 3). With ``--limit``, a trial, the result stays in the folder, too.
 """
 
 from __future__ import annotations
