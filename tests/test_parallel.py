@@ -342,7 +342,7 @@ def labelled(name: str) -> tuple[Tensor, Tensor]:
 def test_stage_1_trains_the_affine_parameters_and_nothing_else() -> None:
     images, labels = labelled("OptionAResNet")
     model = networks.build("OptionAResNet")
-    recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=0.02, batch_size=16, epochs=3)
+    recipe = rb.DAParallel(timesteps=2, temporal=False, target="both", learning_rate=0.02, batch_size=16, epochs=3)
     snn = rb.convert(model, recipe, calibration=(images, labels))
     plain = rb.convert(model, rb.ParallelConversion(timesteps=2, errors=False), calibration=(images, labels))
     assert not any(node.operation == "batch_norm" for node in snn.graph.nodes)  # folded afterwards
@@ -365,7 +365,9 @@ def test_stage_1_trains_the_affine_parameters_and_nothing_else() -> None:
 
 def test_stage_2_trains_output_biases_and_nothing_else() -> None:
     images, labels = labelled("OptionAResNet")
-    recipe = rb.DAParallel(timesteps=2, spatial=False, temporal_learning_rate=0.02, batch_size=16, temporal_epochs=3)
+    recipe = rb.DAParallel(
+        timesteps=2, spatial=False, target="both", temporal_learning_rate=0.02, batch_size=16, temporal_epochs=3
+    )
     snn = rb.convert(networks.build("OptionAResNet"), recipe, calibration=(images, labels))
     done = snn.provenance.passes[-1]
     assert done["changed"], done["notes"]
