@@ -10,6 +10,7 @@ from rheobase.calibrate import (
     Thresholds,
     WeightCalibration,
 )
+from rheobase.compare import all_recipes, compare
 from rheobase.convert import convert
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
@@ -20,6 +21,7 @@ from rheobase.neurons.fused import set_fusion
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
 from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
+from rheobase.report.comparison import Comparison
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -35,6 +37,7 @@ __all__ = [
     "AdaptedLevels",
     "Augmentation",
     "BiasCorrection",
+    "Comparison",
     "Evaluation",
     "InputScenarios",
     "Inspection",
@@ -61,6 +64,8 @@ __all__ = [
     "Unevenness",
     "WeightCalibration",
     "adapt_levels",
+    "all_recipes",
+    "compare",
     "convert",
     "evaluate",
     "input_scenarios",
