@@ -12,12 +12,16 @@ from rheobase.calibrate import (
 )
 from rheobase.compare import all_recipes, compare
 from rheobase.convert import convert
+from rheobase.costs import Costs
+from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.inspect import Inspection, inspect
+from rheobase.latency import Latency, latency
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion
+from rheobase.pascal_cost import PascalCost, pascal_cost
 from rheobase.potentials import Potentials, potentials
 from rheobase.quantise import quantise
 from rheobase.recipes import FTBC, OPI, QVM, RTS, IntegrateFireNeuron, Pascal, RateCoding, Recipe, SNNCalibration
@@ -38,12 +42,16 @@ __all__ = [
     "Augmentation",
     "BiasCorrection",
     "Comparison",
+    "Costs",
+    "Energy",
     "Evaluation",
     "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
+    "Latency",
     "LevelMetric",
     "Pascal",
+    "PascalCost",
     "PotentialCorrection",
     "Potentials",
     "RateCoding",
@@ -67,11 +75,14 @@ __all__ = [
     "all_recipes",
     "compare",
     "convert",
+    "energy",
     "evaluate",
     "input_scenarios",
     "inspect",
+    "latency",
     "level_metric",
     "load",
+    "pascal_cost",
     "potentials",
     "quantise",
     "set_fusion",

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from rheobase.batches import Batches, Digest
 from rheobase.convert import convert, versions
+from rheobase.energy import energy
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.evaluate import evaluate
 from rheobase.graph import Graph
 from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.latency import latency
 from rheobase.network import SpikingNetwork, check_input
 from rheobase.progress import track
 from rheobase.quantise import quantise
@@ -63,8 +65,8 @@ def compare(
     levels it names), trained and converted, once for each seed; recipes with the same activation share the training.
     What cannot run says why in its cell, and the rest goes on.
 
-    With a folder, every cell is kept in ``results.jsonl`` as soon as it is there, and the same call goes on where it was
-    stopped. In the end the folder holds the report (``report.html``), tables and plots.
+    With a folder, every cell is kept in ``results.jsonl`` as soon as it is there, and the same call goes on where it
+    was stopped. In the end the folder holds the report (``report.html``), tables and plots.
 
     Args:
         model: as for :func:`rheobase.convert`.
@@ -137,8 +139,7 @@ def compare(
     cells = []
     for method, t, seed in track(grid, "comparing", show=progress):
         recipe = at(named[method], t, quantised)
-        used = training if runner.trains(recipe) else None
-        cell = results.find(key(recipe.to_dict(), used and used.model_dump(mode="json"), t, seed))
+        cell = results.find(key(recipe.to_dict(), runner.training_of(recipe), t, seed))
         if cell is None:
             cell = runner.run(method, recipe, t, seed)
             results.add(cell)
@@ -236,6 +237,10 @@ class _Runner:
         """Whether the recipe's network is trained here."""
         return recipe.activation is not None and not self.quantised
 
+    def training_of(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The settings that decide about this recipe's cells."""
+        return self.training.model_dump(mode="json") if self.training and self.trains(recipe) else None
+
     def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
         """The cell, done or with the reason why not."""
         found: dict[str, Any]
@@ -251,7 +256,7 @@ class _Runner:
             timesteps=timesteps,
             seed=seed,
             recipe=recipe.to_dict(),
-            training=self.training.model_dump(mode="json") if self.training and self.trains(recipe) else None,
+            training=self.training_of(recipe),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=self.identity,
             **found,
@@ -266,11 +271,11 @@ class _Runner:
         began = time.perf_counter()
         network = convert(model, recipe, calibration=images, limit=self.limit, seed=seed, **options)  # type: ignore[arg-type]
         seconds = time.perf_counter() - began
-        passes = network.provenance.passes
+        passes, until = network.provenance.passes, latency(network, timesteps)
         return {
             "test": self._on("test", network, timesteps),
             "validation": self._on("validation", network, timesteps),
-            "latency": delay(network, timesteps),
+            "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
             "execution": network.runs_as(),
@@ -282,6 +287,7 @@ class _Runner:
         if data is None:
             return None
         result = evaluate(network, data.batches, (timesteps,))
+        spent = energy(network, data.some(self.energy_images, 0), timesteps=timesteps)
         (row,) = result.rows
         return Measured(
             images=result.images,
@@ -290,7 +296,11 @@ class _Runner:
             logit_error=row.logit_error,
             spike_rate=row.spike_rate,
             ann_accuracy=result.ann_accuracy,
-            **energy_of(network, data.some(self.energy_images, 0), timesteps),
+            energy_ratio=spent.ratio,
+            picojoules=spent.picojoules,
+            ann_picojoules=spent.ann_picojoules,
+            energy_images=spent.images,
+            not_counted=spent.not_counted,
         )
 
     def _trained(self, recipe: Recipe, images: Batches, seed: int) -> tuple[nn.Module, float]:
@@ -317,27 +327,6 @@ class _Runner:
             )
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
-
-
-def energy_of(network: SpikingNetwork, images: Batches, timesteps: int) -> dict[str, Any]:
-    """The energy fields of :class:`Measured`."""
-    from rheobase.energy import energy
-
-    found = energy(network, images, timesteps)
-    return {
-        "energy_ratio": found.ratio,
-        "picojoules": found.picojoules,
-        "ann_picojoules": found.ann_picojoules,
-        "energy_images": len(images[0] if isinstance(images, tuple) else cast(Tensor, images)),
-    }
-
-
-def delay(network: SpikingNetwork, timesteps: int) -> Delay:
-    """Latency as a cell keeps it."""
-    from rheobase.latency import latency
-
-    found = latency(network, timesteps)
-    return Delay(first=found.first, final=found.final, streaming=found.streaming)
 
 
 # -- checks ----------------------------------------------------------------------------------------------------
@@ -412,7 +401,9 @@ def _check_training(training: Training | None, recipes: Mapping[str, Recipe], qu
         return
     if not isinstance(training, Training):
         raise RecipeError(
-            f"is a {type(training).__name__}", where="training", remedy="give rb.Training(epochs=..., learning_rate=...)"
+            f"is a {type(training).__name__}",
+            where="training",
+            remedy="give rb.Training(epochs=..., learning_rate=...)",
         )
     if quantised:
         reason = "has no effect on a network that is quantised already"

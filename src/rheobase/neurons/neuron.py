@@ -64,6 +64,18 @@ class Neuron(nn.Module, ABC):
         """T of this site when the network, converted for T = ``nominal``, runs for ``timesteps``."""
         return timesteps
 
+    def internal_steps(self, before: int | None, steps: int) -> int:
+        """Steps it works on without input before it emits, for an input of ``before`` steps (None: a held value)."""
+        return 0
+
+    def updates(self, before: int | None, steps: int) -> int:
+        """Additions to potentials and counters for one input, beside those of the synapses: one a step."""
+        return steps
+
+    def comparisons(self, before: int | None, steps: int) -> int:
+        """Comparisons with a threshold for one input: one a step."""
+        return steps
+
     def config(self) -> dict[str, Any]:
         """What, beside the buffers, rebuilds the neuron: JSON values for the constructor."""
         return {}

@@ -199,6 +199,20 @@ class Pasc(WindowNeuron):
 
     kind = "pasc"
 
+    def internal_steps(self, before: int | None, steps: int) -> int:
+        """Stage 2; none for the image, whose count Algorithm 2 takes at once."""
+        return 0 if before is None else max(before, steps) - 1
+
+    def updates(self, before: int | None, steps: int) -> int:
+        """Potential in all three stages, counter in the first two: 5L − 2 for L' = L (section 4.2.1)."""
+        counted = self.comparisons(before, steps) - steps
+        return 2 * counted + steps
+
+    def comparisons(self, before: int | None, steps: int) -> int:
+        """One a step of the three stages."""
+        before = before or steps
+        return before + max(before, steps) - 1 + steps
+
     def steps(self, timesteps: int, nominal: int) -> int:
         """L, always."""
         return self.timesteps

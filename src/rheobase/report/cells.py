@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rheobase.errors import StoreError
-
-FORMAT = "rheobase-comparison"
-VERSION = 1
 
 
 class _Entry(BaseModel):
@@ -36,6 +33,7 @@ class Measured(_Entry):
         energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
         picojoules, ann_picojoules: the two, per image.
         energy_images: on how many images the spikes were counted for it.
+        not_counted: what there is but is not in the energy.
     """
 
     images: int
@@ -48,6 +46,7 @@ class Measured(_Entry):
     picojoules: float
     ann_picojoules: float
     energy_images: int
+    not_counted: tuple[str, ...]
 
 
 class Delay(_Entry):
@@ -110,8 +109,8 @@ class Cell(_Entry):
         identity: what the cell is a result of.
     """
 
-    format: Literal["rheobase-comparison"] = FORMAT
-    version: Literal[1] = VERSION
+    format: Literal["rheobase-comparison"] = "rheobase-comparison"
+    version: Literal[1] = 1
     method: str
     timesteps: int
     seed: int
@@ -133,6 +132,18 @@ class Cell(_Entry):
     def key(self) -> str:
         """What was asked for; cells with the same key and identity have the same numbers."""
         return key(self.recipe, self.training, self.timesteps, self.seed)
+
+
+def number(
+    part: Literal["test", "validation", "latency"], name: str, scale: float = 1
+) -> Callable[[Cell], float | None]:
+    """A function of cells: ``scale`` times a number of a part, or None where it is not there."""
+
+    def value(cell: Cell) -> float | None:
+        found = getattr(getattr(cell, part), name, None)
+        return None if found is None else scale * found
+
+    return value
 
 
 def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int, seed: int) -> str:
@@ -196,7 +207,9 @@ def read(path: Path, *, repair: bool = False) -> list[Cell]:
         if repair and whole != data:
             os.truncate(path, len(whole))
     except OSError as error:
-        raise StoreError(f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions") from error
+        raise StoreError(
+            f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
+        ) from error
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(whole.splitlines(), 1)]
 
 
@@ -207,9 +220,7 @@ def _parse(line: bytes, where: str) -> Cell:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"is no result of this version of rheobase ({place}: {first['msg']})".replace("(: ", "(")
-        raise StoreError(
-            reason, where=where, remedy="choose another folder, or start again with --overwrite"
-        ) from None
+        raise StoreError(reason, where=where, remedy="choose another folder, or start again with --overwrite") from None
 
 
 def check_same(found: Identity, wanted: Identity, path: Path) -> None:
@@ -253,8 +264,3 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _short(value: object) -> str:
     return "none" if value is None else str(value)[:12]
-
-
-def done(cells: Sequence[Cell]) -> list[Cell]:
-    """Those with numbers."""
-    return [cell for cell in cells if cell.status == "done"]

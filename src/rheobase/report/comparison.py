@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rheobase.errors import DataError, RecipeError
 from rheobase.recipes import Recipe
-from rheobase.report.cells import Cell, Identity
+from rheobase.report.cells import Cell, Identity, number
 from rheobase.report.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES, write
 
 
@@ -261,9 +261,9 @@ def _candidate(entry: Entry) -> dict[str, Any]:
     return {
         "method": entry.method,
         "timesteps": entry.timesteps,
-        "accuracy": mean(lambda cell: cell.validation and cell.validation.accuracy),
-        "latency": mean(lambda cell: cell.latency and cell.latency.final),
-        "energy": mean(lambda cell: cell.validation and cell.validation.energy_ratio),
+        "accuracy": mean(number("validation", "accuracy")),
+        "latency": mean(number("latency", "final")),
+        "energy": mean(number("validation", "energy_ratio")),
     }
 
 

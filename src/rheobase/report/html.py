@@ -15,7 +15,7 @@ from rheobase.recipes import METHODS, Recipe
 from rheobase.report.cells import Cell
 from rheobase.report.comparison import Comparison, Entry, spans
 from rheobase.report.plots import DARK, GRID, INK, LIGHT, plots
-from rheobase.report.tables import Column, caption, cells_of, columns
+from rheobase.report.tables import COLUMNS, Column, caption, cells_of, columns
 
 TEMPLATE = "template.html"
 SCRIPT_ID = "results"
@@ -84,7 +84,7 @@ class _Overview:
 
 def _overview(comparison: Comparison) -> _Overview:
     labelled = comparison.about.ann_accuracy["test"] is not None
-    column = next(c for c in columns_of_interest() if c.name == ("accuracy" if labelled else "agreement"))
+    column = next(c for c in COLUMNS if c.name == ("accuracy" if labelled else "agreement"))
     found = {(entry.method, entry.timesteps): entry.over_seeds(column.value) for entry in comparison.entries}
     highest = {
         t: max((s.mean for (_, at), s in found.items() if at == t and s is not None), default=None)
@@ -98,13 +98,6 @@ def _overview(comparison: Comparison) -> _Overview:
             texts.append((column.text(spread), spread is not None and spread.mean == highest[t]))
         rows.append((method, texts))
     return _Overview(column.heading, comparison.timesteps, rows)
-
-
-def columns_of_interest() -> tuple[Column, ...]:
-    """All columns, whether or not anything is in them."""
-    from rheobase.report.tables import COLUMNS
-
-    return COLUMNS
 
 
 def _best(comparison: Comparison, shown: tuple[Column, ...]) -> dict[tuple[int, str], float]:
@@ -126,7 +119,9 @@ def _row(
 ) -> dict[str, Any]:
     method, timesteps, *texts = cells_of(comparison, entry)
     means = [spread and spread.mean for spread in (entry.over_seeds(column.value) for column in shown)]
-    marked = [mean is not None and mean == best.get((entry.timesteps, c.name)) for c, mean in zip(shown, means, strict=True)]
+    marked = [
+        mean is not None and mean == best.get((entry.timesteps, c.name)) for c, mean in zip(shown, means, strict=True)
+    ]
     chosen = comparison.choice is not None and (entry.method, entry.timesteps) == (
         comparison.choice.method,
         comparison.choice.timesteps,
@@ -172,14 +167,23 @@ def _first_sentence(thing: type[Part] | Any) -> str:
     return text.replace("``", "").replace("`", "").replace(":class:", "").replace(":func:", "")
 
 
-def _notes(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(method, of which cells, what the conversion said), each saying once."""
-    grouped: dict[tuple[str, str], list[Cell]] = {}
+def _notes(comparison: Comparison) -> list[tuple[str, str]]:
+    """(what was said, of which methods and cells), each saying once."""
+    grouped: dict[str, dict[str, list[Cell]]] = {}
     for cell in comparison.cells:
-        for note in cell.notes:
-            grouped.setdefault((cell.method, note), []).append(cell)
+        uncounted = (
+            [] if cell.test is None else [f"not counted in the energy: {what}" for what in cell.test.not_counted]
+        )
+        for note in (*cell.notes, *uncounted):
+            grouped.setdefault(note, {}).setdefault(cell.method, []).append(cell)
     return [
-        (method, spans(cells, comparison.timesteps, comparison.seeds), note) for (method, note), cells in grouped.items()
+        (
+            note,
+            "; ".join(
+                f"{method}, {spans(cells, comparison.timesteps, comparison.seeds)}" for method, cells in methods.items()
+            ),
+        )
+        for note, methods in grouped.items()
     ]
 
 

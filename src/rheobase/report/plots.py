@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
 
-from rheobase.report.cells import Cell
+from rheobase.report.cells import Cell, number
 from rheobase.report.comparison import Comparison, Entry
 
 LIGHT = ("#0b63b8", "#c7404f", "#23804a", "#a76400", "#7548b5", "#0c7f86", "#a52a78", "#5d6a00", "#70503a", "#4c5663")
@@ -35,13 +35,15 @@ class Plot:
 
     Attributes:
         title: what it shows.
-        description: for those who do not see it.
+        description: what is to be seen, in words.
+        front: whether it has a Pareto front, which the description then lists.
         file: an SVG file, in the colours for white paper.
         inline: the ``svg`` element for a page that defines ``--ink``, ``--grid`` and ``--series-0``, ``--series-1``...
     """
 
     title: str
     description: str
+    front: bool
     file: str
     inline: str
 
@@ -51,11 +53,12 @@ def plots(comparison: Comparison) -> dict[str, Plot]:
     drawn = {
         "timesteps": _draw(comparison, "timesteps", "time-steps T", lambda cell: cell.timesteps, front=False),
         "latency": _draw(
-            comparison, "latency", "latency (steps to the final answer)", lambda cell: cell.latency and cell.latency.final
+            comparison,
+            "latency",
+            "latency (steps to the final answer)",
+            number("latency", "final"),
         ),
-        "energy": _draw(
-            comparison, "energy", "energy / analog network", lambda cell: cell.test and cell.test.energy_ratio
-        ),
+        "energy": _draw(comparison, "energy", "energy / analog network", number("test", "energy_ratio")),
     }
     return {name: plot for name, plot in drawn.items() if plot is not None}
 
@@ -79,12 +82,8 @@ def _score(comparison: Comparison) -> tuple[str, Callable[[Cell], float | None],
     """What stands on the vertical axis, and the analog network's value."""
     ann = comparison.about.ann_accuracy["test"]
     if ann is None:
-        return "agreement with the analog network (%)", lambda cell: cell.test and 100 * cell.test.agreement, None
-
-    def accuracy(cell: Cell) -> float | None:
-        return None if cell.test is None or cell.test.accuracy is None else 100 * cell.test.accuracy
-
-    return "accuracy (%)", accuracy, 100 * ann
+        return "agreement with the analog network (%)", number("test", "agreement", 100), None
+    return "accuracy (%)", number("test", "accuracy", 100), 100 * ann
 
 
 def _draw(
@@ -118,7 +117,8 @@ def _draw(
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     title = f"{label.split(' (')[0].capitalize()} against {cost.split(' (')[0]}"
     description = _describe(best) if front else _describe_curves(comparison, entries, score)
-    return Plot(title, description, _for_paper(stream.getvalue()), _for_page(stream.getvalue(), name, title, description))
+    svg = stream.getvalue()
+    return Plot(title, description, front, _for_paper(svg), _for_page(svg, name, title, description))
 
 
 def _mean(entry: Entry, value: Callable[[Cell], float | None]) -> float:
@@ -139,8 +139,8 @@ def _curve(
         color=_SERIES[number % len(_SERIES)],
         marker=MARKERS[number % len(MARKERS)],
         linestyle=("-", "--", ":")[number // len(_SERIES) % 3],
-        markersize=4.5,
-        linewidth=1.4,
+        markersize=max(3.0, 7.0 - 0.6 * number),  # of curves that coincide, the one below shows around the one above
+        linewidth=max(0.9, 2.4 - 0.2 * number),
         capsize=2,
         elinewidth=0.9,
         label=method,
@@ -150,7 +150,9 @@ def _curve(
 def _front(axes: Axes, best: Sequence[tuple[float, float, Entry]]) -> None:
     xs, ys = [x for x, _, _ in best], [y for _, y, _ in best]
     axes.plot(xs, ys, color=_INK, linewidth=5, alpha=0.16, drawstyle="steps-post", zorder=1, label="Pareto front")
-    axes.plot(xs, ys, linestyle="none", marker="o", markersize=10, markerfacecolor="none", markeredgecolor=_INK, alpha=0.6)
+    axes.plot(
+        xs, ys, linestyle="none", marker="o", markersize=10, markerfacecolor="none", markeredgecolor=_INK, alpha=0.6
+    )
 
 
 def _axes(axes: Axes, costs: Sequence[float], cost: str, label: str, *, integers: bool) -> None:

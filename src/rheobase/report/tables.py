@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rheobase.report.cells import Cell
+from rheobase.report.cells import Cell, number
 from rheobase.report.comparison import Comparison, Entry, Spread, spans
 
 
@@ -42,22 +42,14 @@ class Column:
         return mean if spread.deviation is None else f"{mean}{plus_minus}{spread.deviation:.{self.digits}f}"
 
 
-def _test(name: str, scale: float = 1.0) -> Callable[[Cell], float | None]:
-    def value(cell: Cell) -> float | None:
-        found = None if cell.test is None else getattr(cell.test, name)
-        return None if found is None else scale * found
-
-    return value
-
-
 COLUMNS = (
-    Column("accuracy", "accuracy (%)", _test("accuracy", 100), 2, +1),
-    Column("agreement", "agreement with ANN (%)", _test("agreement", 100), 2, +1),
-    Column("logit_error", "logit error", _test("logit_error"), 3, -1),
-    Column("spike_rate", "spikes / neuron / step", _test("spike_rate"), 4),
-    Column("latency", "latency (steps)", lambda cell: cell.latency and cell.latency.final, 0, -1),
-    Column("latency_streaming", "if streaming (steps)", lambda cell: cell.latency and cell.latency.streaming, 0),
-    Column("energy_ratio", "energy / ANN", _test("energy_ratio"), 3, -1),
+    Column("accuracy", "accuracy (%)", number("test", "accuracy", 100), 2, +1),
+    Column("agreement", "agreement with ANN (%)", number("test", "agreement", 100), 2, +1),
+    Column("logit_error", "logit error", number("test", "logit_error"), 3, -1),
+    Column("spike_rate", "spikes / neuron / step", number("test", "spike_rate"), 4),
+    Column("latency", "latency (steps)", number("latency", "final"), 0, -1),
+    Column("latency_streaming", "if streaming (steps)", number("latency", "streaming"), 0),
+    Column("energy_ratio", "energy / ANN", number("test", "energy_ratio"), 3, -1),
     Column("calibration_seconds", "calibration (s)", lambda cell: cell.calibration_seconds, 1),
     Column("training_seconds", "training (s)", lambda cell: cell.training_seconds, 1),
 )

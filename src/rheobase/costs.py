@@ -1,0 +1,68 @@
+"""What one operation costs: tables of energies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rheobase.errors import RecipeError
+
+
+class Costs(BaseModel):
+    """Energy of one operation of each kind, in picojoules. A value, checked when it is made.
+
+    Args:
+        name: for tables.
+        mac: multiply and accumulate.
+        ac: accumulate: an addition.
+        update: an addition to a potential or a counter; default ``ac``.
+        comparison: of a potential with a threshold; 0 where the table does not say, and then listed as not counted.
+
+    Raises:
+        RecipeError: for an unknown field, or a number that is negative or not finite.
+
+    Example:
+        >>> Costs(name="mine", mac=2.0, ac=0.5).update
+        0.5
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    mac: float = Field(ge=0, allow_inf_nan=False)
+    ac: float = Field(ge=0, allow_inf_nan=False)
+    update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
+    comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+            remedy = f"give {', '.join(type(self).model_fields)} in picojoules"
+            raise RecipeError(problems, where="costs", remedy=remedy) from None
+
+
+COSTS: dict[str, Costs] = {
+    costs.name: costs
+    for costs in (Costs(name="fp32-45nm", mac=4.6, ac=0.9), Costs(name="int8-45nm", mac=0.23, ac=0.03))
+}
+"""45 nm CMOS (Horowitz 2014, Fig. 1.1.9; PASCAL, Table 10): additions, and multiplications with an addition."""
+
+
+def read_costs(costs: str | Costs) -> Costs:
+    """A table, or the one of that name.
+
+    Raises:
+        RecipeError: if there is none.
+    """
+    if isinstance(costs, Costs):
+        return costs
+    if not isinstance(costs, str) or costs not in COSTS:
+        raise RecipeError(
+            f"{costs!r} is unknown",
+            where="costs",
+            remedy=f"use {', '.join(COSTS)}, or rb.Costs(name=..., mac=..., ac=...)",
+        )
+    return COSTS[costs]
