@@ -22,7 +22,7 @@ from rheobase.convert import convert, versions
 from rheobase.energy import energy
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.evaluate import evaluate
-from rheobase.graph import Graph
+from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.latency import latency
@@ -117,7 +117,7 @@ def compare(
     }
     _check_apart(parts)
     fitted, tested = cast(_Images, parts["calibration"]), cast(_Images, parts["test"])
-    analog = _analog(model, fitted.images[:4], max_pool)
+    network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
     for part in parts.values():
         if part is not None:
             check_input(analog.graph, part.images[:1])
@@ -135,7 +135,7 @@ def compare(
     )
     home = None if folder is None else open_folder(Path(folder), on_existing)
     results = Results(None if home is None else home / RESULTS_FILE, identity)
-    runner = _Runner(model, parts, training, quantised, home, max_pool, limit, energy_images, identity)
+    runner = _Runner(network, parts, training, quantised, home, max_pool, limit, energy_images, identity)
     cells = []
     for method, t, seed in track(grid, "comparing", show=progress):
         recipe = at(named[method], t, quantised)
@@ -148,7 +148,7 @@ def compare(
         network=name or type(model).__name__,
         sites=len(analog.sites),
         neurons=sum(site.neurons for site in analog.sites),
-        notes=tuple(analog.provenance.notes),
+        notes=(*rewrites, *analog.provenance.notes),
         images={part: len(data.images) for part, data in parts.items() if data is not None},
         ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items() if data is not None},
         identity=identity,
@@ -175,15 +175,17 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
-    """The recipe for another T; where levels decide, for L = T, unless it names them or the network has them."""
+    """The recipe for another T; where levels decide, for L = T (or a mean of T), unless they are given."""
     fields = recipe.to_dict()
     if recipe.activation is None:
         fields["timesteps"] = timesteps
         for part in (fields["neuron"], *fields["calibration"]):
             if "timesteps" in part:
                 part["timesteps"] = timesteps
-    elif recipe.activation.levels is None and not quantised:
-        fields["activation"]["levels"] = timesteps
+    elif not quantised:
+        for name in ("levels", "mean_timesteps"):
+            if name in fields["activation"] and fields["activation"][name] is None:
+                fields["activation"][name] = timesteps
     return Recipe(**fields)
 
 
@@ -271,15 +273,19 @@ class _Runner:
         began = time.perf_counter()
         network = convert(model, recipe, calibration=images, limit=self.limit, seed=seed, **options)  # type: ignore[arg-type]
         seconds = time.perf_counter() - began
-        passes, until = network.provenance.passes, latency(network, timesteps)
+        steps = _steps(recipe, network, timesteps)
+        until = latency(network, steps)
+        notes = [f"{p['pass'].get('kind', 'pass')}: {note}" for p in network.provenance.passes for note in p["notes"]]
+        if steps != timesteps:
+            notes.append(f"T = {timesteps} is the mean over all sites; those that take longest run for {steps} steps")
         return {
-            "test": self._on("test", network, timesteps),
-            "validation": self._on("validation", network, timesteps),
+            "test": self._on("test", network, steps),
+            "validation": self._on("validation", network, steps),
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
             "execution": network.runs_as(),
-            "notes": [f"{record['pass'].get('kind', 'pass')}: {note}" for record in passes for note in record["notes"]],
+            "notes": notes,
         }
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured | None:
@@ -327,6 +333,20 @@ class _Runner:
             )
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
+
+
+def _steps(recipe: Recipe, network: SpikingNetwork, timesteps: int) -> int:
+    """For how many steps to run; of a network that was trained for a mean T, the longest site's."""
+    mean = getattr(recipe.activation, "mean_timesteps", None)
+    if mean is None:
+        return timesteps
+    if mean != timesteps:
+        raise RecipeError(
+            f"is {mean} by the recipe, and this cell is for {timesteps}",
+            where="mean_timesteps",
+            remedy="leave it out of the recipe to have each T trained",
+        )
+    return network.timesteps
 
 
 # -- checks ----------------------------------------------------------------------------------------------------
@@ -414,12 +434,18 @@ def _check_training(training: Training | None, recipes: Mapping[str, Recipe], qu
     raise RecipeError(reason, where="training", remedy="leave it out")
 
 
-def _analog(model: nn.Module, images: Tensor, max_pool: MaxPool) -> SpikingNetwork:
-    """The network traced, as every conversion will see it: refused at once if none can."""
+def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
+    """The network as every conversion takes it, its analog side, and what tracing rewrote; refused at once if need be.
+
+    One trace serves all conversions: it takes longer than some of them.
+    """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return convert(model, plain, max_pool=max_pool)
-    return convert(model, plain, example=images, max_pool=max_pool)
+        return model, convert(model, plain, max_pool=max_pool), []
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    found = capture(model, images.to(device))
+    replace_max_pool(found, max_pool).raise_if_refused()
+    return found.graph, convert(found.graph, plain, example=images, max_pool=max_pool), [*map(str, found.rewrites)]
 
 
 def _graph_digest(graph: Graph) -> str:

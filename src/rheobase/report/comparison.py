@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,6 +15,9 @@ from rheobase.errors import DataError, RecipeError
 from rheobase.recipes import Recipe
 from rheobase.report.cells import Cell, Identity, number
 from rheobase.report.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES, write
+
+if TYPE_CHECKING:
+    from rheobase.report.plots import Plot
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,13 @@ class Comparison:
                 grouped.setdefault((cell.method, cell.reason or ""), []).append(cell)
         return grouped
 
+    @cached_property
+    def plots(self) -> dict[str, Plot]:
+        """Accuracy against ``"timesteps"``, ``"latency"`` and ``"energy"``, as SVG; none where nothing ran."""
+        from rheobase.report.plots import draw  # here, because matplotlib takes long to import
+
+        return draw(self)
+
     def choose(self, latency: float | None = None, energy: float | None = None) -> Choice:
         """The method and T with the highest accuracy on the validation images, within a budget.
 
@@ -235,11 +245,9 @@ class Comparison:
         Raises:
             StoreError: if it cannot be written.
         """
-        from rheobase.report.plots import plots  # here, because matplotlib takes long to import
-
         tables = {"markdown": self.to_markdown(), "csv": self.to_csv(), "latex": self.to_latex()}
         files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
-        files |= {PLOT_FILES[kind]: plot.file for kind, plot in plots(self).items()}
+        files |= {PLOT_FILES[kind]: plot.file for kind, plot in self.plots.items()}
         write(folder, {**files, REPORT_FILE: self.to_html()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from rheobase.calibrate.passes import Part
 from rheobase.recipes import METHODS, Recipe
 from rheobase.report.cells import Cell
 from rheobase.report.comparison import Comparison, Entry, spans
-from rheobase.report.plots import DARK, GRID, INK, LIGHT, plots
+from rheobase.report.plots import DARK, GRID, INK, LIGHT
 from rheobase.report.tables import COLUMNS, Column, caption, cells_of, columns
 
 TEMPLATE = "template.html"
@@ -39,7 +40,7 @@ def page(comparison: Comparison) -> str:
         caption=caption(comparison),
         light={"ink": INK[0], "grid": GRID[0], **_series(LIGHT)},
         dark={"ink": INK[1], "grid": GRID[1], **_series(DARK)},
-        plots={name: (plot, Markup(plot.inline)) for name, plot in plots(comparison).items()},
+        plots={name: (plot, Markup(plot.inline)) for name, plot in comparison.plots.items()},
         overview=_overview(comparison),
         headings=[column.heading for column in shown],
         groups=[
@@ -162,9 +163,11 @@ def _described(name: str, recipe: Recipe, comparison: Comparison) -> dict[str, A
 
 
 def _first_sentence(thing: type[Part] | Any) -> str:
-    """The first paragraph of a docstring, as plain text."""
+    """The first paragraph of a docstring, as plain text; without a formula at its end."""
     text = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
-    return text.replace("``", "").replace("`", "").replace(":class:", "").replace(":func:", "")
+    words, formula, _ = text.partition(":math:")
+    text = words.rstrip(" :") + "." if formula else text
+    return re.sub(r":\w+:(?=`)", "", text).replace("`", "")
 
 
 def _notes(comparison: Comparison) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ class Plot:
     inline: str
 
 
-def plots(comparison: Comparison) -> dict[str, Plot]:
+def draw(comparison: Comparison) -> dict[str, Plot]:
     """All figures by what accuracy is drawn against; without labels, agreement takes the place of accuracy."""
     drawn = {
         "timesteps": _draw(comparison, "timesteps", "time-steps T", lambda cell: cell.timesteps, front=False),
