@@ -139,8 +139,8 @@ def _curve(
         color=_SERIES[number % len(_SERIES)],
         marker=MARKERS[number % len(MARKERS)],
         linestyle=("-", "--", ":")[number // len(_SERIES) % 3],
-        markersize=max(3.0, 7.0 - 0.6 * number),  # of curves that coincide, the one below shows around the one above
-        linewidth=max(0.9, 2.4 - 0.2 * number),
+        markersize=max(4.5, 7.5 - 0.5 * number),  # of curves that coincide, the one below shows around the one above
+        linewidth=max(1.1, 2.4 - 0.2 * number),
         capsize=2,
         elinewidth=0.9,
         label=method,
