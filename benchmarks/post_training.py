@@ -35,8 +35,9 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "LP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="light"),
     "AP": lambda t: rb.SNNCalibration(timesteps=t, pipeline="advanced"),
     "FTBC": lambda t: rb.FTBC(timesteps=t, batches=3),
-    "FTBC-rounds": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10),
-    "FTBC-rounds-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, updates=1, iterations=10, scale=True),
+    "FTBC-even": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0),
+    "FTBC-paper": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0, updates=1, iterations=10),
+    "FTBC-paper-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0, updates=1, iterations=10, scale=True),
 }
 
 

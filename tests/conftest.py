@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
 import networks
 import rheobase as rb
@@ -21,6 +25,29 @@ torch.set_num_threads(1)  # the test runner already uses both cores
 def _seeded() -> None:
     """The same random weights whichever tests ran before on this worker."""
     torch.manual_seed(0)
+
+
+@cache
+def grid_network(name: str) -> nn.Module:
+    """A network of the grid; tests must not change it."""
+    return networks.build(name)
+
+
+@cache
+def _trace(name: str) -> Any:
+    return capture(grid_network(name), grid_images(name)[:4])
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace ``grid_network`` once for all methods: that takes most of a conversion. test_graph.py tests tracing."""
+
+    def trace(model: nn.Module, example: torch.Tensor) -> Any:
+        name = next((name for name in networks.GRID if grid_network(name) is model), None)
+        return capture(model, example) if name is None else copy.deepcopy(_trace(name))
+
+    for module in ("rheobase.convert", "rheobase.quantise"):
+        monkeypatch.setattr(importlib.import_module(module), "capture", trace)
 
 
 @cache

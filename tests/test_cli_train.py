@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import rheobase as rb
 from command_line import Run, assert_refused, runner
@@ -145,6 +152,86 @@ def test_an_interrupted_run_goes_on_to_the_same_network(
     assert torch.equal(networks[0](images), networks[1](images))
 
 
+def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_path: Path) -> None:
+    """The real command, by a signal that it cannot catch, in the middle of an epoch."""
+    out, epochs = tmp_path / "killed", ["--epochs", 12, "--batch-size", 5, "--augment", "crop=1"]
+    arguments = [*training(out)[:-4], *epochs]
+    command = [sys.executable, "-m", "rheobase", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the tests have one thread, and rounding depends on it
+    process = subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "training" / checkpoint.CHECKPOINT_FILE).exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    found = checkpoint.load(out / "training")
+    assert found is not None
+    assert 1 <= len(found.history) < 12
+    resumed = run(*arguments)
+    assert resumed.code == 0
+    assert f"Going on after epoch {len(found.history)} of 12" in resumed.err
+    assert run(*training(tmp_path / "whole")[:-4], *epochs).code == 0
+    one, other = (load_file(tmp_path / name / "training" / "weights.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    files = [(tmp_path / name / "network" / "tensors.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert files[0] == files[1]
+
+
+def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the second stage, it goes on; levels, weights and network are those of the library's call."""
+    out, test = tmp_path / "run", ["--test", "rheobase.demo:digits_test", "--json"]
+    options = ["--adapt", "8,3", "--adapt-option", "images=60", "--plots", "--epochs", 3, "--batch-size", 20]
+    command = [*training(out, levels=8)[:-4], *options, *test]
+    save, saved = checkpoint.save, []
+
+    def interrupted(folder: Path, *arguments: Any) -> None:
+        save(folder, *arguments)
+        saved.append(folder.name)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", interrupted)
+        assert run(*command).code == 130
+    assert saved == ["uniform", "uniform"]
+    result = run(*command)
+    assert result.code == 0
+    assert "Going on after epoch 2 of 3" in result.err
+
+    images, labels = (part[:120] for part in demo.digits().train)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(16, 10))
+    quantised = rb.quantise(network, rb.Pascal(levels=8), calibration=images)
+    settings = rb.Training(epochs=3, learning_rate=0.02, batch_size=20)
+    expected = rb.adapt_levels(quantised, (images, labels), settings, levels=(8, 3), images=60)
+    document = result.document
+    assert document["adapted"]["levels"] == expected.levels
+    assert sorted(expected.levels.values()) == [3, 8]
+    assert document["adapted"]["metric"] == json.loads(json.dumps(expected.metric.to_json()))
+    assert json.loads((out / "levels.json").read_text()) == document["adapted"]
+    assert [record["epoch"] for record in document["training"]["history"]] == [1, 2, 3]
+    weights = load_file(out / "training" / "adapted" / "weights.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in expected.model.state_dict().items())
+    snn = rb.load(out / "network")
+    assert {site.name: site.levels for site in snn.sites} == expected.levels
+    assert document["evaluation"]["rows"][-1]["agreement"] == 1.0
+    held = {"run.json", "training", "network", "levels.json", "metric.png", "alpha.png"}
+    assert {path.name for path in out.iterdir()} == held
+
+    said = "holds the checkpoint of another run: adapt"
+    other = ["--adapt", "8,4", *options[2:]]
+    assert_refused(run(*training(out, levels=8)[:-4], *other), said, "levels was [8, 3] and is now [8, 4]")
+    assert_refused(run(*training(out, levels=8)), said, "is now None")
+    again = run(*command[:-1])
+    assert "Mean level 5.50, from epoch 3 on." in again.out
+
+
 def test_pixels_from_files(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     (tmp_path / "training.yaml").write_text("epochs: 1\nbatch_size: 40\naugment: {crop_padding: 1, flip: false}\n")
@@ -226,6 +313,13 @@ def test_augmentations_that_cannot_be(text: str) -> None:
         (["--execution", "counts"], ["--execution", "--test"]),
         (["--mean", "0.5"], ["no effect", "train_nets:few"]),
         (["--option", "colour=red"], ["unknown field 'colour'"]),
+        (["--adapt", "4,8"], ["levels: are (4, 8)", "fewer than the one before"]),
+        (["--adapt", "8,0"], ["levels: is 0"]),
+        (["--adapt", "8;4"], ["--adapt: is '8;4'", "such as 8,4"]),
+        (["--adapt-option", "share=0.5"], ["--adapt-option: has no effect without --adapt"]),
+        (["--plots"], ["--plots: has no effect without --adapt"]),
+        (["--adapt", "4,2", "--adapt-option", "colour=red"], ["'colour' is unknown", "moments"]),
+        (["--adapt", "4,2", "--adapt-option", "share=1"], ["share: is 1", "between 0 and 1"]),
     ],
 )
 def test_options_that_cannot_be(run: Run, tmp_path: Path, more: list[str], said: list[str]) -> None:
@@ -248,6 +342,10 @@ def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
         (["--validation", "1.5"], ["validation", "between 0 and 1"]),
         (["--batch-size", "500"], ["108 images", "batch of 500"]),
         (["--accelerator", "abacus"], ["'abacus'", 'accelerator="auto"']),
+        (["--adapt", "4,3,2"], ["levels: are 3", "2 sites"]),
+        (["--adapt", "4,2", "--adapt-option", "alpha=2"], ["alpha: is 2"]),
+        (["--adapt", "4,2", "--adapt-option", "moments=bins"], ["moments: is 'bins'"]),
+        (["--adapt", "4,2", "--adapt-option", "images=some"], ["images: is some"]),
         (["--augment", "autoaugment,crop=99", "--validation", "0", "--training", "best.yaml"], ["keep", "validation"]),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_images, grid_network, grid_snn
 from rheobase.batches import Digest
 from rheobase.errors import DataError, RecipeError
 from rheobase.evaluate import default_timesteps
@@ -178,13 +178,14 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", networks.GRID)
 def test_every_method_on_every_network(variant: str, name: str) -> None:
     """The grid: each combination converts, runs, and records what it did and what it cost."""
     images = grid_images(name)
     method, options = VARIANTS[variant]
-    snn = rb.convert(networks.build(name), METHODS[method](timesteps=4, **options), calibration=images)
+    snn = rb.convert(grid_network(name), METHODS[method](timesteps=4, **options), calibration=images)
     assert bool(torch.isfinite(snn(images)).all())
     for record in snn.provenance.passes:
         assert len(record["error_after"]) == len(snn.sites)

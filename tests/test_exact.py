@@ -12,10 +12,12 @@ from torch import nn
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_images, grid_network, grid_snn
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, TraceError
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.recipes import METHODS, Recipe
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 RECIPES = {
     "Pascal": rb.Pascal(levels=4),
@@ -37,7 +39,7 @@ def mixed_levels(name: str) -> dict[str, int]:
 
 @cache
 def quantised(name: str, recipe: Recipe) -> TrainableGraph:
-    return rb.quantise(networks.build(name), recipe, calibration=grid_images(name)).eval()
+    return rb.quantise(grid_network(name), recipe, calibration=grid_images(name)).eval()
 
 
 def exact(snn: rb.SpikingNetwork) -> rb.SpikingNetwork:

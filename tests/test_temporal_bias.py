@@ -15,7 +15,7 @@ import rheobase as rb
 from conftest import grid_images, grid_snn
 from rheobase.calibrate import CalibrationData, TemporalBias
 from rheobase.calibrate.held_out import logit_error
-from rheobase.calibrate.temporal_bias import firing_excess
+from rheobase.calibrate.temporal_bias import firing_excess, relative_depths, step_targets
 from rheobase.errors import CalibrationError, RecipeError
 
 SMALL = TemporalBias(batch_size=8, iterations=3)
@@ -72,7 +72,7 @@ def test_spikes_are_counted_exactly_in_any_pieces(seed: int, images: int, places
 
 
 def slow(
-    snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int, updates: int
+    snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int, updates: int, ramp: float
 ) -> list[list[list[float]]]:
     """Algorithm 1 in its own order, layers outside and steps inside, with plain loops over neurons, in float64."""
     weights = [snn.graph.tensor(n.parameters["weight"]).double() for n in snn.graph.nodes if n.operation == "linear"]
@@ -91,9 +91,13 @@ def slow(
                 limit = float(theta[channel])
                 if limit == float("inf"):
                     continue
-                target = sum(min(float(a), limit) for a in ann[:, channel]) / count
+                mean_target = sum(min(float(a), limit) for a in ann[:, channel]) / count
+                rise = ramp * layer / (len(thetas) - 1)
+                if mean_target * (1 + rise) > limit:
+                    rise = limit / mean_target - 1
                 potential = [0.5 * limit] * count
                 for t in range(steps):
+                    target = mean_target * (1 + rise * (2 * t - (steps - 1)) / (steps - 1))
                     before = [potential[i] + float(current[t, i, channel]) for i in range(count)]
                     for _ in range(updates):
                         mean = sum(limit for v in before if v - biases[layer][t][channel] >= limit) / count
@@ -107,13 +111,16 @@ def slow(
     return biases
 
 
-@pytest.mark.parametrize(("iterations", "updates"), [(1, 1), (3, 1), (1, 7), (3, 4)])
-def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int) -> None:
+@pytest.mark.parametrize(
+    ("iterations", "updates", "ramp"), [(1, 1, 0.0), (3, 1, 0.0), (1, 7, 0.0), (3, 4, 0.0), (2, 3, 1.0), (1, 2, 0.6)]
+)
+def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int, ramp: float) -> None:
     """All layers in one simulation, step by step, is layer after layer: a bias depends on earlier layers and steps."""
     snn = copy.deepcopy(grid_snn("MLP"))
     data = calibration("MLP", held_out=False)
-    expected = slow(snn, data.fit, 0.5, iterations, updates)
-    TemporalBias(batch_size=len(data.fit), batches=1, iterations=iterations, updates=updates).apply(snn, data)
+    expected = slow(snn, data.fit, 0.5, iterations, updates, ramp)
+    options = {"iterations": iterations, "updates": updates, "ramp": ramp}
+    TemporalBias(batch_size=len(data.fit), batches=1, **options).apply(snn, data)
     for neuron, biases in zip(snn.neurons, expected, strict=True):
         torch.testing.assert_close(neuron.bias, torch.tensor(biases), atol=1e-5, rtol=1e-5)
 
@@ -142,6 +149,39 @@ def test_each_step_emits_on_average_what_the_ann_does(iterations: int, updates: 
         snn, data
     )
     assert gap() < 0.15 * before
+
+
+@given(
+    means=st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    theta=st.floats(0.1, 5.0),
+    steps=st.integers(1, 33),
+    slope=st.floats(0, 1),
+)
+def test_a_ramp_asks_for_as_much_in_all(means: list[float], theta: float, steps: int, slope: float) -> None:
+    """Every step between 0 and θ, rising, and the even target on average; without a slope the even target itself."""
+    mean = torch.tensor(means, dtype=torch.float64) * theta
+    targets = step_targets(mean, torch.tensor(theta, dtype=torch.float64), steps, slope)
+    torch.testing.assert_close(targets.mean(0), mean, rtol=1e-12, atol=1e-12)
+    assert bool((targets >= -1e-12).all() and (targets <= theta * (1 + 1e-12)).all())
+    assert bool((targets.diff(dim=0) >= -1e-12).all())
+    assert torch.equal(step_targets(mean, torch.tensor(theta), steps, 0.0), mean.expand(steps, -1))
+
+
+def test_a_ramp_worked_out_by_hand() -> None:
+    """Mean 0.2 under θ = 1: T = 3, slope ½: 0.1, 0.2, 0.3; mean 0.8 can rise by a quarter only, to θ."""
+    targets = step_targets(torch.tensor([0.2, 0.8, 0.0]).double(), torch.tensor(1.0).double(), 3, 0.5)
+    expected = [[0.1, 0.6, 0.0], [0.2, 0.8, 0.0], [0.3, 1.0, 0.0]]
+    torch.testing.assert_close(targets, torch.tensor(expected).double())
+
+
+def test_depth_is_the_longest_way() -> None:
+    """A residual network's site behind a sum is as deep as its longer branch."""
+    depths = relative_depths(grid_snn("OptionAResNet").sites)
+    values = list(depths.values())
+    assert values[0] == 0.0
+    assert values[-1] == 1.0
+    assert values == sorted(values)  # a chain of blocks: the order of execution
+    assert relative_depths(grid_snn("MLP").sites[:1]) == {grid_snn("MLP").sites[0].name: 0.0}
 
 
 # -- what it promises -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from rheobase.neurons import IntegrateFire
 from rheobase.neurons.neuron import SILENT, along_channels
 from rheobase.progress import track
 from rheobase.signal import Signal
+from rheobase.sites import Site
 
 DIVERGED = 100.0
 """A bias of so many thresholds no longer corrects anything."""
@@ -46,11 +48,21 @@ class TemporalBias(CalibrationPass):
     the calibration images, step by step. That is Algorithm 1's order of layers, and costs (iterations) simulations in
     all, with the memory of one step.
 
+    With ``ramp`` γ > 0 the deeper a site lies, the later it fires (our own). What it has to emit in all stays the same,
+    but step t of T (from 0) is to emit
+
+    .. math:: E[\min(a, \theta)] \, (1 + g \, r_t), \qquad r_t = \frac{2t - (T - 1)}{T - 1}, \qquad
+        g = \min\Big(\gamma \, \frac{d}{D}, \; \frac{\theta}{E[\min(a, \theta)]} - 1\Big)
+
+    for a site with at most d sites before it on a path, D the largest d. A deep layer's first steps see little more than
+    the noise of a few spikes; it decides better when more has come in. γ = 0 is the paper's even target.
+
     After every iteration the network is judged by its logits on held-out images; the best one is kept, which may be
     the one the pass was given.
 
     Args:
         alpha: α > 0.
+        ramp: γ, 0 to 1.
         updates: how often a bias is corrected each time its step is reached.
         iterations: how often all steps are gone through, at most.
         batch_size: images in a batch.
@@ -63,6 +75,7 @@ class TemporalBias(CalibrationPass):
 
     kind: Literal["temporal_bias"] = "temporal_bias"
     alpha: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    ramp: float = Field(default=0, ge=0, le=1)
     updates: int = Field(default=20, ge=1)
     iterations: int = Field(default=5, ge=1)
     batch_size: int = Field(default=128, ge=1)
@@ -75,9 +88,12 @@ class TemporalBias(CalibrationPass):
         images = self._images(data, changes)
         neurons = _with_biases(network)
         ceilings = [torch.where(neuron.threshold.isinf(), 0.0, neuron.threshold) for neuron in neurons]
-        targets = {}
-        for site, mean in zip(network.sites, channel_means(network.ann, images, ceilings), strict=True):
-            targets[site.name] = mean.to(network.graph.device)
+        targets, slopes = {}, {name: self.ramp * depth for name, depth in relative_depths(network.sites).items()}
+        for site, mean, ceiling in zip(
+            network.sites, channel_means(network.ann, images, ceilings), ceilings, strict=True
+        ):
+            steps = step_targets(mean, ceiling.double().cpu(), network.timesteps, slopes[site.name])
+            targets[site.name] = steps.to(network.graph.device)
             if not bool(mean.any()):
                 changes.notes.append(f"{site.name}: no activity on the calibration images")
 
@@ -174,12 +190,35 @@ def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor]
                 current, (potential,) = simulation.before(node, signal)
                 potential = potential + current
                 for _ in range(updates):
-                    excess = firing_excess(potential, neuron.bias[t], neuron.threshold, targets[node.name])
+                    excess = firing_excess(potential, neuron.bias[t], neuron.threshold, targets[node.name][t])
                     neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
             return fire(node, signal)
 
         values = dict(early)
         run(network.graph, network.between, values, correct)
+
+
+def relative_depths(sites: Sequence[Site]) -> dict[str, float]:
+    """For each site, how many sites lie before it on the longest path there, from 0 (none) to 1 (most)."""
+    depths: dict[str, int] = {}
+    for site in sites:
+        depths[site.name] = max((depths[name] + 1 for name in site.previous), default=0)
+    deepest = max(depths.values())
+    return {name: depth / deepest if deepest else 0.0 for name, depth in depths.items()}
+
+
+def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) -> Tensor:
+    """What every step is to emit on average, [T, C]: rises with t by ``slope``, between 0 and θ, and is right in all.
+
+    Args:
+        mean: what they are to emit in all, as a time-mean, [C]; at most the ceiling.
+        ceiling: θ, [] or [C].
+        timesteps: T.
+        slope: the last step emits (1 + slope) times the mean, the first (1 − slope) times; 0 to 1.
+    """
+    rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean > 0, ceiling / mean - 1, 0.0))
+    r = torch.arange(timesteps, dtype=mean.dtype).mul_(2).sub_(timesteps - 1).div_(max(timesteps - 1, 1))
+    return mean * (1 + rise * r.unsqueeze(1))
 
 
 def firing_excess(potential: Tensor, bias: Tensor, threshold: Tensor, target: Tensor) -> Tensor:

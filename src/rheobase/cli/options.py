@@ -104,12 +104,12 @@ def plain_values(preprocessing: Preprocessing | None) -> dict[str, Any]:
 N = TypeVar("N", int, float)
 
 
-def numbers(text: str, kind: Callable[[str], N], where: str) -> tuple[N, ...]:
+def numbers(text: str, kind: Callable[[str], N], where: str, example: str | None = None) -> tuple[N, ...]:
     """Numbers with commas between."""
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        example = "3,32,32" if kind is int else "0.5,0.5,0.5"
+        example = example or ("3,32,32" if kind is int else "0.5,0.5,0.5")
         raise DataError(
             f"is {text!r}", where=where, remedy=f"give numbers with commas between, such as {example}"
         ) from None
@@ -137,22 +137,25 @@ def read_recipe(
             )
         return Recipe.load(file)
     values: dict[str, Any] = {} if timesteps is None else {"timesteps": timesteps}
-    for text in options:
-        key, value = _option(text)
-        if key == "method" or key in values:
-            raise RecipeError("is given twice", where=f"--option {key}", remedy="give it once")
-        values[key] = value
+    values |= key_values(options, "--option", "threshold=max", taken=("method", *values))
     return Recipe.from_dict({"method": method or default, **values})
 
 
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip().isidentifier():
-        raise RecipeError(f"is {text!r}", where="--option", remedy="write it as key=value, such as threshold=max")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"has the value {value!r}, which is no YAML scalar", where=f"--option {key}") from None
+def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What an option that is given as key=value, perhaps several times, says."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            raise RecipeError(f"is {text!r}", where=where, remedy=f"write it as key=value, such as {example}")
+        if key in taken or key in values:
+            raise RecipeError("is given twice", where=f"{where} {key}", remedy="give it once")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"has the value {value!r}, which is no YAML scalar", where=f"{where} {key}") from None
+    return values
 
 
 def check_execution(execution: Execution, recipe: Recipe, test_source: object) -> None:

@@ -18,6 +18,8 @@ EVALUATION, PLOT = BESIDES = ("evaluation.json", "accuracy.png")
 """What ``convert`` puts beside the network's own files."""
 RUN, TRAINING, NETWORK = "run.json", "training", "network"
 """What ``train`` writes: what the run is made of, the folder of :func:`rheobase.train`, and what ``convert`` writes."""
+LEVELS, METRIC_PLOT, ALPHA_PLOT = ADAPTED = "levels.json", "metric.png", "alpha.png"
+"""What ``train --adapt`` adds: :meth:`rheobase.AdaptedLevels.to_json`, and the plots of the metric."""
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -44,7 +46,7 @@ def check_run(out: Path) -> None:
     if out.exists():
         held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
         # What begins with a dot was being written when a run was killed.
-        foreign = {name for name in held if not name.startswith(".")} - {RUN, TRAINING, NETWORK}
+        foreign = {name for name in held if not name.startswith(".")} - {RUN, TRAINING, NETWORK, *ADAPTED}
         if foreign:
             raise StoreError(
                 f"holds something else than a run of `rheobase train` ({min(foreign)})",

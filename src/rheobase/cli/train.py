@@ -21,11 +21,15 @@ from rheobase import train as train_network
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, note, show_progress
 from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import NETWORK, RUN, TRAINING, check_run, measure, save
+from rheobase.cli.output import ALPHA_PLOT, LEVELS, METRIC_PLOT, NETWORK, RUN, TRAINING, check_run, measure, save
 from rheobase.cli.settings import DEFAULTS, read_training
-from rheobase.errors import TrainingError
+from rheobase.errors import RecipeError, TrainingError
+from rheobase.levels import AdaptedLevels, adapt_levels
+from rheobase.levels.adapt import ADAPTED, SHARE, UNIFORM, stages
+from rheobase.levels.metric import check_falling
 from rheobase.quantise import quantise
-from rheobase.training import Trained
+from rheobase.recipes import Recipe
+from rheobase.training import Trained, Training
 from rheobase.training import checkpoint as disk
 
 
@@ -59,6 +63,14 @@ def train(
     ] = None,
     validation: Annotated[float, typer.Option(help="Fraction of the training images to validate on; 0: none.")] = 0.1,
     distil: Annotated[bool, typer.Option("--distil", help="Learn from the network as it was, too.")] = False,
+    adapt: Annotated[
+        str | None,
+        typer.Option(help="Adapt levels after two thirds of the epochs: L of each cluster of sites, as 8,4."),
+    ] = None,
+    adapt_option: Annotated[
+        list[str] | None, typer.Option(help="share, images, alpha or moments=value for --adapt; may be repeated.")
+    ] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw the metric that --adapt goes by.")] = False,
     max_pool: options.MaxPool = options.MaxPooling.refuse,
     images: Annotated[int, typer.Option(min=1, help="From how many images θ starts, at most.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of validation split, order, augmentation and calibration images.")] = 0,
@@ -84,6 +96,7 @@ def train(
     training = read_training(training_file, given, augment, preprocessing)
     test_source = options.read_test_source(data_spec, folder, test, test_folder)
     options.check_execution(execution, recipe, test_source)
+    adaptation = _read_adaptation(adapt, adapt_option or [], plots, training)
     check_run(out)
     original = models.load(model, checkpoint)
     shuffle = None if options.is_function(data_spec) else seed
@@ -96,23 +109,28 @@ def train(
         "recipe": recipe.to_dict(),
         "max_pool": max_pool.value,
         "calibration images": images,
+        "adapt": adaptation,
     }
     first = _is_first_process()
     _claim(out, made_of, training.epochs, first)
     samples = data.read_all(loader, progress=show_progress() and first)
-    trained = train_network(
-        quantised,
-        samples,
-        training,
-        validation=validation or None,
-        teacher=original if distil else None,
-        folder=out / TRAINING,
-        seed=seed,
-        progress=show_progress(),
-        accelerator=accelerator,
-        devices=devices,
-        strategy=strategy.value,
-    )
+    how: dict[str, Any] = {
+        "validation": validation or None,
+        "teacher": original if distil else None,
+        "folder": out / TRAINING,
+        "seed": seed,
+        "progress": show_progress(),
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": strategy.value,
+    }
+    adapted: AdaptedLevels | None = None
+    if adaptation is None:
+        trained = train_network(quantised, samples, training, **how)
+    else:
+        adapted = adapt_levels(quantised, samples, training, **adaptation, **how)
+        trained = Trained(adapted.model, adapted.history, adapted.epoch)
+        recipe = _with_levels(recipe, adapted.levels)
     if not _is_first_process():
         return
     network = convert_network(
@@ -120,6 +138,8 @@ def train(
     )
     network.provenance.calibration["preprocessing"] = None if shuffle is None else options.plain_values(preprocessing)
     save(network, out / NETWORK, overwrite=True)
+    if adapted is not None:
+        _keep(adapted, out, plots)
     evaluation = None if test_loader is None else measure(network, test_loader, execution, out / NETWORK)
     document = {
         **network_document(network, str(out / NETWORK)),
@@ -128,14 +148,54 @@ def train(
             "epoch": trained.epoch,
             "history": [asdict(record) for record in trained.history],
         },
+        "adapted": adapted and _levels_document(adapted),
         "evaluation": evaluation and evaluation.to_json(),
     }
 
     def show(console: Console) -> None:
         _show_training(trained, console)
+        if adapted is not None:
+            _show_levels(adapted, console)
         show_conversion(network, out / NETWORK, evaluation, console)
 
     answer(document, as_json, show)
+
+
+def _read_adaptation(adapt: str | None, texts: list[str], plots: bool, training: Training) -> dict[str, Any] | None:
+    """What ``--adapt`` and its options say, as arguments of :func:`rheobase.adapt_levels`."""
+    if adapt is None:
+        for option, given in (("--adapt-option", texts), ("--plots", plots)):
+            if given:
+                raise RecipeError("has no effect without --adapt", where=option, remedy="give --adapt, such as 8,4")
+        return None
+    levels = options.numbers(adapt, int, "--adapt", example="8,4")
+    check_falling(levels)
+    values = options.key_values(texts, "--adapt-option", "alpha=0.02")
+    unknown = [name for name in values if name not in ("share", "images", "alpha", "moments")]
+    if unknown:
+        raise RecipeError(
+            f"{unknown[0]!r} is unknown", where="--adapt-option", remedy="give share, images, alpha or moments"
+        )
+    stages(training, values.get("share", SHARE))  # an error now, and not after the data are read
+    return {"levels": list(levels), **values}
+
+
+def _with_levels(recipe: Recipe, levels: dict[str, int]) -> Recipe:
+    values = recipe.to_dict()
+    return Recipe.from_dict({**values, "activation": {**values["activation"], "levels": levels}})
+
+
+def _levels_document(adapted: AdaptedLevels) -> dict[str, Any]:
+    return {name: value for name, value in adapted.to_json().items() if name != "history"}
+
+
+def _keep(adapted: AdaptedLevels, out: Path, plots: bool) -> None:
+    (out / LEVELS).write_text(json.dumps(_levels_document(adapted), indent=2) + "\n")
+    if plots:
+        from rheobase.plots import level_metric_plot  # here, because matplotlib takes long to import
+
+        level_metric_plot(adapted.metric, out / METRIC_PLOT, levels=adapted.levels)
+        level_metric_plot(adapted.metric.sweep(), out / ALPHA_PLOT)
 
 
 def _is_first_process() -> bool:
@@ -156,8 +216,9 @@ def _claim(out: Path, made_of: Mapping[str, Any], epochs: int, first: bool) -> N
     What :func:`rheobase.train` compares (settings, data, seed) does not tell levels, rounding or starting weights.
     """
     path = out / RUN
-    found = disk.load(out / TRAINING)
-    if found is not None:
+    places = (out / TRAINING, out / TRAINING / UNIFORM, out / TRAINING / ADAPTED)
+    found = [checkpoint for checkpoint in map(disk.load, places) if checkpoint is not None]
+    if found:
         try:
             before = json.loads(path.read_text())
         except (OSError, ValueError) as cause:
@@ -167,14 +228,15 @@ def _claim(out: Path, made_of: Mapping[str, Any], epochs: int, first: bool) -> N
         disk.check_same_run(before, made_of, out)
     if not first:
         return
-    if found is None:
+    if not found:
         out.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{RUN}.new")
         draft.write_text(json.dumps(made_of, indent=2) + "\n")
         os.replace(draft, path)
         note(f"Every epoch ends with a checkpoint in {out / TRAINING}: if interrupted, give the same command again.")
     else:
-        note(f"Going on after epoch {len(found.history)} of {epochs}, from the checkpoint in {out / TRAINING}.")
+        done = sum(len(checkpoint.history) for checkpoint in found)
+        note(f"Going on after epoch {done} of {epochs}, from the checkpoint in {out / TRAINING}.")
 
 
 def _show_training(trained: Trained, console: Console) -> None:
@@ -191,6 +253,18 @@ def _show_training(trained: Trained, console: Console) -> None:
             f"{record.seconds:.1f}",
         )
     console.print(table)
+
+
+def _show_levels(adapted: AdaptedLevels, console: Console) -> None:
+    table = Table(title="Adaptive levels")
+    for column in ("site", "metric", "L"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for name, value in adapted.metric.values.items():
+        table.add_row(name, f"{value:.4g}", str(adapted.levels[name]))
+    console.print(table)
+    console.print(f"Mean level {adapted.mean_level:.2f}, from epoch {adapted.switched + 1} on.")
+    for line in adapted.metric.notes:
+        console.print(f"  - {line}", soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

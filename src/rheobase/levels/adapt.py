@@ -15,14 +15,18 @@ from rheobase.batches import Batches
 from rheobase.data import require_positive
 from rheobase.errors import ModelError, RecipeError, TrainingError
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.levels.metric import LevelMetric, Moments, check_falling, measure
+from rheobase.levels.metric import LevelMetric, Moments, check_bins, check_falling, measure
 from rheobase.quantise import quantise
 from rheobase.recipes import QVM
-from rheobase.training import Epoch, Training, train
+from rheobase.training import Epoch, Trained, Training, train
 from rheobase.training.checks import parts
 from rheobase.training.data import OnDisk, Part, read
 from rheobase.training.seeds import derive
 
+UNIFORM, ADAPTED = "uniform", "adapted"
+"""The stages' folders."""
+SHARE = 2 / 3
+"""p of Algorithm 4."""
 _AT_ONCE = 100
 
 
@@ -35,6 +39,7 @@ class AdaptedLevels:
         metric: what the levels were chosen by.
         levels: L of every site.
         history: one record for each epoch, both stages numbered through.
+        epoch: number of the epoch whose weights ``model`` has.
         switched: number of the last epoch at uniform levels.
     """
 
@@ -42,6 +47,7 @@ class AdaptedLevels:
     metric: LevelMetric
     levels: dict[str, int]
     history: tuple[Epoch, ...]
+    epoch: int
     switched: int
 
     @property
@@ -58,6 +64,7 @@ class AdaptedLevels:
             "levels": self.levels,
             "mean_level": self.mean_level,
             "metric": self.metric.to_json(),
+            "epoch": self.epoch,
             "switched": self.switched,
             "history": [asdict(epoch) for epoch in self.history],
         }
@@ -73,7 +80,7 @@ def adapt_levels(
     images: int = 3000,
     alpha: float | None = None,
     moments: Moments = "activations",
-    share: float = 2 / 3,
+    share: float = SHARE,
     validation: float | Batches | Dataset[Any] | None = 0.1,
     folder: str | Path | None = None,
     seed: int = 0,
@@ -132,6 +139,7 @@ def adapt_levels(
         )
     check_falling(levels)
     require_positive("images", images)
+    check_bins(alpha, moments)
     if len(levels) > len(model.activations):
         raise RecipeError(
             f"are {len(levels)}, and the network has {len(model.activations)} sites",
@@ -146,20 +154,20 @@ def adapt_levels(
         validation = _kept(validation, "validation data", workers)
     fitted, _ = parts(pool, validation, training, seed, workers)
 
-    def trained(network: TrainableGraph, settings: Training, name: str) -> tuple[TrainableGraph, tuple[Epoch, ...]]:
+    def trained(network: TrainableGraph, settings: Training, name: str) -> Trained:
         place = None if folder is None else Path(folder) / name
-        result = train(
+        return train(
             network, pool, settings, validation=validation, folder=place, seed=seed, workers=workers, **options
         )
-        return cast(TrainableGraph, result.model), result.history
 
-    uniform, before = trained(model, first, "uniform")
+    before = trained(model, first, UNIFORM)
     if metric is None:
-        metric = measure(uniform, _chosen(fitted, images, seed), alpha, moments)
+        metric = measure(cast(TrainableGraph, before.model), _chosen(fitted, images, seed), alpha, moments)
     wanted = metric.assign(levels)
-    adapted, after = trained(switch(uniform, wanted), second, "adapted")
-    numbered = tuple(replace(record, epoch=number) for number, record in enumerate((*before, *after), 1))
-    return AdaptedLevels(adapted, metric, wanted, numbered, len(before))
+    after = trained(switch(cast(TrainableGraph, before.model), wanted), second, ADAPTED)
+    switched = len(before.history)
+    numbered = tuple(replace(record, epoch=n) for n, record in enumerate((*before.history, *after.history), 1))
+    return AdaptedLevels(cast(TrainableGraph, after.model), metric, wanted, numbered, switched + after.epoch, switched)
 
 
 def stages(training: Training, share: float) -> tuple[Training, Training]:

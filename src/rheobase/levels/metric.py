@@ -179,14 +179,12 @@ def measure(
             where="model",
             remedy="quantise and train it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...), rb.train(...)",
         )
-    if moments not in get_args(Moments):
-        raise RecipeError(f"is {moments!r}", where="moments", remedy=f"use one of {', '.join(get_args(Moments))}")
+    check_bins(alpha, moments)
     graph, _ = fold_batch_norm(model.to_graph() if isinstance(model, TrainableGraph) else model)
     sites = site_table(graph)
     if not sites:
         raise ModelError("has no activation", where="model", remedy="give a network with quantised activations")
     alpha = 1 / (2 * len(sites)) if alpha is None else alpha
-    _check_alpha(alpha)
     counts, seen = _histograms(graph, sites, images)
     found = tuple(site_metric(site.name, counts[site.name].tolist(), alpha, moments) for site in sites)
     return LevelMetric(found, alpha, moments, seen)
@@ -213,6 +211,18 @@ def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Mome
     # no agreement means that every level is needed, however the distribution is shaped
     metric = agreement * (squared + 1) * kurtosis if agreement > 0 else 0.0
     return SiteMetric(site, tuple(histogram), agreement, skewness, kurtosis, metric)
+
+
+def check_bins(alpha: float | None, moments: Moments) -> None:
+    """Refuse an α that is no share, and unknown moments.
+
+    Raises:
+        RecipeError: naming the one.
+    """
+    if alpha is not None:
+        _check_alpha(alpha)
+    if moments not in get_args(Moments):
+        raise RecipeError(f"is {moments!r}", where="moments", remedy=f"use one of {', '.join(get_args(Moments))}")
 
 
 def check_falling(levels: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ from rheobase.recipes.recipe import Recipe, published
 def FTBC(
     timesteps: int = 8,
     alpha: float = 0.5,
+    ramp: float = 1.0,
     updates: int = 20,
     iterations: int = 5,
     batch_size: int = 128,
@@ -32,6 +33,8 @@ def FTBC(
     Args:
         timesteps: T.
         alpha: α > 0, the step of the correction.
+        ramp: how much later deep layers fire than shallow ones, 0 to 1; see :class:`rheobase.TemporalBias`. 0 asks the
+            same of every step, as the paper does.
         updates: corrections of a bias each time its step is reached.
         iterations: how often all steps are gone through, at most; each costs a simulation of the calibration images.
         batch_size: images in a batch.
@@ -57,6 +60,7 @@ def FTBC(
             *((ScaleThresholds(images=96, sweeps=1),) if scale else ()),
             TemporalBias(
                 alpha=alpha,
+                ramp=ramp,
                 updates=updates,
                 iterations=iterations,
                 batch_size=batch_size,
