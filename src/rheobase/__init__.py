@@ -13,6 +13,7 @@ from rheobase.calibrate import (
 from rheobase.compare import all_recipes, compare
 from rheobase.convert import convert
 from rheobase.costs import Costs
+from rheobase.diagnose import Diagnosis, diagnose
 from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
@@ -43,6 +44,7 @@ __all__ = [
     "BiasCorrection",
     "Comparison",
     "Costs",
+    "Diagnosis",
     "Energy",
     "Evaluation",
     "InputScenarios",
@@ -75,6 +77,7 @@ __all__ = [
     "all_recipes",
     "compare",
     "convert",
+    "diagnose",
     "energy",
     "evaluate",
     "input_scenarios",

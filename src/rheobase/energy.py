@@ -14,7 +14,7 @@ from rheobase.costs import Costs, read_costs
 from rheobase.errors import RecipeError
 from rheobase.graph.ir import Graph, Node, run
 from rheobase.graph.synapses import WorkCounter
-from rheobase.latency import Timing, timings
+from rheobase.latency import Timetable
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.neurons.neuron import along_channels
@@ -242,7 +242,7 @@ def energy(
         spikes = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
     else:
         seen, spikes = count_spikes(network, images, steps, spiking.sources, progress)
-    return _Sums(network, steps, table, timings(network, steps)).result(spiking, analog, spikes, seen)
+    return _Sums(network, steps, table).result(spiking, analog, spikes, seen)
 
 
 def count_spikes(
@@ -305,10 +305,13 @@ def layer_of(graph: Graph) -> dict[str, str]:
 
 
 class _Sums:
-    def __init__(self, network: SpikingNetwork, steps: int, costs: Costs, times: Mapping[str, Timing]) -> None:
-        self.network, self.steps, self.costs, self.times = network, steps, costs, times
+    def __init__(self, network: SpikingNetwork, steps: int, costs: Costs) -> None:
+        self.network, self.steps, self.costs = network, steps, costs
+        self.times = Timetable(network, steps)
         _, between, _ = split_at_sites(network.graph)
-        self.stepped = {node.name: times[node.name].steps or 1 for node in between}  # the others are worked out once
+        self.stepped = {
+            node.name: self.times.steps(node.name) or 1 for node in between
+        }  # the others are worked out once
 
     def result(self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, Tensor], images: int) -> Energy:
         names = [*(site.name for site in self.network.sites), READOUT]
@@ -365,7 +368,7 @@ class _Sums:
 
     def _steps_before(self, site: str) -> int | None:
         (node,) = (node for node in self.network.graph.sites if node.name == site)
-        return self.times[node.inputs[0]].steps
+        return self.times.steps(node.inputs[0])
 
     def _not_counted(self) -> tuple[str, ...]:
         found = ["moving spikes, weights and potentials", "static power"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rheobase.graph.ir import Node
 from rheobase.network import SpikingNetwork
 from rheobase.sites import split_at_sites
 
@@ -98,9 +97,9 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         \mathrm{start}_l = 1 + \max_{k \to l} \mathrm{end}_k, \qquad \mathrm{end}_l = \mathrm{start}_l + T_l - 1
 
     so that a chain of them takes the sum of their T. The image is there from step 1 on and its mean is known at once.
-    A neuron that streams waits too where its input has another T than itself, or where trains of different T meet
-    before it: they are averaged first. So does a max-pool gate in a network that does not stream as a whole: it lets
-    the winner's train through after the window.
+    A neuron that streams waits too for every train that has another T than itself: it is aligned first, and whole (QAC,
+    section 7.7). So does a max-pool gate in a network that does not stream as a whole: it lets the winner's train
+    through after the window.
 
     The papers count T. They do not count barriers, and PASCAL's stage 2 (Algorithm 1), max(L', L) − 1 steps without
     input at every site, is only in its energy model: here it is ``internal``.
@@ -125,17 +124,17 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
     """
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
-    times = timings(network, steps)
+    times = Timetable(network, steps)
     own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
     interval = max(own.values())
     rows = tuple(
         SiteLatency(
             site.name,
             own[site.name],
-            times[site.name].start,
-            times[site.name].end,
-            _waits(times, site.name),
-            times[site.name].internal,
+            times.sites[site.name].start,
+            times.sites[site.name].end,
+            times.waits(site.name),
+            times.sites[site.name].internal,
             interval - own[site.name],
         )
         for site in network.sites
@@ -143,14 +142,15 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
     _, _, readout = split_at_sites(network.graph)
     late = {node.name for node in readout}
     read = {name for node in readout for name in node.inputs} - late or {network.graph.output}
-    last = max((times[name] for name in sorted(read)), key=lambda t: (t.end, len(t.path)))
+    arriving = [timing for name in sorted(read) for timing in times.arriving[name].values()]
+    last = max(arriving, key=lambda t: (t.end, len(t.path)))
     return Latency(
         rows,
-        max(times[name].start for name in read),
+        max(timing.start for timing in arriving),
         last.end,
         interval,
         last.path,
-        sum(times[name].internal for name in last.path),
+        sum(times.sites[name].internal for name in last.path),
         interval,
         sum(row.stall for row in rows),
         steps,
@@ -180,37 +180,47 @@ class Timing:
         return self.start - 1 + (self.steps or 0)
 
 
-def timings(network: SpikingNetwork, timesteps: int) -> dict[str, Timing]:
-    """When the value of every node is there, for a run of ``timesteps`` steps."""
-    times: dict[str, Timing] = {}
-    for node in network.graph.nodes:
-        arriving = _meet([times[name] for name in node.inputs]) if node.inputs else Timing(1)
-        if node.operation == "site":
-            times[node.name] = _fire(network, node, arriving, timesteps)
-        elif node.operation == "max_pool" and not network.streams:
-            times[node.name] = Timing(arriving.end + 1, arriving.steps, arriving.path)
-        else:
-            times[node.name] = arriving
-    return times
+class Timetable:
+    """When everything in a network is there, for a run of ``timesteps`` steps.
 
+    Attributes:
+        sites: when each site emits.
+        arriving: node -> what its value is made of: the sites (or gates) whose trains reach it by affine operations,
+            or the input.
+    """
 
-def _meet(arriving: list[Timing]) -> Timing:
-    trains = [t for t in arriving if t.steps is not None]
-    if len({t.steps for t in trains}) > 1:  # each counts with its mean, known after its last step
-        arriving = [Timing(t.end + 1, None, t.path) for t in arriving]
-    latest = max(arriving, key=lambda t: (t.start, len(t.path)))
-    steps = max((t.steps for t in arriving if t.steps is not None), default=None)
-    return Timing(latest.start, steps, latest.path)
+    def __init__(self, network: SpikingNetwork, timesteps: int) -> None:
+        self.network, self.timesteps = network, timesteps
+        self.sites: dict[str, Timing] = {}
+        self.arriving: dict[str, dict[str, Timing]] = {}
+        for node in network.graph.nodes:
+            parts = {source: t for name in node.inputs for source, t in self.arriving[name].items()}
+            if node.operation == "site":
+                self.sites[node.name] = self._fire(node.name, list(parts.values()))
+                parts = {node.name: self.sites[node.name]}
+            elif node.operation == "max_pool" and not network.streams:
+                latest = max(parts.values(), key=lambda t: (t.end, len(t.path)))
+                parts = {node.name: Timing(latest.end + 1, self.steps(node.inputs[0]), latest.path)}
+            self.arriving[node.name] = parts or {node.name: Timing(1)}
 
+    def _fire(self, site: str, parts: list[Timing]) -> Timing:
+        neuron, steps = self.network.neuron(site), self.network.steps_of(site, self.timesteps)
+        # when each part can be used: as it comes, or when the last of it has come
+        usable = [(t.start if neuron.streams and t.steps == steps else t.end + 1, len(t.path), t.path) for t in parts]
+        start, _, path = max(usable)
+        before = {t.steps for t in parts}
+        internal = neuron.internal_steps(before.pop() if len(before) == 1 else None, steps)
+        return Timing(start, steps, (*path, site), internal)
 
-def _fire(network: SpikingNetwork, node: Node, arriving: Timing, timesteps: int) -> Timing:
-    neuron, steps = network.neuron(node.name), network.steps_of(node.name, timesteps)
-    waits = arriving.steps is not None and not (neuron.streams and arriving.steps == steps)
-    start = arriving.end + 1 if waits else arriving.start
-    return Timing(start, steps, (*arriving.path, node.name), neuron.internal_steps(arriving.steps, steps))
+    def steps(self, node: str) -> int | None:
+        """T of the train at a node; None for a held value, which trains of different T have become between neurons that
+        wait. Others have the longest."""
+        found = {t.steps for t in self.arriving[node].values() if t.steps is not None}
+        if len(found) > 1 and not any(self.network.neuron(site).streams for site in self.sites):
+            return None
+        return max(found, default=None)
 
-
-def _waits(times: dict[str, Timing], site: str) -> bool:
-    """Whether a site emits later than the one it hangs on (the first: than the image is there)."""
-    *before, _ = times[site].path
-    return times[site].start > (times[before[-1]].start if before else 1)
+    def waits(self, site: str) -> bool:
+        """Whether a site emits later than the one it hangs on (the first: than the image is there)."""
+        *before, _ = self.sites[site].path
+        return self.sites[site].start > (self.sites[before[-1]].start if before else 1)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rheobase.activations import INITIAL_POTENTIAL
+from rheobase.diagnose import TERMS, Diagnosis
 from rheobase.errors import DataError, StoreError
 from rheobase.evaluate import Evaluation
 from rheobase.levels import LevelMetric
@@ -134,6 +135,44 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
     axes.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
     axes.set_ylabel("unevenness error ξ")
     axes.margins(y=0.25)  # room for the legend
+    _finish(figure, axes, path, legend="upper left")
+
+
+def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
+    """Draw the error of every site as a stack of its parts.
+
+    Each part has the height of its share, relative to the mean activation; below zero it makes up for others. Their sum
+    is the error, a line.
+
+    Args:
+        diagnosis: of :func:`rheobase.diagnose`.
+        path: where to write; the ending chooses the format.
+
+    Raises:
+        StoreError: if the file cannot be written.
+
+    Example:
+        >>> diagnosis_plot(rb.diagnose(snn, images), "diagnosis.png")  # doctest: +SKIP
+    """
+    figure, axes = _figure()
+    rows = diagnosis.rows
+    figure.set_figwidth(max(6.4, 0.35 * len(rows)))
+    places = range(len(rows))
+    above, below = [0.0] * len(rows), [0.0] * len(rows)
+    for i, name in enumerate(TERMS):
+        heights = [100 * row.terms[name].share / (row.activation or 1.0) for row in rows]
+        if not any(heights):
+            continue
+        bottoms = [above[n] if h >= 0 else below[n] for n, h in enumerate(heights)]
+        axes.bar(places, heights, bottom=bottoms, label=name, color=f"C{i}", zorder=3)
+        for n, height in enumerate(heights):
+            (above if height >= 0 else below)[n] += height
+    errors = [100 * row.error.size / (row.activation or 1.0) for row in rows]
+    axes.plot(places, errors, "o-", color="0.25", markersize=4, linewidth=1.2, label="error", zorder=4)
+    axes.set_xticks(places, [row.site for row in rows], rotation=60, ha="right", fontsize="small")
+    axes.set_ylabel("error (% of the mean activation)")
+    axes.set_title(f"{diagnosis.method}, T = {diagnosis.timesteps}, {diagnosis.images} images", fontsize="medium")
+    axes.margins(y=0.45)  # room for the legend
     _finish(figure, axes, path, legend="upper left")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +9,9 @@ import torch
 from torch import Tensor
 
 from rheobase.batches import Batches, batches, count
-from rheobase.graph.ir import Node, run, schedule
-from rheobase.network import Simulation, SpikingNetwork
-from rheobase.neurons import IntegrateFire, Neuron, WindowNeuron
-from rheobase.neurons.neuron import along_channels
+from rheobase.network import SpikingNetwork
+from rheobase.observe import Observation, analog_values, observe
 from rheobase.progress import track
-from rheobase.signal import Held, Signal, Train
 from rheobase.sites import Site
 
 
@@ -131,9 +127,12 @@ def unevenness(
     seen = 0
     for batch, _ in track(batches(images, where="images"), "simulating", show=progress, total=count(images)):
         for piece in network.check_images(batch).split(network.piece_size(steps)):
-            activations = _activations(network, piece)
-            values = network.begin(piece)
-            run(network.graph, network.between, values, _measuring(network, steps, activations, sums))
+            _, activations = analog_values(network, piece)
+
+            def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
+                sums[found.site.index].add(found, activations[found.site.name])
+
+            observe(network, piece, steps, add)
         seen += len(batch)
     rows = tuple(
         total.row(site, network.steps_of(site.name, steps), seen)
@@ -151,8 +150,9 @@ class _Sums:
     ann_error: float = 0.0
     changed: int = 0
 
-    def add(self, spikes: Tensor, even: Tensor, spike: Tensor, activation: Tensor) -> None:
-        """Counts N and M [B, C, ...], what one spike is on average over the window, and the ANN's activation."""
+    def add(self, found: Observation, activation: Tensor) -> None:
+        """What a site did, and the ANN's activation."""
+        spikes, even, spike = found.spikes, found.even, found.amplitude / found.steps
         self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
         self.even += float((even * spike).sum(dtype=torch.float64))
         # in the activation's own arithmetic, so that equal levels are equal numbers
@@ -171,64 +171,3 @@ class _Sums:
             self.changed / places,
             self.ann_error / places,
         )
-
-
-def _measuring(
-    network: SpikingNetwork, steps: int, activations: dict[str, Tensor], sums: list[_Sums]
-) -> Callable[[Node, Signal], Signal]:
-    simulation = Simulation(network)  # nothing is overwritten: the current is read again after the neurons have fired
-    fire = simulation.advance(steps)
-    index = {site.name: site.index for site in network.sites}
-
-    def measure(node: Node, signal: Signal) -> Signal:
-        emitted = fire(node, signal)
-        if node.operation == "site":
-            assert isinstance(emitted, Train)
-            neuron = network.neuron(node.name)
-            even = _under_even_current(neuron, signal, emitted.steps)
-            amplitude = along_channels(neuron.amplitude, even.dim() - 1)
-            amplitude = torch.where(amplitude.isinf(), 0.0, amplitude)  # a silent channel
-            sums[index[node.name]].add(
-                _spikes(emitted.values, amplitude),
-                _spikes(even, amplitude),
-                amplitude / emitted.steps,
-                activations[node.name],
-            )
-        return emitted
-
-    return measure
-
-
-def _under_even_current(neuron: Neuron, signal: Signal, steps: int) -> Tensor:
-    """``amplitude * spikes`` [T, B, C, ...] for the mean current at every step."""
-    if isinstance(neuron, WindowNeuron):
-        return neuron.fire(Held(signal.mean()), steps)
-    current = _mean(signal.values) if isinstance(signal, Train) else signal.values
-    if isinstance(neuron, IntegrateFire) and neuron.bias is not None and neuron.bias.dim() == 2:
-        neuron = IntegrateFire(neuron.threshold, neuron.initial_potential, _mean(neuron.bias))
-    currents = current.expand(steps, *current.shape)
-    return neuron.run(currents, neuron.init(current.shape, current))[0]
-
-
-def _mean(values: Tensor) -> Tensor:
-    # summed in float64, so that the mean of equal values is that value to the bit
-    return values.double().mean(0).to(values.dtype)
-
-
-def _spikes(values: Tensor, amplitude: Tensor) -> Tensor:
-    """Spike counts [B, C, ...], whole numbers in float64, from ``amplitude * spikes`` [T, B, C, ...]."""
-    return torch.where(amplitude > 0, values.double().sum(0) / amplitude, 0.0).round()
-
-
-def _activations(network: SpikingNetwork, images: Tensor) -> dict[str, Tensor]:
-    """The analog network's activation at every site."""
-    found: dict[str, Tensor] = {}
-
-    def keep(node: Node, signal: Signal) -> Signal:
-        value = network.ann.analog(node, signal)
-        found[node.name] = value.mean()
-        return value
-
-    plan = schedule(network.ann.nodes[1:], keep={network.ann.output})
-    run(network.ann, plan, {network.ann.nodes[0].name: Held(images)}, keep)
-    return found

@@ -1,4 +1,4 @@
-"""The command line: inspect, convert, train, evaluate, compare, demo; one file for each.
+"""The command line: inspect, convert, train, evaluate, diagnose, cost, compare, demo; one file for each.
 
 Answers go to stdout; with ``--json`` exactly one JSON document does. Everything else goes to stderr.
 Exit codes: 0; 1 for an error or a refusal; 2 for an unknown option; 130 for Ctrl-C.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rheobase.cli import compare, convert, demo, evaluate, inspect, train
+from rheobase.cli import compare, convert, cost, demo, diagnose, evaluate, inspect, train
 
 __all__ = ["app", "main"]
 
@@ -45,5 +45,7 @@ def _root(
     """Options that stand before any command."""
 
 
-for _command in (inspect.inspect, convert.convert, train.train, evaluate.evaluate, compare.compare, demo.demo):
+_MEASURING = (evaluate.evaluate, diagnose.diagnose, cost.cost, compare.compare)
+_COMMANDS = (inspect.inspect, convert.convert, train.train, *_MEASURING, demo.demo)
+for _command in _COMMANDS:
     app.command()(_command)

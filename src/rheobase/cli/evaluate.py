@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rheobase import data, store
 from rheobase import evaluate as evaluate_network
+from rheobase import store
 from rheobase.cli import options
-from rheobase.cli.behaviour import answer, command, note, show_progress
+from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import show_evaluation
-from rheobase.data import Preprocessing
-from rheobase.network import SpikingNetwork
+from rheobase.cli.saved import images_for
 from rheobase.neurons.fused import set_fusion
 
 
@@ -40,11 +39,8 @@ def evaluate(
     network = store.load(network_folder)
     network.execution = execution.value
     ran_as = network.runs_as()
-    if preprocessing is None and not options.is_function(data_spec):
-        preprocessing = _remembered(network)
-    loader = data.load(data_spec, folder=folder, preprocessing=preprocessing)
+    loader, used = images_for(network, data_spec, folder, preprocessing)
     evaluation = evaluate_network(network, loader, steps, progress=show_progress())
-    used = None if options.is_function(data_spec) else options.plain_values(preprocessing)
     document = {
         "folder": str(network_folder),
         "preprocessing": used,
@@ -52,25 +48,3 @@ def evaluate(
         "evaluation": evaluation.to_json(),
     }
     answer(document, as_json, lambda console: show_evaluation(evaluation, network, console))
-
-
-def _remembered(network: SpikingNetwork) -> Preprocessing:
-    """The preprocessing of the calibration images."""
-    stored = network.provenance.calibration.get("preprocessing")
-    if stored is None:
-        note("No preprocessing is stored with the network: pixels are divided by 255.")
-        return Preprocessing()
-    preprocessing = Preprocessing(**stored)
-    settings = {name: value for name, value in stored.items() if value not in (None, False)}
-    note(
-        "Preprocessing as stored with the network: "
-        + ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
-        + "."
-    )
-    return preprocessing
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_short, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

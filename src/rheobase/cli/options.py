@@ -56,6 +56,7 @@ Execute = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
 Folder = Annotated[str | None, typer.Option(help="Part of the data to read, such as train or test.")]
+Steps = Annotated[int | None, typer.Option(help="T (default: the one it was converted for).")]
 Size = Annotated[int | None, typer.Option(help="Resize the short side to so many pixels.")]
 Crop = Annotated[int | None, typer.Option(help="Keep a centred square of so many pixels.")]
 Mean = Annotated[str | None, typer.Option(help="Subtracted from each channel after scaling, as 0.485,0.456,0.406.")]

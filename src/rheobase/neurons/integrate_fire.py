@@ -7,7 +7,8 @@ from torch import Tensor
 
 from rheobase.errors import RecipeError
 from rheobase.neurons.fused import fire_train
-from rheobase.neurons.neuron import Neuron, State, along_channels
+from rheobase.neurons.neuron import Neuron, State, along_channels, even_mean
+from rheobase.signal import Signal
 
 
 class IntegrateFire(Neuron):
@@ -78,6 +79,24 @@ class IntegrateFire(Neuron):
             bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
         values, potential = fire_train(currents, self.threshold, state[0], bias, overwrite)
         return values, (potential,)
+
+    def under_even_current(self, signal: Signal, steps: int) -> Tensor:
+        """With the mean of the biases at every step, where there is one for each."""
+        if self.bias is None or self.bias.dim() == 1:
+            return super().under_even_current(signal, steps)
+        even = IntegrateFire(self.threshold, self.initial_potential, even_mean(self.bias))
+        return even.under_even_current(signal, steps)
+
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
+        """v[T]/θ = V0/θ + (T z − Σ b[t])/θ − N."""
+        dims = current.dim()
+        theta = along_channels(self.threshold, dims)
+        come = steps * current.double()
+        if self.bias is not None:
+            bias = self.bias.double().sum(0) if self.bias.dim() == 2 else steps * self.bias.double()
+            come = come - along_channels(bias, dims)
+        left = along_channels(self.initial_potential, dims) + come / theta - spikes
+        return torch.where(theta.isinf(), 0.0, left)
 
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
         """A neuron with a bias for each step has been calibrated for that many."""

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rheobase.signal import Signal, Train
+
 State = tuple[Tensor, ...]
 
 SILENT = float("inf")
@@ -64,6 +66,25 @@ class Neuron(nn.Module, ABC):
         """T of this site when the network, converted for T = ``nominal``, runs for ``timesteps``."""
         return timesteps
 
+    def under_even_current(self, signal: Signal, steps: int) -> Tensor:
+        """``amplitude * spikes`` [steps, B, C, ...] for the mean of the current, and of the bias, at every step."""
+        current = even_mean(signal.values) if isinstance(signal, Train) else signal.values
+        currents = current.expand(steps, *current.shape)
+        return self.run(currents, self.init(current.shape, current))[0]
+
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor | None:
+        """The potential after the last step, in units of θ: what has come in less what spikes took out.
+
+        Args:
+            current: its mean, [B, C, ...].
+            spikes: how many in all steps, likewise.
+            steps: T.
+
+        Returns:
+            [B, C, ...], 0 for a silent channel; None where a neuron has no such potential.
+        """
+        return None
+
     def internal_steps(self, before: int | None, steps: int) -> int:
         """Steps it works on without input before it emits, for an input of ``before`` steps (None: a held value)."""
         return 0
@@ -84,3 +105,8 @@ class Neuron(nn.Module, ABC):
 def along_channels(parameter: Tensor, dims: int) -> Tensor:
     """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others unchanged."""
     return parameter.reshape((-1,) + (1,) * (dims - 2)) if parameter.dim() == 1 else parameter
+
+
+def even_mean(values: Tensor) -> Tensor:
+    """Mean over the first axis, summed in float64, so that the mean of equal values is that value to the bit."""
+    return values.double().mean(0).to(values.dtype)

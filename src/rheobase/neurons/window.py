@@ -79,6 +79,14 @@ class WindowNeuron(Neuron):
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """The simulation, step by step: what arrives -> ``amplitude * spikes``, [steps, B, C, ...]."""
 
+    def under_even_current(self, signal: Signal, steps: int) -> Tensor:
+        """What it emits for the mean, held."""
+        return self.fire(Held(signal.mean()), steps)
+
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
+        """T z/θ + V0/θ − N."""
+        return steps * current.double() / along_channels(self.threshold, current.dim()) + self.potential - spikes
+
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
         """A window has no state before it."""
         return ()
