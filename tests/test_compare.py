@@ -382,6 +382,14 @@ def test_the_budget_is_in_the_report() -> None:
     assert "Choice: " in found.to_markdown()
 
 
+def test_steps_that_the_latency_leaves_out_are_noted() -> None:
+    network = rb.quantise(traced(), rb.Pascal(levels=4), calibration=part("train"))
+    (cell,) = rb.compare(network, [rb.Pascal()], part("train"), part("test"), (4,)).cells
+    internal = rb.latency(rb.convert(network, rb.Pascal()), 4).internal
+    assert internal > 0
+    assert f"not in the latency: {internal} steps in which neurons work without input" in cell.notes
+
+
 # Bad input
 
 

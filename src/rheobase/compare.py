@@ -278,6 +278,8 @@ class _Runner:
         notes = [f"{p['pass'].get('kind', 'pass')}: {note}" for p in network.provenance.passes for note in p["notes"]]
         if steps != timesteps:
             notes.append(f"T = {timesteps} is the mean over all sites; those that take longest run for {steps} steps")
+        if until.internal:
+            notes.append(f"not in the latency: {until.internal} steps in which neurons work without input")
         return {
             "test": self._on("test", network, steps),
             "validation": self._on("validation", network, steps),
@@ -318,7 +320,12 @@ class _Runner:
                 remedy="give training=rb.Training(...) (--training FILE), or a network that is quantised and trained",
             )
         assert recipe.activation is not None
-        made_of = [recipe.activation.model_dump(mode="json"), self.training.model_dump(mode="json"), seed]
+        made_of = {
+            "activation": recipe.activation.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "seed": seed,
+            "from": self.identity.model_dump(include={"model_sha256", "calibration_sha256", "limit", "max_pool"}),
+        }
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
         if name not in self.trained:
             network = quantise(
