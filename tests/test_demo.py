@@ -9,8 +9,9 @@ import torch
 import rheobase as rb
 from rheobase import cli, demo
 from rheobase.errors import StoreError
+from rheobase.report.cells import read
 
-FILES = {"network", "accuracy.png", "summary.md", "results.json", "weights.safetensors"}
+FILES = {"network", "comparison", "accuracy.png", "summary.md", "results.json", "weights.safetensors"}
 
 
 @pytest.fixture
@@ -20,9 +21,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     few = demo.Digits(*((images[:100], labels[:100]) for images, labels in parts))
     monkeypatch.setattr(demo, "digits", lambda: few)
     monkeypatch.setattr(demo, "TIMESTEPS", (1, 8))
+    monkeypatch.setattr(demo, "COMPARED", (8,))
+    monkeypatch.setattr(demo, "all_recipes", lambda: {"OPI": rb.OPI()})
+    monkeypatch.setattr(demo, "TRAINING", None)
 
 
-def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "COMPARED", (4,))  # of four, to save time
     with pytest.raises(SystemExit, match="0"):
         cli.app(["demo", "--out", str(tmp_path / "made")])
     printed = capsys.readouterr()
@@ -40,6 +45,11 @@ def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     errors = [row["logit_error"] for row in rows.values()]
     assert errors == sorted(errors, reverse=True)
     assert "| 32 |" in (folder / "summary.md").read_text()
+    assert {path.name for path in (folder / "comparison").iterdir()} >= {"report.html", "table.md", "results.jsonl"}
+    cells = read(folder / "comparison" / "results.jsonl")
+    assert {cell.method for cell in cells} == set(rb.all_recipes())
+    assert {cell.status for cell in cells} == {"done"}
+    assert "All methods: " in printed.out
 
     network = rb.load(folder / "network")
     images, labels = demo.digits_test()

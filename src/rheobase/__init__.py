@@ -15,6 +15,7 @@ from rheobase.calibrate import (
     Thresholds,
     WeightCalibration,
 )
+from rheobase.compare import all_recipes, compare
 from rheobase.convert import convert
 from rheobase.costs import Costs
 from rheobase.diagnose import Diagnosis, diagnose
@@ -46,6 +47,7 @@ from rheobase.recipes import (
     Recipe,
     SNNCalibration,
 )
+from rheobase.report.comparison import Comparison
 from rheobase.scenarios import InputScenarios, input_scenarios
 from rheobase.stability import Stability, stability
 from rheobase.store import load
@@ -63,6 +65,7 @@ __all__ = [
     "Alignment",
     "Augmentation",
     "BiasCorrection",
+    "Comparison",
     "Costs",
     "DAParallel",
     "Diagnosis",
@@ -102,6 +105,8 @@ __all__ = [
     "Unevenness",
     "WeightCalibration",
     "adapt_levels",
+    "all_recipes",
+    "compare",
     "convert",
     "diagnose",
     "distribution",

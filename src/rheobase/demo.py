@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rheobase import store
+from rheobase.compare import all_recipes, compare
 from rheobase.convert import convert, versions
 from rheobase.data import Preprocessing
 from rheobase.errors import StoreError
@@ -28,13 +29,22 @@ from rheobase.network import SpikingNetwork
 from rheobase.plots import accuracy_plot
 from rheobase.progress import track
 from rheobase.recipes import RateCoding
+from rheobase.report.comparison import Comparison
+from rheobase.training import Training
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 SAVED = 8
 """The T whose network is kept."""
+COMPARED = (1, 2, 4, 8)
+"""The T of the comparison of all methods."""
+BUDGET = {"latency": 8.0}
+"""What the comparison chooses a method for, by the validation images."""
+TRAINING = Training(epochs=3, learning_rate=0.02, batch_size=64)
+"""Of the methods that need a quantised network."""
 SPLIT_SEED = 0
 TRAIN, VALIDATION = 1097, 300
 MAKER = "rheobase demo"
+COMPARISON = "comparison"
 Pair = tuple[Tensor, Tensor]
 
 
@@ -59,6 +69,11 @@ def digits() -> Digits:
 def digits_train() -> Pair:
     """The training part, for ``--data rheobase.demo:digits_train``."""
     return digits().train
+
+
+def digits_validation() -> Pair:
+    """The validation part, for ``--validation rheobase.demo:digits_validation``."""
+    return digits().validation
 
 
 def digits_test() -> Pair:
@@ -114,6 +129,7 @@ class Demo:
         train_accuracy: of the analog network.
         validation_accuracy: of the analog network; only reported, nothing was chosen by it.
         seconds: how long it took.
+        comparison: of all methods, with the report in ``folder / "comparison"``; None if it was not wanted.
     """
 
     folder: Path
@@ -121,17 +137,25 @@ class Demo:
     train_accuracy: float
     validation_accuracy: float
     seconds: float
+    comparison: Comparison | None = None
 
 
 def run_demo(
-    folder: str | Path, *, epochs: int = 15, seed: int = 0, overwrite: bool = False, progress: bool = False
+    folder: str | Path,
+    *,
+    epochs: int = 15,
+    seed: int = 0,
+    comparison: bool = True,
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> Demo:
-    """Train, convert for T = 1 ... 32, evaluate, save the network for T = 8, load it again and compare.
+    """Train, convert for T = 1 ... 32, evaluate, save the network for T = 8, load it again; then compare all methods.
 
     Args:
         folder: to be made; it appears only when everything in it is complete.
         epochs: of training.
         seed: of initial weights, batch order and calibration split.
+        comparison: end with the comparison of all methods, which takes longer than the rest.
         overwrite: replace a folder that an earlier demonstration made.
         progress: show progress bars.
 
@@ -153,12 +177,30 @@ def run_demo(
         table = replace(found[SAVED], rows=tuple(evaluation.rows[0] for evaluation in found.values()))
         _save_and_compare(networks[SAVED], draft / "network", parts.test, found[SAVED])
         scores = accuracy(model, parts.train), accuracy(model, parts.validation)
-        demo = Demo(folder, table, *scores, time.perf_counter() - started)
+        compared = _compare(model, parts, draft / COMPARISON, seed, progress) if comparison else None
+        demo = Demo(folder, table, *scores, time.perf_counter() - started, compared)
         save_file(model.state_dict(), draft / "weights.safetensors")
         accuracy_plot({f"{table.method}, thresholds for each T": table}, draft / "accuracy.png")
         (draft / "results.json").write_text(json.dumps(_results(demo, epochs, seed), indent=2) + "\n")
         (draft / "summary.md").write_text(_summary(demo, epochs, seed))
     return demo
+
+
+def _compare(model: nn.Module, parts: Digits, folder: Path, seed: int, progress: bool) -> Comparison:
+    return compare(
+        model,
+        all_recipes(),
+        parts.train,
+        parts.test,
+        COMPARED,
+        seeds=(seed,),
+        validation=parts.validation,
+        budget=BUDGET,
+        training=TRAINING,
+        folder=folder,
+        limit=256,
+        progress=progress,
+    )
 
 
 def train(data: Pair, epochs: int, seed: int, progress: bool = False) -> nn.Module:
@@ -257,8 +299,23 @@ def _results(demo: Demo, epochs: int, seed: int) -> dict[str, Any]:
         },
         "table": demo.table.to_json(),
         "reloaded_identical": True,
+        "choice": demo.comparison and demo.comparison.choice and demo.comparison.choice.reason,
         "seconds": round(demo.seconds, 1),
     }
+
+
+def _comparison_text(demo: Demo) -> str:
+    if demo.comparison is None:
+        return ""
+    choice = demo.comparison.choice
+    return f"""
+## All methods
+
+`{COMPARISON}/report.html` compares all {len(demo.comparison.recipes)} methods at T = {", ".join(map(str, COMPARED))}
+by accuracy, latency and energy; `{COMPARISON}/table.md` has the same numbers.
+
+{choice.reason if choice else ""}
+"""
 
 
 def _versions() -> dict[str, str]:
@@ -273,8 +330,8 @@ def _summary(demo: Demo, epochs: int, seed: int) -> str:
 A small residual ReLU network (`rheobase.demo:DigitsResNet`) was trained for {epochs} epochs on {TRAIN}
 real handwritten digits (scikit-learn's `load_digits`, 8×8 pixels, grey levels divided by 16). It was then
 converted with `RateCoding` once for each T, its thresholds set for that T on the training images, and run on
-the {table.images} test images for T steps. Nothing was chosen on the test images, nor on the {VALIDATION}
-validation images.
+the {table.images} test images for T steps. Nothing was chosen on the test images, and nothing in this table on the
+{VALIDATION} validation images.
 
 | analog network | accuracy |
 | --- | --: |
@@ -290,7 +347,7 @@ Test images, the spiking networks:
 
 One test image is {100 / table.images:.2f} % of accuracy. Seed {seed}; {used}.
 The numbers repeat exactly on the same machine.
-
+{_comparison_text(demo)}
 ## Load it again
 
 `network/` is the network for T = {SAVED}; loaded again it gave the same logits, bit for bit.

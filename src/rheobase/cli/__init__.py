@@ -1,4 +1,4 @@
-"""The command line: inspect, convert, train, evaluate, diagnose, cost, export, demo; one file for each.
+"""The command line: inspect, convert, train, evaluate, diagnose, cost, compare, export, demo; one file for each.
 
 Answers go to stdout; with ``--json`` exactly one JSON document does. Everything else goes to stderr.
 Exit codes: 0; 1 for an error or a refusal; 2 for an unknown option; 130 for Ctrl-C.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rheobase.cli import convert, cost, demo, diagnose, evaluate, export, inspect, train
+from rheobase.cli import compare, convert, cost, demo, diagnose, evaluate, export, inspect, train
 
 __all__ = ["app", "main"]
 
@@ -52,6 +52,7 @@ _COMMANDS = (
     evaluate.evaluate,
     diagnose.diagnose,
     cost.cost,
+    compare.compare,
     export.export,
     demo.demo,
 )

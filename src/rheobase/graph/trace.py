@@ -38,7 +38,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
     """Trace a network, list what was rewritten and what cannot be converted; nothing is raised for the latter.
 
     Args:
-        model: any trained network of one float tensor; neither it nor its training mode is changed.
+        model: any trained network of one float tensor; neither it nor its training mode is changed. A graph that was
+            captured before is taken as it is, so that one trace serves many conversions.
         example: a batch of inputs, [B, ...], B >= 1, of the size the network will be used with.
 
     Raises:
@@ -47,6 +48,14 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         DataError: if the example is not a finite float batch.
     """
     check_finite_weights(model)
+    if isinstance(model, Graph):
+        if tuple(check_example(example).shape[1:]) != model.input_shape:
+            raise DataError(
+                f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}",
+                where="example",
+                remedy="trace the network again with an example of this size",
+            )
+        return Capture(model.replace(), [], [])
     model = copy.deepcopy(model).eval().requires_grad_(False)
     example = check_example(example)
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""The report of a comparison: cells on disk, tables, plots and a page."""

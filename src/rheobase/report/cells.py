@@ -1,0 +1,266 @@
+"""The results of a comparison: one cell for each method, T and seed, one line of JSON for each cell.
+
+Every line says by itself what it is a result of: recipe, seed, versions, hashes of network and data. So a file of lines
+can be gone on with after a kill, and a line from other data is known by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rheobase.errors import StoreError
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measured(_Entry):
+    """A converted network on a set of images.
+
+    Attributes:
+        images: how many.
+        accuracy, agreement, logit_error, spike_rate: as in :class:`rheobase.evaluate.Row`; ``agreement`` and
+            ``logit_error`` against the analog network it was converted from, which for a method with training is the
+            trained, quantised one.
+        ann_accuracy: of that analog network.
+        energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
+        picojoules, ann_picojoules: the two, per image.
+        energy_images: on how many images the spikes were counted for it.
+        not_counted: what there is but is not in the energy.
+    """
+
+    images: int
+    accuracy: float | None
+    agreement: float
+    logit_error: float
+    spike_rate: float
+    ann_accuracy: float | None
+    energy_ratio: float
+    picojoules: float
+    ann_picojoules: float
+    energy_images: int
+    not_counted: tuple[str, ...]
+
+
+class Delay(_Entry):
+    """Time-steps until the answer (:func:`rheobase.latency`).
+
+    Attributes:
+        first: until the readout can answer for the first time.
+        final: until the answer over all T steps is there; where layers wait for their whole input, a sum over these
+            barriers.
+        streaming: what it would be if no layer waited.
+    """
+
+    first: int
+    final: int
+    streaming: int
+
+
+class Identity(_Entry):
+    """What all cells of one comparison share; a file of other ones is refused.
+
+    Attributes:
+        versions: of what the numbers depend on.
+        model_sha256: of the traced analog network.
+        calibration_sha256, test_sha256, validation_sha256: of images and labels.
+        max_pool: what max-pooling became.
+        limit: calibration images for each conversion, at most.
+        energy_images: images to count spikes on for the energy, at most.
+    """
+
+    versions: dict[str, str]
+    model_sha256: str
+    calibration_sha256: str
+    test_sha256: str
+    validation_sha256: str | None
+    max_pool: str
+    limit: int
+    energy_images: int
+
+
+class Cell(_Entry):
+    """One conversion and what came of it.
+
+    Attributes:
+        method: its name in tables.
+        timesteps: T.
+        seed: of the choice of calibration images and of all that the method draws.
+        recipe: as it was run, with this T.
+        training: settings of the training, for a method that needs one.
+        status: ``"done"``; ``"refused"``: the method cannot run on this network or at this T, and never will;
+            ``"failed"``: an error that a further try may not meet.
+        reason: why it was not done.
+        test: on the test images.
+        validation: on the validation images, where there are any.
+        latency: time-steps until the answer.
+        calibration_seconds: of the conversion.
+        training_seconds: of all epochs.
+        execution: ``"steps"`` for the simulation, ``"counts"`` for the closed form.
+        notes: what the conversion said.
+        finished: when, UTC.
+        identity: what the cell is a result of.
+    """
+
+    format: Literal["rheobase-comparison"] = "rheobase-comparison"
+    version: Literal[1] = 1
+    method: str
+    timesteps: int
+    seed: int
+    recipe: dict[str, Any]
+    training: dict[str, Any] | None
+    status: Literal["done", "refused", "failed"]
+    reason: str | None = None
+    test: Measured | None = None
+    validation: Measured | None = None
+    latency: Delay | None = None
+    calibration_seconds: float | None = None
+    training_seconds: float | None = None
+    execution: Literal["steps", "counts"] | None = None
+    notes: list[str] = []
+    finished: str
+    identity: Identity
+
+    @property
+    def key(self) -> str:
+        """What was asked for; cells with the same key and identity have the same numbers."""
+        return key(self.recipe, self.training, self.timesteps, self.seed)
+
+
+def number(
+    part: Literal["test", "validation", "latency"], name: str, scale: float = 1
+) -> Callable[[Cell], float | None]:
+    """A function of cells: ``scale`` times a number of a part, or None where it is not there."""
+
+    def value(cell: Cell) -> float | None:
+        found = getattr(getattr(cell, part), name, None)
+        return None if found is None else scale * found
+
+    return value
+
+
+def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int, seed: int) -> str:
+    """A cell's question as text."""
+    return json.dumps([recipe, training, timesteps, seed], sort_keys=True)
+
+
+class Results:
+    """The cells found so far; with a file, those in it, and every new one is in it before the next begins.
+
+    Args:
+        path: of the file of JSON lines, or None.
+        identity: what the cells must be results of.
+
+    Raises:
+        StoreError: if the file cannot be read, is damaged before its last line, or holds the results of something else.
+    """
+
+    def __init__(self, path: Path | None, identity: Identity) -> None:
+        self.path = path
+        self.cells: dict[str, Cell] = {}
+        if path is not None and path.exists():
+            for cell in read(path, repair=True):
+                check_same(cell.identity, identity, path)
+                self.cells[cell.key] = cell  # a later try counts
+
+    def find(self, key: str) -> Cell | None:
+        """The cell, unless it is worth another try."""
+        found = self.cells.get(key)
+        return None if found is None or found.status == "failed" else found
+
+    def add(self, cell: Cell) -> None:
+        """Keep a cell.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        self.cells[cell.key] = cell
+        if self.path is None:
+            return
+        try:
+            with self.path.open("a") as file:
+                file.write(cell.model_dump_json() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space there"
+            ) from error
+
+
+def read(path: Path, *, repair: bool = False) -> list[Cell]:
+    """The cells of a file; a last line that a kill cut short is left out, and with ``repair`` off the file too.
+
+    Raises:
+        StoreError: if the file cannot be read or another line is damaged.
+    """
+    try:
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if repair and whole != data:
+            os.truncate(path, len(whole))
+    except OSError as error:
+        raise StoreError(
+            f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
+        ) from error
+    return [_parse(line, f"{path} line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def _parse(line: bytes, where: str) -> Cell:
+    try:
+        return Cell.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"is no result of this version of rheobase ({place}: {first['msg']})".replace("(: ", "(")
+        raise StoreError(reason, where=where, remedy="choose another folder, or start again with --overwrite") from None
+
+
+def check_same(found: Identity, wanted: Identity, path: Path) -> None:
+    """Refuse to mix results.
+
+    Raises:
+        StoreError: naming what differs.
+    """
+    differences = _differences(found.model_dump(), wanted.model_dump())
+    if differences:
+        raise StoreError(
+            f"holds results of something else: {'; '.join(differences[:5])}",
+            where=str(path),
+            remedy='choose another folder, or start again with --overwrite (on_existing="overwrite")',
+        )
+
+
+_NAMES = {
+    "model_sha256": "the network",
+    "calibration_sha256": "the calibration images",
+    "test_sha256": "the test images",
+    "validation_sha256": "the validation images",
+    "max_pool": "max_pool",
+    "limit": "the number of calibration images",
+    "energy_images": "energy_images",
+}
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in sorted({*found["versions"], *wanted["versions"]}):
+        was, now = found["versions"].get(name), wanted["versions"].get(name)
+        if was != now:
+            lines.append(f"{name} was {was} and is now {now}")
+    for name, words in _NAMES.items():
+        was, now = found[name], wanted[name]
+        if was != now:
+            lines.append(f"{words}: {_short(was)} then, {_short(now)} now")
+    return lines
+
+
+def _short(value: object) -> str:
+    return "none" if value is None else str(value)[:12]

@@ -1,0 +1,87 @@
+"""The folder of a comparison: what lies in it, and what to do with one that exists."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+from rheobase.errors import RecipeError, StoreError
+
+RESULTS_FILE = "results.jsonl"
+REPORT_FILE = "report.html"
+TRAINING_FOLDER = "training"
+TABLE_FILES = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex"}
+PLOT_FILES = {"timesteps": "accuracy.svg", "latency": "latency.svg", "energy": "energy.svg"}
+_OURS = {RESULTS_FILE, REPORT_FILE, TRAINING_FOLDER, *TABLE_FILES.values(), *PLOT_FILES.values()}
+
+OnExisting = Literal["keep", "number", "overwrite"]
+
+
+def open_folder(folder: Path, on_existing: OnExisting) -> Path:
+    """The folder to write in, made if need be.
+
+    Raises:
+        RecipeError: if ``on_existing`` is unknown.
+        StoreError: if it cannot be written, or holds something else than a comparison.
+    """
+    if on_existing not in get_args(OnExisting):
+        raise RecipeError(
+            f"is {on_existing!r}", where="on_existing", remedy=f"use one of {', '.join(get_args(OnExisting))}"
+        )
+    held = _held(folder)
+    if held and on_existing == "number":
+        folder = next(free for n in range(2, 10**6) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())
+        held = set()
+    foreign = sorted(name for name in held - _OURS if not name.startswith("."))
+    if foreign:
+        raise StoreError(
+            f"holds something else than a comparison ({foreign[0]})", where=str(folder), remedy="choose another folder"
+        )
+    try:
+        if on_existing == "overwrite":
+            for name in held & _OURS:
+                remove(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
+        ) from error
+    return folder
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    """Write text files, each whole or not at all.
+
+    Raises:
+        StoreError: if the folder cannot be written.
+    """
+    for name, text in files.items():
+        draft = folder / f".{name}.new"
+        try:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, folder / name)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})", where=str(folder / name), remedy="free space there"
+            ) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _held(folder: Path) -> set[str]:
+    if not folder.exists():
+        return set()
+    if not folder.is_dir():
+        raise StoreError("is a file, not a folder", where=str(folder), remedy="choose another folder")
+    return {path.name for path in folder.iterdir()}

@@ -1,0 +1,160 @@
+"""``rheobase compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import rheobase as rb
+from command_line import Run, assert_refused, runner
+from rheobase import models
+from rheobase.demo import digits
+
+SOURCE = """
+import torch
+from torch import nn
+from rheobase.demo import digits
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+def few(part):
+    images, labels = getattr(digits(), part)
+    return images[:60], labels[:60]
+
+def train():
+    return few("train")
+
+def validation():
+    return few("validation")
+
+def test():
+    return few("test")
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "compare_nets.py").write_text(SOURCE)
+    (folder / "training.yaml").write_text("epochs: 1\nbatch_size: 20\n")
+    (folder / "recipes.yaml").write_text("plain: {method: OPI}\nlow: {method: OPI, percentile: 90}\n")
+    (folder / "wrong.yaml").write_text("plain: {method: OPI, percent: 90}\n")
+    (folder / "list.yaml").write_text("- {method: OPI}\n")
+    pixels = {name: (getattr(digits(), name)[0][:50] * 16).byte().numpy()[:, 0] for name in ("train", "test")}
+    classes = {name: getattr(digits(), name)[1][:50].numpy() for name in ("train", "test")}
+    arrays = {f"{kind}_{name}": value[name] for kind, value in (("x", pixels), ("y", classes)) for name in pixels}
+    np.savez(folder / "digits.npz", **arrays)
+    save_file(small_weights(), folder / "weights.safetensors")
+    return folder
+
+
+def small_weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).state_dict()
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(home)
+    return runner(capsys)
+
+
+def comparison(out: Path, *more: object) -> list[object]:
+    data = ["--data", "compare_nets:train", "--test", "compare_nets:test", "--timesteps", "1,4", "--images", 40]
+    return ["compare", "compare_nets:small", *data, "--out", out, *more]
+
+
+def test_json_and_report(run: Run, tmp_path: Path) -> None:
+    options = ["--methods", "OPI,Pascal", "--seeds", "0,1", "--training", "training.yaml", "--json"]
+    budget = ["--validation", "compare_nets:validation", "--budget", "latency=4", "--budget", "energy=9"]
+    result = run(*comparison(tmp_path / "out", *options, *budget))
+    assert result.code == 0, result.err
+    document = result.document
+    assert document["folder"] == str(tmp_path / "out")
+    assert [(e["method"], e["timesteps"], e["seeds"]) for e in document["entries"]] == [
+        ("OPI", 1, 2),
+        ("OPI", 4, 2),
+        ("Pascal", 1, 2),
+        ("Pascal", 4, 2),
+    ]
+    assert document["choice"]["budget"] == {"latency": 4.0, "energy": 9.0}
+    assert document["about"]["network"] == "small"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert document["choice"]["reason"].split(":")[0] in page
+    network = models.load("compare_nets:small")
+    same = rb.compare(network, [rb.OPI()], part("train"), part("test"), (1, 4), limit=40, seeds=(0, 1))
+    for entry, expected in zip(document["entries"], same.to_json()["entries"], strict=False):
+        assert entry["logit_error"] == pytest.approx(expected["logit_error"])
+
+
+def part(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = getattr(digits(), name)
+    return images[:60], labels[:60]
+
+
+def test_files_recipes_and_going_on(run: Run, tmp_path: Path) -> None:
+    data = ["--data", "digits.npz", "--folder", "train", "--test-folder", "test", "--scale", 16]
+    command = ["compare", "compare_nets:small", "--checkpoint", "weights.safetensors", *data]
+    command += ["--recipes", "recipes.yaml", "--timesteps", 2, "--out", tmp_path / "out"]
+    first = run(*command)
+    assert first.code == 0, first.err
+    assert "plain" in first.out
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in first.out
+    lines = (tmp_path / "out" / "results.jsonl").read_text()
+    assert [json.loads(line)["recipe"]["calibration"][0]["percentile"] for line in lines.splitlines()] == [99.9, 90.0]
+    assert run(*command).out == first.out
+    assert (tmp_path / "out" / "results.jsonl").read_text() == lines
+    assert run(*command, "--number").code == 0
+    assert (tmp_path / "out-2" / "report.html").exists()
+    assert run(*command, "--overwrite", "--seeds", 5).code == 0
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_did_not_run_is_said(run: Run, tmp_path: Path) -> None:
+    result = run(*comparison(tmp_path / "out", "--methods", "QVM,OPI"))
+    assert result.code == 0
+    assert "Did not run:\n  - QVM (every T): needs a quantised network" in result.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--methods", "FTCB"], ["'FTCB' is unknown", "FTBC"]),
+        (["--methods", "OPI,OPI"], ["--methods: names OPI twice"]),
+        (["--methods", "OPI", "--recipes", "recipes.yaml"], ["cannot be combined"]),
+        (["--recipes", "none.yaml"], ["none.yaml: cannot be read"]),
+        (["--recipes", "list.yaml"], ["is not a mapping of recipes by name"]),
+        (["--recipes", "wrong.yaml"], ["wrong.yaml: plain: OPI: unknown field 'percent'"]),
+        (["--budget", "latency=4"], ["--budget: needs validation images", "never by test images"]),
+        (["--budget", "latency=none"], ["--budget: is 'latency=none'"]),
+        (["--budget", "latency=1,latency=2"], ["each once"]),
+        (["--timesteps", "1,x"], ["--timesteps"]),
+        (["--timesteps", "0"], ["timesteps: is 0"]),
+        (["--overwrite", "--number"], ["--overwrite: cannot be combined with --number"]),
+        (["--methods", "OPI", "--training", "training.yaml"], ["training: has no effect"]),
+        (["--validation", "compare_nets:test"], ["validation images: are the test images again"]),
+    ],
+)
+def test_refusals(run: Run, tmp_path: Path, options: list[object], said: list[str]) -> None:
+    assert_refused(run(*comparison(tmp_path / "out", *options)), *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_test_images(run: Run, tmp_path: Path) -> None:
+    command = ["compare", "compare_nets:small", "--data", "compare_nets:train", "--out", tmp_path / "out"]
+    assert_refused(run(*command), "test images: are needed")
+    assert_refused(run(*command, "--test", "compare_nets:train"), "names the calibration images again")
+
+
+def test_other_results_are_not_mixed(run: Run, tmp_path: Path) -> None:
+    assert run(*comparison(tmp_path / "out", "--methods", "OPI")).code == 0
+    other = run(*comparison(tmp_path / "out", "--methods", "OPI", "--checkpoint", "weights.safetensors"))
+    assert_refused(other, "holds results of something else", "the network", "--overwrite")

@@ -1,0 +1,426 @@
+"""Methods side by side: cells, files, statistics, choice."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheobase as rb
+from rheobase.compare import _Images, _Runner, at
+from rheobase.demo import digits
+from rheobase.errors import DataError, RecipeError, StoreError, TraceError
+from rheobase.graph import Graph, capture
+from rheobase.recipes import METHODS
+from rheobase.report.cells import Cell, read
+
+Pair = tuple[Tensor, Tensor]
+MODULE = sys.modules["rheobase.compare"]  # the package's attribute of this name is the function
+TIMED = {"calibration_seconds", "training_seconds", "finished"}
+TRAINING = rb.Training(epochs=1, learning_rate=0.05, batch_size=20)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 10))
+
+
+@cache
+def traced() -> Graph:
+    """Traced once for all tests here, which takes longer than what most of them are about."""
+    return capture(net(), part("train")[0][:4]).graph
+
+
+@cache
+def part(name: str, n: int = 60) -> Pair:
+    images, labels = getattr(digits(), name)
+    return images[:n], labels[:n]
+
+
+def compared(folder: Path | None = None, **changes: Any) -> rb.Comparison:
+    arguments: dict[str, Any] = {
+        "recipes": [rb.OPI(), rb.RateCoding()],
+        "calibration": part("train"),
+        "test": part("test"),
+        "timesteps": (1, 4),
+        "limit": 40,
+        **changes,
+    }
+    return rb.compare(traced(), folder=folder, **arguments)
+
+
+def numbers(cells: Any) -> list[dict[str, Any]]:
+    return [cell.model_dump(exclude=TIMED) for cell in cells]
+
+
+# What a cell says
+
+
+def test_a_cell_is_what_conversion_and_evaluation_give() -> None:
+    recipe = rb.FTBC(timesteps=2, batch_size=32, batches=1)
+    (cell,) = rb.compare(
+        net(), [recipe], part("train"), part("test"), (2,), seeds=(3,), validation=part("validation"), limit=40
+    ).cells
+    chosen = _Images.read(part("train"), "training data").some(40, 3)
+    network = rb.convert(net(), recipe, calibration=chosen, limit=40, seed=3)
+    for measured, data in ((cell.test, part("test")), (cell.validation, part("validation"))):
+        assert measured is not None
+        evaluation = rb.evaluate(network, data, (2,))
+        (row,) = evaluation.rows
+        for name in ("accuracy", "agreement", "logit_error", "spike_rate"):
+            assert getattr(measured, name) == pytest.approx(getattr(row, name), rel=1e-12)
+        assert measured.ann_accuracy == evaluation.ann_accuracy
+        assert measured.energy_ratio == pytest.approx(rb.energy(network, data[0], timesteps=2).ratio)
+    assert cell.latency is not None
+    assert (cell.latency.final, cell.latency.streaming) == (2, 2)
+    assert cell.identity.test_sha256 == evaluation_digest(network, part("test"))
+    assert cell.calibration_seconds is not None
+
+
+def evaluation_digest(network: rb.SpikingNetwork, data: Pair) -> str:
+    return rb.evaluate(network, data, (2,)).data_sha256
+
+
+def test_the_grid_and_its_order() -> None:
+    found = compared(seeds=(1, 0))
+    asked = [(m, t, s) for m in ("OPI", "RateCoding") for t in (1, 4) for s in (1, 0)]
+    assert [(cell.method, cell.timesteps, cell.seed) for cell in found.cells] == asked
+    assert all(cell.recipe["timesteps"] == cell.timesteps for cell in found.cells)
+    assert found.about.ann_accuracy["test"] == pytest.approx(
+        float((net()(part("test")[0]).argmax(1) == part("test")[1]).float().mean())
+    )
+    assert found.about.images == {"calibration": 60, "test": 60}
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    found = compared(recipes=[rb.RateCoding()], timesteps=(4,), seeds=(0, 1, 2))
+    (entry,) = found.entries
+    errors = [cell.test.logit_error for cell in found.cells if cell.test is not None]
+    assert len(set(errors)) == 3  # each seed has calibration images of its own
+    spread = entry.over_seeds(lambda cell: cell.test and cell.test.logit_error)
+    assert spread is not None
+    assert spread.mean == pytest.approx(sum(errors) / 3)
+    assert spread.deviation == pytest.approx(statistics.stdev(errors))
+    (row,) = found.to_json()["entries"]
+    assert row["logit_error"] == {"mean": spread.mean, "deviation": spread.deviation}
+
+
+def test_data_may_be_loaders_and_data_sets() -> None:
+    images, labels = part("train")
+    loader = list(zip(images.split(7), labels.split(7), strict=True))
+    dataset = torch.utils.data.TensorDataset(*part("test"))
+    as_tensors = compared(recipes=[rb.OPI()], timesteps=(2,))
+    once = (batch for batch in loader)  # read once: a generator is enough
+    assert numbers(compared(recipes=[rb.OPI()], timesteps=(2,), calibration=once, test=dataset).cells) == numbers(
+        as_tensors.cells
+    )
+
+
+def test_without_labels_there_is_agreement() -> None:
+    found = compared(recipes=[rb.OPI()], calibration=part("train")[0], test=part("test")[0])
+    assert "accuracy" not in found.to_markdown()
+    assert "agreement" in found.to_html()
+    assert found.about.ann_accuracy == {"calibration": None, "test": None}
+
+
+def test_recipe_for_another_t() -> None:
+    assert at(rb.FTBC(timesteps=8), 2) == rb.FTBC(timesteps=2)
+    assert at(rb.Pascal(), 2) == rb.Pascal(levels=2)
+    assert at(rb.Pascal(), 2, quantised=True) == rb.Pascal()
+    assert at(rb.QVM(levels=4), 2) == rb.QVM(levels=4)
+
+
+def test_every_published_method_is_there() -> None:
+    assert {recipe.name.split(" (")[0] for recipe in rb.all_recipes().values()} == set(METHODS)
+
+
+# Methods that need training, and cells that do not run
+
+
+def test_a_method_that_needs_training_is_trained_once_for_levels_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    trained: list[int] = []
+    monkeypatch.setattr(MODULE, "train", lambda *a, **k: trained.append(k["seed"]) or rb.train(*a, **k))
+    recipes = {"Pascal": rb.Pascal(), "QVM": rb.QVM(), "coarse": rb.QVM(levels=2)}
+    found = compared(tmp_path / "out", recipes=recipes, timesteps=(2, 4), seeds=(0, 1), training=TRAINING)
+    assert {cell.status for cell in found.cells} == {"done"}
+    assert sorted(trained) == [0, 0, 1, 1]  # L = 2 and 4 for each seed, shared by all three
+    for cell in found.cells:
+        assert cell.test is not None
+        assert cell.training_seconds is not None
+        if cell.method != "coarse" or cell.timesteps == 2:  # exact at T = L
+            assert cell.test.agreement == 1.0
+    again = compared(tmp_path / "out", recipes=[rb.Pascal()], timesteps=(2,), training=TRAINING)
+    assert numbers(again.cells) == numbers(
+        c for c in found.cells if (c.method, c.timesteps, c.seed) == ("Pascal", 2, 0)
+    )
+    assert len(trained) == 4
+
+
+def test_a_quantised_network_is_converted_as_it_is() -> None:
+    network = rb.quantise(traced(), rb.Pascal(levels=4), calibration=part("train"))
+    arguments = (part("train"), part("test"), (2, 4))
+    found = rb.compare(network, [rb.Pascal(), rb.QVM(), rb.OPI()], *arguments)
+    status = {(cell.method, cell.timesteps): cell.status for cell in found.cells}
+    assert status.pop(("Pascal", 2)) == "refused"  # it runs for its levels and no other T
+    assert set(status.values()) == {"done"}
+    with pytest.raises(RecipeError, match="training: has no effect on a network that is quantised"):
+        rb.compare(network, [rb.Pascal()], *arguments, training=TRAINING)
+
+
+def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
+    twenty = rb.FTBC(batch_size=1, batches=1, threshold="saturation")  # needs activations that saturate
+    found = compared(tmp_path / "out", recipes={"Pascal": rb.Pascal(), "saturated": twenty, "OPI": rb.OPI()})
+    reasons = {cell.method: cell.reason or "" for cell in found.cells}
+    assert reasons["Pascal"].startswith("needs a quantised network: ")
+    assert "rb.Training" in reasons["Pascal"]
+    assert "saturat" in reasons["saturated"]
+    assert [cell.status for cell in found.cells] == ["refused"] * 4 + ["done"] * 2
+    text = found.to_markdown()
+    assert "Did not run:\n\n- Pascal (every T): needs a quantised network" in text
+    assert "needs a quantised network" in found.to_html()
+    # With training, only what was missing runs.
+    both = compared(tmp_path / "out", recipes=[rb.Pascal(), rb.OPI()], training=TRAINING)
+    assert {cell.status for cell in both.cells} == {"done"}
+    assert numbers(both.cells[2:]) == numbers(found.cells[4:])
+
+
+def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = _Runner._measure
+
+    def broken(self: _Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
+        if (recipe.name, timesteps) == ("OPI", 4):
+            raise MemoryError("no more")
+        return measure(self, recipe, timesteps, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Runner, "_measure", broken)
+        found = compared(tmp_path / "out")
+    assert [cell.status for cell in found.cells] == ["done", "failed", "done", "done"]
+    assert found.cells[1].reason == "MemoryError: no more"
+    assert "Failed; the same call tries again" in found.to_html()
+    again = compared(tmp_path / "out")
+    assert [cell.status for cell in again.cells] == ["done"] * 4
+    assert again.cells[0] == found.cells[0]  # seconds and all: not run again
+
+
+def test_a_network_that_cannot_be_traced_is_an_error_at_once(tmp_path: Path) -> None:
+    smooth = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.SiLU(), nn.Linear(4, 10))
+    with pytest.raises(TraceError, match=r"SiLU|silu"):
+        rb.compare(smooth, [rb.OPI()], part("train"), part("test"), (1,), folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Kill and resume; files of something else
+
+
+def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = compared(tmp_path / "whole")
+    run, ran = _Runner.run, []
+
+    def counted(self: _Runner, method: str, recipe: rb.Recipe, timesteps: int, seed: int) -> Cell:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append((method, timesteps))
+        return run(self, method, recipe, timesteps, seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Runner, "run", counted)
+        with pytest.raises(KeyboardInterrupt):
+            compared(tmp_path / "killed")
+        file = tmp_path / "killed" / "results.jsonl"
+        assert len(file.read_text().splitlines()) == 2
+        with file.open("a") as stream:  # a kill in the middle of a line
+            stream.write((tmp_path / "whole" / "results.jsonl").read_text().splitlines()[2][:200])
+        assert len(read(file)) == 2
+        ran.clear()
+        found = compared(tmp_path / "killed")
+    assert ran == [("RateCoding", 1), ("RateCoding", 4)]
+    assert numbers(found.cells) == numbers(whole.cells)
+    assert [Cell.model_validate_json(line) for line in file.read_text().splitlines()] == list(found.cells)
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        *("results.jsonl", "report.html", "table.md", "table.csv", "table.tex"),
+        *("accuracy.svg", "latency.svg", "energy.svg"),
+    }
+
+
+def test_a_comparison_may_grow(tmp_path: Path) -> None:
+    first = compared(tmp_path / "out", recipes=[rb.OPI()], timesteps=(4,))
+    more = compared(tmp_path / "out", recipes={"mine": rb.OPI(), "other": rb.RateCoding()}, seeds=(0, 1))
+    old = next(cell for cell in more.cells if (cell.method, cell.timesteps, cell.seed) == ("mine", 4, 0))
+    assert old == first.cells[0].model_copy(update={"method": "mine"})
+    assert len(read(tmp_path / "out" / "results.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"test": ("test", 50)}, "the test images"),
+        ({"calibration": ("train", 50)}, "the calibration images"),
+        ({"validation": ("validation", 50)}, "the validation images: none then"),
+        ({"limit": 30}, "the number of calibration images: 40 then, 30 now"),
+    ],
+)
+def test_other_data_are_not_mixed(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    compared(tmp_path / "out", recipes=[rb.OPI()], timesteps=(1,))
+    before = (tmp_path / "out" / "results.jsonl").read_bytes()
+    given = {name: part(*value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    with pytest.raises(StoreError, match=f"holds results of something else: .*{said}"):
+        compared(tmp_path / "out", **given)
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
+
+
+def test_another_network_or_version_is_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    compared(tmp_path / "out", recipes=[rb.OPI()], timesteps=(1,))
+    name = traced().tensor_names[0]
+    other = traced().replace(tensors={name: traced().tensor(name) + 0.25})
+    with pytest.raises(StoreError, match="the network"):
+        rb.compare(other, [rb.OPI()], part("train"), part("test"), (1,), limit=40, folder=tmp_path / "out")
+    monkeypatch.setattr(MODULE, "versions", lambda: {"rheobase": "9.9", "torch": "1"})
+    with pytest.raises(StoreError, match=r"rheobase was 0\.1\.0 and is now 9\.9"):
+        compared(tmp_path / "out", recipes=[rb.OPI()])
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    compared(tmp_path / "out", recipes=[rb.OPI()])
+    file = tmp_path / "out" / "results.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text(lines[0][:-10] + "\n" + lines[1] + "\n")
+    with pytest.raises(StoreError, match="line 1"):
+        compared(tmp_path / "out")
+    cell = json.loads(lines[0])
+    file.write_text(json.dumps({**cell, "version": 2}) + "\n")
+    with pytest.raises(StoreError, match="version"):
+        compared(tmp_path / "out")
+
+
+def test_a_folder_that_exists(tmp_path: Path) -> None:
+    out, foreign = tmp_path / "out", tmp_path / "foreign"
+    compared(out, recipes=[rb.OPI()], timesteps=(1,))
+    numbered = compared(out, recipes=[rb.OPI()], timesteps=(1,), test=part("test", 50), on_existing="number")
+    assert numbered.folder == tmp_path / "out-2"
+    over = compared(out, recipes=[rb.OPI()], timesteps=(1,), test=part("test", 40), on_existing="overwrite")
+    assert read(out / "results.jsonl") == list(over.cells)
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
+    for choice in ("keep", "overwrite"):
+        with pytest.raises(StoreError, match=r"something else than a comparison \(thesis.tex\)"):
+            compared(foreign, on_existing=choice)
+    assert (foreign / "thesis.tex").exists()
+    with pytest.raises(RecipeError, match="on_existing: is 'ask'"):
+        compared(out, on_existing="ask")
+    with pytest.raises(StoreError, match="is a file"):
+        compared(foreign / "thesis.tex")
+
+
+# The choice within a budget
+
+
+def made_up(**accuracies: tuple[float, float]) -> rb.Comparison:
+    """A comparison whose methods have the given accuracy on (test, validation) images, and latencies 4, 8, ..."""
+    real = compared(recipes={name: rb.OPI() for name in accuracies}, timesteps=(1,), validation=part("validation"))
+    cells = []
+    for i, (cell, (test, validation)) in enumerate(zip(real.cells, accuracies.values(), strict=True)):
+        assert cell.test is not None
+        assert cell.validation is not None
+        assert cell.latency is not None
+        change = {
+            "test": cell.test.model_copy(update={"accuracy": test, "energy_ratio": 9.0}),
+            "validation": cell.validation.model_copy(update={"accuracy": validation, "energy_ratio": 0.1 * (i + 1)}),
+            "latency": cell.latency.model_copy(update={"final": 4 * (i + 1)}),
+        }
+        cells.append(cell.model_copy(update=change))
+    return rb.Comparison(real.about, real.recipes, tuple(cells))
+
+
+def test_the_choice_is_made_on_validation_images_alone() -> None:
+    found = made_up(a=(0.99, 0.5), b=(0.1, 0.9), c=(0.2, 0.95))
+    assert found.choose(latency=8).method == "b"
+    assert found.choose(latency=100).method == "c"
+    assert found.choose(energy=0.25).method == "b"
+    assert found.choose(latency=100, energy=0.15).method == "a"
+    # The same validation numbers with any other test numbers: the same choice.
+    assert made_up(a=(0.1, 0.5), b=(0.9, 0.9), c=(0.99, 0.95)).choose(latency=8).method == "b"
+    nothing = found.choose(latency=3, energy=0.05)
+    assert (nothing.method, nothing.timesteps) == (None, None)
+    assert "No method fits within a latency of 3 steps and 0.05" in nothing.reason
+    assert "the least latency is 4, of a at T = 1" in nothing.reason
+    assert found.choose(latency=8) == found.choose(latency=8.0)
+    with pytest.raises(RecipeError, match="budget: is empty"):
+        found.choose()
+
+
+def test_of_equally_accurate_methods_the_cheaper_is_chosen() -> None:
+    assert made_up(a=(0.5, 0.7), b=(0.9, 0.7)).choose(latency=100).method == "a"
+
+
+def test_a_budget_without_validation_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation images: are needed for a budget"):
+        compared(tmp_path / "out", budget={"latency": 8})
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="nothing is chosen by test images"):
+        compared(recipes=[rb.OPI()], timesteps=(1,)).choose(latency=8)
+
+
+def test_the_budget_is_in_the_report() -> None:
+    found = compared(validation=part("validation"), budget={"latency": 1})
+    assert found.choice is not None
+    assert found.choice.timesteps == 1
+    page = found.to_html()
+    assert f"{found.choice.method} at T = 1" in page
+    assert "test images had no say" in page
+    assert "Choice: " in found.to_markdown()
+
+
+def test_steps_that_the_latency_leaves_out_are_noted() -> None:
+    network = rb.quantise(traced(), rb.Pascal(levels=4), calibration=part("train"))
+    (cell,) = rb.compare(network, [rb.Pascal()], part("train"), part("test"), (4,)).cells
+    internal = rb.latency(rb.convert(network, rb.Pascal()), 4).internal
+    assert internal > 0
+    assert f"not in the latency: {internal} steps in which neurons work without input" in cell.notes
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"recipes": []}, RecipeError, "recipes: is empty"),
+        ({"recipes": ["FTBC"]}, RecipeError, "recipes: hold a str"),
+        ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "hold 'OPI' twice"),
+        ({"timesteps": ()}, RecipeError, "timesteps: is empty"),
+        ({"timesteps": (0,)}, RecipeError, "timesteps: is 0"),
+        ({"timesteps": (2, 2)}, RecipeError, "timesteps: is 2, 2"),
+        ({"seeds": ()}, RecipeError, "seeds: is empty"),
+        ({"seeds": (-1,)}, RecipeError, "seeds: is -1"),
+        ({"limit": 0}, RecipeError, "limit: is 0"),
+        ({"training": TRAINING}, RecipeError, "training: has no effect"),
+        ({"budget": {"speed": 1}}, RecipeError, "unknown part 'speed'"),
+        ({"budget": {"energy": -1}}, RecipeError, "budget energy: is -1"),
+        ({"test": ("train", 60)}, DataError, "test images: are the calibration images again"),
+        ({"validation": ("test", 60)}, DataError, "validation images: are the test images again"),
+    ],
+)
+def test_impossible_questions(tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str) -> None:
+    for name in ("test", "validation"):
+        if name in changes:
+            changes = {**changes, name: part(*changes[name])}
+    with pytest.raises(error, match=said):
+        compared(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_images_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="shape"):
+        compared(test=(torch.rand(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64)))

@@ -1,0 +1,283 @@
+"""The report: tables to the letter, the front, and the page as a browser reads it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rheobase as rb
+from rheobase.report.cells import Cell, Delay, Identity, Measured
+from rheobase.report.comparison import About
+from rheobase.report.html import SCRIPT_ID
+from rheobase.report.plots import DARK, INK, LIGHT, pareto_front
+from rheobase.report.tables import escape_latex
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+IDENTITY = Identity(
+    versions={"rheobase": "0.1.0", "torch": "2.9"},
+    model_sha256="a" * 64,
+    calibration_sha256="b" * 64,
+    test_sha256="c" * 64,
+    validation_sha256=None,
+    max_pool="refuse",
+    limit=512,
+    energy_images=256,
+)
+
+
+def cell(method: str, timesteps: int, seed: int, accuracy: float, seconds: float = 1.5, **changes: Any) -> Cell:
+    measured = Measured(
+        images=400,
+        accuracy=accuracy,
+        agreement=accuracy - 0.0025,
+        logit_error=1 / (timesteps + 3),
+        spike_rate=0.125,
+        ann_accuracy=0.9925,
+        energy_ratio=0.0625 * timesteps,
+        picojoules=5e5 * timesteps,
+        ann_picojoules=8e6,
+        energy_images=256,
+        not_counted=("comparisons with thresholds",),
+    )
+    fields: dict[str, Any] = {
+        "method": method,
+        "timesteps": timesteps,
+        "seed": seed,
+        "recipe": rb.OPI(timesteps=timesteps).to_dict(),
+        "training": None,
+        "status": "done",
+        "test": measured,
+        "latency": Delay(first=1, final=timesteps, streaming=timesteps),
+        "calibration_seconds": seconds,
+        "execution": "steps",
+        "notes": ["thresholds: 2 silent channels"],
+        "finished": "2026-01-02T03:04:05+00:00",
+        "identity": IDENTITY,
+        **changes,
+    }
+    return Cell(**fields)
+
+
+def refused(method: str, timesteps: int, seed: int, reason: str = "needs a quantised network") -> Cell:
+    gone = dict.fromkeys(("test", "latency", "calibration_seconds", "execution"))
+    return cell(method, timesteps, seed, 0.5, **gone, status="refused", reason=reason, notes=[])
+
+
+def comparison(*cells: Cell, images: int = 400) -> rb.Comparison:
+    about = About(
+        network="Net_1",
+        sites=5,
+        neurons=2048,
+        notes=("conv: batch normalisation folded",),
+        images={"calibration": 1000, "test": images},
+        ann_accuracy={"calibration": 1.0, "test": 0.9925},
+        identity=IDENTITY,
+        training=None,
+        machine={"processor": "x86_64", "cpus": 2, "threads": 1},
+    )
+    return rb.Comparison(about, {c.method: rb.OPI() for c in cells}, cells)
+
+
+SMALL = comparison(
+    cell("OPI", 2, 0, 0.75, 1.0),
+    cell("OPI", 2, 1, 0.85, 2.0),
+    cell("OPI", 4, 0, 0.95),
+    cell("OPI", 4, 1, 0.95),
+    cell("50%_A&B", 2, 0, 0.8),
+    refused("50%_A&B", 2, 1, "ran out of steps"),
+    refused("50%_A&B", 4, 0),
+    refused("50%_A&B", 4, 1),
+)
+
+# Deviations by hand: 75 and 85 -> √(25 + 25) = 7.07; 1 and 2 seconds -> √½ = 0.7.
+MARKDOWN = """\
+| method | T | accuracy (%) | agreement with ANN (%) | logit error | spikes / neuron / step | latency (steps) \
+| if streaming (steps) | energy / ANN | calibration (s) |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+| OPI | 2 | 80.00 ± 7.07 | 79.75 ± 7.07 | 0.200 ± 0.000 | 0.1250 ± 0.0000 | 2 ± 0 | 2 ± 0 | 0.125 ± 0.000 | 1.5 ± 0.7 |
+| OPI | 4 | 95.00 ± 0.00 | 94.75 ± 0.00 | 0.143 ± 0.000 | 0.1250 ± 0.0000 | 4 ± 0 | 4 ± 0 | 0.250 ± 0.000 | 1.5 ± 0.0 |
+| 50%_A&B (1 of 2 seeds) | 2 | 80.00 | 79.75 | 0.200 | 0.1250 | 2 | 2 | 0.125 | 1.5 |
+
+Net_1 on 400 test images (analog network: 99.25 %); mean ± standard deviation over 2 seeds.
+
+Did not run:
+
+- 50%_A&B (T = 2; seed 1): ran out of steps
+- 50%_A&B (T = 4): needs a quantised network
+"""
+
+LATEX = r"""% Net_1 on 400 test images (analog network: 99.25 %); mean ± standard deviation over 2 seeds
+\begin{tabular}{lrrrrrrrrr}
+\toprule
+method & T & accuracy (\%) & agreement with ANN (\%) & logit error & spikes / neuron / step & latency (steps) & if streaming (steps) & energy / ANN & calibration (s) \\
+\midrule
+OPI & 2 & $80.00 \pm 7.07$ & $79.75 \pm 7.07$ & $0.200 \pm 0.000$ & $0.1250 \pm 0.0000$ & $2 \pm 0$ & $2 \pm 0$ & $0.125 \pm 0.000$ & $1.5 \pm 0.7$ \\
+OPI & 4 & $95.00 \pm 0.00$ & $94.75 \pm 0.00$ & $0.143 \pm 0.000$ & $0.1250 \pm 0.0000$ & $4 \pm 0$ & $4 \pm 0$ & $0.250 \pm 0.000$ & $1.5 \pm 0.0$ \\
+\addlinespace
+50\%\_A\&B (1 of 2 seeds) & 2 & 80.00 & 79.75 & 0.200 & 0.1250 & 2 & 2 & 0.125 & 1.5 \\
+\bottomrule
+\end{tabular}
+"""  # noqa: E501
+
+
+def test_markdown_to_the_letter() -> None:
+    assert SMALL.to_markdown() == MARKDOWN == str(SMALL)
+
+
+def test_latex_to_the_letter() -> None:
+    assert SMALL.to_latex() == LATEX
+    assert escape_latex(r"a\b~c^d{e}") == r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\{e\}"
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(SMALL.to_csv())))
+    assert [(row["method"], row["timesteps"], row["seeds"]) for row in rows] == [
+        ("OPI", "2", "2"),
+        ("OPI", "4", "2"),
+        ("50%_A&B", "2", "1"),
+        ("50%_A&B", "4", "0"),
+    ]
+    assert (rows[0]["accuracy"], rows[0]["accuracy_deviation"]) == ("80", "7.07107")
+    assert (rows[2]["accuracy"], rows[2]["accuracy_deviation"]) == ("80", "")
+    assert rows[3]["accuracy"] == rows[3]["energy_ratio"] == ""
+    assert rows[0]["training_seconds"] == ""
+
+
+def test_one_seed_has_no_deviation() -> None:
+    text = comparison(cell("OPI", 2, 0, 0.75)).to_markdown()
+    assert "±" not in text
+    assert "| OPI | 2 | 75.00 | 74.75 |" in text
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
+
+
+@given(POINTS)
+def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    def beaten(x: int, y: int) -> bool:
+        return any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
+
+    front = [points[i] for i in pareto_front(points)]
+    assert sorted(set(front)) == sorted({p for p in points if not beaten(*p)})
+    assert front == sorted(set(front))
+
+
+# The page
+
+
+class Reader(HTMLParser):
+    """What a page holds: table rows as text, elements with their attributes, the text of the results block."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.document = "", ""
+        self._cell = self._script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self._cell = tag in ("td", "th") or (self._cell and tag not in ("tr", "table"))
+        self._script = tag == "script" and dict(attrs).get("id") == SCRIPT_ID
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = self._cell and tag not in ("td", "th")
+        self._script = self._script and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.document += data
+            return
+        self.text += data
+        if self._cell:
+            self.rows[-1][-1] += data.strip()
+
+
+def test_the_page_stands_alone_and_is_well_formed() -> None:
+    page = SMALL.to_html()
+    read = Reader(page)
+    assert json.loads(read.document) == json.loads(json.dumps(SMALL.to_json()))
+    # nothing to fetch: no address but the names of the SVG namespaces, no script but the block of data
+    assert {u.split("/")[2] for u in re.findall(r"https?://[^\s\"'<)]+", page)} <= {"www.w3.org"}
+    assert not [a for _, a in read.elements if "src" in a or (a.get("href") or "#")[0] != "#"]
+    assert [a["type"] for tag, a in read.elements if tag == "script"] == ["application/json"]
+    assert "default-src 'none'" in page
+    ids = [a["id"] for _, a in read.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    used = {a["xlink:href"] for _, a in read.elements if "xlink:href" in a} | set(re.findall(r"url\((#[^)]+)\)", page))
+    used |= {a["href"] for tag, a in read.elements if tag == "a"}
+    assert used <= {f"#{name}" for name in ids}
+    assert ("html", {"lang": "en"}) in read.elements
+    images = [a for tag, a in read.elements if tag == "svg"]
+    assert len(images) == 3
+    for image in images:
+        assert image["role"] == "img"
+        assert set((image["aria-labelledby"] or "").split()) <= set(ids)
+    headers = [a for tag, a in read.elements if tag == "th"]
+    assert all(a.get("scope") in ("col", "row") for a in headers)
+    assert "needs a quantised network" in read.text
+    assert "2 silent channels" in read.text
+    assert "comparisons with thresholds" in read.text
+    assert "c" * 64 in read.text
+    assert "#0000" not in page  # every colour is the page's
+
+
+def test_names_cannot_break_the_page() -> None:
+    name = "</script><script>alert(1)</script> & <b>"
+    read = Reader(comparison(cell(name, 2, 0, 0.5), refused(name, 4, 0, "is <i>odd</i>")).to_html())
+    assert [tag for tag, _ in read.elements if tag in ("b", "i")] == []
+    assert len([tag for tag, _ in read.elements if tag == "script"]) == 1
+    assert json.loads(read.document)["cells"][0]["method"] == name
+    assert [name, "2", "50.00"] in [row[:3] for row in read.rows]
+
+
+def test_a_page_where_nothing_ran() -> None:
+    page = comparison(refused("OPI", 2, 0)).to_html()
+    assert "<svg" not in page
+    assert "needs a quantised network" in page
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("paper", "colours"), [("#ffffff", (*LIGHT, INK[0])), ("#12161b", (*DARK, INK[1]))])
+def test_colours_can_be_told_from_the_page(paper: str, colours: tuple[str, ...]) -> None:
+    for colour in colours:
+        high, low = sorted((_luminance(paper), _luminance(colour)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour  # WCAG 2.2, level AA
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with (Debian: apt-get install chromium)")
+def test_a_browser_reads_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(SMALL.to_html(), encoding="utf-8")
+    assert CHROMIUM is not None
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options = [*quiet, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,844", "--dump-dom"]
+    address = (tmp_path / "report.html").as_uri()
+    done = subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    read = Reader(done.stdout)
+    assert ["OPI", "2", "80.00 ± 7.07", "79.75 ± 7.07"] in [row[:4] for row in read.rows]
+    assert ["OPI", "80.00 ± 7.07", "95.00 ± 0.00"] in read.rows
+    document = json.loads(read.document)
+    assert document["entries"][0]["accuracy"]["mean"] == pytest.approx(80.0)
+    assert len([tag for tag, _ in read.elements if tag == "svg"]) == 3
