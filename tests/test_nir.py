@@ -95,9 +95,13 @@ def test_approximated_networks_come_back_whole(name: str, tmp_path: Path) -> Non
 def converted(method: str) -> tuple[rb.SpikingNetwork, Tensor]:
     images = grid_images("MLP")
     if METHODS[method]().activation is not None:
-        recipe = METHODS[method](levels=4)
+        recipe = METHODS[method](**({"mean_timesteps": 4} if method == "QAC" else {"levels": 4}))
         return rb.convert(rb.quantise(networks.build("MLP"), recipe, calibration=images).eval(), recipe), images
-    options: dict[str, Any] = {"FTBC": {"batch_size": 8, "iterations": 1, "updates": 2}}.get(method, {})
+    options: dict[str, Any] = {
+        "FTBC": {"batch_size": 8, "iterations": 1, "updates": 2},
+        "DAParallel": {"batch_size": 8},
+    }
+    options = options.get(method, {})
     return rb.convert(networks.build("MLP"), METHODS[method](timesteps=4, **options), calibration=images), images
 
 
