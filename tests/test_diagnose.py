@@ -18,7 +18,7 @@ from conftest import grid_images, grid_snn
 from rheobase.demo import digits, train
 from rheobase.diagnose import TERMS
 from rheobase.errors import DataError, RecipeError, StoreError
-from rheobase.neurons import ConstantCurrent, IntegrateFire
+from rheobase.neurons import ConstantCurrent, IntegrateFire, ParallelIF
 from rheobase.plots import diagnosis_plot
 from rheobase.recipes import METHODS
 from rheobase.signal import Train
@@ -174,11 +174,15 @@ def test_the_residual_is_the_potential_after_the_last_step(seed: int, steps: int
     values, (potential,) = neuron.run(currents, neuron.init(currents.shape[1:], currents[0]))
     residual = neuron.residual(currents.mean(0), (values != 0).sum(0), steps)
     torch.testing.assert_close(residual, potential / theta[:, None])
-    window = ConstantCurrent(theta, steps)
-    spikes = (window.fire(Train(currents), steps) != 0).sum(0)
-    left = window.residual(currents.mean(0), spikes, steps)
-    assert bool((left >= -1e-9).logical_or(spikes == 0).all())
-    assert bool((left < 1 + 1e-9).logical_or(spikes == steps).all())
+    drawn = torch.rand(3, generator=g, dtype=torch.float64)
+    for window in (
+        ConstantCurrent(theta, steps, initial_potential=drawn),
+        ParallelIF(theta, steps, pre=drawn - 0.5, post=0.1 * drawn, output_bias=0.5 * drawn * theta),
+    ):
+        spikes = (window.fire(Train(currents), steps) != 0).sum(0)
+        left = window.residual(currents.mean(0), spikes, steps)
+        assert bool((left >= -1e-9).logical_or(spikes == 0).all())
+        assert bool((left < 1 + 1e-9).logical_or(spikes == steps).all())
 
 
 def test_dead_and_saturated_channels() -> None:
@@ -256,3 +260,5 @@ def test_bad_input() -> None:
         rb.diagnose(snn, torch.full_like(images, float("nan")))
     with pytest.raises(RecipeError, match="timesteps: is 0"):
         rb.diagnose(snn, images, timesteps=0)
+    with pytest.raises(RecipeError, match=r"thresholds are folded into the weights.*before folding"):
+        rb.diagnose(rb.fold_thresholds(snn), images)

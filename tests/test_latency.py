@@ -120,14 +120,24 @@ def test_what_streams_ends_after_its_steps(name: str) -> None:
         assert before in previous[site]
 
 
-def test_a_sum_of_trains_of_different_lengths_is_a_barrier_for_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Integrate-and-fire neurons with a T of their own: 1-4, its mean, then 5-6."""
-    snn = rb.convert(chain(4, 4), rb.RateCoding(timesteps=4), calibration=torch.rand(8, 3))
-    second = snn.neurons[1]
-    monkeypatch.setattr(type(second), "steps", lambda self, t, nominal: 2 if self is second else t)
-    found = rb.latency(snn)
-    assert spans(found) == [(1, 4), (5, 6)]
-    assert [row.barrier for row in found.rows] == [False, True]
+def test_trains_are_aligned_one_by_one_before_neurons_that_stream() -> None:
+    """Integrate-and-fire neurons with a T of their own: a train of the site's T passes on, another has to end first."""
+    net = Branches(stem=2, long=(4, 4), short=2, last=4)
+    steps = {"stem": 2, "long1": 4, "long2": 4, "short": 2, "last": 4}
+    recipe = rb.Recipe(
+        name="mixed",
+        timesteps=None,
+        neuron=rb.IntegrateFireNeuron(timesteps=steps),
+        calibration=rb.RateCoding(threshold="max", granularity="layer").calibration,
+    )
+    snn = rb.convert(net, recipe, calibration=3 * torch.rand(20, 3))
+    found = {row.site: row for row in rb.latency(snn).rows}
+    # stem 1-2; short streams with it; long1 waits for it, 3-6, and long2 streams; of the sum, long2 from 3 on, short's
+    # mean from 3 on
+    spans = {name: (row.start, row.end) for name, row in found.items()}
+    assert spans == {"stem": (1, 2), "short": (1, 2), "long1": (3, 6), "long2": (3, 6), "last": (3, 6)}
+    assert [name for name, row in found.items() if row.barrier] == ["long1"]
+    assert (rb.latency(snn).first, rb.latency(snn).final, rb.latency(snn).stalls) == (3, 6, 4)
 
 
 def test_table_and_json() -> None:

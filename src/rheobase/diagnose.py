@@ -11,6 +11,8 @@ from torch import Tensor
 
 from rheobase.activations import staircase
 from rheobase.batches import Batches, batches, count
+from rheobase.errors import RecipeError
+from rheobase.fold import FOLDED
 from rheobase.graph.ir import Node
 from rheobase.network import SpikingNetwork
 from rheobase.observe import Observation, analog_values, observe
@@ -204,7 +206,8 @@ def diagnose(
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps.
+        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights, so that
+            its sites are not in the analog network's units.
 
     Example:
         >>> import torch, rheobase as rb
@@ -217,6 +220,10 @@ def diagnose(
     """
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
+    if any(note.startswith(FOLDED) for note in network.provenance.notes):
+        raise RecipeError(
+            f"cannot be compared site by site: {FOLDED}", where="network", remedy="diagnose it before folding"
+        )
     sums = [_Sums(site) for site in network.sites]
     changed = _changes_segments(network)
     seen = 0

@@ -15,6 +15,8 @@ from rheobase.neurons import Neuron
 from rheobase.neurons.neuron import along_channels
 from rheobase.sites import Site
 
+FOLDED = "thresholds are folded into the weights"
+"""How the note begins that a folded network carries."""
 _SCALED = {"threshold", "initial_potential", "bias"}
 
 
@@ -61,8 +63,7 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
     provenance = Provenance(**copy.deepcopy(asdict(network.provenance)))
     if after:
         provenance.notes.append(
-            f"thresholds are folded into the weights: spikes carry {threshold:g}, and what sites emit is not in the "
-            "units of the analog network"
+            f"{FOLDED}: spikes carry {threshold:g}, and what sites emit is not in the units of the analog network"
         )
     graph = rescale(network.graph, after, before)
     folded = SpikingNetwork(graph, network.ann, neurons, network.timesteps, network.recipe, provenance)

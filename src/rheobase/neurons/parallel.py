@@ -129,6 +129,11 @@ class ParallelIF(WindowNeuron):
         drive = current.mul_(scale) if overwrite else current * scale
         return drive.add_(offset).floor_().clamp_(0, steps)
 
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
+        """What has come in, in units of ϑ, less n."""
+        scale, offset = (along_channels(value, current.dim()) for value in self.line(steps))
+        return current.double() * scale + offset - spikes
+
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
         """(θ + φ) n/T for a mean current z, [B, C, ...]."""
         return self.count(current, steps, overwrite=overwrite).mul_(along_channels(self.worth() / steps, current.dim()))

@@ -81,7 +81,8 @@ class WindowNeuron(Neuron):
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
         """T z/θ + V0/θ − N."""
-        return steps * current.double() / along_channels(self.threshold, current.dim()) + self.potential - spikes
+        start = along_channels(torch.as_tensor(self.potential), current.dim())
+        return steps * current.double() / along_channels(self.threshold, current.dim()) + start - spikes
 
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
         """A window has no state before it."""
