@@ -68,8 +68,9 @@ def main() -> None:
         calibration, test = imagenet_sample()
         order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[: arguments.images]
         test = test[0][order], test[1][order]
-        # 160 images to fit on; more simulated at once than this do not fit into the memory of the machine
-        options = {"FTBC": {"batch_size": 64, "batches": 1}, "LP": {"images": 16}, "AP": {"images": 16}}
+        # 160 images to fit on; LP and AP hold all steps of theirs at once
+        ftbc = {"batch_size": 32, "batches": 1, "iterations": 2}
+        options = {"FTBC": ftbc, "LP": {"images": 16}, "AP": {"images": 16}}
     for method in arguments.methods.split(","):
         steps = arguments.timesteps
         for readouts in [tuple(steps)] if method in ANY_T else [(t,) for t in steps]:
