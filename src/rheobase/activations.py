@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,7 +18,7 @@ INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 
 """V0/θ of the integrate-and-fire neuron whose count is the activation's under a constant current (QVM, Theorem 2)."""
 
 
-class QuantisedActivation(nn.Module):
+class QuantisedActivation(nn.Module, ABC):
     """What a quantised activation tells about the site it stands at.
 
     Attributes:
@@ -32,9 +33,9 @@ class QuantisedActivation(nn.Module):
     rates: Mapping[str, float] = MappingProxyType({})
 
     @property
+    @abstractmethod
     def saturation(self) -> Tensor:
         """θ, where it saturates, [] or [C]."""
-        raise NotImplementedError
 
     def site(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Attributes and tensors of the graph's site node, as it is now."""
