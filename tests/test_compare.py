@@ -132,6 +132,8 @@ def test_without_labels_there_is_agreement() -> None:
 
 def test_recipe_for_another_t() -> None:
     assert at(rb.FTBC(timesteps=8), 2) == rb.FTBC(timesteps=2)
+    assert at(rb.DAParallel(timesteps=8), 2) == rb.DAParallel(timesteps=2)
+    assert at(rb.QAC(), 2) == rb.QAC(mean_timesteps=2)
     assert at(rb.Pascal(), 2) == rb.Pascal(levels=2)
     assert at(rb.Pascal(), 2, quantised=True) == rb.Pascal()
     assert at(rb.QVM(levels=4), 2) == rb.QVM(levels=4)

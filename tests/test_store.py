@@ -318,7 +318,7 @@ def test_forged_structures_are_refused(name: str, folder: Path) -> None:
 def test_tensors_that_are_none_are_refused(folder: Path) -> None:
     (folder / store.TENSORS_FILE).write_bytes(b"garbage")
     forge(folder, lambda c: c.update(tensors_sha256=hashlib.sha256(b"garbage").hexdigest()))
-    with refused(str(folder), "no network"):
+    with refused(str(folder), "no tensors of a network"):
         rb.load(folder)
 
 

@@ -180,7 +180,7 @@ def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
     if recipe.activation is None:
         fields["timesteps"] = timesteps
         for part in (fields["neuron"], *fields["calibration"]):
-            if "timesteps" in part:
+            if part.get("timesteps") is not None:
                 part["timesteps"] = timesteps
     elif not quantised:
         for name in ("levels", "mean_timesteps"):

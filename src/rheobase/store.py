@@ -106,7 +106,13 @@ def load(folder: str | Path) -> SpikingNetwork:
     blob = _read(folder / TENSORS_FILE)
     if hashlib.sha256(blob).hexdigest() != content.get("tensors_sha256"):
         raise StoreError("is truncated or altered (SHA-256 differs)", where=str(folder / TENSORS_FILE), remedy=_AGAIN)
-    return rebuild(content, safetensors.torch.load(blob), where)
+    try:
+        tensors = safetensors.torch.load(blob)
+    except Exception as cause:  # the hash is right, so this is a file that no release has written
+        raise StoreError(
+            f"holds no tensors of a network ({_first_line(cause)})", where=str(folder / TENSORS_FILE), remedy=_AGAIN
+        ) from cause
+    return rebuild(content, tensors, where)
 
 
 def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
