@@ -86,10 +86,13 @@ class Histogram:
         index += torch.arange(len(x)).unsqueeze(1) * self.bins
         self.counts += torch.bincount(index[x > 0], minlength=self.counts.numel()).reshape(self.counts.shape)
 
+    def middles(self) -> Tensor:
+        """Middle of each bin in units of the maximum, [bins], float64."""
+        return (torch.arange(self.bins, dtype=torch.float64) + 0.5) / self.bins
+
     def centres(self) -> Tensor:
         """Middle of each bin, [R, bins], float64."""
-        middle = (torch.arange(self.bins, dtype=torch.float64) + 0.5) / self.bins
-        return self.maximum.double().unsqueeze(1) * middle
+        return self.maximum.double().unsqueeze(1) * self.middles()
 
 
 class ExactPercentile:

@@ -145,26 +145,19 @@ def least_squares(
         initial_potential: V0/θ for a site with constant current; None for one that spike trains feed.
         candidates: how many, in steps of 1 % down from the maximum.
     """
-    weights, a = histogram.counts.double(), histogram.centres()
-    maximum = histogram.maximum.double()
-    best, best_error = maximum.clone(), torch.full_like(maximum, torch.inf)
-    for i in range(candidates):
-        theta = (maximum * (1 - 0.01 * i)).clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
-        steps = a * timesteps / theta
-        if initial_potential is None:
-            fraction = steps - torch.floor(steps)
-            squared = torch.where(
-                a < theta, (theta / timesteps).square() * fraction * (1 - fraction), (a - theta).square()
-            )
-        else:
-            squared = (
-                a - theta / timesteps * torch.clamp(torch.floor(steps + initial_potential), 0, timesteps)
-            ).square()
-        error = (weights * squared).sum(1)
-        better = error < best_error
-        best = torch.where(better, theta.squeeze(1), best)
-        best_error = torch.where(better, error, best_error)
-    return best.float()
+    # in units of the maximum every row has the same bins and candidates: errors are one product of matrices
+    a = histogram.middles()
+    theta = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64).unsqueeze(1)
+    steps = a * timesteps / theta
+    if initial_potential is None:
+        fraction = steps - torch.floor(steps)
+        squared = torch.where(a < theta, (theta / timesteps).square() * fraction * (1 - fraction), (a - theta).square())
+    else:
+        emitted = theta / timesteps * torch.clamp(torch.floor(steps + initial_potential), 0, timesteps)
+        squared = (a - emitted).square()
+    errors = histogram.counts.double() @ squared.T  # [R, candidates]
+    first_best = (errors <= errors.min(1, keepdim=True).values).to(torch.int8).argmax(1)
+    return (histogram.maximum.double() * theta[first_best, 0]).float()
 
 
 def few(mask: Tensor) -> str:
