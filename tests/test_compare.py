@@ -369,6 +369,8 @@ def test_of_equally_accurate_methods_the_cheaper_is_chosen() -> None:
 def test_a_budget_without_validation_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="validation images: are needed for a budget"):
         compared(tmp_path / "out", budget={"latency": 8})
+    with pytest.raises(DataError, match="validation images: have no labels"):
+        compared(tmp_path / "out", budget={"latency": 8}, validation=part("validation")[0])
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="nothing is chosen by test images"):
         compared(recipes=[rb.OPI()], timesteps=(1,)).choose(latency=8)

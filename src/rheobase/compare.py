@@ -115,6 +115,12 @@ def compare(
         "test": _Images.read(test, "test data"),
         "validation": None if validation is None else _Images.read(validation, "validation data"),
     }
+    if budget is not None and parts["validation"] is not None and parts["validation"].labels is None:
+        raise DataError(
+            "have no labels, so no accuracy to choose by",
+            where="validation images",
+            remedy="give labels, or leave the budget out",
+        )
     _check_apart(parts)
     fitted, tested = cast(_Images, parts["calibration"]), cast(_Images, parts["test"])
     network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
