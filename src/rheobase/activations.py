@@ -53,7 +53,7 @@ class Staircase(QuantisedActivation):
     .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)
 
     Q rounds down, up, or to the nearest (halves up): the three activations of QVM (section 4.1). The gradient passes
-    straight through Q: inside (0 < z < θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1; below, 0 and 0 (Bu et al.
+    straight through Q: inside (0 < z <= θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1; below, 0 and 0 (Bu et al.
     2022, Eqs. 16-17).
 
     Args:
@@ -167,6 +167,21 @@ def staircase(
     return count.mul_(step.reshape((-1,) + (1,) * (z.dim() - 2)) if step.dim() else step)
 
 
+def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient where 0 < z <= θ and where z > θ, zero elsewhere.
+
+    By the backward pass of ReLU, which takes half the time of masks: this is a tenth of a training step.
+
+    Args:
+        gradient: by the activation, shaped like ``z``.
+        z: [B, C, ...].
+        saturation: θ, [] or [C].
+    """
+    theta = saturation.reshape((-1,) + (1,) * (z.dim() - 2)) if saturation.dim() else saturation
+    above = torch.ops.aten.threshold_backward(gradient, z - theta, 0)
+    return torch.ops.aten.threshold_backward(gradient, z, 0).sub_(above), above
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, rounding: Rounding) -> Tensor:
@@ -178,13 +193,10 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
         z, threshold, a = ctx.saved_tensors
-        theta = threshold.reshape((-1,) + (1,) * (z.dim() - 2)) if threshold.dim() else threshold
-        above = z >= theta
-        inside = (z > 0).logical_and_(above.logical_not())
-        by_z = gradient * inside
-        by_theta = (a - z).div_(theta).mul_(by_z).add_(gradient * above)
-        by_channel = by_theta.sum([d for d in range(z.dim()) if d != 1]) if threshold.dim() else by_theta.sum()
-        return by_z, by_channel.reshape(threshold.shape), None, None
+        inside, above = split_gradient(gradient, z, threshold)
+        others = [d for d in range(z.dim()) if d != 1 or not threshold.dim()]
+        by_theta = (a - z).mul_(inside).sum(others) / threshold + above.sum(others)
+        return inside, by_theta.reshape(threshold.shape), None, None
 
 
 @torch.library.custom_op("rheobase::staircase", mutates_args=())

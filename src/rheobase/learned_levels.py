@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations import QuantisedActivation, Rounding, check_levels, staircase
+from rheobase.activations import QuantisedActivation, Rounding, check_levels, split_gradient, staircase
 from rheobase.errors import ModelError, TraceError
 
 Parametrisation = Literal["n_d", "n_alpha", "d_alpha", "t_alpha"]
@@ -272,11 +272,8 @@ class _LearnedStraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (gradient,) = gradients
         z, t, alpha, a = ctx.saved_tensors
-        wide = alpha.reshape((-1,) + (1,) * (z.dim() - 2)) if alpha.dim() else alpha
-        above = z > wide
-        inside = (z > 0).logical_and_(above.logical_not())
-        by_z = gradient * inside
+        inside, above = split_gradient(gradient, z, alpha)
         others = [d for d in range(z.dim()) if d != 1 or not alpha.dim()]
-        error = (a - z).mul_(by_z).sum(others)
-        by_alpha = error / alpha + (gradient * above).sum(others)
-        return by_z, (-error.sum() / t).to(t.dtype).reshape(t.shape), by_alpha.reshape(alpha.shape), None
+        error = (a - z).mul_(inside).sum(others)
+        by_alpha = error / alpha + above.sum(others)
+        return inside, (-error.sum() / t).to(t.dtype).reshape(t.shape), by_alpha.reshape(alpha.shape), None
