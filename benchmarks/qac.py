@@ -22,15 +22,14 @@ no more images.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from common import HERE, cifar, resnet20
+from common import HERE, cifar
 from post_training import add
+from qac_training import trained
 
 import rheobase as rb
 from rheobase.graph.trainable import TrainableGraph
@@ -53,26 +52,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=PARTS)
     arguments = parser.parse_args()
     train = cifar("train", limit=arguments.calibration_images, seed=0)
-    network, test = trained(arguments.folder, train), cifar("test", limit=arguments.images, seed=0)
+    network, test = trained(arguments.folder), cifar("test", limit=arguments.images, seed=0)
     measure = {f.__name__: f for f in (alignment, calibration, scaling, agree, table8)}
     for part in arguments.parts:
         measure[part](network, arguments, train, test)
-
-
-def trained(folder: Path, train: Test) -> TrainableGraph:
-    """The quantised ResNet-20 that a finished training left in its folder."""
-    told = folder / "training.json"
-    if not told.exists():
-        raise SystemExit(f"{folder} holds no finished training")
-    result = json.loads(told.read_text())["result"]
-    if "recipe" in result:
-        recipe = rb.Recipe.from_dict(result["recipe"])
-    else:
-        recipe = rb.QVM(levels=result["levels"], rounding=result["rounding"])
-    # the images only choose the θ and levels that the trained ones then replace
-    network = rb.quantise(resnet20(), recipe, calibration=train[0][:64])
-    network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-    return network.eval()
 
 
 def save(arguments: argparse.Namespace, part: str, name: str, row: dict[str, Any], test: Test) -> None:

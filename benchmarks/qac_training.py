@@ -1,23 +1,24 @@
 """Fine-tune the shared ReLU ResNet-20 with QAC's learned steps on CIFAR-10 (JPEG).
 
     python benchmarks/qac_training.py runs/qac-3.5 --mean-timesteps 3.5 --epochs 6
+    python benchmarks/qac_training.py runs/qac-2.5 --start runs/qac-3.5 --mean-timesteps 2.5 --epochs 6
     python benchmarks/qac_training.py runs/qac-free-d --parametrisation d_alpha --mean-timesteps free --epochs 6
 
 α and steps start from 1,024 training images; 10 % of the training images are the validation set, and the weights of the
 last epoch are kept. Every epoch ends with a checkpoint in the folder; started again, a killed run goes on after it. The
 weights end up in ``<folder>/weights.safetensors``, all numbers in ``<folder>/training.json``: the mean T after each
-epoch, and steps and α of every site. ``load`` gives the network back.
+epoch, and steps and α of every site. ``trained`` gives the network back.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -39,9 +40,18 @@ def recipe(arguments: argparse.Namespace) -> rb.Recipe:
     )
 
 
-def load(folder: Path, how: rb.Recipe, calibration: Any) -> TrainableGraph:
-    """The network that a run left in its folder, trained with that recipe."""
-    network = rb.quantise(resnet20(), how, calibration=calibration)
+def trained(folder: Path) -> TrainableGraph:
+    """The quantised ResNet-20 that a finished run of this script or of ``quantised_training.py`` left in its folder."""
+    told = folder / "training.json"
+    if not told.exists():
+        raise SystemExit(f"{folder} holds no finished training")
+    result = json.loads(told.read_text())["result"]
+    if "recipe" in result:
+        how = rb.Recipe.from_dict(result["recipe"])
+    else:
+        how = rb.QVM(levels=result["levels"], rounding=result["rounding"])
+    # the images only choose the θ and levels that the trained ones then replace
+    network = rb.quantise(resnet20(), how, calibration=cifar("train", limit=64, seed=0))
     network.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     return network.eval()
 
@@ -59,6 +69,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--distil", action="store_true", help="the float network as teacher")
+    parser.add_argument("--start", type=Path, help="a run's folder to start from, in place of the ReLU network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only so many training images")
     return parser.parse_args(words)
@@ -67,7 +78,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     images, labels = cifar("train", limit=arguments.limit, seed=0)
-    network = rb.quantise(resnet20(), recipe(arguments), calibration=(images, labels))
+    source = resnet20() if arguments.start is None else trained(arguments.start)
+    network = rb.quantise(source, recipe(arguments), calibration=(images, labels))
     start = {name: part.levels for name, part in network.activations.items()}
     training = rb.Training(
         epochs=arguments.epochs,
@@ -76,7 +88,7 @@ def main() -> None:
         augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     began = time.perf_counter()
-    trained = rb.train(
+    done = rb.train(
         network,
         (images, labels),
         training,
@@ -84,7 +96,7 @@ def main() -> None:
         folder=arguments.folder,
         seed=arguments.seed,
     )
-    model = trained.model
+    model = done.model
     assert isinstance(model, TrainableGraph)
     result = {
         "recipe": recipe(arguments).to_dict(),
@@ -97,15 +109,15 @@ def main() -> None:
         "steps": {name: part.levels for name, part in model.activations.items()},
         "steps_before_rounding": {name: float(part.real_steps.detach()) for name, part in model.learned.items()},
         "thresholds": {name: part.saturation.detach().tolist() for name, part in model.activations.items()},
-        "notes": list(trained.notes),
-        "history": [asdict(epoch) for epoch in trained.history],
+        "notes": list(done.notes),
+        "history": [asdict(epoch) for epoch in done.history],
         "seconds_of_this_process": time.perf_counter() - began,
     }
     record(arguments.folder / "training.json", f"python benchmarks/qac_training.py {shlex.join(sys.argv[1:])}", result)
-    for epoch in trained.history:
+    for epoch in done.history:
         accuracy = 100 * (epoch.validation_accuracy or 0.0)
         print(f"epoch {epoch.epoch}: validation {accuracy:.2f} %, mean T {epoch.mean_timesteps}, {epoch.seconds:.0f} s")
-    print("\n".join(trained.notes))
+    print("\n".join(done.notes))
 
 
 if __name__ == "__main__":
