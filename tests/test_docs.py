@@ -35,7 +35,7 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.manual_seed(0)
     names: dict[str, object] = {}  # a page is read from top to bottom: later examples go on from earlier ones
     for code in blocks(page, "python"):
-        exec(compile(code, page.name, "exec"), names)
+        exec(compile(code, page.name, "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
