@@ -68,9 +68,10 @@ def main() -> None:
         calibration, test = imagenet_sample()
         order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[: arguments.images]
         test = test[0][order], test[1][order]
-        # 160 images to fit on; LP and AP hold all steps of theirs at once
+        # 160 images to fit on; LP and AP hold all steps of theirs at once, 1 GB an image at 64 steps
         ftbc = {"batch_size": 32, "batches": 1, "iterations": 2}
-        options = {"FTBC": ftbc, "LP": {"images": 16}, "AP": {"images": 16}}
+        few = {"images": 16 if max(arguments.timesteps) < 64 else 8}
+        options = {"FTBC": ftbc, "LP": few, "AP": few}
     for method in arguments.methods.split(","):
         steps = arguments.timesteps
         for readouts in [tuple(steps)] if method in ANY_T else [(t,) for t in steps]:

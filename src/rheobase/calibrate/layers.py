@@ -35,16 +35,25 @@ class Layer:
     inputs: dict[str, Signal]
     source: str
 
-    def signals(self, network: SpikingNetwork) -> dict[str, Signal]:
-        """Values of the inputs and all nodes, with the weights that the network has now."""
-        values = dict(self.inputs)
-        run(network.graph, [(node, ()) for node in self.nodes], values, Simulation(network).advance(network.timesteps))
-        return values
+    @torch.inference_mode()
+    def pieces(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
+        """Values of all nodes and of what the site emits, with the weights and neurons that the network has now.
 
-    def fire(self, network: SpikingNetwork, signal: Signal) -> Tensor:
-        """``amplitude * spikes`` [T, B, C, ...] that the neurons emit, as they are now, for their current."""
-        currents = step_by_step(signal, network.steps_of(self.site.name))
-        return self.neuron.run(currents, self.neuron.init(currents.shape[1:], currents[0]))[0]
+        A few images at a time, as many as the memory budget of the network allows; in their order.
+        """
+        batch = next(_images(signal) for signal in self.inputs.values())
+        size = network.piece_size(network.timesteps)
+        for start in range(0, batch, size):
+            values = {name: _part(signal, slice(start, start + size)) for name, signal in self.inputs.items()}
+            advance = Simulation(network).advance(network.timesteps)
+            run(network.graph, [(node, ()) for node in self.nodes], values, advance)
+            currents = step_by_step(values[self.source], network.steps_of(self.site.name))
+            spikes, _ = self.neuron.run(currents, self.neuron.init(currents.shape[1:], currents[0]))
+            yield {**values, self.site.name: Train(spikes)}
+
+    def mean_output(self, network: SpikingNetwork) -> Tensor:
+        """Time-mean [B, C, ...] of what the neurons emit, as they are now."""
+        return torch.cat([values[self.site.name].mean() for values in self.pieces(network)])
 
     def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
         """The site's mean current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
@@ -60,7 +69,7 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     """Every site in execution order, each before it fires.
 
     What the caller changes of a layer's neurons or weights before it asks for the next layer is what the layer fires
-    with. One pass costs one simulation, and memory for the live signals of all steps and images at once.
+    with. One pass costs two simulations, and memory for what one layer emits to the next, of all steps and images.
 
     Args:
         network: the network; its ``graph`` may be replaced on the way by one with the same nodes.
@@ -79,13 +88,38 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         inputs = {name: values[name] for name in read & set(values)}
         layer = Layer(site, network.neuron(site.name), tuple(group), inputs, source)
         yield layer
-        with torch.inference_mode():
-            values |= layer.signals(network)
-            values[site.name] = Train(layer.fire(network, values[source]))
-            for node in network.nodes:
-                if node.operation == ALIGN and node.inputs == (site.name,):
-                    values[node.name] = Simulation(network).advance(network.timesteps)(node, values[site.name])
+        aligned = [node for node in network.nodes if node.operation == ALIGN and node.inputs == (site.name,)]
+        made = {site.name, *(node.name for node in (*group, *aligned))}
+        later = {name for name in made if last_read.get(name, -1) > site.index}
         values = {name: value for name, value in values.items() if last_read.get(name, -1) > site.index}
+        start = 0
+        for piece in layer.pieces(network):
+            for node in aligned:
+                piece[node.name] = Simulation(network).advance(network.timesteps)(node, piece[site.name])
+            for name in later:
+                if name not in values:
+                    values[name] = _empty(piece[name], len(images))
+                _part(values[name], slice(start, start + _images(piece[name]))).values.copy_(piece[name].values)
+            start += _images(piece[site.name])
+
+
+def _images(signal: Signal) -> int:
+    return signal.values.shape[isinstance(signal, Train)]
+
+
+def _part(signal: Signal, images: slice) -> Signal:
+    return Train(signal.values[:, images]) if isinstance(signal, Train) else Held(signal.values[images])
+
+
+def _empty(like: Signal, images: int) -> Signal:
+    """Room for the signal of so many images, in the memory format the network runs in."""
+    steps = like.steps if isinstance(like, Train) else 1
+    rest = like.values.shape[2:] if isinstance(like, Train) else like.values.shape[1:]
+    layout = torch.channels_last if len(rest) == 3 else torch.contiguous_format
+    room = torch.empty(
+        (steps * images, *rest), dtype=like.values.dtype, device=like.values.device, memory_format=layout
+    )
+    return Train(room.unflatten(0, (steps, images))) if isinstance(like, Train) else Held(room)
 
 
 def _first_needed(network: SpikingNetwork) -> list[list[Node]]:

@@ -53,7 +53,7 @@ class BiasCorrection(CalibrationPass):
     not help on held-out images.
 
     Args:
-        images: how many calibration images to simulate, all at once.
+        images: how many calibration images to simulate; what a layer emits, at every step, is held in memory for all.
     """
 
     kind: Literal["bias_correction"] = "bias_correction"
@@ -81,7 +81,7 @@ class PotentialCorrection(CalibrationPass):
     help on held-out images.
 
     Args:
-        images: how many calibration images to simulate, all at once.
+        images: how many calibration images to simulate; what a layer emits, at every step, is held in memory for all.
     """
 
     kind: Literal["potential_correction"] = "potential_correction"
@@ -116,9 +116,7 @@ def correct_layers(
         integrate_fire(network, site)
     check = HeldOut(network, data.held_out)
     for layer in track(layers(network, images), description, show=progress, total=len(network.sites)):
-        with torch.inference_mode():
-            mean = layer.fire(network, layer.signals(network)[layer.source]).mean(0)
-        correct(layer, mean.clone())
+        correct(layer, layer.mean_output(network))
     note = check.keep_better()
     return Changes(check.original.changed(network), [note])
 

@@ -1,0 +1,139 @@
+"""Every method and baseline side by side on real networks: accuracy, latency, energy, seconds (docs/results.md).
+
+    python benchmarks/comparison.py resnet20 runs/comparison
+    python benchmarks/comparison.py resnet20 runs/comparison --methods FTBC,QVM --timesteps 2,4,8 --seeds 0,1,2
+    python benchmarks/comparison.py efficientnet runs/comparison-eff --images 100 --timesteps 8,16,32
+    python benchmarks/comparison.py resnet20 --table
+
+It is ``rb.compare`` with 512 calibration images for each method and seed (of the ImageNet sample the 200 there are),
+from 10,000 training images, on which the methods with training are fine-tuned for three epochs besides. The folder
+holds the page and goes on where it was stopped; the cells are copied to the file beside this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import CIFAR, HERE, cifar, efficientnet_lite0, imagenet_sample, resnet20
+
+import rheobase as rb
+from rheobase.report.cells import Cell, read
+from rheobase.report.folder import RESULTS_FILE
+
+METHODS: dict[str, rb.Recipe] = {
+    "max": rb.RateCoding(threshold="max", initial_potential=0),
+    "percentile": rb.RateCoding(threshold="percentile", initial_potential=0),
+    "OPI": rb.OPI(),
+    "RTS": rb.RTS(),
+    "RateCoding": rb.RateCoding(),
+    "LP": rb.SNNCalibration(pipeline="light"),
+    "AP": rb.SNNCalibration(pipeline="advanced"),
+    "FTBC": rb.FTBC(batches=3),
+    "ParallelConversion": rb.ParallelConversion(),
+    "DAParallel": rb.DAParallel(),
+    "QVM": rb.QVM(),
+    "Pascal": rb.Pascal(),
+    "QAC": rb.QAC(granularity="channel"),
+}
+FEW = {"FTBC": {"batch_size": 32, "batches": 1, "iterations": 2}, "LP": {"images": 16}, "AP": {"images": 16}}
+"""EfficientNet-Lite0: LP and AP hold all steps of their images at once."""
+TIMESTEPS = (1, 2, 4, 8, 16, 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=("resnet20", "efficientnet"))
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--timesteps", default=",".join(map(str, TIMESTEPS)))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--images", type=int, default=10_000, help="test images, the first of a seeded shuffle")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    kept = HERE / f"comparison_{arguments.case}.jsonl"
+    if arguments.table:
+        print(tables(read(kept)))
+        return
+    if arguments.folder is None:
+        parser.error("say in which folder")
+    model, calibration, test = setting(arguments.case, arguments.images)
+    methods = {name: METHODS[name] for name in arguments.methods.split(",")}
+    if arguments.case == "efficientnet":
+        methods = {name: few(recipe, FEW.get(name, {})) for name, recipe in methods.items()}
+    found = rb.compare(
+        model,
+        methods,
+        calibration,
+        test,
+        [int(t) for t in arguments.timesteps.split(",")],
+        seeds=[int(seed) for seed in arguments.seeds.split(",")],
+        training=rb.Training(epochs=3, learning_rate=0.02, augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std))
+        if any(recipe.activation is not None for recipe in methods.values())
+        else None,
+        folder=arguments.folder,
+        energy_images=64,
+        name={"resnet20": "ResNet-20", "efficientnet": "EfficientNet-Lite0"}[arguments.case],
+        progress=True,
+    )
+    print(found)
+    kept.write_bytes((arguments.folder / RESULTS_FILE).read_bytes())
+
+
+def setting(case: str, images: int) -> tuple[torch.nn.Module, tuple, tuple]:
+    """Network, calibration data and test data."""
+    if case == "resnet20":
+        return resnet20(), cifar("train", limit=10_000, seed=0), cifar("test", limit=images, seed=0)
+    calibration, test = imagenet_sample()
+    order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[:images]
+    return efficientnet_lite0(), calibration, (test[0][order], test[1][order])
+
+
+def few(recipe: rb.Recipe, options: dict[str, int]) -> rb.Recipe:
+    """The recipe with these options in every pass that has them."""
+    fields = recipe.to_dict()
+    for part in fields["calibration"]:
+        part |= {name: value for name, value in options.items() if name in part}
+    return rb.Recipe.from_dict(fields)
+
+
+def tables(cells: list[Cell]) -> str:
+    """Methods by T, one table for each quantity; means over seeds, and the sample deviation where there are several."""
+    quantities: dict[str, tuple[Callable[[Cell], float | None], str]] = {
+        "accuracy, %": (lambda cell: cell.test and cell.test.accuracy and 100 * cell.test.accuracy, "{:.2f}"),
+        "steps to the final answer": (lambda cell: cell.latency and cell.latency.final, "{:.0f}"),
+        "the same if layers streamed": (lambda cell: cell.latency and cell.latency.streaming, "{:.0f}"),
+        "energy / that of the ANN": (lambda cell: cell.test and cell.test.energy_ratio, "{:.2f}"),
+        "calibration, s": (lambda cell: cell.calibration_seconds, "{:.0f}"),
+        "training, s": (lambda cell: cell.training_seconds, "{:.0f}"),
+    }
+    lines: list[str] = []
+    for quantity, (value, form) in quantities.items():
+        lines += [
+            f"| {quantity} | {' | '.join(f'T = {t}' for t in TIMESTEPS)} |",
+            "| --- |" + " --: |" * len(TIMESTEPS),
+        ]
+        for method in METHODS:
+            row = []
+            for t in TIMESTEPS:
+                mine = [cell for cell in cells if (cell.method, cell.timesteps, cell.status) == (method, t, "done")]
+                values = [number for cell in mine if (number := value(cell)) is not None]
+                row.append(written(values, form, "accuracy" in quantity))
+            if any(cell != "-" for cell in row):
+                lines.append(f"| {method} | {' | '.join(row)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def written(values: list[float], form: str, deviation: bool) -> str:
+    if not values:
+        return "-"
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if deviation and len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
