@@ -110,12 +110,9 @@ def tables(cells: list[Cell]) -> str:
         "calibration, s": (lambda cell: cell.calibration_seconds, "{:.0f}"),
         "training, s": (lambda cell: cell.training_seconds, "{:.0f}"),
     }
-    lines: list[str] = []
+    written_tables = []
     for quantity, (value, form) in quantities.items():
-        lines += [
-            f"| {quantity} | {' | '.join(f'T = {t}' for t in TIMESTEPS)} |",
-            "| --- |" + " --: |" * len(TIMESTEPS),
-        ]
+        lines = []
         for method in METHODS:
             row = []
             for t in TIMESTEPS:
@@ -124,8 +121,9 @@ def tables(cells: list[Cell]) -> str:
                 row.append(written(values, form, "accuracy" in quantity))
             if any(cell != "-" for cell in row):
                 lines.append(f"| {method} | {' | '.join(row)} |")
-        lines.append("")
-    return "\n".join(lines)
+        head = [f"| {quantity} | {' | '.join(f'T = {t}' for t in TIMESTEPS)} |", "| --- |" + " --: |" * len(TIMESTEPS)]
+        written_tables += ["\n".join(head + lines)] if lines else []
+    return "\n\n".join(written_tables)
 
 
 def written(values: list[float], form: str, deviation: bool) -> str:

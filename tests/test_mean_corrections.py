@@ -99,6 +99,17 @@ def test_rts_shifts_every_site_by_a_part_of_its_threshold() -> None:
         assert float(neuron.initial_potential) == 0
 
 
+def test_thresholds_are_chosen_for_the_shift_that_follows() -> None:
+    """Under a constant current θ/(2T) a step is V0 = θ/2. The authors search θ for a neuron without the shift."""
+    net, images = networks.build("MLP"), grid_images("MLP")
+    shifted = rb.convert(net, rb.SNNCalibration(timesteps=4), calibration=images)
+    started, floor = (
+        rb.convert(net, rb.RateCoding(timesteps=4, initial_potential=v0), calibration=images) for v0 in (0.5, 0.0)
+    )
+    assert torch.equal(shifted.neurons[0].threshold, started.neurons[0].threshold)
+    assert not torch.equal(shifted.neurons[0].threshold, floor.neurons[0].threshold)
+
+
 def test_bias_correction_by_hand_from_simulations_of_the_whole_network() -> None:
     """Site after site: simulate everything, subtract the channel's mean excess, go on."""
     snn, slow = (copy.deepcopy(grid_snn("VGG")) for _ in range(2))

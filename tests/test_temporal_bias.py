@@ -58,6 +58,33 @@ def test_a_step_worked_out_by_hand() -> None:
     assert silent.tolist() == [0.0]
 
 
+def test_the_printed_sign_diverges() -> None:
+    """Eq. 4 and line 25 add B, of which line 3 says B = s − a: the rate leaves its target, to 0 or 1."""
+    potential = torch.linspace(-1, 2, 301).double().reshape(-1, 1)
+    threshold, target = torch.tensor(1.0).double(), torch.tensor([0.25]).double()
+    ours = printed = torch.zeros(1, dtype=torch.float64)
+    for _ in range(100):
+        ours = ours + 0.5 * firing_excess(potential, ours, threshold, target)
+        printed = printed + 0.5 * firing_excess(potential, -printed, threshold, target)
+    assert float(firing_excess(potential, ours, threshold, target).abs()) < 0.005
+    assert float(firing_excess(potential, -printed, threshold, target)) == 0.75  # all fire
+    assert float(printed) > 30
+
+
+def test_a_target_above_the_threshold_is_never_met() -> None:
+    """A spike a step is worth θ: without the clip at θ, b falls by as much in every update, for good."""
+    potential = torch.linspace(-1, 2, 301).double().reshape(-1, 1)
+    threshold = torch.tensor(1.0).double()
+    biases = {}
+    for target in (1.0, 1.5):
+        bias = torch.zeros(1, dtype=torch.float64)
+        for _ in range(100):
+            bias = bias + 0.5 * firing_excess(potential, bias, threshold, torch.tensor([target]).double())
+        biases[target] = float(bias)
+    assert biases[1.0] == pytest.approx(-2.0, abs=0.1)  # the smallest potential, -1, is lifted to θ
+    assert biases[1.5] < -20
+
+
 @given(seed=st.integers(0, 2**31), images=st.integers(1, 9), places=st.sampled_from([(), (3,), (200, 130)]))
 def test_spikes_are_counted_exactly_in_any_pieces(seed: int, images: int, places: tuple[int, ...]) -> None:
     """Also where the potentials of one image are more than a piece."""

@@ -35,8 +35,9 @@ class SurrogateCalibration(CalibrationPass):
 
     QAC, section 4.4 (Eq. 15), by AdamW (without weight decay: Adam) with a cosine schedule on ρ and δ, which start at
     zero; θ stays positive, V0 may leave [0, θ]. The gradient goes through the whole simulation, spikes by a surrogate
-    (:func:`rheobase.neurons.surrogate.fire_with_gradient`). The paper's own formulas for it (Eqs. 17 and 62) differ in
-    sign and leave out that θ is also what a spike carries; they are not used.
+    (:func:`rheobase.neurons.surrogate.fire_with_gradient`). The paper's own formulas for θ (Eqs. 17 and 62) have the
+    sign opposite to that of their derivation (Eqs. 60, 61) and leave out that θ is also what a spike carries; they are
+    not used.
 
     After every epoch the network is judged by its logits on held-out images; the best one is kept, which may be the one
     that the pass was given. Where V0 of neurons under a constant current leaves [0, θ] they have no closed form any

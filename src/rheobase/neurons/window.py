@@ -222,8 +222,8 @@ class Pasc(WindowNeuron):
     3. the count, clipped to 0..L, is emitted over L steps, spikes first.
 
     The paper subtracts θ* from the potential at every spike; in float32 that disagrees with the activation on up to a
-    third of the inputs. Here the potential is kept as what has come in and a whole number of spikes, without a
-    tolerance (methods: "count with integers").
+    third of the inputs (docs/paper-errors.md). Here the potential is kept as what has come in and a whole number of
+    spikes, without a tolerance.
 
     Args:
         threshold: θ > 0, [] or [C].
