@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +17,11 @@ from torch import nn
 
 import networks
 import rheobase as rb
+from rheobase.calibrate import PASSES
 from rheobase.graph import Graph, capture, fold_batch_norm
+from rheobase.neurons import NEURONS
+from rheobase.recipes import METHODS
+from rheobase.recipes.parts import NEURON_PARTS
 
 settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("project")
@@ -25,6 +32,16 @@ torch.set_num_threads(1)  # the test runner already uses both cores
 def _seeded() -> None:
     """The same random weights whichever tests ran before on this worker."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_parts() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    known: tuple[dict[str, Any], ...] = (PASSES, NEURON_PARTS, NEURONS, METHODS)
+    with ExitStack() as stack:
+        for parts in known:
+            stack.enter_context(mock.patch.dict(parts))
+        yield
 
 
 @cache

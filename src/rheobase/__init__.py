@@ -46,6 +46,7 @@ from rheobase.recipes import (
     RateCoding,
     Recipe,
     SNNCalibration,
+    register,
 )
 from rheobase.report.comparison import Comparison
 from rheobase.scenarios import InputScenarios, input_scenarios
@@ -123,6 +124,7 @@ __all__ = [
     "pascal_cost",
     "potentials",
     "quantise",
+    "register",
     "set_fusion",
     "stability",
     "train",

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from .errors import RheobaseError
@@ -40,14 +41,7 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
         raise error("is not of the form module:function", where=spec, remedy="write it as my_module:my_function")
     module_name, function_name = match.groups()
     with _working_directory_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as cause:
-            raise error(
-                f"module {module_name!r} cannot be imported ({type(cause).__name__}: {cause})",
-                where=spec,
-                remedy="run in the folder that holds the module, or install what it imports",
-            ) from cause
+        module = _import(module_name, spec, error)
         function = getattr(module, function_name, None)
         if not callable(function):
             problem = "has no function" if function is None else "holds something that cannot be called as"
@@ -64,6 +58,27 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
                 where=spec,
                 remedy="make the function work when called without arguments",
             ) from cause
+
+
+def load(module_name: str, error: type[RheobaseError]) -> None:
+    """Import a module for what it registers, with the working directory on `sys.path`.
+
+    Raises:
+        RheobaseError: an `error`, if it cannot be imported.
+    """
+    with _working_directory_importable():
+        _import(module_name, module_name, error)
+
+
+def _import(module_name: str, where: str, error: type[RheobaseError]) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as cause:
+        raise error(
+            f"module {module_name!r} cannot be imported ({type(cause).__name__}: {cause})",
+            where=where,
+            remedy="run in the folder that holds the module, or install what it imports",
+        ) from cause
 
 
 @contextmanager

@@ -343,8 +343,17 @@ def _check_kinds(document: _Document, where: str) -> None:
             raise StoreError(
                 f"neurons {index} are of the unknown kind {entry.kind!r}",
                 where=where,
-                remedy=f"known kinds: {', '.join(NEURONS)}; upgrade rheobase if a newer one has it",
+                remedy=f"known kinds: {', '.join(NEURONS)}; import the module that registers it (rb.register), or "
+                "upgrade rheobase if a newer one has it",
             )
+        try:
+            inspect.signature(NEURONS[entry.kind]).bind(**entry.config, **entry.buffers)
+        except TypeError as error:
+            raise StoreError(
+                f"neurons {index} ({entry.kind}): {error}",
+                where=where,
+                remedy="the constructor must take every buffer, and every value of config(), by its name",
+            ) from None
 
 
 def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> None:

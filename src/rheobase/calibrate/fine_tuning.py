@@ -44,7 +44,6 @@ class FineTuning(CalibrationPass):
         seed: of the order of the images.
     """
 
-    kind: str
     stage: ClassVar[str]
     target: Target = "ann"
     epochs: int = Field(default=1, ge=1)

@@ -41,8 +41,12 @@ class Changes:
 
 
 class CalibrationPass(Part, ABC):
-    """Changes the parameters it names in a spiking network, and nothing else."""
+    """Changes the parameters it names in a spiking network, and nothing else.
 
+    A subclass has its name as ``kind: Literal["my_pass"] = "my_pass"``; :func:`rheobase.register` makes it known.
+    """
+
+    kind: str
     unfolded: ClassVar[bool] = False
     """Whether it works on batch normalisation: the network it is given, and those before it, has it unfolded."""
 
@@ -95,13 +99,24 @@ def refuse_mixed_steps(network: SpikingNetwork) -> None:
         )
 
 
-def integrate_fire(network: SpikingNetwork, site: Site) -> IntegrateFire:
+def integrate_fire(network: SpikingNetwork, site: Site, *, plain: bool = False) -> IntegrateFire:
     """The site's neurons, if they are such that a current can be added to.
+
+    Args:
+        network: the network.
+        site: the site.
+        plain: refuse subclasses too, for a pass that computes itself when neurons fire.
 
     Raises:
         CalibrationError: if they are of another kind.
     """
     neuron = network.neuron(site.name)
+    if plain and isinstance(neuron, IntegrateFire) and type(neuron) is not IntegrateFire:
+        raise CalibrationError(
+            f"has {type(neuron).__name__} neurons, which fire by a rule of their own",
+            where=site.name,
+            remedy="use this pass with plain integrate-and-fire neurons",
+        )
     if not isinstance(neuron, IntegrateFire):
         raise CalibrationError(
             f"has {type(neuron).__name__} neurons, whose threshold and potential belong to the trained activation",

@@ -162,7 +162,8 @@ class _Trained:
 
     def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
         neuron = network.neuron(site.name)
-        if not isinstance(neuron, IntegrateFire | ConstantCurrent):
+        kinds = (IntegrateFire, ConstantCurrent)  # not a subclass: what fires in training is their rule
+        if not isinstance(neuron, kinds) or type(neuron) not in kinds:
             raise CalibrationError(
                 f"has {type(neuron).__name__} neurons, which have no potential to train",
                 where=site.name,

@@ -170,7 +170,7 @@ def _with_biases(network: SpikingNetwork) -> list[IntegrateFire]:
     """All neurons, each with a bias [T, C] of its own."""
     neurons = []
     for site in network.sites:
-        neuron = integrate_fire(network, site)
+        neuron = integrate_fire(network, site, plain=True)
         zeros = torch.zeros(network.timesteps, site.channels, device=neuron.threshold.device)
         neuron.bias = zeros if neuron.bias is None else zeros + neuron.bias
         neurons.append(neuron)

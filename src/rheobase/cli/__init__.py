@@ -11,7 +11,10 @@ from typing import Annotated
 
 import typer
 
+from rheobase import _imports
 from rheobase.cli import compare, convert, cost, demo, diagnose, evaluate, export, inspect, train
+from rheobase.cli.behaviour import command
+from rheobase.errors import RecipeError
 
 __all__ = ["app", "main"]
 
@@ -36,13 +39,20 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
+@command
 def _root(
     show_version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
+    imported: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Import a module that registers parts or methods of your own."),
+    ] = None,
 ) -> None:
     """Options that stand before any command."""
+    for module in imported or []:
+        _imports.load(module, RecipeError)
 
 
 _COMMANDS = (

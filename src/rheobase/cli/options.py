@@ -14,7 +14,7 @@ import yaml
 from rheobase import _imports
 from rheobase.data import Preprocessing
 from rheobase.errors import DataError, RecipeError
-from rheobase.neurons import NEURONS, WindowNeuron
+from rheobase.neurons import WindowNeuron
 from rheobase.recipes import Recipe
 
 
@@ -163,7 +163,7 @@ def check_execution(execution: Execution, recipe: Recipe, test_source: object) -
     """Refuse, before the long work, an execution that the recipe's neurons do not have."""
     if execution is not Execution.auto and test_source is None:
         raise DataError("has no effect without test images", where="--execution", remedy="leave it out, or give --test")
-    if execution is Execution.counts and not issubclass(NEURONS[recipe.neuron.kind], WindowNeuron):
+    if execution is Execution.counts and not issubclass(recipe.neuron.builds, WindowNeuron):
         raise RecipeError(
             f"is counts, and the neurons of {recipe.name} have no closed form",
             where="--execution",

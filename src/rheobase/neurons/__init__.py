@@ -6,6 +6,6 @@ from rheobase.neurons.parallel import ParallelIF
 from rheobase.neurons.window import ConstantCurrent, Pasc, WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
-"""Every kind of neuron by the name it has in recipes and saved networks."""
+"""Every kind of neuron by the name it has in saved networks; :func:`rheobase.register` adds to them."""
 
 __all__ = ["NEURONS", "ConstantCurrent", "IntegrateFire", "Neuron", "ParallelIF", "Pasc", "State", "WindowNeuron"]

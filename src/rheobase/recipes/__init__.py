@@ -8,6 +8,7 @@ from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import (
     ConstantCurrentNeuron,
     IntegrateFireNeuron,
+    NeuronPart,
     ParallelNeuron,
     PascNeuron,
     StaircaseActivation,
@@ -15,6 +16,7 @@ from rheobase.recipes.parts import (
 from rheobase.recipes.qac import QAC
 from rheobase.recipes.rate_coding import RateCoding
 from rheobase.recipes.recipe import METHODS, Recipe
+from rheobase.recipes.register import register
 
 __all__ = [
     "FTBC",
@@ -27,6 +29,7 @@ __all__ = [
     "DAParallel",
     "IntegrateFireNeuron",
     "LearnedActivation",
+    "NeuronPart",
     "ParallelConversion",
     "ParallelNeuron",
     "PascNeuron",
@@ -35,4 +38,5 @@ __all__ = [
     "Recipe",
     "SNNCalibration",
     "StaircaseActivation",
+    "register",
 ]

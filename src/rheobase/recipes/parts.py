@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -168,7 +169,30 @@ def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
             )
 
 
-class IntegrateFireNeuron(Part):
+class NeuronPart(Part, ABC):
+    """What every site becomes: the part of a recipe that builds neurons.
+
+    A subclass has its name as ``kind: Literal["my_neuron"] = "my_neuron"``; :func:`rheobase.register` makes it known.
+    """
+
+    kind: str
+    builds: ClassVar[type[Neuron]]
+    """The class of the neurons."""
+
+    @abstractmethod
+    def build(self, site: Site, graph: Graph) -> Neuron:
+        """The layer of neurons for a site.
+
+        Args:
+            site: name, shape, neighbours, and what its activation is.
+            graph: the analog network as the conversion takes it.
+
+        Raises:
+            RecipeError: if the site cannot have such neurons.
+        """
+
+
+class IntegrateFireNeuron(NeuronPart):
     """Integrate-and-fire with soft reset at every site.
 
     Args:
@@ -178,6 +202,7 @@ class IntegrateFireNeuron(Part):
     """
 
     kind: Literal["integrate_fire"] = "integrate_fire"
+    builds = IntegrateFire
     initial_potential: float = Field(default=0.5, ge=0, le=1)
     timesteps: Levels | dict[str, Levels] | Literal["levels"] | None = None
 
@@ -190,10 +215,11 @@ class IntegrateFireNeuron(Part):
         return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential), timesteps=steps)
 
 
-class PascNeuron(Part):
+class PascNeuron(NeuronPart):
     """The spike-counting neuron of PASCAL, with the θ and the levels that the site was trained with."""
 
     kind: Literal["pasc"] = "pasc"
+    builds = Pasc
 
     def build(self, site: Site, graph: Graph) -> Neuron:
         """The layer of neurons for a site."""
@@ -201,7 +227,7 @@ class PascNeuron(Part):
         return Pasc(threshold, levels, site.rounding)
 
 
-class ConstantCurrentNeuron(Part):
+class ConstantCurrentNeuron(NeuronPart):
     """Integrate-and-fire under the mean of its current, with the θ that the site was trained with.
 
     Args:
@@ -210,6 +236,7 @@ class ConstantCurrentNeuron(Part):
     """
 
     kind: Literal["constant_current"] = "constant_current"
+    builds = ConstantCurrent
     initial_potential: float | None = Field(default=None, ge=0, le=1)
     timesteps: Levels | dict[str, Levels] | None = None
 
@@ -234,7 +261,7 @@ def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: 
     return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
 
 
-class ParallelNeuron(Part):
+class ParallelNeuron(NeuronPart):
     """Parallel integrate-and-fire at every site: all spikes at once, from the mean current.
 
     Args:
@@ -244,6 +271,7 @@ class ParallelNeuron(Part):
     """
 
     kind: Literal["parallel"] = "parallel"
+    builds = ParallelIF
     timesteps: Levels
     initial_potential: float = Field(default=0.5, ge=0, le=1)
     order: Order = "last"
@@ -251,6 +279,13 @@ class ParallelNeuron(Part):
     def build(self, site: Site, graph: Graph) -> ParallelIF:
         """The layer of neurons for a site, with θ = 1 until a pass sets it."""
         return ParallelIF(torch.tensor(1.0), self.timesteps, self.initial_potential, order=self.order)
+
+
+NEURON_PARTS: dict[str, type[NeuronPart]] = {
+    cls.model_fields["kind"].default: cls
+    for cls in (IntegrateFireNeuron, PascNeuron, ConstantCurrentNeuron, ParallelNeuron)
+}
+"""Every neuron that a recipe can name, by its kind; :func:`rheobase.register` adds to them."""
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:

@@ -9,24 +9,36 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import yaml
-from pydantic import Field, ValidationError, validate_call
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, validate_call
 
 from rheobase.alignment import Alignment
-from rheobase.calibrate import AnyPass
+from rheobase.calibrate import PASSES, CalibrationPass
 from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
 from rheobase.recipes.learned import LearnedActivation
-from rheobase.recipes.parts import (
-    ConstantCurrentNeuron,
-    IntegrateFireNeuron,
-    ParallelNeuron,
-    PascNeuron,
-    StaircaseActivation,
-)
+from rheobase.recipes.parts import NEURON_PARTS, IntegrateFireNeuron, NeuronPart, StaircaseActivation
 
-AnyNeuron = Annotated[
-    IntegrateFireNeuron | PascNeuron | ConstantCurrentNeuron | ParallelNeuron, Field(discriminator="kind")
-]
+
+def _known_by(kinds: Mapping[str, type[Part]]) -> BeforeValidator:
+    """Plain values become the part of their kind; a part whose kind nobody could look up again is refused."""
+
+    def look_up(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            kind = value.get("kind")
+            if not isinstance(kind, str) or kind not in kinds:
+                raise ValueError(
+                    f"kind {kind!r} is unknown; use one of {', '.join(kinds)}, or import the module that registers it"
+                )
+            return kinds[kind].model_validate(value)
+        if isinstance(value, Part) and kinds.get(getattr(value, "kind", "")) is not type(value):
+            raise ValueError(f"no such part here: put @rb.register before the class {type(value).__name__}")
+        return value
+
+    return BeforeValidator(look_up)
+
+
+AnyNeuron = Annotated[SerializeAsAny[NeuronPart], _known_by(NEURON_PARTS)]
+AnyPass = Annotated[SerializeAsAny[CalibrationPass], _known_by(PASSES)]
 AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 
@@ -54,7 +66,7 @@ class Recipe(Part):
     neuron: AnyNeuron = IntegrateFireNeuron()
     activation: AnyActivation | None = None
     alignment: Alignment | None = None
-    calibration: tuple[Annotated[AnyPass, Field(discriminator="kind")], ...] = ()
+    calibration: tuple[AnyPass, ...] = ()
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -144,5 +156,6 @@ def _explain(error: ValidationError, where: str, known: list[str]) -> RecipeErro
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             problems.setdefault(place, f"unknown field '{place}'")
         else:
-            problems.setdefault(place, f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})")
+            said = item["msg"].removeprefix("Value error, ")
+            problems.setdefault(place, f"{place}: {said[:1].lower()}{said[1:]} (got {item['input']!r})")
     return RecipeError("; ".join(problems.values()), where=where, remedy=f"known fields: {', '.join(known)}")

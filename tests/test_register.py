@@ -1,0 +1,306 @@
+"""Parts and methods from outside the package: in recipes, in files, on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import networks
+import rheobase as rb
+from command_line import Run, assert_refused, runner
+from conftest import grid_images
+from rheobase.calibrate import CalibrationData, CalibrationPass, Changes
+from rheobase.errors import CalibrationError, RecipeError, StoreError
+from rheobase.graph import Graph
+from rheobase.neurons import IntegrateFire, Neuron, State
+from rheobase.neurons.neuron import along_channels
+from rheobase.recipes import METHODS, NeuronPart
+from rheobase.sites import Site
+
+pytestmark = pytest.mark.usefixtures("own_parts")
+
+
+class LowerThresholds(CalibrationPass):
+    """θ times a factor."""
+
+    kind: Literal["lower_thresholds"] = "lower_thresholds"
+    factor: float = 0.5
+
+    def apply(self, network: rb.SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        for neuron in network.neurons:
+            neuron.threshold = neuron.threshold * self.factor
+        return Changes({site.name: ["threshold"] for site in network.sites})
+
+
+class SignedIF(IntegrateFire):
+    """A spike of −θ takes back one of θ (Wang et al. 2022)."""
+
+    kind = "signed"
+    run = Neuron.run
+
+    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
+        return (*super().init(shape, like), torch.zeros(shape, dtype=like.dtype))
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        potential, net = self.integrate(current, state[:1], t), state[1]
+        theta = along_channels(self.threshold, current.dim())
+        spikes = (potential >= theta).to(current.dtype) - ((potential <= -theta) & (net > 0)).to(current.dtype)
+        return spikes, (potential - self.emit(spikes), net + spikes)
+
+
+class SignedNeuron(NeuronPart):
+    """SignedIF at every site."""
+
+    kind: Literal["signed_neuron"] = "signed_neuron"
+    builds = SignedIF
+
+    def build(self, site: Site, graph: Graph) -> SignedIF:
+        return SignedIF(torch.tensor(1.0), torch.tensor(0.5))
+
+
+def signed() -> rb.Recipe:
+    rb.register(SignedNeuron)
+    rb.register(LowerThresholds)
+    passes = (rb.Thresholds(), LowerThresholds(factor=0.75))
+    return rb.Recipe(name="signed", timesteps=4, neuron=SignedNeuron(), calibration=passes)
+
+
+def convert(recipe: rb.Recipe, network: str = "MLP") -> rb.SpikingNetwork:
+    return rb.convert(networks.build(network), recipe, calibration=grid_images(network))
+
+
+def test_a_recipe_with_own_parts_is_a_value() -> None:
+    recipe = signed()
+    again = rb.Recipe.from_yaml(recipe.to_yaml())
+    assert again == recipe
+    assert hash(again) == hash(recipe)
+    assert again.calibration[1] == LowerThresholds(factor=0.75)
+    assert type(again.neuron) is SignedNeuron
+    with pytest.raises(RecipeError, match=r"unknown field 'calibration.0.size'"):
+        rb.Recipe(name="x", timesteps=4, calibration=({"kind": "lower_thresholds", "size": 1},))
+
+
+def test_an_own_neuron_worked_out_by_hand() -> None:
+    # 1.5 fires, .5; -2.5 <= -1 and one spike out: back, -1.5; -2 but none left; 1 fires, 0
+    neuron = SignedIF(torch.tensor(1.0), torch.tensor(0.0))
+    currents = torch.tensor([1.5, -3.0, -0.5, 3.0]).reshape(4, 1, 1)
+    assert neuron.run(currents, neuron.init((1, 1), currents[0]))[0].flatten().tolist() == [1, -1, 0, 1]
+
+
+@given(seed=st.integers(0, 2**31))
+def test_it_never_takes_back_what_was_not_sent(seed: int) -> None:
+    currents = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(seed)) * 3
+    neuron = SignedIF(torch.tensor([0.5, 1.0, 2.0]), torch.tensor(0.5))
+    values, (potential, net) = neuron.run(currents, neuron.init((2, 3), currents[0]))
+    assert bool((values.cumsum(0) >= 0).all())
+    torch.testing.assert_close(potential + values.sum(0), 0.5 * neuron.threshold + currents.sum(0))
+    torch.testing.assert_close(net * neuron.threshold, values.sum(0))
+
+
+@pytest.mark.parametrize("network", ["MLP", "OptionAResNet"])
+def test_converted_saved_loaded(network: str, tmp_path: Path) -> None:
+    snn, images = convert(signed(), network), grid_images(network)
+    assert all(type(neuron) is SignedIF for neuron in snn.neurons)
+    plain = rb.convert(snn, rb.RateCoding(timesteps=4), calibration=images)
+    for own, theirs in zip(snn.neurons, plain.neurons, strict=True):
+        assert torch.equal(own.threshold, 0.75 * theirs.threshold)
+    logits = snn(images)
+    assert torch.equal(torch.cat([snn(part) for part in images.split(7)]), logits)
+    *_, (_, last) = snn.stream(images)
+    torch.testing.assert_close(last, logits)
+    after = rb.load(snn.save(tmp_path / "net"))
+    assert torch.equal(after(images), logits)
+    assert rb.Recipe.from_dict(after.recipe) == signed()
+    negative: list[bool] = []
+    snn.readouts(images, (4,), monitor=lambda site, emitted: negative.append(bool((emitted.values < 0).any())))
+    assert any(negative)  # the rule is at work
+    found = rb.diagnose(snn, images)
+    for row in found.rows:
+        assert sum(term.mean for term in row.terms.values()) == pytest.approx(row.error.mean, abs=1e-5)
+
+
+def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = signed()
+    text, folder = recipe.to_yaml(), convert(recipe).save(tmp_path / "net")
+    from rheobase.calibrate import PASSES
+    from rheobase.neurons import NEURONS
+    from rheobase.recipes.parts import NEURON_PARTS
+
+    for known, kind in ((PASSES, "lower_thresholds"), (NEURON_PARTS, "signed_neuron"), (NEURONS, "signed")):
+        monkeypatch.delitem(known, kind)
+    with pytest.raises(RecipeError, match=r"neuron: kind 'signed_neuron' is unknown.*import the module.*calibration.1"):
+        rb.Recipe.from_yaml(text)
+    with pytest.raises(RecipeError, match=r"put @rb\.register before the class LowerThresholds"):
+        rb.Recipe(name="x", timesteps=4, calibration=(LowerThresholds(),))
+    with pytest.raises(StoreError, match=r"unknown kind 'signed'.*import the module that registers it"):
+        rb.load(folder)
+
+
+def test_passes_that_fire_by_themselves_refuse_a_rule_of_its_own(tmp_path: Path) -> None:
+    snn = convert(signed())
+    for own in (rb.TemporalBias(batch_size=8), rb.SurrogateCalibration()):
+        recipe = signed().model_copy(update={"calibration": (rb.Thresholds(), own)})
+        with pytest.raises(CalibrationError, match="SignedIF neurons"):
+            rb.convert(snn, recipe, calibration=grid_images("MLP"))
+    recipe = signed().model_copy(update={"calibration": (rb.Thresholds(), rb.BiasCorrection())})
+    assert rb.convert(snn, recipe, calibration=grid_images("MLP")).provenance.passes[1]["notes"]
+    pytest.importorskip("nir")
+    with pytest.raises(StoreError, match="SignedIF neurons, for which NIR has no node"):
+        rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+
+
+def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    class Forgetful(SignedIF):
+        kind = "forgetful"
+
+        def config(self) -> dict[str, Any]:
+            return {**super().config(), "leak": 0.1}
+
+    class ForgetfulNeuron(SignedNeuron):
+        kind: Literal["forgetful"] = "forgetful"  # type: ignore[assignment]
+        builds = Forgetful
+
+        def build(self, site: Site, graph: Graph) -> Forgetful:
+            return Forgetful(torch.tensor(1.0), torch.tensor(0.5))
+
+    rb.register(ForgetfulNeuron)
+    snn = convert(rb.Recipe(name="x", timesteps=2, neuron=ForgetfulNeuron(), calibration=(rb.Thresholds(),)))
+    with pytest.raises(StoreError, match=r"forgetful.*'leak'.*constructor must take"):
+        snn.save(tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+class Abstract(CalibrationPass):
+    kind: Literal["abstract"] = "abstract"
+
+
+class Nameless(LowerThresholds):
+    kind: str  # type: ignore[assignment]
+
+
+class Taken(LowerThresholds):
+    kind: Literal["thresholds"] = "thresholds"  # type: ignore[assignment]
+
+
+class Inherits(IntegrateFire):
+    kind = "inherits"
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        return super().step(2 * current, state, t)
+
+
+class InheritsNeuron(SignedNeuron):
+    kind: Literal["inherits"] = "inherits"  # type: ignore[assignment]
+    builds = Inherits
+
+
+class TakenNeurons(SignedNeuron):
+    kind: Literal["taken"] = "taken"  # type: ignore[assignment]
+
+    class Pasc(SignedIF):
+        kind = "pasc"
+
+    builds = Pasc
+
+
+class Homeless(NeuronPart):
+    kind: Literal["homeless"] = "homeless"
+
+    def build(self, site: Site, graph: Graph) -> Neuron:
+        raise NotImplementedError
+
+
+def OPI() -> rb.Recipe:
+    return rb.RateCoding()
+
+
+def NeedsMore(timesteps: int) -> rb.Recipe:
+    return rb.RateCoding(timesteps=timesteps)
+
+
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        (Abstract, "Abstract: does not define apply"),
+        (Nameless, "has no name"),
+        (Taken, "'thresholds' is taken by rheobase.calibrate.thresholds.Thresholds"),
+        (InheritsNeuron, "Inherits: steps by a rule of its own and inherits run from IntegrateFire"),
+        (TakenNeurons, "'pasc' is taken by rheobase.neurons.window.Pasc"),
+        (Homeless, "Homeless.builds"),
+        (OPI, "'OPI' is taken"),
+        (NeedsMore, "NeedsMore timesteps: has no default"),
+        (SignedIF, "registered by the part that builds it"),
+        (3, "is no pass"),
+    ],
+)
+def test_what_cannot_be_registered(part: Any, word: str) -> None:
+    with pytest.raises(RecipeError, match=word):
+        rb.register(part)
+    assert "taken" not in rb.recipes.parts.NEURON_PARTS
+
+
+def test_again_in_a_notebook() -> None:
+    for _ in range(2):
+        rb.register(SignedNeuron)
+
+        @rb.register
+        def Mine(timesteps: int = 4) -> rb.Recipe:
+            return rb.RateCoding(timesteps=timesteps)
+
+    assert METHODS["Mine"](timesteps=2).timesteps == 2
+    with pytest.raises(RecipeError, match="unknown field 'levels'"):
+        METHODS["Mine"](levels=2)
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+MODULE = """
+import torch
+import rheobase as rb
+from test_register import LowerThresholds, SignedNeuron
+
+rb.register(SignedNeuron)
+rb.register(LowerThresholds)
+
+@rb.register
+def Signed(timesteps: int = 4, factor: float = 1.0) -> rb.Recipe:
+    passes = (rb.Thresholds(), LowerThresholds(factor=factor))
+    return rb.Recipe(name="Signed", timesteps=timesteps, neuron=SignedNeuron(), calibration=passes)
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+def data():
+    return torch.rand(20, 4, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    (tmp_path / "my_parts.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield runner(capsys)
+    sys.modules.pop("my_parts", None)
+
+
+def test_own_parts_on_the_command_line(run: Run) -> None:
+    where = ("my_parts:network", "--data", "my_parts:data")
+    assert_refused(run("convert", *where, "--method", "Signed", "--out", "net"), "'Signed' is unknown")
+    assert_refused(run("--import", "nowhere", "convert", *where, "--out", "net"), "'nowhere' cannot be imported")
+    options = ("--method", "Signed", "--option", "factor=0.75", "--timesteps", "2", "--out", "net", "--json")
+    made = run("--import", "my_parts", "convert", *where, *options)
+    assert made.code == 0, made.err
+    assert made.document["recipe"]["calibration"][1] == {"kind": "lower_thresholds", "factor": 0.75}
+    assert run("--import", "my_parts", "evaluate", "net", "--data", "my_parts:data").code == 0
+    counts = ("--test", "my_parts:other_data", "--execution", "counts", "--out", "other")
+    refused = run("--import", "my_parts", "convert", *where, "--method", "Signed", *counts)
+    assert_refused(refused, "Signed", "no closed form")
