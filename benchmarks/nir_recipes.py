@@ -1,8 +1,9 @@
 """How many recipes NIR can say exactly, how many are approximated, how many refused.
 
-Every method of the library with its defaults at T = 4 (those that train: L = 4), and the variants that differ in what
-NIR can say, on the demonstration's network and real digits. "exact": with reset by subtraction, as sinabs and snnTorch
-read IF; "approximated": restored with the same logits bit for bit by ``rb.import_nir`` only; "refused": not even that.
+Every method of the library with its defaults at T = 4 (those that train: L = 4, or a mean T of 4), and the variants
+that differ in what NIR can say, on the demonstration's network and real digits. "exact": with reset by subtraction, as
+sinabs and snnTorch read IF; "approximated": restored with the same logits bit for bit by ``rb.import_nir`` only;
+"refused": not even that.
 
     python benchmarks/nir_recipes.py
 """
@@ -17,18 +18,14 @@ import torch
 from common import HERE, record
 
 import rheobase as rb
+from rheobase.compare import at
 from rheobase.demo import digits, train
 from rheobase.recipes import METHODS, Recipe
 
 
 def recipes() -> dict[str, Recipe]:
     """Name -> recipe."""
-    found = {}
-    for name, method in METHODS.items():
-        if method().activation is None:
-            found[name] = method(timesteps=4)
-        else:
-            found[name] = method(levels=4)
+    found = {name: at(method(), 4) for name, method in METHODS.items()}
     found["RateCoding, V0 = 0"] = rb.RateCoding(timesteps=4, initial_potential=0)
     found["SNNCalibration, advanced"] = rb.SNNCalibration(timesteps=4, pipeline="advanced")
     found["FTBC, V0 = 0"] = rb.FTBC(timesteps=4, initial_potential=0)

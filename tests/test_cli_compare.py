@@ -140,7 +140,7 @@ def test_what_did_not_run_is_said(run: Run, tmp_path: Path) -> None:
         (["--timesteps", "0"], ["timesteps: is 0"]),
         (["--overwrite", "--number"], ["--overwrite: cannot be combined with --number"]),
         (["--methods", "OPI", "--training", "training.yaml"], ["training: has no effect"]),
-        (["--validation", "compare_nets:test"], ["validation images: are the test images again"]),
+        (["--validation", "compare_nets:test"], ["test images: 60 of 60 occur among the validation images"]),
     ],
 )
 def test_refusals(run: Run, tmp_path: Path, options: list[object], said: list[str]) -> None:

@@ -251,7 +251,7 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [Cell.model_validate_json(line) for line in file.read_text().splitlines()] == list(found.cells)
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {
         *("results.jsonl", "report.html", "table.md", "table.csv", "table.tex"),
-        *("accuracy.svg", "latency.svg", "energy.svg"),
+        *("accuracy.svg", "latency.svg", "energy.svg", ".locks"),
     }
 
 
@@ -412,8 +412,9 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
         ({"training": TRAINING}, RecipeError, "training: has no effect"),
         ({"budget": {"speed": 1}}, RecipeError, "unknown part 'speed'"),
         ({"budget": {"energy": -1}}, RecipeError, "budget energy: is -1"),
-        ({"test": ("train", 60)}, DataError, "test images: are the calibration images again"),
-        ({"validation": ("test", 60)}, DataError, "validation images: are the test images again"),
+        ({"test": ("train", 60)}, DataError, "test images: 60 of 60 occur among the calibration images"),
+        ({"validation": ("test", 60)}, DataError, "test images: 60 of 60 occur among the validation images"),
+        ({"validation": ("train", 50)}, DataError, "validation images: 50 of 50 occur among the calibration images"),
     ],
 )
 def test_impossible_questions(tmp_path: Path, changes: dict[str, Any], error: type[Exception], said: str) -> None:
@@ -423,6 +424,20 @@ def test_impossible_questions(tmp_path: Path, changes: dict[str, Any], error: ty
     with pytest.raises(error, match=said):
         compared(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_images_in_two_parts() -> None:
+    """Two of 200 are a note, three are too many; order, place and labels do not matter."""
+    images, labels = part("test", 200)
+    seen = part("train", 60)[0]
+    with pytest.raises(DataError, match=r"test images: 3 of 200 occur among the calibration images.*split the data"):
+        compared(recipes=[rb.OPI()], timesteps=(1,), test=(torch.cat([images[:197], seen[[7, 3, 7]]]), labels))
+    mixed = torch.cat([images[:120], seen[[7, 3]], images[122:]])
+    found = compared(recipes=[rb.OPI()], timesteps=(1,), test=(mixed, labels))
+    assert found.about.notes[0] == "test images: 2 of 200 occur among the calibration images"
+    assert found.about.notes[0] in found.to_html()
+    clean = compared(recipes=[rb.OPI()], timesteps=(1,), validation=part("validation"))
+    assert not any("occur among" in note for note in clean.about.notes)
 
 
 def test_test_images_that_do_not_fit() -> None:

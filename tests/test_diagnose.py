@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_images, grid_network, grid_snn
 from rheobase.demo import digits, train
 from rheobase.diagnose import TERMS
 from rheobase.errors import DataError, RecipeError, StoreError
@@ -148,6 +148,67 @@ def test_exact_methods(recipe: rb.Recipe) -> None:
         if recipe.timesteps is None:
             assert row.own.size == 0
     assert (found.summary() == "No site departs from the analog network.") == (recipe.timesteps is None)
+
+
+def mixed(name: str, *steps: int) -> dict[str, int]:
+    """T or L from site to site."""
+    return {site.name: steps[site.index % len(steps)] for site in grid_snn(name).sites}
+
+
+TRAINED = {
+    "QAC": lambda name: rb.QAC(mean_timesteps=2.5),
+    "QAC by channel": lambda name: rb.QAC(mean_timesteps=2, granularity="channel"),
+    "Pascal": lambda name: rb.Pascal(levels=3, granularity="channel"),
+    "Pascal adapted": lambda name: rb.Pascal(levels=mixed(name, 1, 5, 3)),
+    "QVM": lambda name: rb.QVM(levels=4, rounding="floor"),
+    "QVM adapted": lambda name: rb.QVM(levels=mixed(name, 5, 2)),
+}
+
+
+def test_every_method_is_taken_apart_here() -> None:
+    """Those that are trained below, the others in ``VARIANTS``."""
+    assert {*(variant.split()[0] for variant in (*TRAINED, *VARIANTS))} == set(METHODS)
+
+
+@pytest.mark.usefixtures("traced_once")
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("name", ["MLP", "OptionAResNet"])
+def test_the_parts_add_up_for_methods_that_train(name: str, method: str) -> None:
+    """Of a network whose T differs from site to site too; exact, so nothing is added anywhere."""
+    recipe, images = TRAINED[method](name), grid_images(name)
+    snn = rb.convert(rb.quantise(grid_network(name), recipe, calibration=images).eval(), recipe)
+    steps = [snn.steps_of(site.name) for site in snn.sites]
+    found = check_sums(snn.double(), images.double())
+    assert [row.timesteps for row in found.rows] == steps
+    assert (len(set(steps)) > 1) == ("adapted" in method or method == "QAC")
+    assert all(row.own.size < 1e-12 for row in found.rows)
+
+
+@pytest.mark.parametrize("name", ["OptionAResNet", "QCFSResNet"])
+@pytest.mark.parametrize("method", ["ParallelConversion", "DAParallel"])
+def test_parallel_neurons_lose_nothing_to_timing(method: str, name: str) -> None:
+    """They spike by the mean of what arrives."""
+    images = grid_images(name)
+    snn = rb.convert(networks.build(name), METHODS[method](timesteps=4), calibration=images)
+    found = check_sums(snn, images)
+    assert all(row.terms["unevenness"].size == 0 for row in found.rows)
+    assert found.rows[-1].error.size > 0
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_trains_that_are_cut_or_stretched_are_the_segments(cut: bool) -> None:
+    """T = 2, 5, 3: with means nothing is lost on the way; replicated and truncated trains have other means."""
+    images = grid_images("MLP")
+    recipe = rb.Recipe(
+        name="mixed",
+        timesteps=None,
+        neuron=rb.IntegrateFireNeuron(timesteps=mixed("MLP", 2, 5, 3)),
+        alignment=rb.Alignment(expansion="replicate", reduction="truncate") if cut else None,
+        calibration=rb.RateCoding(threshold="max").calibration[:1],
+    )
+    found = check_sums(rb.convert(networks.build("MLP"), recipe, calibration=images), images)
+    assert [row.timesteps for row in found.rows] == [2, 5, 3]
+    assert [row.terms["segment"].size > 1e-3 for row in found.rows] == [False, cut, cut]
 
 
 def test_changed_weights_and_gates_are_the_segments() -> None:

@@ -299,17 +299,19 @@ class Convolutions(nn.Module):
         return self.layers[-1](x.flatten(1))
 
 
+@pytest.mark.crosscheck
 def test_against_neurobench() -> None:
     """NeuroBench 2 counts the synaptic operations of a plain simulation by hooks on its layers."""
-    workload = pytest.importorskip("neurobench.metrics.workload")
-    models = pytest.importorskip("neurobench.models")
+    from neurobench.metrics.workload import SynapticOperations
+    from neurobench.models import TorchModel
+
     net, images = Convolutions().eval(), torch.rand(16, 2, 8, 8) + 0.01
     snn = rb.convert(net, rb.RateCoding(timesteps=5, granularity="layer"), calibration=images)
     plain = Plain(snn, net.layers)
     torch.testing.assert_close(plain(images), snn(images))
-    model = models.TorchModel(plain)
+    model = TorchModel(plain)
     model.register_hooks()
-    counted = workload.SynapticOperations()(model, model(images), (images, None))
+    counted = SynapticOperations()(model, model(images), (images, None))
     found = rb.energy(snn, images)
     assert found.acs == counted["Effective_ACs"] > 0
     assert found.macs == counted["Effective_MACs"] > 0

@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,12 +33,15 @@ from rheobase.quantise import quantise
 from rheobase.recipes import METHODS, Recipe, SNNCalibration
 from rheobase.report.cells import Cell, Delay, Identity, Measured, Results, key
 from rheobase.report.comparison import About, Comparison
-from rheobase.report.folder import RESULTS_FILE, TRAINING_FOLDER, OnExisting, open_folder
+from rheobase.report.folder import TRAINING_FOLDER, OnExisting, open_folder
 from rheobase.training import Training, train
 from rheobase.training.data import OnDisk, read
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
 """What a method says to a network; any other error may be the machine's and is worth another try."""
+
+MOST_REPEATED = 0.01
+"""Share of a part's images that may occur in another part: published data sets hold some images twice."""
 
 
 def compare(
@@ -66,7 +70,8 @@ def compare(
     What cannot run says why in its cell, and the rest goes on.
 
     With a folder, every cell is kept in ``results.jsonl`` as soon as it is there, and the same call goes on where it
-    was stopped. In the end the folder holds the report (``report.html``), tables and plots.
+    was stopped. Several processes may share a folder: each leaves to the others what they are at, and takes what they
+    have found. In the end the folder holds the report (``report.html``), tables and plots, of what was asked last.
 
     Args:
         model: as for :func:`rheobase.convert`.
@@ -82,7 +87,7 @@ def compare(
         training: settings for the recipes that need a quantised network.
         folder: to keep everything in.
         on_existing: what to do with a folder that holds a comparison: ``"keep"`` and go on with it, ``"overwrite"`` it,
-            or ``"number"``: take the next free name (``out-2``).
+            or ``"number"``: take the next free name (``out-2``). Nothing is overwritten that another process has open.
         max_pool: as for :func:`rheobase.convert`.
         limit: calibration images for each conversion, chosen by the seed.
         energy_images: images to count spikes on for the energy.
@@ -91,8 +96,8 @@ def compare(
 
     Raises:
         TraceError, ModelError: if the network cannot be traced at all.
-        DataError: if data do not fit, test or validation images are images of another part, or a budget is given
-            without validation images.
+        DataError: if data do not fit, more than a hundredth of the test or validation images occur in another part
+            (fewer are a note in the report), or a budget is given without validation images.
         RecipeError: if there is no recipe, T or seed, two recipes have one name, or an option has no effect.
         StoreError: if the folder cannot be used or holds something else.
 
@@ -121,7 +126,7 @@ def compare(
             where="validation images",
             remedy="give labels, or leave the budget out",
         )
-    _check_apart(parts)
+    repeated = _check_apart(parts)
     fitted, tested = cast(_Images, parts["calibration"]), cast(_Images, parts["test"])
     network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
     for part in parts.values():
@@ -139,34 +144,55 @@ def compare(
         limit=limit,
         energy_images=energy_images,
     )
-    home = None if folder is None else open_folder(Path(folder), on_existing)
-    results = Results(None if home is None else home / RESULTS_FILE, identity)
-    runner = _Runner(network, parts, training, quantised, home, max_pool, limit, energy_images, identity)
-    cells = []
-    for method, t, seed in track(grid, "comparing", show=progress):
-        recipe = at(named[method], t, quantised)
-        cell = results.find(key(recipe.to_dict(), runner.training_of(recipe), t, seed))
-        if cell is None:
-            cell = runner.run(method, recipe, t, seed)
-            results.add(cell)
-        cells.append(cell.model_copy(update={"method": method}))  # the same question may have had another name
-    about = About(
-        network=name or type(model).__name__,
-        sites=len(analog.sites),
-        neurons=sum(site.neurons for site in analog.sites),
-        notes=(*rewrites, *analog.provenance.notes),
-        images={part: len(data.images) for part, data in parts.items() if data is not None},
-        ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items() if data is not None},
-        identity=identity,
-        training=None if training is None else training.model_dump(mode="json"),
-        machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
-    )
-    comparison = Comparison(about, named, tuple(cells), home)
-    if budget is not None:
-        comparison = dataclasses.replace(comparison, choice=comparison.choose(**budget))
-    if home is not None:
-        comparison.write(home)
+    with open_folder(None if folder is None else Path(folder), on_existing) as home:
+        results = Results(home, identity)
+        runner = _Runner(network, parts, training, quantised, home.path, max_pool, limit, energy_images, identity)
+        found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
+        about = About(
+            network=name or type(model).__name__,
+            sites=len(analog.sites),
+            neurons=sum(site.neurons for site in analog.sites),
+            notes=(*repeated, *rewrites, *analog.provenance.notes),
+            images={part: len(data.images) for part, data in parts.items() if data is not None},
+            ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items() if data is not None},
+            identity=identity,
+            training=None if training is None else training.model_dump(mode="json"),
+            machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
+        )
+        comparison = Comparison(about, named, tuple(found[question] for question in grid), home.path)
+        if budget is not None:
+            comparison = dataclasses.replace(comparison, choice=comparison.choose(**budget))
+        if home.path is not None:
+            with home.writing():
+                comparison.write(home.path)
     return comparison
+
+
+Question = tuple[str, int, int]
+"""Method, T, seed."""
+
+
+def _cells(
+    grid: list[Question], recipes: Mapping[str, Recipe], runner: _Runner, results: Results
+) -> Iterator[tuple[Question, Cell]]:
+    """Every cell, run here or by another process; what others are at comes last, and is run here should they fail."""
+    for wait in (False, True):
+        put_off = []
+        for method, t, seed in grid:
+            recipe = at(recipes[method], t, runner.quantised)
+            asked = key(recipe.to_dict(), runner.training_of(recipe), t, seed)
+            cell = results.find(asked)
+            if cell is None:
+                with results.shared.hold(runner.claim(recipe, t, seed), wait=wait) as claimed:
+                    cell = results.find(asked)
+                    if cell is None and claimed:
+                        cell = runner.run(method, recipe, t, seed)
+                        results.add(cell)
+            if cell is None:
+                put_off.append((method, t, seed))
+            else:  # the same question may have had another name
+                yield (method, t, seed), cell.model_copy(update={"method": method})
+        grid = put_off
 
 
 def all_recipes() -> dict[str, Recipe]:
@@ -217,6 +243,16 @@ class _Images:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))[:number]
         return self.images[order] if self.labels is None else (self.images[order], self.labels[order])
 
+    @cached_property
+    def hashes(self) -> list[bytes]:
+        """Of every image by itself."""
+        return [hashlib.sha256(image.numpy()).digest() for image in self.images.cpu().contiguous()]
+
+    @cached_property
+    def each(self) -> frozenset[bytes]:
+        """The hashes, to look one up."""
+        return frozenset(self.hashes)
+
     @property
     def batches(self) -> Batches:
         return self.images if self.labels is None else (self.images, self.labels)
@@ -248,6 +284,25 @@ class _Runner:
     def training_of(self, recipe: Recipe) -> dict[str, Any] | None:
         """The settings that decide about this recipe's cells."""
         return self.training.model_dump(mode="json") if self.training and self.trains(recipe) else None
+
+    def claim(self, recipe: Recipe, timesteps: int, seed: int) -> str:
+        """The lock for what only one process should be at: a training with all cells that need it, or a cell."""
+        if self.training is not None and self.trains(recipe):
+            return f"training-{self.training_name(recipe, seed)}"
+        asked = key(recipe.to_dict(), self.training_of(recipe), timesteps, seed)
+        return f"cell-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+    def training_name(self, recipe: Recipe, seed: int) -> str:
+        """A hash of all that decides what the training gives."""
+        assert self.training is not None
+        assert recipe.activation is not None
+        made_of = {
+            "activation": recipe.activation.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "seed": seed,
+            "from": self.identity.model_dump(include={"model_sha256", "calibration_sha256", "limit", "max_pool"}),
+        }
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
         """The cell, done or with the reason why not."""
@@ -325,14 +380,7 @@ class _Runner:
                 "were trained with",
                 remedy="give training=rb.Training(...) (--training FILE), or a network that is quantised and trained",
             )
-        assert recipe.activation is not None
-        made_of = {
-            "activation": recipe.activation.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "seed": seed,
-            "from": self.identity.model_dump(include={"model_sha256", "calibration_sha256", "limit", "max_pool"}),
-        }
-        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+        name = self.training_name(recipe, seed)
         if name not in self.trained:
             network = quantise(
                 self.model, recipe, calibration=images, max_pool=self.max_pool, limit=self.limit, seed=seed
@@ -415,18 +463,24 @@ def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None
         )
 
 
-def _check_apart(parts: Mapping[str, _Images | None]) -> None:
-    """Refuse parts that are the same images, on which results look better than they are."""
-    seen: dict[str, str] = {}
-    for name, part in parts.items():
-        if part is not None and part.digest in seen:
+def _check_apart(parts: Mapping[str, _Images | None]) -> list[str]:
+    """Notes on the few images that occur in two parts; refused are parts that have more in common."""
+    notes = []
+    for name, other in (("test", "calibration"), ("test", "validation"), ("validation", "calibration")):
+        part, known = parts[name], parts[other]
+        if part is None or known is None:
+            continue
+        found = sum(image in known.each for image in part.hashes)
+        said = f"{found} of {len(part.hashes)} occur among the {other} images"
+        if found > MOST_REPEATED * len(part.hashes):
             raise DataError(
-                f"are the {seen[part.digest]} images again, on which results look better than they are",
+                f"{said}, and on images that were used before results look better than they are",
                 where=f"{name} images",
-                remedy="give images of their own",
+                remedy="split the data such that no image is in two parts",
             )
-        if part is not None:
-            seen[part.digest] = name
+        if found:
+            notes.append(f"{name} images: {said}")
+    return notes
 
 
 def _check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:

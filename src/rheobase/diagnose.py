@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rheobase.activations import staircase
+from rheobase.alignment import Alignment
 from rheobase.batches import Batches, batches, count
 from rheobase.errors import RecipeError
 from rheobase.fold import FOLDED
@@ -184,7 +185,8 @@ def diagnose(
     - *inherited*: z' is what the analog network's weights make of the means that the sites before emitted; so this is
       the errors before, as the activation passes them on.
     - *segment*: z is the time-mean of what really arrives. It differs from z' where a calibration has changed weights,
-      where max-pooling let other trains through than that of the largest mean, and by rounding.
+      where max-pooling let other trains through than that of the largest mean, where a train of another T was cut short
+      or stretched (:class:`rheobase.Alignment`), and by rounding.
     - *clipping*: no neuron emits more than A at every step.
     - *quantisation*: nor anything but a multiple of A/T. q is the nearest one (of z clipped where f saturates), the
       best that T steps can do; if f is quantised itself, the one that its own rounding Q gives with T levels.
@@ -267,7 +269,7 @@ def _nearest(site: Site, current: Tensor, found: Observation) -> Tensor:
 def _changes_segments(network: SpikingNetwork) -> bool:
     """Whether what arrives at a site can be anything but the analog network's weights of what was emitted."""
     graph, ann = network.graph, network.ann
-    if any(node.operation == "max_pool" for node in graph.nodes):
+    if any(node.operation == "max_pool" for node in graph.nodes) or network.alignment != Alignment():
         return True
     if graph.nodes != ann.nodes:
         return True

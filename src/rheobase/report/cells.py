@@ -15,6 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rheobase.errors import StoreError
+from rheobase.report.folder import RESULTS_FILE
+from rheobase.report.shared import Shared
 
 
 class _Entry(BaseModel):
@@ -152,26 +154,30 @@ def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int,
 
 
 class Results:
-    """The cells found so far; with a file, those in it, and every new one is in it before the next begins.
+    """The cells found so far; in a folder, all that are in its file, and every new one is there before the next begins.
+
+    Others may add lines to the file at any time. Lines are read without a lock, up to the last line's end; they are
+    written with one, and only then is a line that a kill cut short known to be nobody's, and taken off.
 
     Args:
-        path: of the file of JSON lines, or None.
+        shared: the folder.
         identity: what the cells must be results of.
 
     Raises:
-        StoreError: if the file cannot be read, is damaged before its last line, or holds the results of something else.
+        StoreError: here and later, if the file cannot be read, is damaged before its last line, or holds the results of
+            something else.
     """
 
-    def __init__(self, path: Path | None, identity: Identity) -> None:
-        self.path = path
+    def __init__(self, shared: Shared, identity: Identity) -> None:
+        self.shared, self.identity = shared, identity
+        self.path = None if shared.path is None else shared.path / RESULTS_FILE
         self.cells: dict[str, Cell] = {}
-        if path is not None and path.exists():
-            for cell in read(path, repair=True):
-                check_same(cell.identity, identity, path)
-                self.cells[cell.key] = cell  # a later try counts
+        self._lines = self._end = 0  # that have been read, and where they end
+        self._read_on()
 
     def find(self, key: str) -> Cell | None:
         """The cell, unless it is worth another try."""
+        self._read_on()
         found = self.cells.get(key)
         return None if found is None or found.status == "failed" else found
 
@@ -181,36 +187,62 @@ class Results:
         Raises:
             StoreError: if it cannot be written.
         """
-        self.cells[cell.key] = cell
+        if self.path is None:
+            self.cells[cell.key] = cell
+            return
+        with self.shared.writing():
+            self._read_on()
+            try:
+                with self.path.open("ab") as file:
+                    file.truncate(self._end)
+                    file.write(cell.model_dump_json().encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise StoreError(
+                    f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space there"
+                ) from error
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Take in the lines that were added since."""
         if self.path is None:
             return
-        try:
-            with self.path.open("a") as file:
-                file.write(cell.model_dump_json() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < self._end:
             raise StoreError(
-                f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space there"
-            ) from error
+                "has lost lines while it was open", where=str(self.path), remedy="give the same command again"
+            )
+        if size == self._end:
+            return
+        for line in _whole_lines(self.path, self._end):
+            cell = _parse(line, f"{self.path} line {self._lines + 1}")
+            check_same(cell.identity, self.identity, self.path)
+            self.cells[cell.key] = cell  # a later try counts
+            self._lines += 1
+            self._end += len(line)
 
 
-def read(path: Path, *, repair: bool = False) -> list[Cell]:
-    """The cells of a file; a last line that a kill cut short is left out, and with ``repair`` off the file too.
+def read(path: Path) -> list[Cell]:
+    """The cells of a file; a last line that a kill cut short is left out.
 
     Raises:
         StoreError: if the file cannot be read or another line is damaged.
     """
+    return [_parse(line, f"{path} line {number}") for number, line in enumerate(_whole_lines(path, 0), 1)]
+
+
+def _whole_lines(path: Path, start: int) -> list[bytes]:
+    """With their ends."""
     try:
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if repair and whole != data:
-            os.truncate(path, len(whole))
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
     except OSError as error:
         raise StoreError(
             f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"
         ) from error
-    return [_parse(line, f"{path} line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def _parse(line: bytes, where: str) -> Cell:

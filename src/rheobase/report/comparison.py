@@ -28,7 +28,7 @@ class About:
         network: its name.
         sites: activation sites, each a layer of neurons.
         neurons: in all of them.
-        notes: what tracing rewrote.
+        notes: images that are in two parts of the data, and what tracing rewrote.
         images: part of the data -> how many.
         ann_accuracy: part of the data -> the analog network's accuracy; None without labels.
         identity: hashes and versions.

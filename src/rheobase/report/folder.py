@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 from rheobase.errors import RecipeError, StoreError
+from rheobase.report.shared import Shared
 
 RESULTS_FILE = "results.jsonl"
 REPORT_FILE = "report.html"
@@ -20,13 +23,18 @@ _OURS = {RESULTS_FILE, REPORT_FILE, TRAINING_FOLDER, *TABLE_FILES.values(), *PLO
 OnExisting = Literal["keep", "number", "overwrite"]
 
 
-def open_folder(folder: Path, on_existing: OnExisting) -> Path:
-    """The folder to write in, made if need be.
+@contextmanager
+def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared]:
+    """Have the folder open to write in, made if need be; other processes may have it open too.
 
     Raises:
         RecipeError: if ``on_existing`` is unknown.
-        StoreError: if it cannot be written, or holds something else than a comparison.
+        StoreError: if it cannot be written, holds something else than a comparison, or is to be overwritten while
+            another process has it open.
     """
+    if folder is None:
+        yield Shared(None)
+        return
     if on_existing not in get_args(OnExisting):
         raise RecipeError(
             f"is {on_existing!r}", where="on_existing", remedy=f"use one of {', '.join(get_args(OnExisting))}"
@@ -40,18 +48,33 @@ def open_folder(folder: Path, on_existing: OnExisting) -> Path:
         raise StoreError(
             f"holds something else than a comparison ({foreign[0]})", where=str(folder), remedy="choose another folder"
         )
-    try:
-        if on_existing == "overwrite":
-            for name in held & _OURS:
-                remove(folder / name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
+    shared = Shared(folder)
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=on_existing != "number" or folder.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            with shared.writing():
+                if on_existing == "overwrite":
+                    _empty(shared, folder)
+                stack.enter_context(shared.opened())
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
+            ) from error
+        yield shared
+
+
+def _empty(shared: Shared, folder: Path) -> None:
+    """Delete a comparison that nobody is at."""
+    if shared.in_use:
         raise StoreError(
-            f"cannot be written ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
-        ) from error
-    return folder
+            "is open in another process, whose results would be lost",
+            where=str(folder),
+            remedy="wait until that has ended, or choose another folder",
+        )
+    for name in _held(folder) & _OURS:
+        remove(folder / name)
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
