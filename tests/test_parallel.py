@@ -309,6 +309,26 @@ def test_da_qcfs_is_the_neuron_with_a_gradient(seed: int, steps: int) -> None:
         torch.testing.assert_close(getattr(module, name).grad, leaves[name].grad)
 
 
+@given(seed=st.integers(0, 2**31), steps=st.integers(1, 8))
+def test_what_was_trained_is_a_neuron_again(seed: int, steps: int) -> None:
+    """Gains become θ and φ: θ exp(ρ), and (θ + φ) exp(σ) = θ exp(ρ) + φ'."""
+    g = torch.Generator().manual_seed(seed)
+    theta = torch.rand(3, generator=g, dtype=torch.float64) + 0.3
+    post, rho, sigma, bias = (0.2 * torch.randn(3, generator=g, dtype=torch.float64) for _ in range(4))
+    module = DAQCFS(ParallelIF(theta, steps, 0.5, None, post, bias.clamp(max=0.1)), 3, steps)
+    with torch.no_grad():
+        module.threshold_gain.copy_(rho)
+        module.amplitude_gain.copy_(sigma)
+    found = DAQCFS.trained({f"site.{name}": value for name, value in module.state_dict().items()}, "site")
+    torch.testing.assert_close(found["threshold"], theta * rho.exp())
+    torch.testing.assert_close(found["threshold"] + found["post"], (theta + post) * sigma.exp())
+    z = torch.randn(9, 3, 2, generator=g, dtype=torch.float64)
+    neuron = ParallelIF(
+        found["threshold"], steps, 0.5, pre=found["pre"], post=found["post"], output_bias=found["output_bias"]
+    )
+    torch.testing.assert_close(neuron.rate(z, steps), module(z).detach())
+
+
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 8), band=st.sampled_from([0.2, 0.5, 0.9]))
 def test_the_rectangular_surrogate_rung_by_rung(seed: int, steps: int, band: float) -> None:
     """∂/∂Δb and ∂/∂z of Σ_j H(potential_j − threshold), H' a rectangle of unit slope around each rung."""
@@ -339,10 +359,12 @@ def labelled(name: str) -> tuple[Tensor, Tensor]:
         return images, networks.build(name)(images).argmax(1)
 
 
-def test_stage_1_trains_the_affine_parameters_and_nothing_else() -> None:
+@pytest.mark.parametrize("neurons", [False, True])
+def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     images, labels = labelled("OptionAResNet")
     model = networks.build("OptionAResNet")
-    recipe = rb.DAParallel(timesteps=2, temporal=False, target="both", learning_rate=0.02, batch_size=16, epochs=3)
+    settings = {"target": "both", "learning_rate": 0.02, "batch_size": 16, "epochs": 3, "neurons": neurons}
+    recipe = rb.DAParallel(timesteps=2, temporal=False, **settings)  # type: ignore[arg-type]
     snn = rb.convert(model, recipe, calibration=(images, labels))
     plain = rb.convert(model, rb.ParallelConversion(timesteps=2, errors=False), calibration=(images, labels))
     assert not any(node.operation == "batch_norm" for node in snn.graph.nodes)  # folded afterwards
@@ -353,9 +375,12 @@ def test_stage_1_trains_the_affine_parameters_and_nothing_else() -> None:
     assert len(kept) == 1, done["notes"]
     moved = {name for names in done["changed"].values() for name in names}
     leaves = {name.rsplit(".", 1)[-1] for name in moved}
-    assert leaves <= {"weight", "bias", "running_mean", "running_var", "pre", "post"}
-    assert all("bn" in name for name in moved if name not in ("pre", "post"))
+    own = {"pre", "post", "threshold"} if neurons else {"pre", "post"}
+    assert leaves <= {"weight", "bias", "running_mean", "running_var", *own}
+    assert ("threshold" in leaves) == neurons
+    assert all("bn" in name for name in moved - own)
     trained = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    trained += 2 * sum(site.channels for site in snn.sites) if neurons else 0
     assert f"{trained} parameters trained" in done["notes"][-1]
     # a convolution followed by batch normalisation: what folding gives is its weights, scaled channel by channel
     ratio = snn.graph.tensor("conv1.weight") / plain.graph.tensor("conv1.weight")
@@ -414,7 +439,8 @@ def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pyte
     notes = snn.provenance.passes[-1]["notes"]
     epoch = 1 if good == 0 else 2
     assert any(f"stopped, the last good state kept: epoch {epoch}, step" in note for note in notes), notes
-    assert f"{112 if good else 0} parameters trained" in notes[-1]
+    trained = 112 + 2 * sum(site.channels for site in snn.sites)
+    assert f"{trained if good else 0} parameters trained" in notes[-1]
     assert bool(torch.isfinite(snn(images)).all())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,9 @@ class DAQCFS(nn.Module):
     Gradient of n by the drive u: straight through the floor, 1 for ½ < u < T + ½ (QCFS: 0 < z < θ); or rung by rung
     with a rectangle of unit slope, Σ 1/j over the rungs j = 1..T with |u/j − 1| <= ``band``: u/j − 1 is how far the
     potential of rung j is above its threshold, in units of that.
+
+    θ and θ + φ may train by the logarithms of what they are multiplied by (``threshold_gain``, ``amplitude_gain``):
+    they stay positive, and one learning rate suits channels of any size.
 
     Args:
         neuron: whose parameters; they are copied, one for each channel.
@@ -54,16 +58,32 @@ class DAQCFS(nn.Module):
         self.pre = parameter(neuron.pre, 0.0)
         self.post = parameter(neuron.post, 0.0)
         self.output_bias = parameter(neuron.output_bias, 0.0)
+        self.threshold_gain, self.amplitude_gain = parameter(None, 0.0), parameter(None, 0.0)
 
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
-        firing = self.threshold - self.output_bias
+        theta = self.threshold * self.threshold_gain.exp()
+        firing = theta - self.output_bias
         scale = torch.where(self.silent, 0.0, self.timesteps / firing)
-        offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * self.threshold) / firing)
-        worth = torch.where(self.silent, 0.0, (self.threshold + self.post) / self.timesteps)
+        offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * theta) / firing)
+        amplitude = (self.threshold + self.post) * self.amplitude_gain.exp()
+        worth = torch.where(self.silent, 0.0, amplitude / self.timesteps)
         return _Ladder.apply(z, scale, offset, worth, self.timesteps, self.surrogate, self.band)
 
+    @staticmethod
+    def trained(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The neurons' ``threshold``, ``pre``, ``post`` and ``output_bias``, [C], from a state dict that holds them."""
+        part = {name: state[f"{prefix}.{name}"] for name in _PARAMETERS}
+        theta = part["threshold"] * part["threshold_gain"].exp()
+        post = part["post"]
+        if bool(part["threshold_gain"].any()) or bool(part["amplitude_gain"].any()):
+            post = (part["threshold"] + post) * part["amplitude_gain"].exp() - theta
+        return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": part["output_bias"]}
+
     silent: Tensor
+
+
+_PARAMETERS = ("threshold", "pre", "post", "output_bias", "threshold_gain", "amplitude_gain")
 
 
 class _Ladder(torch.autograd.Function):

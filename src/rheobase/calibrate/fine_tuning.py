@@ -102,8 +102,8 @@ class FineTuning(CalibrationPass):
         network.graph = network.graph.replace(tensors=tensors)
         for site in network.sites:
             neuron = parallel_if(network, site)
-            for name in ("threshold", "pre", "post", "output_bias"):
-                value = state[f"{site.name}.{name}"].to(device)
+            for name, found in DAQCFS.trained(state, site.name).items():
+                value = found.to(device)
                 given = getattr(neuron, name)
                 if given is not None or bool(value.any()):
                     silent = neuron.threshold.isinf()
@@ -183,12 +183,16 @@ class SpatialRecalibration(FineTuning):
     trained in the DA-QCFS network, in which the gradient passes straight through the staircase, with the statistics
     of each batch; in the end the statistics are taken over ``images`` images again. No weight of a convolution changes.
 
+    Ours: with ``neurons``, the threshold of every channel and what its spikes are worth (θ and θ + φ) are trained
+    beside them. Batch normalisation alone cannot change what a channel is worth to the next layer.
+
     Works on batch normalisation before it is folded; where it is folded already, or never was, there is nothing to do.
 
     Args:
         target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         images: for the statistics, all at once; fewer where the memory budget says so.
         batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
+        neurons: also train θ and φ of every channel.
     """
 
     kind: Literal["spatial_recalibration"] = "spatial_recalibration"
@@ -196,9 +200,10 @@ class SpatialRecalibration(FineTuning):
     stage = "stage 1, spatial recalibration,"
     images: int = Field(default=512, ge=2)
     batch_statistics: bool = True
+    neurons: bool = True
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
-        """Statistics; the affine parameters of every batch normalisation."""
+        """Statistics; the affine parameters of every batch normalisation, and the neurons'."""
         nodes = [node for node in network.graph.nodes if node.operation == "batch_norm"]
         if not nodes:
             changes.notes.append(
@@ -208,7 +213,9 @@ class SpatialRecalibration(FineTuning):
         errors = any(parallel_if(network, site).calibrated for site in network.sites)
         images = within_budget(network, data.fit, self.images, changes)
         calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
-        return list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
+        names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
+        gains = [f"{site.name}.{gain}" for site in network.sites for gain in ("threshold_gain", "amplitude_gain")]
+        return [*names, *gains] if self.neurons else names
 
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
         """Put affine parameters (and the neurons') into the network, and take the statistics again."""

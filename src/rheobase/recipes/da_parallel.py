@@ -66,6 +66,7 @@ def DAParallel(
     granularity: Granularity = "channel",
     percentile: float = 99.9,
     errors: bool = True,
+    neurons: bool = True,
     order: Order = "last",
     seed: int = 0,
 ) -> Recipe:
@@ -92,6 +93,7 @@ def DAParallel(
         granularity: one θ a channel, or one a layer.
         percentile: for ``threshold="percentile"``.
         errors: calibrate pre- and post-firing values first.
+        neurons: stage 1 trains θ and φ of every channel beside batch normalisation (ours).
         order: spikes at the end of the window, or at its beginning.
         seed: of the order of the images.
 
@@ -101,7 +103,12 @@ def DAParallel(
     """
     base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
     stage_1 = SpatialRecalibration(
-        target=target, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+        target=target,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        neurons=neurons,
     )
     stage_2 = TemporalCorrection(
         target=target, epochs=temporal_epochs, learning_rate=temporal_learning_rate, batch_size=batch_size, seed=seed
