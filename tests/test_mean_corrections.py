@@ -53,7 +53,7 @@ def means(snn: rb.SpikingNetwork, images: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
-def test_layer_by_layer_is_the_whole_simulation(name: str, few: bool) -> None:
+def test_layer_by_layer_is_the_whole_simulation(name: str, few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     images = grid_images(name)[:6]
     if name == "MaxPoolVGG":
         recipe = rb.RateCoding(timesteps=4)
@@ -63,7 +63,7 @@ def test_layer_by_layer_is_the_whole_simulation(name: str, few: bool) -> None:
     expected = means(snn, images)
     seen = []
     if few:
-        snn.memory_budget = 1  # one image at a time
+        monkeypatch.setattr(snn, "memory_budget", 1)  # one image at a time
     for layer in layers(snn, images):
         assert torch.equal(layer.mean_output(snn), expected[layer.site.index])
         seen.extend(node.name for node in layer.nodes)
