@@ -14,12 +14,30 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from common import HERE, cifar, record, resnet20
 
 import rheobase as rb
 
 sys.path.append(str(HERE.parent / "tests" / "simulators"))
 import readers
+
+
+def compared(snn: rb.SpikingNetwork, images: torch.Tensor, simulator: str, piece: int = 20) -> dict[str, float]:
+    """Spike counts that differ, the images in which they do, and the largest difference of a logit."""
+    total: dict[str, float] = {"spike counts": 0, "different": 0, "in images": 0, "logits": 0.0}
+    for some in images.split(piece):
+        with tempfile.TemporaryDirectory() as folder:
+            found = readers.compare(snn, Path(folder) / "net.nir", some, simulator)
+            one_by_one = some.split(1) if found.different else ()
+            in_images = sum(
+                readers.compare(snn, Path(folder) / "one.nir", x, simulator).different > 0 for x in one_by_one
+            )
+        total["spike counts"] += found.counts
+        total["different"] += found.different
+        total["in images"] += in_images
+        total["logits"] = max(total["logits"], found.logits)
+    return total
 
 
 def main() -> None:
@@ -33,12 +51,11 @@ def main() -> None:
     for recipe in (rb.RTS(timesteps=arguments.timesteps), rb.SNNCalibration(timesteps=arguments.timesteps)):
         snn = rb.fold_thresholds(rb.convert(resnet20(), recipe, calibration=calibration))
         result[f"{recipe.name}: accuracy"] = float((snn(images).argmax(1) == labels).float().mean())
-        for simulator in readers.RUN:
-            with tempfile.TemporaryDirectory() as folder:
-                found = readers.compare(snn, Path(folder) / "net.nir", images, simulator)
-            name = f"{recipe.name} in {simulator} {version(simulator)}"
-            result[name] = found._asdict()
-            print(name, result[name])
+        for dtype in (torch.float32, torch.float64):
+            for simulator in readers.RUN:
+                name = f"{recipe.name}, {dtype}, in {simulator} {version(simulator)}"
+                result[name] = compared(snn.to(dtype), images.to(dtype), simulator)
+                print(name, result[name])
     record(HERE / "nir_simulators.json", "python benchmarks/nir_simulators.py", result)
 
 
