@@ -51,11 +51,10 @@ def main() -> None:
     for recipe in (rb.RTS(timesteps=arguments.timesteps), rb.SNNCalibration(timesteps=arguments.timesteps)):
         snn = rb.fold_thresholds(rb.convert(resnet20(), recipe, calibration=calibration))
         result[f"{recipe.name}: accuracy"] = float((snn(images).argmax(1) == labels).float().mean())
-        for dtype in (torch.float32, torch.float64):
-            for simulator in readers.RUN:
-                name = f"{recipe.name}, {dtype}, in {simulator} {version(simulator)}"
-                result[name] = compared(snn.to(dtype), images.to(dtype), simulator)
-                print(name, result[name])
+        for simulator in readers.RUN:
+            name = f"{recipe.name} in {simulator} {version(simulator)}"
+            result[name] = compared(snn, images, simulator)
+            print(name, result[name])
     record(HERE / "nir_simulators.json", "python benchmarks/nir_simulators.py", result)
 
 
