@@ -34,11 +34,20 @@ def cifar(folder: str, limit: int | None = None, seed: int | None = None) -> tup
     return _pooled(loader)
 
 
-def imagenet_sample() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """(calibration, test): the 200 images whose class index 5 divides, and the other 800."""
+def imagenet_sample(
+    limit: int | None = None,
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """(calibration, test): the 200 images whose class index 5 divides, and the other 800.
+
+    With a limit, the first test images of a seeded shuffle: else they come class by class.
+    """
     images, labels = _pooled(data.load(DATA / "imagenet-sample-256.tar", folder="val", preprocessing=IMAGENET))
     held = labels % 5 == 0
-    return (images[held], labels[held]), (images[~held], labels[~held])
+    calibration, test = (images[held], labels[held]), (images[~held], labels[~held])
+    if limit is not None:
+        order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[:limit]
+        test = test[0][order], test[1][order]
+    return calibration, test
 
 
 def efficientnet_lite0() -> nn.Module:

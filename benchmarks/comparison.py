@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import post_training
 import torch
 from common import CIFAR, HERE, cifar, efficientnet_lite0, imagenet_sample, resnet20
 
@@ -24,23 +25,15 @@ import rheobase as rb
 from rheobase.report.cells import Cell, read
 from rheobase.report.folder import RESULTS_FILE
 
+WITHOUT_TRAINING = ("max", "percentile", "OPI", "RTS", "uncalibrated", "LP", "AP", "FTBC")
 METHODS: dict[str, rb.Recipe] = {
-    "max": rb.RateCoding(threshold="max", initial_potential=0),
-    "percentile": rb.RateCoding(threshold="percentile", initial_potential=0),
-    "OPI": rb.OPI(),
-    "RTS": rb.RTS(),
-    "RateCoding": rb.RateCoding(),
-    "LP": rb.SNNCalibration(pipeline="light"),
-    "AP": rb.SNNCalibration(pipeline="advanced"),
-    "FTBC": rb.FTBC(batches=3),
+    **{name: post_training.METHODS[name](1) for name in WITHOUT_TRAINING},  # rb.compare sets T
     "ParallelConversion": rb.ParallelConversion(),
     "DAParallel": rb.DAParallel(),
     "QVM": rb.QVM(),
     "Pascal": rb.Pascal(),
     "QAC": rb.QAC(granularity="channel"),
 }
-FEW = {"FTBC": {"batch_size": 32, "batches": 1, "iterations": 2}, "LP": {"images": 16}, "AP": {"images": 16}}
-"""EfficientNet-Lite0: LP and AP hold all steps of their images at once."""
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 
 
@@ -63,7 +56,8 @@ def main() -> None:
     model, calibration, test = setting(arguments.case, arguments.images)
     methods = {name: METHODS[name] for name in arguments.methods.split(",")}
     if arguments.case == "efficientnet":
-        methods = {name: few(recipe, FEW.get(name, {})) for name, recipe in methods.items()}
+        options = post_training.few(max(TIMESTEPS))
+        methods = {name: post_training.with_options(recipe, options.get(name, {})) for name, recipe in methods.items()}
     found = rb.compare(
         model,
         methods,
@@ -87,17 +81,7 @@ def setting(case: str, images: int) -> tuple[torch.nn.Module, tuple, tuple]:
     """Network, calibration data and test data."""
     if case == "resnet20":
         return resnet20(), cifar("train", limit=10_000, seed=0), cifar("test", limit=images, seed=0)
-    calibration, test = imagenet_sample()
-    order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[:images]
-    return efficientnet_lite0(), calibration, (test[0][order], test[1][order])
-
-
-def few(recipe: rb.Recipe, options: dict[str, int]) -> rb.Recipe:
-    """The recipe with these options in every pass that has them."""
-    fields = recipe.to_dict()
-    for part in fields["calibration"]:
-        part |= {name: value for name, value in options.items() if name in part}
-    return rb.Recipe.from_dict(fields)
+    return efficientnet_lite0(), *imagenet_sample(images)
 
 
 def tables(cells: list[Cell]) -> str:

@@ -89,10 +89,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def setting(arguments: argparse.Namespace) -> tuple[Any, tuple, tuple]:
     """Network, calibration data and test data."""
     if arguments.case == "efficientnet":
-        calibration, test = imagenet_sample()
-        order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[: arguments.images]
+        calibration, test = imagenet_sample(arguments.images)
         few = slice(arguments.calibration)
-        return efficientnet_lite0(), (calibration[0][few], calibration[1][few]), (test[0][order], test[1][order])
+        return efficientnet_lite0(), (calibration[0][few], calibration[1][few]), test
     calibration = cifar("train", limit=arguments.calibration, seed=0)
     test = cifar("test", limit=arguments.images, seed=0)
     model: Any = resnet20()

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from common import HERE, cifar, efficientnet_lite0, imagenet_sample, record, resnet20
 from torch import Tensor
 
@@ -62,22 +61,16 @@ def main() -> None:
     if arguments.case == "resnet20":
         model, calibration = resnet20(), cifar("train", limit=512, seed=0)
         test = cifar("test", limit=arguments.images, seed=0)
-        options = {}
+        options: dict[str, dict[str, int]] = {}
     else:
         model = efficientnet_lite0()
-        calibration, test = imagenet_sample()
-        order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(0))[: arguments.images]
-        test = test[0][order], test[1][order]
-        # 160 images to fit on; LP and AP hold all steps of theirs at once, 1 GB an image at 64 steps
-        ftbc = {"batch_size": 32, "batches": 1, "iterations": 2}
-        few = {"images": 16 if max(arguments.timesteps) < 64 else 8}
-        options = {"FTBC": ftbc, "LP": few, "AP": few}
+        calibration, test = imagenet_sample(arguments.images)
+        options = few(max(arguments.timesteps))
     for method in arguments.methods.split(","):
         steps = arguments.timesteps
         for readouts in [tuple(steps)] if method in ANY_T else [(t,) for t in steps]:
             recipe = METHODS[method](max(readouts))
-            if method in options:
-                recipe = type(recipe).from_dict(_with(recipe.to_dict(), options[method]))
+            recipe = with_options(recipe, options.get(method, {}))
             start = time.perf_counter()
             network = rb.convert(model, recipe, calibration=calibration)
             seconds = time.perf_counter() - start
@@ -135,10 +128,22 @@ def _cell(row: dict | None) -> str:
     return f"{100 * accuracy:.1f}{few}"
 
 
-def _with(recipe: dict, options: dict) -> dict:
-    for part in recipe["calibration"]:
+def few(timesteps: int) -> dict[str, dict[str, int]]:
+    """Options by method for EfficientNet-Lite0 and 160 images; LP and AP hold what a layer emits at every step."""
+    images = 16 if timesteps < 64 else 8
+    return {
+        "FTBC": {"batch_size": 32, "batches": 1, "iterations": 2},
+        "LP": {"images": images},
+        "AP": {"images": images},
+    }
+
+
+def with_options(recipe: rb.Recipe, options: dict[str, int]) -> rb.Recipe:
+    """The recipe with these options in every pass that has them."""
+    fields = recipe.to_dict()
+    for part in fields["calibration"]:
         part |= {name: value for name, value in options.items() if name in part}
-    return recipe
+    return rb.Recipe.from_dict(fields)
 
 
 def add(path: Path, command: str, name: str, row: dict) -> None:

@@ -20,9 +20,8 @@ from rheobase.errors import CalibrationError, RecipeError
 from rheobase.graph.operations import OPERATIONS, max_pool
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import along_channels
 from rheobase.recipes import ConstantCurrentNeuron
-from rheobase.signal import Held, Train
+from rheobase.signal import Held, Train, along_channels
 
 COMBINATIONS = [
     Alignment(expansion=e, reduction=r)  # type: ignore[arg-type]

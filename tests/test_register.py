@@ -21,8 +21,8 @@ from rheobase.calibrate import CalibrationData, CalibrationPass, Changes
 from rheobase.errors import CalibrationError, RecipeError, StoreError
 from rheobase.graph import Graph
 from rheobase.neurons import IntegrateFire, Neuron, State
-from rheobase.neurons.neuron import along_channels
 from rheobase.recipes import METHODS, NeuronPart
+from rheobase.signal import along_channels
 from rheobase.sites import Site
 
 pytestmark = pytest.mark.usefixtures("own_parts")

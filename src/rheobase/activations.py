@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.errors import ModelError
+from rheobase.signal import along_channels
 
 Rounding = Literal["round", "floor", "ceil"]
 
@@ -148,11 +149,11 @@ def clipped_count(
         overwrite: write over ``z``.
     """
     scale = levels / threshold
-    scale = scale.reshape((-1,) + (1,) * (z.dim() - 2)) if scale.dim() else scale
+    scale = along_channels(scale, z.dim())
     steps = z.mul_(scale) if overwrite else z * scale
     offset = potential - 1 if strict else potential
     if isinstance(offset, Tensor):
-        steps += offset.reshape((-1,) + (1,) * (z.dim() - 2)) if offset.dim() else offset
+        steps += along_channels(offset, z.dim())
     elif offset:
         steps += offset
     return (steps.ceil_() if strict else steps.floor_()).clamp_(0, levels)
@@ -163,8 +164,7 @@ def staircase(
 ) -> Tensor:
     """θ/L · clip(Q(zL/θ), 0, L), see :class:`Staircase`; θ is [] or [C]."""
     count = clipped_count(z, threshold, levels, INITIAL_POTENTIAL[rounding], rounding == "ceil", overwrite=overwrite)
-    step = threshold / levels
-    return count.mul_(step.reshape((-1,) + (1,) * (z.dim() - 2)) if step.dim() else step)
+    return count.mul_(along_channels(threshold / levels, z.dim()))
 
 
 def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,8 +177,7 @@ def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Ten
         z: [B, C, ...].
         saturation: θ, [] or [C].
     """
-    theta = saturation.reshape((-1,) + (1,) * (z.dim() - 2)) if saturation.dim() else saturation
-    above = torch.ops.aten.threshold_backward(gradient, z - theta, 0)
+    above = torch.ops.aten.threshold_backward(gradient, z - along_channels(saturation, z.dim()), 0)
     return torch.ops.aten.threshold_backward(gradient, z, 0).sub_(above), above
 
 

@@ -17,9 +17,8 @@ from rheobase.graph.synapses import WorkCounter
 from rheobase.latency import Timetable
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
-from rheobase.signal import Signal, Train
+from rheobase.signal import Signal, Train, along_channels
 from rheobase.sites import Site, split_at_sites
 
 READOUT = "readout"

@@ -16,9 +16,8 @@ from rheobase.batches import Batches, Digest, batches, count
 from rheobase.convert import versions
 from rheobase.errors import DataError, RecipeError
 from rheobase.network import Execution, SpikingNetwork
-from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
-from rheobase.signal import Signal, Train
+from rheobase.signal import Signal, Train, along_channels
 from rheobase.sites import Site
 
 

@@ -12,7 +12,7 @@ from rheobase.errors import RecipeError
 from rheobase.graph.rescale import rescale
 from rheobase.network import Provenance, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.neurons.neuron import along_channels
+from rheobase.signal import along_channels
 from rheobase.sites import Site
 
 FOLDED = "thresholds are folded into the weights"

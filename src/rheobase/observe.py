@@ -11,8 +11,7 @@ from torch import Tensor
 from rheobase.graph.ir import Node, run, schedule
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.neurons.neuron import along_channels
-from rheobase.signal import Held, Signal, Train
+from rheobase.signal import Held, Signal, Train, along_channels
 from rheobase.sites import Site
 
 

@@ -11,8 +11,7 @@ from rheobase.errors import RecipeError
 from rheobase.graph.ir import Node, run
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import along_channels
-from rheobase.signal import Signal
+from rheobase.signal import Signal, along_channels
 
 
 @dataclass(frozen=True)

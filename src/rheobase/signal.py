@@ -43,6 +43,11 @@ class Train:
 Signal = Held | Train
 
 
+def along_channels(parameter: Tensor, dims: int) -> Tensor:
+    """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others unchanged."""
+    return parameter.reshape((-1,) + (1,) * (dims - 2)) if parameter.dim() == 1 else parameter
+
+
 def step_by_step(signal: Signal, steps: int) -> Tensor:
     """The values of ``steps`` steps, [T, B, ...]; those of a train are as many."""
     if isinstance(signal, Held):

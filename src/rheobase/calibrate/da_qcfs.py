@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.neurons import ParallelIF
-from rheobase.neurons.neuron import along_channels
+from rheobase.signal import along_channels
 
 Surrogate = Literal["straight_through", "rectangular"]
 
@@ -76,6 +76,7 @@ class DAQCFS(nn.Module):
         part = {name: state[f"{prefix}.{name}"] for name in _PARAMETERS}
         theta = part["threshold"] * part["threshold_gain"].exp()
         post = part["post"]
+        # where no gain was trained φ stays to the bit: a sum and a difference would round it, and report a change
         if bool(part["threshold_gain"].any()) or bool(part["amplitude_gain"].any()):
             post = (part["threshold"] + post) * part["amplitude_gain"].exp() - theta
         return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": part["output_bias"]}

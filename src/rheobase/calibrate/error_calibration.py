@@ -16,8 +16,8 @@ from rheobase.calibrate.walk import Pieces, Walk, channel_mean
 from rheobase.graph.ir import Graph, Node
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import ParallelIF
-from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
+from rheobase.signal import along_channels
 from rheobase.sites import Site
 
 

@@ -69,11 +69,12 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     """Every site in execution order, each before it fires.
 
     What the caller changes of a layer's neurons or weights before it asks for the next layer is what the layer fires
-    with. One pass costs two simulations, and memory for what one layer emits to the next, of all steps and images.
+    with. One pass costs a simulation, as much again where the caller asks for what the layer emits, and memory for what
+    one layer emits to the next, of all steps and images.
 
     Args:
         network: the network; its ``graph`` may be replaced on the way by one with the same nodes.
-        images: [B, ...], all simulated together.
+        images: [B, ...].
     """
     nodes = {node.name: node for node in network.nodes}
     groups = _first_needed(network)

@@ -16,8 +16,8 @@ from rheobase.calibrate.passes import CalibrationPass, Changes, integrate_fire
 from rheobase.calibrate.statistics import channel_means, neuron_means
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
+from rheobase.signal import along_channels
 
 
 class ShiftCurrent(CalibrationPass):

@@ -15,8 +15,7 @@ from torch import Tensor
 from rheobase.errors import CalibrationError
 from rheobase.graph.ir import Graph, Node, run, schedule
 from rheobase.graph.operations import in_memory_format
-from rheobase.neurons.neuron import along_channels
-from rheobase.signal import Held, Signal
+from rheobase.signal import Held, Signal, along_channels
 from rheobase.sites import Site, site_table
 
 Granularity = Literal["layer", "channel"]

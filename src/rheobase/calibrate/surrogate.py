@@ -19,7 +19,7 @@ from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron
 from rheobase.neurons.surrogate import fire_with_gradient
 from rheobase.progress import track
-from rheobase.signal import Held, Signal, step_by_step
+from rheobase.signal import Held, Signal, along_channels, step_by_step
 from rheobase.sites import Site
 
 EXACT = 1e-8
@@ -162,10 +162,15 @@ class _Trained:
 
     def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
         neuron = network.neuron(site.name)
-        kinds = (IntegrateFire, ConstantCurrent)  # not a subclass: what fires in training is their rule
-        if not isinstance(neuron, kinds) or type(neuron) not in kinds:
+        if not isinstance(neuron, IntegrateFire | ConstantCurrent):
             raise CalibrationError(
                 f"has {type(neuron).__name__} neurons, which have no potential to train",
+                where=site.name,
+                remedy="use this pass with integrate_fire or constant_current neurons",
+            )
+        if type(neuron) not in (IntegrateFire, ConstantCurrent):  # what fires in training is their rule
+            raise CalibrationError(
+                f"has {type(neuron).__name__} neurons, which fire by a rule of their own",
                 where=site.name,
                 remedy="use this pass with integrate_fire or constant_current neurons",
             )
@@ -190,10 +195,7 @@ class _Trained:
     @property
     def potential(self) -> Tensor:
         """V0/θ; [], [C], or [C, ...]."""
-        shift = self.shift
-        if shift.dim() and self.v0.dim() > 1:
-            shift = shift.reshape((-1,) + (1,) * (self.v0.dim() - 1))
-        return self.v0 + shift
+        return self.v0 + along_channels(self.shift, 1 + self.v0.dim())
 
     def write(self) -> None:
         """Give the neurons what is trained."""

@@ -18,9 +18,9 @@ from rheobase.graph.ir import Node, run
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import SILENT, along_channels
+from rheobase.neurons.neuron import SILENT
 from rheobase.progress import track
-from rheobase.signal import Signal
+from rheobase.signal import Signal, along_channels
 from rheobase.sites import Site
 
 DIVERGED = 100.0

@@ -16,8 +16,8 @@ from rheobase.calibrate.statistics import observe
 from rheobase.graph.operations import in_memory_format
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import along_channels
 from rheobase.progress import track
+from rheobase.signal import along_channels
 from rheobase.sites import Site
 
 

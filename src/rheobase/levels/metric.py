@@ -19,8 +19,8 @@ from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.levels.clusters import clusters
 from rheobase.network import check_input
-from rheobase.neurons.neuron import along_channels
 from rheobase.recipes.parts import trained
+from rheobase.signal import along_channels
 from rheobase.sites import Site, site_table
 
 Moments = Literal["activations", "counts"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rheobase.errors import RecipeError
 from rheobase.neurons.fused import fire_train
-from rheobase.neurons.neuron import Neuron, State, along_channels, even_mean
-from rheobase.signal import Signal
+from rheobase.neurons.neuron import Neuron, State, even_mean
+from rheobase.signal import Signal, along_channels
 
 
 class IntegrateFire(Neuron):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rheobase.signal import Signal, Train
+from rheobase.signal import Signal, Train, along_channels
 
 State = tuple[Tensor, ...]
 
@@ -109,11 +109,6 @@ class Neuron(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """What, beside the buffers, rebuilds the neuron: JSON values for the constructor."""
         return {}
-
-
-def along_channels(parameter: Tensor, dims: int) -> Tensor:
-    """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others unchanged."""
-    return parameter.reshape((-1,) + (1,) * (dims - 2)) if parameter.dim() == 1 else parameter
 
 
 def even_mean(values: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from rheobase.errors import RecipeError
-from rheobase.neurons.neuron import along_channels
 from rheobase.neurons.window import WindowNeuron
-from rheobase.signal import Signal
+from rheobase.signal import Signal, along_channels
 
 Order = Literal["last", "first"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rheobase.activations import INITIAL_POTENTIAL, Rounding, clipped_count
 from rheobase.errors import RecipeError
-from rheobase.neurons.neuron import Neuron, State, along_channels
-from rheobase.signal import Held, Signal, Train
+from rheobase.neurons.neuron import Neuron, State
+from rheobase.signal import Held, Signal, Train, along_channels
 
 
 class WindowNeuron(Neuron):
