@@ -68,7 +68,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unmatched", action="store_true", help="one learning rate for bits, step sizes and weights")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--distil", action="store_true", help="the float network as teacher")
+    parser.add_argument("--exact-statistics", action="store_true", help="of batch normalisation, after the last epoch")
     parser.add_argument("--start", type=Path, help="a run's folder to start from, in place of the ReLU network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only so many training images")
@@ -84,7 +86,9 @@ def main() -> None:
     training = rb.Training(
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
+        weight_decay=arguments.weight_decay,
         batch_size=128,
+        exact_statistics=arguments.exact_statistics,
         augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     began = time.perf_counter()

@@ -388,6 +388,26 @@ def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     assert float((ratio.mean((1, 2, 3)) - 1).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distillation_is_kept_by_the_loss_at_its_temperature(temperature: float) -> None:
+    images, _ = labelled("OptionAResNet")
+    model = networks.build("OptionAResNet")
+    snn = rb.convert(model, rb.ParallelConversion(timesteps=2), calibration=images)
+    data = CalibrationData(images[:90], images[90:], None, None, "", True)
+    before = snn(data.held_out)
+    stage = rb.TemporalCorrection(temperature=temperature, learning_rate=0.02, batch_size=16, epochs=2)
+    done = stage.apply(snn, data)
+
+    def loss(logits: Tensor) -> float:
+        wanted = (snn.ann(data.held_out).double() / temperature).softmax(1)
+        found = (logits.double() / temperature).softmax(1)
+        return float((wanted * (wanted.log() - found.log())).sum(1).mean()) * temperature**2
+
+    with torch.inference_mode():
+        assert f"loss on 30 held-out images {loss(before):.4g} -> {loss(snn(data.held_out)):.4g}" in done.notes
+    assert done.changed
+
+
 def test_stage_2_trains_output_biases_and_nothing_else() -> None:
     images, labels = labelled("OptionAResNet")
     recipe = rb.DAParallel(

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import rheobase as rb
 from rheobase.demo import digits
+from rheobase.training.batch_norm import averaging
 from rheobase.training.loop import _loss, _optimiser
 
 SETTINGS = rb.Training(epochs=4, learning_rate=0.05, batch_size=20, augment=rb.Augmentation(crop_padding=1, cutout=2))
@@ -251,12 +252,85 @@ def test_training_stops_early() -> None:
     assert trained.epoch == len(scores)
 
 
+# -- statistics of batch normalisation -----------------------------------------------------------------------
+
+
+def normalised(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10))
+    if kind == "graph":
+        return rb.quantise(network, rb.QVM(levels=4), calibration=few()[0])
+    return network
+
+
+@pytest.mark.parametrize("kind", ["modules", "graph"])
+@pytest.mark.parametrize("sizes", [(7,), (4, 4, 4), (2, 9, 3, 31)])
+def test_running_statistics_become_means_over_the_batches(kind: str, sizes: tuple[int, ...]) -> None:
+    network = normalised(kind).train()
+    images = few(sum(sizes))[0]
+    with torch.no_grad(), averaging(network) as steps:
+        for part in images.split(sizes):
+            next(steps)
+            network(part)
+    means, variances = [], []
+    for part in images.double().split(sizes):
+        state = network.state_dict()
+        arriving = F.conv2d(part, state["0.weight"].double(), state["0.bias"].double())
+        values = arriving.movedim(1, 0).flatten(1)
+        means.append(values.mean(1))
+        variances.append(((values - values.mean(1, keepdim=True)) ** 2).sum(1) / (values.shape[1] - 1))
+    state = network.state_dict()
+    torch.testing.assert_close(state["1.running_mean"].double(), sum(means) / len(sizes), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state["1.running_var"].double(), sum(variances) / len(sizes), rtol=1e-5, atol=1e-6)
+
+    network(images)  # and go on as before, from there
+    after = network.state_dict()["1.running_mean"].double()
+    values = F.conv2d(images.double(), state["0.weight"].double(), state["0.bias"].double()).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(after, 0.9 * sum(means) / len(sizes) + 0.1 * values.mean(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["modules", "graph"])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_exact_statistics_are_those_of_the_weights_that_are_kept(kind: str, keep: str) -> None:
+    training = but(epochs=3, augment=None, keep=keep, learning_rate=0.3)
+    images, labels = few(80)
+    checked = (images, (labels + 1) % 10)  # the first epoch is the best
+    trained = rb.train(
+        normalised(kind), (images, labels), but(**{**dict(training), "exact_statistics": True}), validation=checked
+    )
+    plain = rb.train(normalised(kind), (images, labels), training, validation=checked)
+    state, before = trained.model.state_dict(), plain.model.state_dict()
+    assert all(
+        torch.equal(state[name], before[name]) for name in state if "running" not in name and "tracked" not in name
+    )
+    assert trained.history[0].validation_loss == plain.history[0].validation_loss
+    assert keep == "last" or trained.epoch < 3
+    arriving = F.conv2d(images.double(), state["0.weight"].double(), state["0.bias"].double())
+    mean = arriving.mean((0, 2, 3))  # of batches of one size, that together are all images
+    torch.testing.assert_close(state["1.running_mean"].double(), mean, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(before["1.running_mean"].double(), mean, rtol=1e-3)
+    with torch.no_grad():
+        loss = float(F.cross_entropy(trained.model(images), checked[1]))
+    (note,) = (note for note in trained.notes if note.startswith("statistics of batch normalisation from 80 images"))
+    was = trained.history[trained.epoch - 1]
+    assert f"validation loss {was.validation_loss:.4g} -> {loss:.4g}, accuracy" in note
+
+
+def test_exact_statistics_of_a_network_without_batch_normalisation() -> None:
+    trained = rb.train(small(normalised=False), few(), but(epochs=1, exact_statistics=True))
+    assert trained.notes == ("exact_statistics: the network has no batch normalisation; nothing to do",)
+
+
 # -- resuming ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"optimiser": "adamw", "clip": 0.5, "keep": "best"}, {"momentum": 0.0, "patience": 3, "warmup_epochs": 2}],
+    [
+        {"exact_statistics": True},
+        {"optimiser": "adamw", "clip": 0.5, "keep": "best"},
+        {"momentum": 0.0, "patience": 3, "warmup_epochs": 2},
+    ],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(fields: dict[str, Any], tmp_path: Path) -> None:
     training = but(**fields)

@@ -26,15 +26,15 @@ from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
 
 Target = Literal["labels", "ann", "both"]
-_TEMPERATURE = 2.0
 
 
 class FineTuning(CalibrationPass):
     """Trains what a stage names, by AdamW with warm-up and cosine, without weight decay; see the stages.
 
     Args:
-        target: learn from the analog network's answers (``ann``: distillation at temperature 2, needs no labels), from
-            ``labels`` (the paper's cross-entropy), or from ``both`` in equal parts.
+        target: learn from the analog network's answers (``ann``: distillation, needs no labels), from ``labels`` (the
+            paper's cross-entropy), or from ``both`` in equal parts.
+        temperature: τ of the distillation; the higher, the more the answers that are not the class count.
         epochs: over the fitted calibration images, at most.
         learning_rate: the highest.
         batch_size: images in a step; fewer images make one batch.
@@ -46,6 +46,7 @@ class FineTuning(CalibrationPass):
 
     stage: ClassVar[str]
     target: Target = "ann"
+    temperature: float = Field(default=2.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-2, gt=0)
     batch_size: int = Field(default=64, ge=2)
@@ -70,14 +71,14 @@ class FineTuning(CalibrationPass):
             )
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
-        before = _score(network, data, self.target)
+        before = _score(network, data, self.target, self.temperature)
         names = self.prepare(network, data, changes, progress)
         if not names:
             return changes
         state = self._train(network, data, names, changes, progress)
         if state is not None:
             self.adopt(network, state, data, changes)
-        after = _score(network, data, self.target)
+        after = _score(network, data, self.target, self.temperature)
         if before is None or after is None:
             changes.notes.append("not checked: no images are held out")
         else:
@@ -146,7 +147,7 @@ class FineTuning(CalibrationPass):
             clip=self.clip,
             keep="best" if checked else "last",
             patience=self.patience if checked else None,
-            temperature=_TEMPERATURE,
+            temperature=self.temperature,
         )
         module = self.trainable(network.graph, modules)
         with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +190,7 @@ class SpatialRecalibration(FineTuning):
     Works on batch normalisation before it is folded; where it is folded already, or never was, there is nothing to do.
 
     Args:
-        target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         images: for the statistics, all at once; fewer where the memory budget says so.
         batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
         neurons: also train θ and φ of every channel.
@@ -240,7 +241,7 @@ class TemporalCorrection(FineTuning):
     stays; batch normalisation is folded. The gradient of a spike is a rectangle of unit slope.
 
     Args:
-        target, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         band: half the rectangle's width, in units of the threshold.
     """
 
@@ -274,7 +275,7 @@ def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: flo
 
 
 @torch.inference_mode()
-def _score(network: SpikingNetwork, data: CalibrationData, target: Target) -> float | None:
+def _score(network: SpikingNetwork, data: CalibrationData, target: Target, temperature: float) -> float | None:
     """The mean loss on held-out images that training minimises; None if there are none."""
     if len(data.held_out) == 0:
         return None
@@ -285,6 +286,6 @@ def _score(network: SpikingNetwork, data: CalibrationData, target: Target) -> fl
         total += float(F.cross_entropy(logits, data.held_out_labels))
     if target != "labels":
         teacher = torch.cat([network.ann(x.to(network.graph.device)).cpu() for x in data.held_out.split(128)])
-        student, wanted = (F.log_softmax(x / _TEMPERATURE, 1) for x in (logits, teacher))
-        total += _TEMPERATURE**2 * float(F.kl_div(student, wanted, reduction="batchmean", log_target=True))
+        student, wanted = (F.log_softmax(x / temperature, 1) for x in (logits, teacher))
+        total += temperature**2 * float(F.kl_div(student, wanted, reduction="batchmean", log_target=True))
     return total / 2 if target == "both" else total

@@ -18,7 +18,6 @@ from rheobase.learned_levels import LearnedStaircase, StepTarget, level_notes
 
 _TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
 _STATISTICS = ("running_mean", "running_var")
-MOMENTUM = 0.1
 
 
 class TrainableGraph(nn.Module):
@@ -43,7 +42,7 @@ class TrainableGraph(nn.Module):
         target: StepTarget | None = None,
     ) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.momentum = target, 0.1
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         trained = {
@@ -127,7 +126,7 @@ class TrainableGraph(nn.Module):
             return max_pool(*inputs, **node.attributes)
         arguments: dict[str, Any] = {argument: tensors[name] for argument, name in node.parameters.items()}
         if node.operation == "batch_norm":
-            arguments |= {**node.attributes, "training": self.training, "momentum": MOMENTUM}
+            arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
             return F.batch_norm(inputs[0], **arguments)
         return OPERATIONS[node.operation](*inputs, **node.attributes, **arguments)
 

@@ -69,6 +69,7 @@ def DAParallel(
     neurons: bool = True,
     order: Order = "last",
     seed: int = 0,
+    temperature: float = 2.0,
 ) -> Recipe:
     """Parallel conversion with distribution-aware calibration: batch normalisation, then output biases, are trained.
 
@@ -96,6 +97,7 @@ def DAParallel(
         neurons: stage 1 trains θ and φ of every channel beside batch normalisation (ours).
         order: spikes at the end of the window, or at its beginning.
         seed: of the order of the images.
+        temperature: τ of the distillation in both stages.
 
     Example:
         >>> [part.kind for part in DAParallel(timesteps=4).calibration]
@@ -104,6 +106,7 @@ def DAParallel(
     base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
     stage_1 = SpatialRecalibration(
         target=target,
+        temperature=temperature,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -111,7 +114,12 @@ def DAParallel(
         neurons=neurons,
     )
     stage_2 = TemporalCorrection(
-        target=target, epochs=temporal_epochs, learning_rate=temporal_learning_rate, batch_size=batch_size, seed=seed
+        target=target,
+        temperature=temperature,
+        epochs=temporal_epochs,
+        learning_rate=temporal_learning_rate,
+        batch_size=batch_size,
+        seed=seed,
     )
     stages = (*((stage_1,) if spatial else ()), *((stage_2,) if temporal else ()))
     return base.model_copy(update={"name": "DAParallel", "calibration": (*base.calibration, *stages)})

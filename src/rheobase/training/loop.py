@@ -24,6 +24,7 @@ from rheobase.errors import TrainingError
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.progress import track
 from rheobase.training import checkpoint as disk
+from rheobase.training.batch_norm import averaging, normalising
 from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
 from rheobase.training.data import Batch, Part
 from rheobase.training.guard import Guard
@@ -196,6 +197,7 @@ def train(
         fabric.barrier()  # nobody may write before everybody has read
     with random_state(seed, fabric.device):
         run.to_the_end(progress)
+        notes = run.exact_statistics() if training.exact_statistics else []
     result = copy.deepcopy(model)
     result.load_state_dict(run.kept())
     if target is not None and fabric.is_global_zero:
@@ -204,7 +206,7 @@ def train(
         result.eval(),
         tuple(run.history),
         run.best_epoch() if training.keep == "best" else len(run.history),
-        tuple(note for part in _learning(result) for note in part.level_notes()),
+        (*notes, *(note for part in _learning(result) for note in part.level_notes())),
     )
 
 
@@ -258,6 +260,38 @@ class _Run:
                 if self._has_stopped():
                     break
                 self._epoch(epoch, bar)
+
+    @torch.no_grad()
+    def exact_statistics(self) -> list[str]:
+        """Take the statistics of batch normalisation over one more epoch of batches, with the weights that are kept.
+
+        The checkpoint stays as it was, so a run that is killed here does this again, with the same result.
+        """
+        if not normalising(self.module):
+            return ["exact_statistics: the network has no batch normalisation; nothing to do"]
+        self.module.load_state_dict(self.kept())
+        images = self.steps * self.training.batch_size
+        torch.manual_seed(derive(self.seed, "dropout", self.training.epochs + 1, self.fabric.global_rank))
+        self.module.train()
+        with averaging(self.module) as batches:
+            for inputs, _ in self._batches(self.training.epochs + 1):
+                next(batches)
+                with self.fabric.autocast():
+                    self.module(inputs)
+        if self.fabric.world_size > 1:
+            for buffer in self.module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.fabric.all_reduce(buffer, reduce_op="mean"))
+        if self.training.keep == "best":
+            self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        note = f"statistics of batch normalisation from {images} images"
+        if self.checked is not None:
+            kept = self.history[(self.best_epoch() if self.training.keep == "best" else len(self.history)) - 1]
+            loss, accuracy = self._validate(self.training.epochs + 1)
+            note += f": validation loss {kept.validation_loss:.4g} -> {loss:.4g}"
+            if accuracy is not None and kept.validation_accuracy is not None:
+                note += f", accuracy {100 * kept.validation_accuracy:.2f} -> {100 * accuracy:.2f} %"
+        return [note]
 
     def best_epoch(self) -> int:
         """Number of the best epoch on the validation images; of equals the first."""

@@ -44,6 +44,10 @@ class Training(Settings):
         patience: stop after so many epochs in a row without a better one on the validation images.
         keep: the weights of the "last" epoch, or of the "best" on the validation images: the highest accuracy, of
             equals the lowest loss; without labels the lowest loss.
+        exact_statistics: after the last epoch, or for the best one, every batch norm gets the means over the batches of
+            one more epoch of its batches' means and variances, with the weights as they are now ("precise BN", Wu &
+            Johnson 2021). The running means that it had are over the last few batches, and a network of few
+            levels feels the difference. Costs the forward passes of an epoch.
         precision: of forward and backward; mixed precision needs a GPU.
 
     Raises:
@@ -72,6 +76,7 @@ class Training(Settings):
     clip: FiniteFloat | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)
     keep: Literal["last", "best"] = "last"
+    exact_statistics: bool = False
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @model_validator(mode="after")
