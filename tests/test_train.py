@@ -381,6 +381,18 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert same(again.model, whole.model)
 
 
+def test_two_processes_take_exact_statistics_together(tmp_path: Path) -> None:
+    child = start("statistics", str(tmp_path))
+    try:
+        _, error = child.communicate(timeout=200)
+    finally:
+        child.kill()
+    assert child.returncode == 0, error.decode()
+    state = load_file(tmp_path / "weights.safetensors")
+    arriving = F.conv2d(few(80)[0].double(), state["0.weight"].double(), state["0.bias"].double())
+    torch.testing.assert_close(state["1.running_mean"].double(), arriving.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     child = start("two", str(tmp_path))
     try:
@@ -540,5 +552,9 @@ if __name__ == "__main__":  # what the tests start as processes of their own
     torch.set_num_threads(1)
     if sys.argv[1] == "kill":
         rb.train(small(), few(), SETTINGS, folder=sys.argv[2], penalty=Stop(2 * 4 + 2, pause=100))
+    elif sys.argv[1] == "statistics":
+        exact = but(epochs=1, augment=None, exact_statistics=True)
+        model, folder = normalised("modules"), sys.argv[2]
+        rb.train(model, few(80), exact, validation=None, folder=folder, accelerator="cpu", devices=2)
     else:
         rb.train(small(normalised=False), few(), but(epochs=3), folder=sys.argv[2], accelerator="cpu", devices=2)
