@@ -11,8 +11,8 @@ mean taken on every edge, all at the steps that the network was trained with; th
 that column is there too. ``calibration``: accuracy and mean T before and after V0 and θ are trained, at the trained
 steps (where a network of neurons under a constant current is exact and there is nothing to gain), at one step fewer for
 each site, and with plain neurons. ``scaling``: all steps times 1 to 6. ``agree``: on how many images the closed form
-and the simulation predict different classes; also with V0 moved out of [0, θ] at every second site. ``table8``: plain
-QCFS and QCFS with averaging at T = 1 to 32.
+and the simulation predict different classes, in float64 and float32; also with V0 moved out of [0, θ] at every second
+site. ``table8``: plain QCFS and QCFS with averaging at T = 1 to 32.
 
 Calibrated on 1,024 training images, of which a fifth is held out. ``--images``: how many test images, the first of a
 seeded shuffle. Every result is added to the file beside this script as soon as it is there, in place of an older one on
@@ -143,6 +143,8 @@ def scaling(network: TrainableGraph, arguments: argparse.Namespace, train: Test,
 
 
 def agree(network: TrainableGraph, arguments: argparse.Namespace, train: Test, test: Test) -> None:
+    double = rb.convert(network, exact()).double()
+    save(arguments, "agree", "as trained, float64", differences(double, (test[0].double(), test[1])), test)
     snn = rb.convert(network, exact())
     save(arguments, "agree", "as trained", differences(snn, test), test)
     for index, neuron in enumerate(snn.neurons):
