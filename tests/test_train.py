@@ -327,6 +327,7 @@ def test_exact_statistics_of_a_network_without_batch_normalisation() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
+        {},
         {"exact_statistics": True},
         {"optimiser": "adamw", "clip": 0.5, "keep": "best"},
         {"momentum": 0.0, "patience": 3, "warmup_epochs": 2},

@@ -46,8 +46,8 @@ class Training(Settings):
             equals the lowest loss; without labels the lowest loss.
         exact_statistics: after the last epoch, or for the best one, every batch norm gets the means over the batches of
             one more epoch of its batches' means and variances, with the weights as they are now ("precise BN", Wu &
-            Johnson 2021). The running means that it had are over the last few batches, and a network of few
-            levels feels the difference. Costs the forward passes of an epoch.
+            Johnson 2021). The running means that it had are over the last few batches. Costs the forward passes
+            of an epoch; the notes say what the validation images make of it.
         precision: of forward and backward; mixed precision needs a GPU.
 
     Raises:
