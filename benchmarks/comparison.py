@@ -19,7 +19,7 @@ from pathlib import Path
 
 import post_training
 import torch
-from common import CIFAR, HERE, cifar, efficientnet_lite0, imagenet_sample, resnet20
+from common import CIFAR, HERE, IMAGENET, cifar, efficientnet_lite0, imagenet_sample, resnet20
 
 import rheobase as rb
 from rheobase.report.cells import Cell, read
@@ -54,6 +54,7 @@ def main() -> None:
     if arguments.folder is None:
         parser.error("say in which folder")
     model, calibration, test = setting(arguments.case, arguments.images)
+    images = CIFAR if arguments.case == "resnet20" else IMAGENET
     methods = {name: METHODS[name] for name in arguments.methods.split(",")}
     if arguments.case == "efficientnet":
         options = post_training.few(max(TIMESTEPS))
@@ -65,7 +66,7 @@ def main() -> None:
         test,
         [int(t) for t in arguments.timesteps.split(",")],
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        training=rb.Training(epochs=3, learning_rate=0.02, augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std))
+        training=rb.Training(epochs=3, learning_rate=0.02, augment=rb.Augmentation(mean=images.mean, std=images.std))
         if any(recipe.activation is not None for recipe in methods.values())
         else None,
         folder=arguments.folder,

@@ -1,4 +1,4 @@
-"""Images per second of the closed form as a share of the analog network's, at T = 4, 8 and 32.
+"""Images per second of the closed form, as it is and made ready for inference, as a share of the analog network's.
 
 ResNet-20, quantised without training (speed does not depend on the weights), batch normalisation folded on both sides,
 same batch, memory format and threads, in turn in one process. Against the ReLU network and against the quantised one.
@@ -7,6 +7,8 @@ same batch, memory format and threads, in turn in one process. Against the ReLU 
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from common import HERE, cifar, interleaved, record, resnet20
@@ -24,7 +26,8 @@ def main(batch: int = 128) -> None:
     functions = {"ReLU network": lambda: relu(images), "quantised network": lambda: networks[4].ann(images)}
     for levels, network in networks.items():
         assert network.runs_as() == "counts"
-        functions[f"counts, T = {levels}"] = lambda network=network: network(images)  # type: ignore[misc]
+        functions[f"counts, T = {levels}"] = partial(network, images)
+        functions[f"for_inference, T = {levels}"] = partial(rb.for_inference(network), images)
     with torch.inference_mode():
         seconds = interleaved(functions, rounds=15)
     result: dict[str, float] = {}

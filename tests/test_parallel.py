@@ -373,6 +373,8 @@ def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     done = snn.provenance.passes[-1]
     kept = [note for note in done["notes"] if note.startswith("loss on 24 held-out images")]
     assert len(kept) == 1, done["notes"]
+    taken = [note for note in done["notes"] if note.startswith("statistics of batch normalisation from 96 images: ")]
+    assert len(taken) == 1, done["notes"]
     moved = {name for names in done["changed"].values() for name in names}
     leaves = {name.rsplit(".", 1)[-1] for name in moved}
     own = {"pre", "post", "threshold"} if neurons else {"pre", "post"}
@@ -386,6 +388,20 @@ def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     ratio = snn.graph.tensor("conv1.weight") / plain.graph.tensor("conv1.weight")
     assert float((ratio.amax((1, 2, 3)) - ratio.amin((1, 2, 3))).abs().max()) < 1e-4
     assert float((ratio.mean((1, 2, 3)) - 1).abs().max()) > 1e-3
+
+
+def test_statistics_after_stage_1_are_those_of_the_images() -> None:
+    """In front of the first neuron nothing is trained: there they are the means over all images of the batches."""
+    images = grid_images("OptionAResNet", 96)
+    graph = capture(networks.build("OptionAResNet"), images[:4]).graph
+    neurons = [ParallelIF(torch.tensor(1.0), timesteps=2) for _ in graph.sites]
+    snn = SpikingNetwork(graph, grid_graph("OptionAResNet"), neurons, 2, {})
+    data = CalibrationData(images, images[:0], None, None, "", True)
+    rb.SpatialRecalibration(learning_rate=0.02, batch_size=32, epochs=2).apply(snn, data)
+    first = next(node for node in snn.graph.nodes if node.operation == "batch_norm")
+    conv = snn.graph.compute(snn.graph.nodes[1], Held(images)).mean().double()
+    mean, found = conv.mean((0, 2, 3)), snn.graph.tensor(first.parameters["running_mean"])
+    torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

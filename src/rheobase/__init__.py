@@ -24,6 +24,7 @@ from rheobase.energy import Energy, energy
 from rheobase.errors import RheobaseError, RheobaseWarning, TrainingError
 from rheobase.evaluate import Evaluation, evaluate
 from rheobase.fold import fold_thresholds
+from rheobase.inference import InferenceNetwork, for_inference
 from rheobase.inspect import Inspection, inspect
 from rheobase.latency import Latency, latency
 from rheobase.levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
@@ -74,6 +75,7 @@ __all__ = [
     "Energy",
     "ErrorCalibration",
     "Evaluation",
+    "InferenceNetwork",
     "InputScenarios",
     "Inspection",
     "IntegrateFireNeuron",
@@ -115,6 +117,7 @@ __all__ = [
     "evaluate",
     "export_nir",
     "fold_thresholds",
+    "for_inference",
     "import_nir",
     "input_scenarios",
     "inspect",

@@ -77,7 +77,7 @@ class FineTuning(CalibrationPass):
             return changes
         state = self._train(network, data, names, changes, progress)
         if state is not None:
-            self.adopt(network, state, data, changes)
+            self.adopt(network, state)
         after = _score(network, data, self.target, self.temperature)
         if before is None or after is None:
             changes.notes.append("not checked: no images are held out")
@@ -96,7 +96,12 @@ class FineTuning(CalibrationPass):
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
         """What stands for the neurons of a site in training."""
 
-    def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
+    @property
+    def exact_statistics(self) -> bool:
+        """Whether batch normalisation needs its statistics taken again after training."""
+        return False
+
+    def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor]) -> None:
         """Put what was trained into the network."""
         device = network.graph.device
         tensors = {name: state[name].to(device) for name in network.graph.tensor_names if name in state}
@@ -148,6 +153,7 @@ class FineTuning(CalibrationPass):
             keep="best" if checked else "last",
             patience=self.patience if checked else None,
             temperature=self.temperature,
+            exact_statistics=self.exact_statistics,
         )
         module = self.trainable(network.graph, modules)
         with tempfile.TemporaryDirectory() as folder:
@@ -168,6 +174,7 @@ class FineTuning(CalibrationPass):
                 changes.notes.append(f"stopped, the last good state kept: {error}")
                 return None if found is None else found.best or found.model
         changes.history = [asdict(epoch) for epoch in trained.history]
+        changes.notes.extend(trained.notes)
         return trained.model.state_dict()
 
     def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
@@ -182,7 +189,8 @@ class SpatialRecalibration(FineTuning):
     by layer and exactly over ``images`` images; the errors that ψ_DA and φ make up for are then other ones, so
     both are calibrated anew where a site has them (:class:`rheobase.ErrorCalibration`). Then its affine parameters are
     trained in the DA-QCFS network, in which the gradient passes straight through the staircase, with the statistics
-    of each batch; in the end the statistics are taken over ``images`` images again. No weight of a convolution changes.
+    of each batch; in the end the statistics are the means over the batches of one more epoch
+    (:class:`rheobase.Training`, ``exact_statistics``). No weight of a convolution changes.
 
     Ours: with ``neurons``, the threshold of every channel and what its spikes are worth (θ and θ + φ) are trained
     beside them. Batch normalisation alone cannot change what a channel is worth to the next layer.
@@ -191,7 +199,7 @@ class SpatialRecalibration(FineTuning):
 
     Args:
         target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
-        images: for the statistics, all at once; fewer where the memory budget says so.
+        images: for the statistics at the start, all at once; fewer where the memory budget says so.
         batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
         neurons: also train θ and φ of every channel.
     """
@@ -218,12 +226,10 @@ class SpatialRecalibration(FineTuning):
         gains = [f"{site.name}.{gain}" for site in network.sites for gain in ("threshold_gain", "amplitude_gain")]
         return [*names, *gains] if self.neurons else names
 
-    def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor], data: CalibrationData, c: Changes) -> None:
-        """Put affine parameters (and the neurons') into the network, and take the statistics again."""
-        super().adopt(network, state, data, c)
-        if self.batch_statistics:
-            images = within_budget(network, data.fit, self.images, c)
-            calibrate_errors(network, images, c, pre=None, post=None, statistics=True)
+    @property
+    def exact_statistics(self) -> bool:
+        """Where each batch was normalised by its own; the running means would be those of the last few."""
+        return self.batch_statistics
 
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
         """With the straight-through gradient."""

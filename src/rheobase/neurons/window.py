@@ -66,6 +66,20 @@ class WindowNeuron(Neuron):
         """Whether it fires only above the threshold, not at it."""
         return self.rounding == "ceil"
 
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether the count is that of the formula above."""
+        return True
+
+    def line(self, steps: int) -> tuple[Tensor, Tensor]:
+        """(m, c), [] or [C]: n = clip(⌊m z + c⌋, 0, T), or ⌈m z + c⌉ where the neuron fires only above θ."""
+        offset = self.potential - 1 if self.strict else self.potential
+        return steps / self.threshold, torch.as_tensor(offset, dtype=self.threshold.dtype, device=self.threshold.device)
+
+    def worth(self) -> Tensor:
+        """What a spike emits, [] or [C]."""
+        return self.amplitude
+
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
         """θ·n/T for a mean current z, [B, C, ...]: what the neuron emits on average over ``steps`` steps."""
         count = clipped_count(current, self.threshold, steps, self.potential, self.strict, overwrite=overwrite)
