@@ -5,9 +5,9 @@
     python benchmarks/comparison.py efficientnet runs/comparison-eff --images 100 --timesteps 8,16,32
     python benchmarks/comparison.py resnet20 --table
 
-It is ``rb.compare`` with 512 calibration images for each method and seed (of the ImageNet sample the 200 there are),
-from 10,000 training images, on which the methods with training are fine-tuned for three epochs besides. The folder
-holds the page and goes on where it was stopped; the cells are copied to the file beside this script.
+It is ``rb.compare`` with 512 calibration images for each method and seed (of the ImageNet sample 100), from 10,000
+training images (the 200 that are not for testing), on which the methods with training are fine-tuned for three epochs
+besides. The folder holds the page and goes on where it was stopped; the cells are copied to the file beside this script.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ METHODS: dict[str, rb.Recipe] = {
     "Pascal": rb.Pascal(),
     "QAC": rb.QAC(granularity="channel"),
 }
+LIMIT = {"resnet20": 512, "efficientnet": 100}
+"""Calibration images."""
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 
 
@@ -70,6 +72,7 @@ def main() -> None:
         if any(recipe.activation is not None for recipe in methods.values())
         else None,
         folder=arguments.folder,
+        limit=LIMIT[arguments.case],
         energy_images=64,
         name={"resnet20": "ResNet-20", "efficientnet": "EfficientNet-Lite0"}[arguments.case],
         progress=True,

@@ -108,12 +108,15 @@ def measure(network: rb.SpikingNetwork, test: tuple) -> dict[str, Any]:
     loader = list(zip(*(part.split(500) for part in test), strict=True))
     result = rb.evaluate(network, loader, timesteps=(network.timesteps,))
     (row,) = result.rows
+    ready = rb.for_inference(network)
+    same = sum(int((ready(images).argmax(1) == network(images).argmax(1)).sum()) for images, _ in loader)
     return {
         "accuracy": row.accuracy,
         "ann": result.ann_accuracy,
         "agreement": row.agreement,
         "spike_rate": row.spike_rate,
         "execution": result.execution,
+        "images_where_for_inference_differs": result.images - same,
         "images": result.images,
     }
 
