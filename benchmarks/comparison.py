@@ -7,7 +7,7 @@
 
 It is ``rb.compare`` with 512 calibration images for each method and seed (of the ImageNet sample 100), from 10,000
 training images (the 200 that are not for testing), on which the methods with training are fine-tuned for three epochs
-besides. The folder holds the page and goes on where it was stopped; the cells are copied to the file beside this script.
+besides. The folder holds the page and goes on where it was stopped; the cells go to the file beside this script too.
 """
 
 from __future__ import annotations
