@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_network
 from rheobase.errors import DataError, RecipeError
+from rheobase.neurons import ParallelIF
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.window import ConstantCurrent
 from rheobase.recipes import METHODS, Recipe
@@ -121,6 +122,15 @@ def test_what_has_no_closed_form_is_refused() -> None:
     assert isinstance(neuron, ConstantCurrent)
     neuron.initial_potential = torch.tensor(1.5)
     with pytest.raises(RecipeError, match=rf"{snn.sites[3].name}: has neurons that start outside"):
+        rb.for_inference(snn)
+    snn = converted("OptionAResNet", RECIPES["ParallelConversion"])
+
+    class Halved(ParallelIF):
+        def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
+            return super().rate(current, steps, overwrite=overwrite) / 2
+
+    snn.neurons[1] = Halved(torch.tensor(1.0), timesteps=5)
+    with pytest.raises(RecipeError, match=rf"{snn.sites[1].name}: has Halved neurons, whose rate is not that"):
         rb.for_inference(snn)
     snn = converted("OptionAResNet", RECIPES["ParallelConversion"])
     with pytest.raises(RecipeError, match="calibrated for T = 5"):

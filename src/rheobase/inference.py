@@ -45,8 +45,9 @@ class InferenceNetwork(nn.Module):
                 reason = f"has {type(neuron).__name__} neurons, whose count depends on when its input comes"
             elif not neuron.has_closed_form:
                 reason = "has neurons that start outside [0, θ] and have to be stepped"
+            elif not _rate_is_of_the_line(neuron, steps := neuron.steps(timesteps, network.timesteps)):
+                reason = f"has {type(neuron).__name__} neurons, whose rate is not that of their line"
             else:
-                steps = neuron.steps(timesteps, network.timesteps)
                 self.steps[site.name] = steps
                 before[site.name], shift[site.name] = neuron.line(steps)
                 worth = neuron.worth()
@@ -55,7 +56,9 @@ class InferenceNetwork(nn.Module):
                     self.strict.add(site.name)
                 continue
             raise RecipeError(
-                f"{reason}: it has no closed form", where=site.name, remedy="run the network itself: snn(images)"
+                f"{reason}: it has no closed form of this kind",
+                where=site.name,
+                remedy="run the network itself: snn(images)",
             )
         self.graph = rescale(network.graph, after, before, shift)
         self._rows = min(network.images_in_budget(1), ROWS_IN_FLIGHT)
@@ -75,6 +78,16 @@ class InferenceNetwork(nn.Module):
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()
         return (z.ceil_() if node.name in self.strict else z.floor_()).clamp_(0, self.steps[node.name])
+
+
+@torch.no_grad()
+def _rate_is_of_the_line(neuron: WindowNeuron, steps: int) -> bool:
+    """Whether the neuron's own rate is that of m and c, half-way between edges: a registered neuron may have another."""
+    m, c, worth = torch.broadcast_tensors(*(value.reshape(-1) for value in (*neuron.line(steps), neuron.worth())))
+    drive = torch.arange(-1, steps + 2).to(m).add(0.5)[:, None]
+    count = (drive.ceil() if neuron.strict else drive.floor()).clamp(0, steps)
+    wanted = torch.where(m > 0, worth * count / steps, 0.0)
+    return torch.allclose(neuron.rate((drive - c) / torch.where(m > 0, m, 1.0), steps), wanted)
 
 
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:
