@@ -56,7 +56,7 @@ class InferenceNetwork(nn.Module):
                     self.strict.add(site.name)
                 continue
             raise RecipeError(
-                f"{reason}: it has no closed form of this kind",
+                f"{reason}: nothing can move into weights",
                 where=site.name,
                 remedy="run the network itself: snn(images)",
             )
@@ -82,7 +82,7 @@ class InferenceNetwork(nn.Module):
 
 @torch.no_grad()
 def _rate_is_of_the_line(neuron: WindowNeuron, steps: int) -> bool:
-    """Whether the neuron's own rate is that of m and c, half-way between edges: a registered neuron may have another."""
+    """Whether the neuron's own rate is that of m and c, half-way between edges; a registered one may have another."""
     m, c, worth = torch.broadcast_tensors(*(value.reshape(-1) for value in (*neuron.line(steps), neuron.worth())))
     drive = torch.arange(-1, steps + 2).to(m).add(0.5)[:, None]
     count = (drive.ceil() if neuron.strict else drive.floor()).clamp(0, steps)
