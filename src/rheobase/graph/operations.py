@@ -19,8 +19,8 @@ from torch import Tensor
 from rheobase.activations import Rounding, staircase
 
 # An image's result must not depend on the batch it came in. Matrix kernels take another path, and round otherwise, for
-# few rows (found by measurement), so they are never given so few.
-MIN_LINEAR_ROWS = 8
+# few rows (found by measurement; how few depends on the processor), so they are never given so few.
+MIN_LINEAR_ROWS = 16
 MIN_CONV_ROWS, MIN_CONV_ROWS_ONE_THREAD = 2, 16
 
 
