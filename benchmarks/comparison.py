@@ -56,7 +56,7 @@ def main() -> None:
     if arguments.folder is None:
         parser.error("say in which folder")
     model, calibration, test = setting(arguments.case, arguments.images)
-    normalised = CIFAR if arguments.case == "resnet20" else IMAGENET
+    pixels = CIFAR if arguments.case == "resnet20" else IMAGENET
     methods = {name: METHODS[name] for name in arguments.methods.split(",")}
     if arguments.case == "efficientnet":
         options = post_training.few(max(TIMESTEPS))
@@ -68,7 +68,7 @@ def main() -> None:
         test,
         [int(t) for t in arguments.timesteps.split(",")],
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        training=rb.Training(epochs=3, learning_rate=0.02, augment=rb.Augmentation(mean=normalised.mean, std=normalised.std))
+        training=rb.Training(epochs=3, learning_rate=0.02, augment=rb.Augmentation(mean=pixels.mean, std=pixels.std))
         if any(recipe.activation is not None for recipe in methods.values())
         else None,
         folder=arguments.folder,
