@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase.errors import DataError, RecipeError
+from rheobase.errors import DataError, ModelError, RecipeError
 from rheobase.graph.ir import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.neurons import IntegrateFire
@@ -215,6 +216,7 @@ def test_the_gate_is_exact_on_a_held_signal() -> None:
     [
         (torch.zeros(2, 3, 9, 9), r"shape \[3, 9, 9\], the network was converted for \[3, 16, 16\]"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "uint8"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), "hold torch.float64 values, the network computes in torch.f"),
         (torch.full((2, 3, 16, 16), float("nan")), "image 0 of the batch"),
         ([1], "must be a tensor"),
     ],
@@ -225,6 +227,27 @@ def test_images_that_do_not_fit(images: torch.Tensor, word: str) -> None:
         pytest.fail("the grid's input changed; write its size here")
     with pytest.raises(DataError, match=word):
         snn(images)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda network: rb.evaluate(network, grid_images("MLP")),
+        lambda network: rb.diagnose(network, grid_images("MLP")),
+        lambda network: rb.distribution(network, grid_images("MLP")),
+        lambda network: rb.unevenness(network, grid_images("MLP")),
+        lambda network: rb.energy(network, grid_images("MLP")),
+        lambda network: rb.potentials(network, grid_images("MLP"), "relu", 1),
+        lambda network: rb.export_nir(network, "never.nir"),
+        rb.latency,
+        rb.pascal_cost,
+        rb.fold_thresholds,
+        rb.for_inference,
+    ],
+)
+def test_the_network_that_was_to_be_converted(function: Callable[[Any], object]) -> None:
+    with pytest.raises(ModelError, match=r"is of type MLP, not a SpikingNetwork.* Remedy: convert it first"):
+        function(networks.build("MLP"))
 
 
 @pytest.mark.parametrize("timesteps", [0, -1, 2.5, True])

@@ -15,7 +15,7 @@ from rheobase.batches import Batches, batches, count
 from rheobase.errors import RecipeError
 from rheobase.fold import FOLDED
 from rheobase.graph.ir import Node
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 from rheobase.observe import Observation, analog_values, observe
 from rheobase.progress import track
 from rheobase.sites import Site
@@ -220,6 +220,7 @@ def diagnose(
         >>> first.terms["inherited"].size, first.terms["unevenness"].size  # the first site sees the image, evenly
         (0.0, 0.0)
     """
+    check_converted(network)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     if any(note.startswith(FOLDED) for note in network.provenance.notes):

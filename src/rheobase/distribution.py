@@ -11,7 +11,7 @@ from torch import Tensor
 from rheobase.batches import Batches, batches
 from rheobase.calibrate.statistics import maxima, observe
 from rheobase.errors import DataError, RecipeError
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal
 from rheobase.sites import Site
@@ -133,6 +133,7 @@ def distribution(
         >>> len(rb.distribution(snn, images).rows)
         19
     """
+    check_converted(network)
     if bins < 1:
         raise RecipeError(f"is {bins}", where="bins", remedy="use at least one")
     steps = network.timesteps if timesteps is None else timesteps

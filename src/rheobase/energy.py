@@ -15,7 +15,7 @@ from rheobase.errors import RecipeError
 from rheobase.graph.ir import Graph, Node, run
 from rheobase.graph.synapses import WorkCounter
 from rheobase.latency import Timetable
-from rheobase.network import Simulation, SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
 from rheobase.progress import track
 from rheobase.signal import Signal, Train, along_channels
@@ -227,6 +227,7 @@ def energy(
         >>> rb.energy(snn, images).rows[0].macs  # the first layer sees the image, once
         424128.0
     """
+    check_converted(network)
     table = read_costs(costs)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)

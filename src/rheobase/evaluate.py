@@ -15,7 +15,7 @@ from torch import Tensor
 from rheobase.batches import Batches, Digest, batches, count
 from rheobase.convert import versions
 from rheobase.errors import DataError, RecipeError
-from rheobase.network import Execution, SpikingNetwork
+from rheobase.network import Execution, SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal, Train, along_channels
 from rheobase.sites import Site
@@ -140,6 +140,7 @@ def evaluate(
         >>> [row.timesteps for row in rb.evaluate(snn, (images, labels)).rows]
         [1, 2, 4]
     """
+    check_converted(network)
     if timesteps is None:
         timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
     wanted = tuple(sorted(set(timesteps)))

@@ -10,7 +10,7 @@ import torch
 
 from rheobase.errors import RecipeError
 from rheobase.graph.rescale import rescale
-from rheobase.network import Provenance, SpikingNetwork
+from rheobase.network import Provenance, SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
 from rheobase.signal import along_channels
 from rheobase.sites import Site
@@ -48,6 +48,7 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
         >>> {float(neuron.threshold) for neuron in rb.fold_thresholds(snn).neurons}
         {1.0}
     """
+    check_converted(network)
     if not 0 < threshold < float("inf"):
         raise RecipeError(f"is {threshold!r}", where="threshold", remedy="use a positive number, such as 1")
     after, before, neurons = {}, {}, []

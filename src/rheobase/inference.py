@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +11,8 @@ from rheobase.errors import RecipeError
 from rheobase.graph.ir import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rescale import rescale
-from rheobase.network import ROWS_IN_FLIGHT, SpikingNetwork, check_input
-from rheobase.neurons import WindowNeuron
+from rheobase.network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted, check_input
+from rheobase.neurons import Neuron, WindowNeuron
 
 
 class InferenceNetwork(nn.Module):
@@ -41,25 +43,21 @@ class InferenceNetwork(nn.Module):
         after, before, shift = {}, {}, {}
         for site in network.sites:
             neuron = network.neuron(site.name)
-            if not isinstance(neuron, WindowNeuron):
-                reason = f"has {type(neuron).__name__} neurons, whose count depends on when its input comes"
-            elif not neuron.has_closed_form:
-                reason = "has neurons that start outside [0, θ] and have to be stepped"
-            elif not _rate_is_of_the_line(neuron, steps := neuron.steps(timesteps, network.timesteps)):
-                reason = f"has {type(neuron).__name__} neurons, whose rate is not that of their line"
-            else:
-                self.steps[site.name] = steps
-                before[site.name], shift[site.name] = neuron.line(steps)
-                worth = neuron.worth()
-                after[site.name] = torch.where(worth > 0, worth, 1.0) / steps  # a silent channel emits nothing anyway
-                if neuron.strict:
-                    self.strict.add(site.name)
-                continue
-            raise RecipeError(
-                f"{reason}: nothing can move into weights",
-                where=site.name,
-                remedy="run the network itself: snn(images)",
-            )
+            steps = neuron.steps(timesteps, network.timesteps)
+            reason = _why_not(neuron, steps)
+            if reason is not None:
+                raise RecipeError(
+                    f"{reason}: nothing can move into weights",
+                    where=site.name,
+                    remedy="run the network itself: snn(images)",
+                )
+            neuron = cast(WindowNeuron, neuron)
+            self.steps[site.name] = steps
+            before[site.name], shift[site.name] = neuron.line(steps)
+            worth = neuron.worth()
+            after[site.name] = torch.where(worth > 0, worth, 1.0) / steps  # a silent channel emits nothing anyway
+            if neuron.strict:
+                self.strict.add(site.name)
         self.graph = rescale(network.graph, after, before, shift)
         self._rows = min(network.images_in_budget(1), ROWS_IN_FLIGHT)
         self.eval()
@@ -78,6 +76,17 @@ class InferenceNetwork(nn.Module):
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()
         return (z.ceil_() if node.name in self.strict else z.floor_()).clamp_(0, self.steps[node.name])
+
+
+def _why_not(neuron: Neuron, steps: int) -> str | None:
+    """Why a site's rate is not clip(⌊m z + c⌋, 0, T) of its line; None if it is."""
+    if not isinstance(neuron, WindowNeuron):
+        return f"has {type(neuron).__name__} neurons, whose count depends on when its input comes"
+    if not neuron.has_closed_form:
+        return "has neurons that start outside [0, θ] and have to be stepped"
+    if not _rate_is_of_the_line(neuron, steps):
+        return f"has {type(neuron).__name__} neurons, whose rate is not that of their line"
+    return None
 
 
 @torch.no_grad()
@@ -110,4 +119,5 @@ def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> Infe
         >>> rb.for_inference(snn)(images).shape
         torch.Size([8, 10])
     """
+    check_converted(network)
     return InferenceNetwork(network, network.timesteps if timesteps is None else timesteps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 from rheobase.sites import split_at_sites
 
 
@@ -122,6 +122,7 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         >>> found.first, found.final  # all its neurons stream
         (1, 4)
     """
+    check_converted(network)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     times = Timetable(network, steps)

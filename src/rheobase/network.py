@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rheobase.alignment import OPERATION as ALIGN
 from rheobase.alignment import Alignment, aligned
-from rheobase.errors import DataError, RecipeError
+from rheobase.errors import DataError, ModelError, RecipeError
 from rheobase.graph.ir import Graph, Node, overwriting, run, schedule
 from rheobase.graph.operations import in_memory_format, max_pool
 from rheobase.neurons import Neuron, State, WindowNeuron
@@ -403,6 +403,20 @@ class Simulation:
         return Train(torch.stack(passed))
 
 
+def check_converted(network: object) -> None:
+    """Refuse what is not a spiking network, such as the network that was to be converted.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    if not isinstance(network, SpikingNetwork):
+        raise ModelError(
+            f"is of type {type(network).__name__}, not a SpikingNetwork",
+            where="network",
+            remedy="convert it first, rb.convert(network, recipe, calibration=...), or rb.load a saved one",
+        )
+
+
 def check_input(graph: Graph, images: Tensor) -> None:
     """Refuse images that do not fit the network.
 
@@ -423,6 +437,12 @@ def check_input(graph: Graph, images: Tensor) -> None:
             f"hold {images.dtype} values",
             where="images",
             remedy="convert to float and normalise as in training",
+        )
+    if images.dtype != graph.dtype:
+        raise DataError(
+            f"hold {images.dtype} values, the network computes in {graph.dtype}",
+            where="images",
+            remedy=f"convert one of them, for example images.to({graph.dtype})",
         )
     # the sum of finite values is finite but for huge ones, and much cheaper than a look at each
     if not bool(torch.isfinite(images.sum())) and not bool(torch.isfinite(images).all()):

@@ -10,7 +10,7 @@ from rheobase.batches import Batches
 from rheobase.energy import READOUT, energy, layer_of
 from rheobase.errors import RecipeError
 from rheobase.graph.synapses import WorkCounter
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 
 SPIKE_RATE = 0.75
 """Spikes of a neuron in all its steps, the paper's convention (below Eq. 13)."""
@@ -127,6 +127,7 @@ def pascal_cost(
         >>> round(rb.pascal_cost(snn).timesteps, 2)
         4.42
     """
+    check_converted(network)
     if images is not None and spike_rate is not None:
         raise RecipeError("has no effect beside images", where="spike_rate", remedy="leave one of them out")
     if spike_rate is not None and not spike_rate > 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rheobase.errors import RecipeError
 from rheobase.graph.ir import Node, run
-from rheobase.network import Simulation, SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork, check_converted
 from rheobase.neurons import IntegrateFire
 from rheobase.signal import Signal, along_channels
 
@@ -63,6 +63,7 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     Example:
         >>> counts, edges = rb.potentials(snn, images, "layer2.0.relu", step=4).histogram()  # doctest: +SKIP
     """
+    check_converted(network)
     if not network.streams:
         raise RecipeError(
             "do not go through time together: a site waits for the whole input of another",

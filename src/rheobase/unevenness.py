@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rheobase.batches import Batches, batches, count
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 from rheobase.observe import Observation, analog_values, observe
 from rheobase.progress import track
 from rheobase.sites import Site
@@ -121,6 +121,7 @@ def unevenness(
         >>> rb.unevenness(snn, images).rows[0].error  # the image is the same at every step
         0.0
     """
+    check_converted(network)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     sums = [_Sums() for _ in network.sites]

@@ -87,6 +87,12 @@ class Graph(nn.Module):
         return next(self.buffers(), torch.empty(0)).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in: the type of its first weights."""
+        floating = (tensor.dtype for tensor in self.buffers() if tensor.is_floating_point())
+        return next(floating, torch.get_default_dtype())
+
+    @property
     def sites(self) -> list[Node]:
         """The activation sites, in execution order."""
         return [node for node in self.nodes if node.operation == "site"]

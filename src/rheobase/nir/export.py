@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rheobase.errors import StoreError
 from rheobase.graph.rescale import rescale
-from rheobase.network import SpikingNetwork
+from rheobase.network import SpikingNetwork, check_converted
 from rheobase.neurons import IntegrateFire, Neuron
 from rheobase.nir.contract import write_contract
 from rheobase.nir.lower import Lowering, sum_pools
@@ -103,6 +103,7 @@ def export_nir(
         >>> rb.export_nir(rb.fold_thresholds(snn), "net.nir", reset="subtract").exact  # doctest: +SKIP
         True
     """
+    check_converted(network)
     nir = require_nir()
     check_reset(reset)
     path = Path(path)
