@@ -15,12 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import HERE, cifar, record, resnet20
 
 import rheobase as rb
+from rheobase.calibrate.statistics import channel_means
 from rheobase.diagnose import TERMS
 from rheobase.plots import diagnosis_plot
 from rheobase.recipes import METHODS
+from rheobase.signal import Signal
+from rheobase.sites import Site
 
 FILE = HERE / "cost_resnet20.json"
 
@@ -57,9 +61,26 @@ def main() -> None:
                     name: round(sum(row.terms[name].size / row.activation for row in found.rows) / len(found.rows), 4)
                     for name in TERMS
                 },
+                "largest_gap_of_the_sum_of_the_parts": gap(snn, images, found),
                 "seconds_energy_diagnosis": seconds,
             },
         )
+
+
+def gap(snn: rb.SpikingNetwork, images: torch.Tensor, found: rb.Diagnosis) -> float:
+    """The most, over all sites, by which the parts' means miss the error measured apart from the diagnosis."""
+    emitted = torch.zeros(len(snn.sites), dtype=torch.float64)
+
+    def watch(site: Site, signal: Signal) -> None:
+        emitted[site.index] += signal.mean().double().sum() / (site.neurons * len(images))
+
+    snn.execution = "steps"
+    snn.readouts(images, (snn.timesteps,), monitor=watch)
+    snn.execution = "auto"
+    analog = [float(mean.mean()) for mean in channel_means(snn.ann, images)]
+    errors = [float(x) - a for x, a in zip(emitted, analog, strict=True)]
+    sums = [sum(term.mean for term in row.terms.values()) for row in found.rows]
+    return max(abs(total - error) for total, error in zip(sums, errors, strict=True))
 
 
 def add(setting: str, row: dict[str, Any]) -> None:
