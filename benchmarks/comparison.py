@@ -36,6 +36,7 @@ METHODS: dict[str, rb.Recipe] = {
 }
 LIMIT = {"resnet20": 512, "efficientnet": 100}
 """Calibration images."""
+ENERGY_IMAGES = {"resnet20": 64, "efficientnet": 16}
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 
 
@@ -73,7 +74,7 @@ def main() -> None:
         else None,
         folder=arguments.folder,
         limit=LIMIT[arguments.case],
-        energy_images=64,
+        energy_images=ENERGY_IMAGES[arguments.case],
         name={"resnet20": "ResNet-20", "efficientnet": "EfficientNet-Lite0"}[arguments.case],
         progress=True,
     )

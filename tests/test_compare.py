@@ -215,6 +215,37 @@ def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, m
     assert again.cells[0] == found.cells[0]  # seconds and all: not run again
 
 
+@pytest.mark.parametrize("folder", [None, "out"])
+def test_a_network_that_answers_nan_is_one_refused_cell(
+    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(model: nn.Module, recipe: rb.Recipe, **options: Any) -> rb.SpikingNetwork:
+        snn = rb.convert(model, recipe, **options)
+        if (recipe.name, recipe.timesteps) == ("OPI", 4):
+            bias = snn.graph.nodes[-1].parameters["bias"]
+            snn.graph = snn.graph.replace(tensors={bias: torch.full((10,), torch.nan)})
+        return snn
+
+    monkeypatch.setattr(MODULE, "convert", spoiled)
+    home = None if folder is None else tmp_path / folder
+    for _ in range(2):
+        found = compared(home)
+        assert [cell.status for cell in found.cells] == ["done", "refused", "done", "done"]
+        assert "logits that are NaN or infinite on the test images" in str(found.cells[1].reason)
+        assert "NaN" not in found.to_html().split('type="application/json">')[-1].split("are NaN or")[0]
+
+
+def test_options_that_are_no_lists_or_have_no_effect(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="timesteps: is 4, not several"):
+        compared(timesteps=4)
+    with pytest.raises(RecipeError, match="seeds: is 4, not several"):
+        compared(seeds=4)
+    with pytest.raises(RecipeError, match="on_existing: has no effect without a folder"):
+        compared(on_existing="overwrite")
+    with pytest.raises(RecipeError, match="on_existing: is 'bogus'"):
+        compared(on_existing="bogus")
+
+
 def test_a_network_that_cannot_be_traced_is_an_error_at_once(tmp_path: Path) -> None:
     smooth = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.SiLU(), nn.Linear(4, 10))
     with pytest.raises(TraceError, match=r"SiLU|silu"):

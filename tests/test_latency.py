@@ -108,6 +108,9 @@ def test_gates_wait_where_the_network_does(recipe: rb.Recipe, expected: int) -> 
     # four sites, three pools: behind sites 1, 3 and 4; the last one is read out
     assert len(found.rows) == 4
     assert found.final == expected
+    gates = [node.name for node in snn.graph.nodes if node.operation == "max_pool"]
+    assert [name in found.critical_path for name in gates] == [recipe.activation is not None] * 3
+    assert f"It hangs on {' → '.join(found.critical_path)}." in str(found)
 
 
 @pytest.mark.parametrize("name", ["OptionAResNet", "DenseNet", "UNet"])

@@ -16,7 +16,7 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase.errors import DataError, ModelError, RecipeError
+from rheobase.errors import DataError, ModelError, RecipeError, TraceError
 from rheobase.graph.ir import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.neurons import IntegrateFire
@@ -248,6 +248,23 @@ def test_images_that_do_not_fit(images: torch.Tensor, word: str) -> None:
 def test_the_network_that_was_to_be_converted(function: Callable[[Any], object]) -> None:
     with pytest.raises(ModelError, match=r"is of type MLP, not a SpikingNetwork.* Remedy: convert it first"):
         function(networks.build("MLP"))
+
+
+def test_what_is_no_network_or_number() -> None:
+    images = grid_images("MLP")
+    for function in (
+        lambda model: rb.convert(model, rb.RateCoding(), calibration=images),
+        lambda model: rb.inspect(model, images),
+        lambda model: rb.compare(model, [rb.RateCoding()], images, images + 1, (1,)),
+        lambda model: rb.quantise(model, rb.QVM(levels=2), calibration=images),
+    ):
+        with pytest.raises(ModelError, match=r"is of type str, not a torch\.nn\.Module"):
+            function("resnet20")
+    for option in ("limit", "seed"):
+        with pytest.raises(RecipeError, match=f"{option}: is 0.5"):
+            rb.convert(networks.build("MLP"), rb.RateCoding(), calibration=images, **{option: 0.5})
+    with pytest.raises(TraceError, match="dtype it was trained with"):
+        rb.convert(networks.build("MLP"), rb.RateCoding(), calibration=images.bfloat16())
 
 
 @pytest.mark.parametrize("timesteps", [0, -1, 2.5, True])

@@ -261,8 +261,23 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "delay": (lambda: foreign(affine(), nir.Delay(ONES), fire()), {}, r"n1 \(Delay\): is a Delay"),
     "recurrent": (lambda: foreign(affine(), fire(), edges=[("n1", "n0")]), {}, "is recurrent"),
     "negative threshold": (lambda: foreign(affine(), fire(-1.0)), {}, "n1: has a threshold that is not positive"),
+    "NaN": (
+        lambda: foreign(nir.Linear(np.full((2, 2), np.nan, dtype=np.float32)), fire()),
+        {},
+        "n0: holds NaN or infinite values",
+    ),
     "no neurons": (lambda: foreign(affine()), {}, "has no neurons"),
 }
+
+
+def test_mixed_types_become_the_widest_of_the_weights(tmp_path: Path) -> None:
+    half = nir.Affine(weight=np.eye(2), bias=np.zeros(2))
+    whole = nir.Affine(weight=np.eye(2, dtype=np.int64), bias=np.zeros(2, dtype=np.int64))
+    for first, dtype in ((half, torch.float64), (whole, torch.float32)):
+        threshold = nir.IF(r=np.ones(2), v_threshold=np.ones(2))
+        nir.write(tmp_path / "net.nir", foreign(first, fire(), affine(), threshold))
+        network = rb.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
+        assert network(torch.tensor([[0.5, 1.0]], dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("case", REFUSED)

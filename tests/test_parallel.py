@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from rheobase.calibrate.da_qcfs import DAQCFS
 from rheobase.calibrate.error_calibration import calibrate_errors, restated
 from rheobase.calibrate.passes import Changes
 from rheobase.calibrate.walk import Walk
-from rheobase.errors import CalibrationError, RecipeError
+from rheobase.errors import CalibrationError, DataError, RecipeError
 from rheobase.graph import capture
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire, ParallelIF
@@ -311,7 +312,7 @@ def test_da_qcfs_is_the_neuron_with_a_gradient(seed: int, steps: int) -> None:
 
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 8))
 def test_what_was_trained_is_a_neuron_again(seed: int, steps: int) -> None:
-    """Gains become θ and φ: θ exp(ρ), and (θ + φ) exp(σ) = θ exp(ρ) + φ'."""
+    """Gains become θ and φ: θ exp(ρ), and (θ + φ) exp(σ) = θ exp(ρ) + φ'; Δb never reaches θ."""
     g = torch.Generator().manual_seed(seed)
     theta = torch.rand(3, generator=g, dtype=torch.float64) + 0.3
     post, rho, sigma, bias = (0.2 * torch.randn(3, generator=g, dtype=torch.float64) for _ in range(4))
@@ -319,9 +320,11 @@ def test_what_was_trained_is_a_neuron_again(seed: int, steps: int) -> None:
     with torch.no_grad():
         module.threshold_gain.copy_(rho)
         module.amplitude_gain.copy_(sigma)
+        module.output_bias.copy_(5 * bias)
     found = DAQCFS.trained({f"site.{name}": value for name, value in module.state_dict().items()}, "site")
     torch.testing.assert_close(found["threshold"], theta * rho.exp())
     torch.testing.assert_close(found["threshold"] + found["post"], (theta + post) * sigma.exp())
+    torch.testing.assert_close(found["output_bias"], torch.minimum(5 * bias, 0.9 * found["threshold"]))
     z = torch.randn(9, 3, 2, generator=g, dtype=torch.float64)
     neuron = ParallelIF(
         found["threshold"], steps, 0.5, pre=found["pre"], post=found["post"], output_bias=found["output_bias"]
@@ -473,11 +476,40 @@ def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pyte
     recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=1e-3, batch_size=16, epochs=3)
     snn = rb.convert(networks.build("MLP"), recipe, calibration=(images, labels))
     notes = snn.provenance.passes[-1]["notes"]
-    epoch = 1 if good == 0 else 2
-    assert any(f"stopped, the last good state kept: epoch {epoch}, step" in note for note in notes), notes
+    stopped = f"stopped in epoch {2 if good else 1}, step {5 if good else 1}, the "
+    (note,) = (note for note in notes if note.startswith(stopped + ("last good state" if good else "state before")))
+    assert note.endswith("the loss is not finite; use a smaller learning rate, clip the gradient, or warm up")
     trained = 112 + 2 * sum(site.channels for site in snn.sites)
     assert f"{trained if good else 0} parameters trained" in notes[-1]
     assert bool(torch.isfinite(snn(images)).all())
+
+
+def test_without_held_out_images_the_fitted_ones_decide() -> None:
+    """Four images are all fitted; so high a learning rate leaves nothing of the network."""
+    images = labelled("OptionAResNet")[0][:4]
+    base = rb.DAParallel(timesteps=2, temporal=False, spatial=False)
+    recipe = rb.DAParallel(timesteps=2, temporal=False, learning_rate=1e30)
+    snn, before = (rb.convert(networks.build("OptionAResNet"), r, calibration=images) for r in (recipe, base))
+    notes = snn.provenance.passes[-1]["notes"]
+    assert any("the original network kept: loss on the 4 fitted images" in note for note in notes)
+    torch.testing.assert_close(snn(images), before(images))
+
+
+@pytest.mark.parametrize("target", ["labels", "both"])
+@pytest.mark.parametrize("stage", [{"temporal": False}, {"spatial": False}])
+def test_labels_that_do_not_fit(target: Any, stage: dict[str, Any]) -> None:
+    images, labels = labelled("MLP")
+    recipe = rb.DAParallel(timesteps=2, target=target, **stage)
+    for wrong, words in (
+        (labels + networks.CLASSES, r"label of image \d+ of the (fitted|held-out) calibration images.* classes"),
+        (torch.full_like(labels, -1), r"is -1, but the network has"),
+        (labels.float(), "dtype torch.float32"),
+        (F.one_hot(labels), "labels of the fitted calibration images"),
+    ):
+        with pytest.raises(DataError, match=words):
+            rb.convert(networks.build("MLP"), recipe, calibration=(images, wrong))
+    same = [rb.convert(networks.build("MLP"), recipe, calibration=(images, kind)) for kind in (labels, labels.int())]
+    assert torch.equal(same[0](images), same[1](images))
 
 
 def test_a_stage_never_makes_the_held_out_loss_worse() -> None:
@@ -522,6 +554,15 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 # -- the distribution view --------------------------------------------------------------------------------------------
+
+
+def test_distributions_of_folded_networks_are_refused() -> None:
+    snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
+    plain = rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=2), calibration=grid_images("MLP"))
+    with pytest.raises(RecipeError, match="cannot be compared site by site"):
+        rb.distribution(rb.fold_thresholds(plain), grid_images("MLP"))
+    with pytest.raises(RecipeError, match=r"bins: is 2\.5"):
+        rb.distribution(snn, images, bins=2.5)  # type: ignore[arg-type]
 
 
 def test_distributions_against_their_definitions(tmp_path: Path) -> None:

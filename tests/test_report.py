@@ -20,7 +20,7 @@ import rheobase as rb
 from rheobase.report.cells import Cell, Delay, Identity, Measured
 from rheobase.report.comparison import About
 from rheobase.report.html import SCRIPT_ID
-from rheobase.report.plots import DARK, INK, LIGHT, pareto_front
+from rheobase.report.plots import DARK, INK, LIGHT, draw, pareto_front
 from rheobase.report.tables import escape_latex
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -245,6 +245,12 @@ def test_names_cannot_break_the_page() -> None:
     assert len([tag for tag, _ in read.elements if tag == "script"]) == 1
     assert json.loads(read.document)["cells"][0]["method"] == name
     assert [name, "2", "50.00"] in [row[:3] for row in read.rows]
+
+
+@pytest.mark.parametrize("name", ["a$^$b", "$x$", "_good"])
+def test_names_stand_in_the_plots_as_they_are(name: str) -> None:
+    plots = draw(comparison(cell(name, 2, 0, 0.5), cell(name, 4, 0, 0.6)))
+    assert all(name in plot.file for plot in plots.values())
 
 
 def test_a_page_where_nothing_ran() -> None:

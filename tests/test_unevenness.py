@@ -225,6 +225,8 @@ def test_bad_input() -> None:
         rb.unevenness(snn, torch.full_like(images, float("nan")))
     with pytest.raises(RecipeError, match="timesteps: is 0"):
         rb.unevenness(snn, images, timesteps=0)
+    with pytest.raises(RecipeError, match="before folding"):
+        rb.unevenness(rb.fold_thresholds(snn), images)
 
 
 # --- the four kinds of input ------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class Digest:
         """Feed one batch; each keyword is a stream of its own."""
         for name, tensor in tensors.items():
             if tensor is not None:
-                data = tensor.detach().cpu().contiguous().numpy()
+                data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
 
     def hexdigest(self) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,6 +26,7 @@ from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError
 from rheobase.evaluate import evaluate
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
+from rheobase.graph.trace import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.latency import latency
 from rheobase.network import SpikingNetwork, check_input
@@ -110,8 +112,8 @@ def compare(
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
     named = _named(recipes)
-    grid = [(method, t, seed) for method in named for t in _numbers(timesteps, 1, "timesteps") for seed in seeds]
-    _numbers(seeds, 0, "seeds")
+    timesteps, seeds = _numbers(timesteps, 1, "timesteps"), _numbers(seeds, 0, "seeds")
+    grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     for option, value in (("limit", limit), ("energy_images", energy_images)):
         _numbers((value,), 1, option)
     _check_budget(budget, validation)
@@ -358,6 +360,14 @@ class _Runner:
         result = evaluate(network, data.batches, (timesteps,))
         spent = energy(network, data.some(self.energy_images, 0), timesteps=timesteps)
         (row,) = result.rows
+        numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
+        broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if broken:
+            raise CalibrationError(
+                f"has {' and '.join(broken)} that are NaN or infinite on the {part} images",
+                where="the converted network",
+                remedy="calibrate on more images, or with a smaller learning rate",
+            )
         return Measured(
             images=result.images,
             accuracy=row.accuracy,
@@ -432,6 +442,10 @@ def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe
 
 
 def _numbers(values: Sequence[int], least: int, where: str) -> tuple[int, ...]:
+    if not isinstance(values, Iterable):
+        raise RecipeError(
+            f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
+        )
     good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= least]
     if not values or len(good) < len(values) or len(set(values)) < len(values):
         raise RecipeError(
@@ -509,8 +523,7 @@ def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Mod
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
         return model, convert(model, plain, max_pool=max_pool), []
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    found = capture(model, images.to(device))
+    found = capture(model, images.to(device_of(model)))
     replace_max_pool(found, max_pool).raise_if_refused()
     return found.graph, convert(found.graph, plain, example=images, max_pool=max_pool), [*map(str, found.rewrites)]
 

@@ -17,7 +17,7 @@ from rheobase.calibrate.passes import site_errors
 from rheobase.errors import DataError, RecipeError
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
-from rheobase.graph.trace import relative_difference
+from rheobase.graph.trace import device_of, relative_difference
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import Provenance, SpikingNetwork, check_input
 from rheobase.neurons import Neuron
@@ -77,8 +77,9 @@ def convert(
         )
     if max_pool not in get_args(MaxPool):
         raise RecipeError(f"is {max_pool!r}", where="max_pool", remedy=f"use one of {', '.join(get_args(MaxPool))}")
-    if limit < 1:
-        raise RecipeError(f"is {limit}", where="limit", remedy="read at least one calibration image")
+    for option, value, least in (("limit", limit, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise RecipeError(f"is {value!r}", where=option, remedy=f"use a whole number from {least}")
     if calibration is None and recipe.calibration:
         raise DataError(
             f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",
@@ -210,7 +211,7 @@ def _graph(
     images = example if images is None else images
     if images is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
     found.raise_if_refused()
     notes = [*map(str, found.rewrites)]

@@ -12,8 +12,7 @@ from torch import Tensor
 from rheobase.activations import staircase
 from rheobase.alignment import Alignment
 from rheobase.batches import Batches, batches, count
-from rheobase.errors import RecipeError
-from rheobase.fold import FOLDED
+from rheobase.fold import check_unfolded
 from rheobase.graph.ir import Node
 from rheobase.network import SpikingNetwork, check_converted
 from rheobase.observe import Observation, analog_values, observe
@@ -223,10 +222,7 @@ def diagnose(
     check_converted(network)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
-    if any(note.startswith(FOLDED) for note in network.provenance.notes):
-        raise RecipeError(
-            f"cannot be compared site by site: {FOLDED}", where="network", remedy="diagnose it before folding"
-        )
+    check_unfolded(network)
     sums = [_Sums(site) for site in network.sites]
     changed = _changes_segments(network)
     seen = 0

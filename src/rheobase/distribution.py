@@ -11,6 +11,7 @@ from torch import Tensor
 from rheobase.batches import Batches, batches
 from rheobase.calibrate.statistics import maxima, observe
 from rheobase.errors import DataError, RecipeError
+from rheobase.fold import check_unfolded
 from rheobase.network import SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal
@@ -123,7 +124,7 @@ def distribution(
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps.
+        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
 
     Example:
         >>> import torch, rheobase as rb
@@ -134,8 +135,9 @@ def distribution(
         19
     """
     check_converted(network)
-    if bins < 1:
-        raise RecipeError(f"is {bins}", where="bins", remedy="use at least one")
+    check_unfolded(network)
+    if not isinstance(bins, int) or bins < 1:
+        raise RecipeError(f"is {bins!r}", where="bins", remedy="use a whole number from 1")
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     data = [network.check_images(batch).cpu() for batch, _ in batches(images, where="images")]

@@ -54,7 +54,19 @@ class TrainingError(RheobaseError):
 
 
 class DivergedError(TrainingError):
-    """A loss or a threshold that stopped being a finite, or a positive, number."""
+    """A loss or a threshold that stopped being a finite, or a positive, number.
+
+    Args:
+        problem: what happened.
+        where: the epoch and step.
+        kept: the folder with the last epoch that went well.
+        remedy: what the user can do next.
+    """
+
+    def __init__(self, problem: str, *, where: str, kept: str | None = None, remedy: str | None = None) -> None:
+        self.problem = problem
+        reason = problem if kept is None else f"{problem}; {kept} keeps the last epoch that went well"
+        super().__init__(reason, where=where, remedy=remedy)
 
 
 class RheobaseWarning(UserWarning):

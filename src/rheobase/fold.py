@@ -20,6 +20,18 @@ FOLDED = "thresholds are folded into the weights"
 _SCALED = {"threshold", "initial_potential", "bias"}
 
 
+def check_unfolded(network: SpikingNetwork) -> None:
+    """Refuse a network whose sites are not in the analog network's units.
+
+    Raises:
+        RecipeError: if its thresholds are folded.
+    """
+    if any(note.startswith(FOLDED) for note in network.provenance.notes):
+        raise RecipeError(
+            f"cannot be compared site by site: {FOLDED}", where="network", remedy="take it as it was before folding"
+        )
+
+
 def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingNetwork:
     r"""The same network with one θ' everywhere: spikes carry θ', and each site's old θ is in the weights around it.
 

@@ -41,7 +41,7 @@ class Latency:
         first: step after which the readout can give its first answer, from one step of what it reads.
         final: step after which it gives the final one.
         streaming: what ``final`` would be if every neuron streamed: the longest T.
-        critical_path: the sites that ``final`` hangs on, from the input to the readout.
+        critical_path: the sites, and the max-pool gates that wait, that ``final`` hangs on, from input to readout.
         internal: steps on that path, and not in ``final``, that neurons work on without input.
         interval: steps between two images in a pipeline where each site is a core of its own: the longest T.
         stalls: steps that the sites stand idle for each image, all together.
@@ -77,6 +77,7 @@ class Latency:
         """In a few sentences."""
         text = f"First answer after step {self.first}, final answer after step {self.final}"
         text += f" ({self.streaming} if every neuron streamed)."
+        text += f" It hangs on {' → '.join(self.critical_path)}."
         if self.internal:
             text += f" Neurons on the critical path work for {self.internal} further steps without input."
         text += f" In a pipeline an image every {self.interval} steps; sites stall for {self.stalls} steps an image."
@@ -132,10 +133,10 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         SiteLatency(
             site.name,
             own[site.name],
-            times.sites[site.name].start,
-            times.sites[site.name].end,
+            times.fired[site.name].start,
+            times.fired[site.name].end,
             times.waits(site.name),
-            times.sites[site.name].internal,
+            times.fired[site.name].internal,
             interval - own[site.name],
         )
         for site in network.sites
@@ -151,7 +152,7 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         last.end,
         interval,
         last.path,
-        sum(times.sites[name].internal for name in last.path),
+        sum(times.fired[name].internal for name in last.path),
         interval,
         sum(row.stall for row in rows),
         steps,
@@ -166,7 +167,7 @@ class Timing:
     Attributes:
         start: step in which its first step arrives; for a held value, from which on it is known.
         steps: T of a train; None for a held value.
-        path: the sites that it hangs on, from the input on.
+        path: the sites (and gates that wait) that it hangs on, from the input on.
         internal: of a site: steps that its neurons work on without input.
     """
 
@@ -185,23 +186,25 @@ class Timetable:
     """When everything in a network is there, for a run of ``timesteps`` steps.
 
     Attributes:
-        sites: when each site emits.
+        fired: when each site, and each max-pool gate that waits, emits.
         arriving: node -> what its value is made of: the sites (or gates) whose trains reach it by affine operations,
             or the input.
     """
 
     def __init__(self, network: SpikingNetwork, timesteps: int) -> None:
         self.network, self.timesteps = network, timesteps
-        self.sites: dict[str, Timing] = {}
+        self.fired: dict[str, Timing] = {}
         self.arriving: dict[str, dict[str, Timing]] = {}
         for node in network.graph.nodes:
             parts = {source: t for name in node.inputs for source, t in self.arriving[name].items()}
             if node.operation == "site":
-                self.sites[node.name] = self._fire(node.name, list(parts.values()))
-                parts = {node.name: self.sites[node.name]}
+                self.fired[node.name] = self._fire(node.name, list(parts.values()))
+                parts = {node.name: self.fired[node.name]}
             elif node.operation == "max_pool" and not network.streams:
                 latest = max(parts.values(), key=lambda t: (t.end, len(t.path)))
-                parts = {node.name: Timing(latest.end + 1, self.steps(node.inputs[0]), latest.path)}
+                path = (*latest.path, node.name)
+                self.fired[node.name] = Timing(latest.end + 1, self.steps(node.inputs[0]), path)
+                parts = {node.name: self.fired[node.name]}
             self.arriving[node.name] = parts or {node.name: Timing(1)}
 
     def _fire(self, site: str, parts: list[Timing]) -> Timing:
@@ -217,11 +220,11 @@ class Timetable:
         """T of the train at a node; None for a held value, which trains of different T have become between neurons that
         wait. Others have the longest."""
         found = {t.steps for t in self.arriving[node].values() if t.steps is not None}
-        if len(found) > 1 and not any(self.network.neuron(site).streams for site in self.sites):
+        if len(found) > 1 and not any(self.network.neuron(site.name).streams for site in self.network.sites):
             return None
         return max(found, default=None)
 
     def waits(self, site: str) -> bool:
         """Whether a site emits later than the one it hangs on (the first: than the image is there)."""
-        *before, _ = self.sites[site].path
-        return self.sites[site].start > (self.sites[before[-1]].start if before else 1)
+        *before, _ = self.fired[site].path
+        return self.fired[site].start > (self.fired[before[-1]].start if before else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from rheobase.batches import Batches
@@ -10,6 +9,7 @@ from rheobase.calibrate.data import CalibrationData
 from rheobase.errors import RecipeError
 from rheobase.graph import capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.maxpool import MaxPool
+from rheobase.graph.trace import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.recipes import Recipe
 from rheobase.recipes.recipe import AnyActivation
@@ -62,7 +62,7 @@ def quantise(
     if isinstance(model, TrainableGraph):
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        device = device_of(model)
         found = replace_max_pool(capture(model, (data.fit[:4] if example is None else example).to(device)), max_pool)
         found.raise_if_refused()
         graph, notes = found.graph, [*map(str, found.rewrites)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rheobase.batches import Batches, batches, count
+from rheobase.fold import check_unfolded
 from rheobase.network import SpikingNetwork, check_converted
 from rheobase.observe import Observation, analog_values, observe
 from rheobase.progress import track
@@ -111,7 +112,7 @@ def unevenness(
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps.
+        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
 
     Example:
         >>> import torch, rheobase as rb
@@ -122,6 +123,7 @@ def unevenness(
         0.0
     """
     check_converted(network)
+    check_unfolded(network)
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     sums = [_Sums() for _ in network.sites]

@@ -26,7 +26,8 @@ class DAQCFS(nn.Module):
     potential of rung j is above its threshold, in units of that.
 
     θ and θ + φ may train by the logarithms of what they are multiplied by (``threshold_gain``, ``amplitude_gain``):
-    they stay positive, and one learning rate suits channels of any size.
+    they stay positive, and one learning rate suits channels of any size. Δb counts up to 0.9 θ: what is left of the
+    threshold stays positive too.
 
     Args:
         neuron: whose parameters; they are copied, one for each channel.
@@ -63,7 +64,7 @@ class DAQCFS(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
         theta = self.threshold * self.threshold_gain.exp()
-        firing = theta - self.output_bias
+        firing = theta - self.output_bias.minimum(_LARGEST_BIAS * theta)
         scale = torch.where(self.silent, 0.0, self.timesteps / firing)
         offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * theta) / firing)
         amplitude = (self.threshold + self.post) * self.amplitude_gain.exp()
@@ -79,11 +80,14 @@ class DAQCFS(nn.Module):
         # where no gain was trained φ stays to the bit: a sum and a difference would round it, and report a change
         if bool(part["threshold_gain"].any()) or bool(part["amplitude_gain"].any()):
             post = (part["threshold"] + post) * part["amplitude_gain"].exp() - theta
-        return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": part["output_bias"]}
+        bias = part["output_bias"].minimum(_LARGEST_BIAS * theta)
+        return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": bias}
 
     silent: Tensor
 
 
+_LARGEST_BIAS = 0.9
+"""Of Δb, in thresholds."""
 _PARAMETERS = ("threshold", "pre", "post", "output_bias", "threshold_gain", "amplitude_gain")
 
 

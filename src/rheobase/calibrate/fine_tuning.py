@@ -6,9 +6,9 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -69,28 +69,45 @@ class FineTuning(CalibrationPass):
                 where=self.kind,
                 remedy='give (images, labels), or learn from the analog network\'s answers: target="ann"',
             )
+        data = _with_checked_labels(network, data) if self.target != "ann" else data
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
-        before = _score(network, data, self.target, self.temperature)
+        before = self._loss(network, data)
         names = self.prepare(network, data, changes, progress)
         if not names:
             return changes
         state = self._train(network, data, names, changes, progress)
         if state is not None:
             self.adopt(network, state)
-        after = _score(network, data, self.target, self.temperature)
-        if before is None or after is None:
-            changes.notes.append("not checked: no images are held out")
-        else:
-            change = f"loss on {len(data.held_out)} held-out images {before:.4g} -> {after:.4g}"
-            if not after <= before:
-                original.restore(network)
-                change = f"undone, the original network kept: {change}"
-            changes.notes.append(change)
+        after = self._loss(network, data)
+        checked = f"{len(data.held_out)} held-out" if len(data.held_out) else f"the {len(data.fit)} fitted"
+        change = f"loss on {checked} images {before:.4g} -> {after:.4g}"
+        if not after <= before:
+            original.restore(network)
+            change = f"undone, the original network kept: {change}"
+        changes.notes.append(change)
         changes.changed = self.changed(network, original)
         trained = sum(int(state[name].numel()) for name in names) if state else 0
         changes.notes.append(f"{trained} parameters trained in {time.perf_counter() - started:.0f} s")
         return changes
+
+    @torch.inference_mode()
+    def _loss(self, network: SpikingNetwork, data: CalibrationData) -> float:
+        """What training minimises, its mean over the held-out images; if there are none, over the fitted ones."""
+        images, labels = data.held_out, data.held_out_labels
+        if len(images) == 0:
+            images, labels = data.fit, data.fit_labels
+        logits = network(images).cpu()
+        total = 0.0
+        if self.target != "ann":
+            assert labels is not None
+            total += float(F.cross_entropy(logits, labels))
+        if self.target != "labels":
+            teacher = torch.cat([network.ann(x.to(network.graph.device)).cpu() for x in images.split(128)])
+            student, wanted = (F.log_softmax(x / self.temperature, 1) for x in (logits, teacher))
+            divergence = F.kl_div(student, wanted, reduction="batchmean", log_target=True)
+            total += self.temperature**2 * float(divergence)
+        return total / 2 if self.target == "both" else total
 
     @abstractmethod
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
@@ -171,7 +188,8 @@ class FineTuning(CalibrationPass):
                 )
             except DivergedError as error:
                 found = checkpoint.load(Path(folder))
-                changes.notes.append(f"stopped, the last good state kept: {error}")
+                kept = "state before training" if found is None else "last good state"
+                changes.notes.append(f"stopped in {error.where}, the {kept} kept: {error.problem}; {error.remedy}")
                 return None if found is None else found.best or found.model
         changes.history = [asdict(epoch) for epoch in trained.history]
         changes.notes.extend(trained.notes)
@@ -280,18 +298,16 @@ def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: flo
     return DAQCFS(neuron, site.channels, steps, surrogate, band)
 
 
-@torch.inference_mode()
-def _score(network: SpikingNetwork, data: CalibrationData, target: Target, temperature: float) -> float | None:
-    """The mean loss on held-out images that training minimises; None if there are none."""
-    if len(data.held_out) == 0:
-        return None
-    logits = network(data.held_out).cpu()
-    total = 0.0
-    if target != "ann":
-        assert data.held_out_labels is not None
-        total += float(F.cross_entropy(logits, data.held_out_labels))
-    if target != "labels":
-        teacher = torch.cat([network.ann(x.to(network.graph.device)).cpu() for x in data.held_out.split(128)])
-        student, wanted = (F.log_softmax(x / temperature, 1) for x in (logits, teacher))
-        total += temperature**2 * float(F.kl_div(student, wanted, reduction="batchmean", log_target=True))
-    return total / 2 if target == "both" else total
+def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
+    """The data with labels as the loss takes them.
+
+    Raises:
+        DataError: if a label is none of the network's classes, naming the image.
+    """
+    from rheobase.training.data import check_labels  # here: training imports this package
+
+    classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
+    fit, held_out = cast(Tensor, data.fit_labels), cast(Tensor, data.held_out_labels)
+    check_labels(fit, "fitted calibration images, in their seeded order", classes)
+    check_labels(held_out, "held-out calibration images, in their seeded order", classes)
+    return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())

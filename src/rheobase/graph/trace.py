@@ -44,9 +44,10 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
 
     Raises:
         TraceError: if the network does not run on the example, or could not be followed at all.
-        ModelError: if a weight is NaN or infinite.
+        ModelError: if it is no network, or a weight is NaN or infinite.
         DataError: if the example is not a finite float batch.
     """
+    check_module(model)
     check_finite_weights(model)
     if isinstance(model, Graph):
         if tuple(check_example(example).shape[1:]) != model.input_shape:
@@ -90,6 +91,30 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
             )
         _check_same(graph, example, reference)
     return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's tensors are.
+
+    Raises:
+        ModelError: if it is no network.
+    """
+    check_module(model)
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def check_module(model: object) -> None:
+    """Refuse what is not a network, such as the name of one.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"is of type {type(model).__name__}, not a torch.nn.Module",
+            where="network",
+            remedy="build the network and load its weights first",
+        )
 
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:

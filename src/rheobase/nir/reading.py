@@ -89,6 +89,7 @@ class _Reader:
         self.tensors: dict[str, Tensor] = {}
         self.samples: dict[str, Tensor] = {}  # a batch of one, for the shapes
         self.neurons: list[IntegrateFire] = []
+        self.dtype = _widest([getattr(node, "weight", None) for node in graph.nodes.values()])
         self.readers: dict[type, Callable[[str, Any, str], None]] = {
             nir.Linear: self.linear,
             nir.Affine: self.linear,
@@ -111,7 +112,7 @@ class _Reader:
                 f"has {len(inputs)} inputs and {len(outputs)} outputs", where=where, remedy="one of each is read"
             )
         shape = tuple(int(n) for n in self.source.nodes[inputs[0]].input_type["input"])
-        self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape))
+        self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape, dtype=self.dtype))
         output = inputs[0]
         for name in order:
             if name == inputs[0]:
@@ -176,21 +177,27 @@ class _Reader:
     ) -> None:
         """An affine operation."""
         parameters = {argument: f"{name}.{argument}" for argument in tensors}
-        sample = self.samples[arriving].to(next(iter(tensors.values())).dtype) if tensors else self.samples[arriving]
-        result = OPERATIONS[operation](sample, **attributes, **tensors)
+        result = OPERATIONS[operation](self.samples[arriving], **attributes, **tensors)
         self.tensors.update({parameters[argument]: tensor for argument, tensor in tensors.items()})
         self.add(Node(name, operation, (arriving,), attributes, parameters, tuple(result.shape[1:]), name), result)
 
+    def tensor(self, name: str, array: Any) -> Tensor:
+        """An array of a node."""
+        found = torch.from_numpy(np.array(array)).to(self.dtype)
+        if not bool(torch.isfinite(found).all()):
+            raise StoreError("holds NaN or infinite values", where=name, remedy="export it again")
+        return found
+
     def linear(self, name: str, node: Any, arriving: str) -> None:
-        tensors = {"weight": _tensor(node.weight)}
+        tensors = {"weight": self.tensor(name, node.weight)}
         if hasattr(node, "bias"):
-            tensors["bias"] = _tensor(node.bias)
+            tensors["bias"] = self.tensor(name, node.bias)
         if tensors["weight"].dim() != 2:
             raise StoreError("has a weight of more than two axes", where=name)
         self.operation(name, "linear", arriving, {}, tensors)
 
     def conv(self, name: str, node: Any, arriving: str) -> None:
-        tensors = {"weight": _tensor(node.weight), "bias": _tensor(node.bias)}
+        tensors = {"weight": self.tensor(name, node.weight), "bias": self.tensor(name, node.bias)}
         axes = tensors["weight"].dim() - 2
         dilation, stride = _numbers(node.dilation, axes), _numbers(node.stride, axes)
         padding = [0] * axes
@@ -205,7 +212,7 @@ class _Reader:
         self.operation(name, "conv", arriving, attributes, tensors)
 
     def scale(self, name: str, node: Any, arriving: str) -> None:
-        self.operation(name, "affine", arriving, {}, {"scale": _tensor(node.scale)})
+        self.operation(name, "affine", arriving, {}, {"scale": self.tensor(name, node.scale)})
 
     def pool(self, name: str, node: Any, arriving: str) -> None:
         attributes = {
@@ -230,7 +237,7 @@ class _Reader:
             )
         if np.any(np.asarray(getattr(node, "v_reset", 0)) != 0):
             raise StoreError("has a v_reset other than 0, which means no reset by subtraction", where=name)
-        threshold, gain = _tensor(node.v_threshold), _tensor(node.r)
+        threshold, gain = self.tensor(name, node.v_threshold), self.tensor(name, node.r)
         if not bool((threshold > 0).all()):
             raise StoreError("has a threshold that is not positive", where=name)
         shape = tuple(self.samples[arriving].shape[1:])
@@ -257,8 +264,9 @@ def _reason(node: Any) -> tuple[str]:
     return (f"is a {kind}, which Rheobase cannot run exactly",)
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
+def _widest(weights: list[Any]) -> torch.dtype:
+    """What the network computes in: float64 where a layer has such weights, else float32."""
+    return torch.float64 if any(np.asarray(w).dtype == np.float64 for w in weights if w is not None) else torch.float32
 
 
 def _numbers(value: Any, axes: int) -> list[int]:

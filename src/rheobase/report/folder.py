@@ -28,17 +28,19 @@ def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared
     """Have the folder open to write in, made if need be; other processes may have it open too.
 
     Raises:
-        RecipeError: if ``on_existing`` is unknown.
+        RecipeError: if ``on_existing`` is unknown, or given without a folder.
         StoreError: if it cannot be written, holds something else than a comparison, or is to be overwritten while
             another process has it open.
     """
-    if folder is None:
-        yield Shared(None)
-        return
     if on_existing not in get_args(OnExisting):
         raise RecipeError(
             f"is {on_existing!r}", where="on_existing", remedy=f"use one of {', '.join(get_args(OnExisting))}"
         )
+    if folder is None:
+        if on_existing != "keep":
+            raise RecipeError("has no effect without a folder", where="on_existing", remedy="name one, or leave it out")
+        yield Shared(None)
+        return
     held = _held(folder)
     if held and on_existing == "number":
         folder = next(free for n in range(2, 10**6) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())

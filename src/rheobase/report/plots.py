@@ -112,7 +112,8 @@ def _draw(
         if front:
             _front(axes, best)
         _axes(axes, costs, cost, label, integers=name != "energy")
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     title = f"{label.split(' (')[0].capitalize()} against {cost.split(' (')[0]}"
@@ -143,8 +144,14 @@ def _curve(
         linewidth=max(1.1, 2.4 - 0.2 * number),
         capsize=2,
         elinewidth=0.9,
-        label=method,
+        label=_literal(method),
     )
+
+
+def _literal(name: str) -> str:
+    """A name as matplotlib writes it: no formula between dollars, and no label to be left out."""
+    text = name.replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def _front(axes: Axes, best: Sequence[tuple[float, float, Entry]]) -> None:

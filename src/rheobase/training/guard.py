@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.errors import DivergedError
+from rheobase.training.checkpoint import CHECKPOINT_FILE
 
 _CHECK_EVERY = 20
 """Steps between two looks, where looking means to wait for a GPU or another process."""
@@ -54,10 +55,9 @@ class Guard:
 
     def error(self, problem: str, when: str) -> DivergedError:
         """What to say when the run has left the rails."""
-        kept = "" if self.folder is None else f"; {self.folder} keeps the last epoch that went well"
-        return DivergedError(
-            f"{problem}{kept}", where=when, remedy="use a smaller learning rate, clip the gradient, or warm up"
-        )
+        kept = str(self.folder) if self.folder is not None and (self.folder / CHECKPOINT_FILE).exists() else None
+        remedy = "use a smaller learning rate, clip the gradient, or warm up"
+        return DivergedError(problem, where=when, kept=kept, remedy=remedy)
 
     def _thresholds_fine(self) -> Tensor:
         values = torch.cat(
