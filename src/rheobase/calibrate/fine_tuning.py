@@ -40,7 +40,8 @@ class FineTuning(CalibrationPass):
         batch_size: images in a step; fewer images make one batch.
         warmup: part of the first epoch in which the learning rate rises.
         clip: largest norm of the gradient; None: as it is.
-        patience: stop after so many epochs in a row without a better one on the held-out images.
+        patience: stop after so many epochs in a row without a better one on the held-out images. One says little: the
+            learning rate falls until the last epoch, and most is gained at its end.
         seed: of the order of the images.
     """
 
@@ -52,7 +53,7 @@ class FineTuning(CalibrationPass):
     batch_size: int = Field(default=64, ge=2)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float | None = Field(default=None, gt=0)
-    patience: int = Field(default=1, ge=1)
+    patience: int = Field(default=3, ge=1)
     seed: int = 0
 
     @abstractmethod
