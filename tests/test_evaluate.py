@@ -109,6 +109,9 @@ def test_options_without_a_meaning(option: dict[str, object]) -> None:
 def test_no_timesteps_at_all() -> None:
     with pytest.raises(RecipeError, match="timesteps: is empty"):
         rb.evaluate(grid_snn("MLP"), grid_images("MLP"), timesteps=())
+    for function in (rb.evaluate, rb.SpikingNetwork.readouts):
+        with pytest.raises(RecipeError, match="timesteps: is 4, not several"):
+            function(grid_snn("MLP"), grid_images("MLP"), 4)  # type: ignore[operator]
 
 
 def test_an_empty_loader() -> None:

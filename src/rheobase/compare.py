@@ -446,6 +446,7 @@ def _numbers(values: Sequence[int], least: int, where: str) -> tuple[int, ...]:
         raise RecipeError(
             f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
         )
+    values = tuple(values)
     good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= least]
     if not values or len(good) < len(values) or len(set(values)) < len(values):
         raise RecipeError(
@@ -453,7 +454,7 @@ def _numbers(values: Sequence[int], least: int, where: str) -> tuple[int, ...]:
             where=where,
             remedy=f"give whole numbers from {least}, each once",
         )
-    return tuple(values)
+    return values
 
 
 def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rheobase.batches import Batches, Digest, batches, count
 from rheobase.convert import versions
-from rheobase.errors import DataError, RecipeError
+from rheobase.errors import DataError
 from rheobase.network import Execution, SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal, Train, along_channels
@@ -143,11 +143,7 @@ def evaluate(
     check_converted(network)
     if timesteps is None:
         timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
-    wanted = tuple(sorted(set(timesteps)))
-    if not wanted:
-        raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
-    for t in wanted:
-        network.check_timesteps(t)
+    wanted = tuple(sorted(set(network.step_counts(timesteps))))
     tally = _Tally(network, wanted)
     digest = Digest()
     for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):

@@ -141,11 +141,7 @@ class SpikingNetwork(nn.Module):
             monitor: called for every site and piece of the batch.
         """
         images = self.check_images(images)
-        wanted = tuple(timesteps)
-        for t in wanted:
-            self.check_timesteps(t)
-        if not wanted:
-            raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        wanted = self.step_counts(timesteps)
         if self.runs_as() == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
         pieces = images.split(self.piece_size(max(wanted)))
@@ -313,6 +309,21 @@ class SpikingNetwork(nn.Module):
                     where=site.name,
                     remedy=f"run it for {self.timesteps}, or {again}",
                 )
+
+    def step_counts(self, timesteps: Sequence[int]) -> tuple[int, ...]:
+        """The numbers of steps that were asked for, in their order.
+
+        Raises:
+            RecipeError: if there is none, or the neurons cannot run for one of them, naming the site.
+        """
+        if not isinstance(timesteps, Iterable):
+            raise RecipeError(f"is {timesteps!r}, not several", where="timesteps", remedy="give a list, such as [4, 8]")
+        wanted = tuple(timesteps)
+        if not wanted:
+            raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        for t in wanted:
+            self.check_timesteps(t)
+        return wanted
 
     def runs_for(self, timesteps: int) -> bool:
         """Whether the neurons can run for so many steps."""
