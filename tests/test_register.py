@@ -84,7 +84,7 @@ def test_a_recipe_with_own_parts_is_a_value() -> None:
     assert hash(again) == hash(recipe)
     assert again.calibration[1] == LowerThresholds(factor=0.75)
     assert type(again.neuron) is SignedNeuron
-    with pytest.raises(RecipeError, match=r"unknown field 'calibration.0.size'"):
+    with pytest.raises(RecipeError, match=r"lower_thresholds: unknown field 'size'.*known fields: kind, factor"):
         rb.Recipe(name="x", timesteps=4, calibration=({"kind": "lower_thresholds", "size": 1},))
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import ClassVar, Literal
 
 from rheobase.graph.ir import Node
 from rheobase.signal import Held, Signal, Train
+from rheobase.values import Value
 
 OPERATION = "align"
 """Of the nodes that :func:`aligned` puts in; attribute ``site``: the one whose T is wanted."""
 
 
-class Alignment(BaseModel):
+class Alignment(Value):
     r"""How a train of T' steps becomes one of T where it meets, or feeds, a site with another T (QAC, section 4.3).
 
     .. math:: \hat x[t] = \sum_{i=1}^{T'} w(t, i) \, x[i], \qquad t = 1 \dots T
@@ -44,7 +43,7 @@ class Alignment(BaseModel):
         tensor([1.])
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    place: ClassVar[str | None] = "alignment"
 
     expansion: Literal["average", "replicate"] = "average"
     reduction: Literal["average", "truncate"] = "average"

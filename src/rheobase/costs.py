@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from rheobase.errors import RecipeError
+from rheobase.values import Value
 
 
-class Costs(BaseModel):
+class Costs(Value):
     """Energy of one operation of each kind, in picojoules. A value, checked when it is made.
 
     Args:
@@ -27,21 +28,13 @@ class Costs(BaseModel):
         0.5
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    place: ClassVar[str | None] = "costs"
 
     name: str = Field(min_length=1)
     mac: float = Field(ge=0, allow_inf_nan=False)
     ac: float = Field(ge=0, allow_inf_nan=False)
     update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
     comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
-            remedy = f"give {', '.join(type(self).model_fields)} in picojoules"
-            raise RecipeError(problems, where="costs", remedy=remedy) from None
 
 
 COSTS: dict[str, Costs] = {

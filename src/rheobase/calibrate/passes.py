@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from rheobase.calibrate.data import CalibrationData
@@ -17,12 +16,7 @@ from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire, ParallelIF
 from rheobase.signal import Signal
 from rheobase.sites import Site
-
-
-class Part(BaseModel):
-    """A named, frozen, serialisable part of a recipe; unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from rheobase.values import Value
 
 
 @dataclass
@@ -40,7 +34,7 @@ class Changes:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-class CalibrationPass(Part, ABC):
+class CalibrationPass(Value, ABC):
     """Changes the parameters it names in a spiking network, and nothing else.
 
     A subclass has its name as ``kind: Literal["my_pass"] = "my_pass"``; :func:`rheobase.register` makes it known.

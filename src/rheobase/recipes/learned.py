@@ -10,7 +10,6 @@ from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from rheobase.activations import INITIAL_POTENTIAL, QuantisedActivation, Rounding
-from rheobase.calibrate.passes import Part
 from rheobase.calibrate.statistics import Granularity, Histogram, histograms, maxima
 from rheobase.calibrate.thresholds import least_squares
 from rheobase.errors import RecipeError
@@ -18,6 +17,7 @@ from rheobase.graph import Graph
 from rheobase.learned_levels import LearnedStaircase, Parametrisation, StepTarget
 from rheobase.recipes.parts import StaircaseActivation, check_active, check_trained
 from rheobase.sites import Site
+from rheobase.values import Value
 
 MeanSteps = Annotated[FiniteFloat, Field(ge=1, strict=True)] | Literal["free"]
 
@@ -25,7 +25,7 @@ FREE_START = 4
 """Levels that every site starts with where no mean is wanted: two bits."""
 
 
-class LearnedActivation(Part):
+class LearnedActivation(Value):
     """A quantised activation that learns its levels (:class:`rheobase.learned_levels.LearnedStaircase`), at every site.
 
     Training starts from the levels that divide the wanted sum best: beginning with one a site, each further one goes to

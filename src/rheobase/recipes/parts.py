@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.activations import INITIAL_POTENTIAL, QuantisedActivation, Rounding, Staircase
-from rheobase.calibrate.passes import Part
 from rheobase.calibrate.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.calibrate.thresholds import least_squares
 from rheobase.errors import CalibrationError, RecipeError
@@ -19,6 +18,7 @@ from rheobase.graph import Graph
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, ParallelIF, Pasc
 from rheobase.neurons.parallel import Order
 from rheobase.sites import Site
+from rheobase.values import Value
 
 Levels = Annotated[int, Field(ge=1, strict=True)]
 
@@ -36,7 +36,7 @@ def for_each_site(values: Mapping[str, int], names: Sequence[str], what: str) ->
     return {name: values[name] for name in names}
 
 
-class StaircaseActivation(Part):
+class StaircaseActivation(Value):
     """A quantised activation with trained θ at every site (:class:`rheobase.Staircase`).
 
     Args:
@@ -169,7 +169,7 @@ def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
             )
 
 
-class NeuronPart(Part, ABC):
+class NeuronPart(Value, ABC):
     """What every site becomes: the part of a recipe that builds neurons.
 
     A subclass has its name as ``kind: Literal["my_neuron"] = "my_neuron"``; :func:`rheobase.register` makes it known.

@@ -6,20 +6,20 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ClassVar, ParamSpec
 
 import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, validate_call
 
 from rheobase.alignment import Alignment
 from rheobase.calibrate import PASSES, CalibrationPass
-from rheobase.calibrate.passes import Part
 from rheobase.errors import RecipeError
 from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import NEURON_PARTS, IntegrateFireNeuron, NeuronPart, StaircaseActivation
+from rheobase.values import Value, explained
 
 
-def _known_by(kinds: Mapping[str, type[Part]]) -> BeforeValidator:
+def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
     """Plain values become the part of their kind; a part whose kind nobody could look up again is refused."""
 
     def look_up(value: Any) -> Any:
@@ -30,7 +30,7 @@ def _known_by(kinds: Mapping[str, type[Part]]) -> BeforeValidator:
                     f"kind {kind!r} is unknown; use one of {', '.join(kinds)}, or import the module that registers it"
                 )
             return kinds[kind].model_validate(value)
-        if isinstance(value, Part) and kinds.get(getattr(value, "kind", "")) is not type(value):
+        if isinstance(value, Value) and kinds.get(getattr(value, "kind", "")) is not type(value):
             raise ValueError(f"no such part here: put @rb.register before the class {type(value).__name__}")
         return value
 
@@ -42,7 +42,7 @@ AnyPass = Annotated[SerializeAsAny[CalibrationPass], _known_by(PASSES)]
 AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
 
 
-class Recipe(Part):
+class Recipe(Value):
     """How to convert a network; a value: equal recipes convert alike. Holds no data, no device, no network.
 
     Args:
@@ -61,18 +61,14 @@ class Recipe(Part):
         True
     """
 
+    place: ClassVar[str | None] = "recipe"
+
     name: str = Field(min_length=1)
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
     activation: AnyActivation | None = None
     alignment: Alignment | None = None
     calibration: tuple[AnyPass, ...] = ()
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise _explain(error, "recipe", list(type(self).model_fields)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -142,20 +138,7 @@ def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:
-            raise _explain(error, method.__name__, list(inspect.signature(method).parameters)) from None
+            raise explained(error, method.__name__, inspect.signature(method).parameters) from None
 
     METHODS[method.__name__] = checked
     return checked
-
-
-def _explain(error: ValidationError, where: str, known: list[str]) -> RecipeError:
-    problems: dict[str, str] = {}
-    for item in error.errors():
-        # a value that fits none of several types is reported for each; the place is the same, and the first says enough
-        place = ".".join(str(part) for part in item["loc"] if "constrained" not in str(part))
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            problems.setdefault(place, f"unknown field '{place}'")
-        else:
-            said = item["msg"].removeprefix("Value error, ")
-            problems.setdefault(place, f"{place}: {said[:1].lower()}{said[1:]} (got {item['input']!r})")
-    return RecipeError("; ".join(problems.values()), where=where, remedy=f"known fields: {', '.join(known)}")

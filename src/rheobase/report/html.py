@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rheobase.calibrate.passes import Part
 from rheobase.recipes import METHODS, Recipe
 from rheobase.report.cells import Cell
 from rheobase.report.comparison import Comparison, Entry, spans
 from rheobase.report.plots import DARK, GRID, INK, LIGHT
 from rheobase.report.tables import COLUMNS, Column, caption, cells_of, columns
+from rheobase.values import Value
 
 TEMPLATE = "template.html"
 SCRIPT_ID = "results"
@@ -162,7 +162,7 @@ def _described(name: str, recipe: Recipe, comparison: Comparison) -> dict[str, A
     }
 
 
-def _first_sentence(thing: type[Part] | Any) -> str:
+def _first_sentence(thing: type[Value] | Any) -> str:
     """The first paragraph of a docstring, as plain text; without a formula at its end."""
     text = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
     words, formula, _ = text.partition(":math:")

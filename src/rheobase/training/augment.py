@@ -9,9 +9,9 @@ from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rheobase.errors import DataError
+from rheobase.errors import DataError, RheobaseError, TrainingError
 from rheobase.training.autoaugment import POLICIES, apply_policy
-from rheobase.training.values import Settings
+from rheobase.values import Value
 
 
 class Draws(NamedTuple):
@@ -40,7 +40,7 @@ class Draws(NamedTuple):
         return Draws(*(values[rows] for values in self))
 
 
-class Augmentation(Settings):
+class Augmentation(Value):
     """Random changes to training images [B, C, H, W] that are already normalised, in the order of the arguments.
 
     Args:
@@ -61,7 +61,8 @@ class Augmentation(Settings):
         torch.Size([8, 3, 32, 32])
     """
 
-    place: ClassVar[str] = "augment"
+    place: ClassVar[str | None] = "augment"
+    refusal: ClassVar[type[RheobaseError]] = TrainingError
 
     crop_padding: int = Field(default=4, ge=0)
     flip: bool = True

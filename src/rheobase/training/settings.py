@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from rheobase.errors import RheobaseError, TrainingError
 from rheobase.training.augment import Augmentation
-from rheobase.training.values import Settings
+from rheobase.values import Value
 
 
-class Training(Settings):
+class Training(Value):
     r"""What decides the weights; what is trained, on what data and where, are arguments of :func:`rheobase.train`.
 
     The learning rate of step s of S, with W warm-up steps, is η(s + 1)/W during warm-up, then constant or by the cosine
@@ -58,7 +59,8 @@ class Training(Settings):
         0.05
     """
 
-    place: ClassVar[str] = "training"
+    place: ClassVar[str | None] = "training"
+    refusal: ClassVar[type[RheobaseError]] = TrainingError
 
     epochs: int = Field(ge=1)
     learning_rate: FiniteFloat = Field(gt=0)

@@ -1,0 +1,63 @@
+"""Values: whatever is wrong with a field is an error of the library that names it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pydantic
+import pytest
+
+import rheobase as rb
+from rheobase.alignment import Alignment
+from rheobase.errors import RecipeError, TrainingError
+from rheobase.values import Value
+
+
+def concrete(base: type[Value]) -> list[type[Value]]:
+    """Every class of values in the library that can be made."""
+    found = [
+        cls for cls in base.__subclasses__() if not inspect.isabstract(cls) and cls.__module__.startswith("rheobase.")
+    ]
+    return found + [cls for child in base.__subclasses__() for cls in concrete(child)]
+
+
+def test_every_value_is_found() -> None:
+    assert {rb.Recipe, rb.Training, rb.Augmentation, rb.Costs, Alignment, rb.Thresholds} <= set(concrete(Value))
+    assert len(concrete(Value)) > 15
+
+
+@pytest.mark.parametrize("cls", concrete(Value), ids=lambda cls: cls.__name__)
+def test_an_unknown_field_is_named_with_those_there_are(cls: type[Value]) -> None:
+    known = ", ".join(cls.model_fields)
+    with pytest.raises(cls.refusal, match=re.escape("unknown field 'colour'") + ".*" + re.escape(known)):
+        cls(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("make", "refusal", "said"),
+    [
+        (lambda: rb.SpatialRecalibration(epochs=0), RecipeError, "spatial_recalibration: epochs: .* (got 0)"),
+        (lambda: Alignment(expansion="repeat"), RecipeError, "alignment: expansion: .* (got 'repeat')"),  # type: ignore[arg-type]
+        (lambda: rb.Costs(name="mine", ac=1), RecipeError, "costs: mac: field required. Remedy"),  # type: ignore[call-arg]
+        (lambda: rb.Costs(name="mine", mac=1, ac=-1), RecipeError, "costs: ac: .* (got -1). Remedy"),
+        (
+            lambda: rb.Recipe(name="x", timesteps=4, calibration=({"kind": "thresholds", "percentile": 101},)),  # type: ignore[arg-type]
+            RecipeError,
+            "thresholds: percentile: .* (got 101)",
+        ),
+        (
+            lambda: rb.Training(epochs=1, learning_rate=1, warmup_epochs=1),
+            TrainingError,
+            "training: warmup_epochs 1 leaves none of 1 epochs. Remedy",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_once(make, refusal, said) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(refusal, match="^" + said.replace("(", r"\(").replace(")", r"\)")):
+        make()
+
+
+def test_a_value_cannot_be_changed() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        rb.Thresholds().percentile = 50.0  # type: ignore[misc]
