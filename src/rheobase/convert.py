@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rheobase.alignment import Alignment
 from rheobase.batches import Batches
-from rheobase.calibrate import CalibrationData
+from rheobase.calibrate import CalibrationData, CalibrationPass
 from rheobase.calibrate.passes import site_errors
 from rheobase.errors import DataError, RecipeError
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
@@ -69,6 +69,29 @@ def convert(
         >>> len(snn.sites)
         19
     """
+    _check_arguments(recipe, calibration, max_pool, limit, seed)
+    data = None if calibration is None else CalibrationData.pool(calibration, limit=limit, seed=seed)
+    written, notes = _analog(model, data, example, max_pool)
+    graph, folded = fold_batch_norm(written)
+    notes = [*notes, *folded, *_data_notes(data)]
+    provenance = Provenance(seed=seed, versions=versions(), calibration=_described(data), notes=notes)
+
+    sites = site_table(graph)
+    if recipe.activation is not None:
+        recipe.activation.check(sites)
+    neurons = [recipe.neuron.build(site, graph) for site in sites]
+    start = written if any(part.unfolded for part in recipe.calibration) else graph
+    steps = _timesteps(recipe, neurons)
+    network = SpikingNetwork(start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
+    if recipe.alignment is not None:
+        provenance.notes.append(_alignment_note(network, recipe.alignment))
+    network.to(graph.device)
+    if data is not None:
+        _calibrate(network, recipe.calibration, data, progress)
+    return network
+
+
+def _check_arguments(recipe: Recipe, calibration: Batches | None, max_pool: str, limit: int, seed: int) -> None:
     if not isinstance(recipe, Recipe):
         raise RecipeError(
             f"is a {type(recipe).__name__}",
@@ -86,62 +109,64 @@ def convert(
             where="calibration",
             remedy="pass training images",
         )
-    data = None if calibration is None else CalibrationData.pool(calibration, limit=limit, seed=seed)
-    if isinstance(model, SpikingNetwork | TrainableGraph):
-        if max_pool != "refuse" or example is not None:
-            raise RecipeError(
-                "have no effect on a network that is converted already",
-                where="max_pool and example",
-                remedy="leave them out, or convert the original network",
-            )
-        written, notes = (
-            (model.ann, [])
-            if isinstance(model, SpikingNetwork)
-            else (model.to_graph(), [*model.notes, *model.level_notes()])
-        )
-        if data is not None:
-            check_input(written, data.fit[:1])
-    else:
-        written, notes = _graph(model, None if data is None else data.fit, example, max_pool)
-    graph, folded = fold_batch_norm(written)
-    notes += folded
-    provenance = Provenance(
-        seed=seed,
-        versions=versions(),
-        calibration={}
-        if data is None
-        else {
-            "images": len(data.fit) + len(data.held_out),
-            "held_out": len(data.held_out),
-            "sha256": data.digest,
-            "complete": data.complete,
-        },
-        notes=notes,
-    )
-    if data is not None and not data.complete:
-        provenance.notes.append(f"calibration data: only the first {limit} images were read (limit={limit})")
-    if data is not None and len(data.held_out) == 0:
-        provenance.notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
 
-    sites = site_table(graph)
-    if recipe.activation is not None:
-        recipe.activation.check(sites)
-    neurons = [recipe.neuron.build(site, graph) for site in sites]
-    unfolded = [i for i, calibration_pass in enumerate(recipe.calibration) if calibration_pass.unfolded]
-    start, steps = written if unfolded else graph, _timesteps(recipe, neurons)
-    network = SpikingNetwork(start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
-    if recipe.alignment is not None:
-        provenance.notes.append(_alignment_note(network, recipe.alignment))
-    network.to(graph.device)
+
+def _analog(
+    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
+) -> tuple[Graph, list[str]]:
+    """The graph of the analog network as it was written, and what to know of it."""
+    if not isinstance(model, SpikingNetwork | TrainableGraph):
+        return _captured(model, None if data is None else data.fit, example, max_pool)
+    if max_pool != "refuse" or example is not None:
+        raise RecipeError(
+            "have no effect on a network that is converted already",
+            where="max_pool and example",
+            remedy="leave them out, or convert the original network",
+        )
+    if isinstance(model, SpikingNetwork):
+        graph, notes = model.ann, []
+    else:
+        graph, notes = model.to_graph(), [*model.notes, *model.level_notes()]
+    if data is not None:
+        check_input(graph, data.fit[:1])
+    return graph, notes
+
+
+def _described(data: CalibrationData | None) -> dict[str, Any]:
+    """What the record says of the calibration images."""
+    if data is None:
+        return {}
+    return {
+        "images": len(data.fit) + len(data.held_out),
+        "held_out": len(data.held_out),
+        "sha256": data.digest,
+        "complete": data.complete,
+    }
+
+
+def _data_notes(data: CalibrationData | None) -> list[str]:
+    notes = []
+    if data is not None and not data.complete:
+        read = len(data.fit) + len(data.held_out)
+        notes.append(f"calibration data: only the first {read} images were read (limit={read})")
+    if data is not None and len(data.held_out) == 0:
+        notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
+    return notes
+
+
+def _calibrate(
+    network: SpikingNetwork, passes: Sequence[CalibrationPass], data: CalibrationData, progress: bool
+) -> None:
+    """Run the passes in order; the record gets what each changed, and the error of every site after it."""
+    last_unfolded = max((i for i, one in enumerate(passes) if one.unfolded), default=None)
     before = None
-    for i, calibration_pass in enumerate(recipe.calibration):
-        assert data is not None
+    for i, calibration_pass in enumerate(passes):
         changes = calibration_pass.apply(network, data, progress)
-        if unfolded and i == unfolded[-1]:
+        if i == last_unfolded:
             network.graph = fold_batch_norm(network.graph)[0]
             network.plan()
         after = site_errors(network, data.held_out)
-        provenance.passes.append(
+        network.provenance.passes.append(
             {
                 "pass": calibration_pass.model_dump(mode="json"),
                 "changed": changes.changed,
@@ -152,7 +177,6 @@ def convert(
             }
         )
         before = after
-    return network
 
 
 def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
@@ -204,7 +228,7 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     return f"alignment: {', '.join(parts)}"
 
 
-def _graph(
+def _captured(
     model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
     """The graph of a network as written, and what was rewritten on the way."""
