@@ -162,6 +162,11 @@ LAYOUTS = {
 }
 
 
+def test_a_fusion_that_there_is_not() -> None:
+    with pytest.raises(RecipeError, match=r"fusion: is 'sometimes'. Remedy: use auto, always or never"):
+        set_fusion("sometimes")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> None:

@@ -20,7 +20,7 @@ from conftest import grid_images
 from rheobase.calibrate import CalibrationData, CalibrationPass, Changes
 from rheobase.errors import CalibrationError, RecipeError, StoreError
 from rheobase.graph import Graph
-from rheobase.neurons import IntegrateFire, Neuron, State
+from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, State
 from rheobase.recipes import METHODS, NeuronPart
 from rheobase.signal import along_channels
 from rheobase.sites import Site
@@ -197,6 +197,30 @@ class Inherits(IntegrateFire):
         return super().step(2 * current, state, t)
 
 
+class OldRun(SignedIF):
+    kind = "old_run"
+
+    def run(self, currents: Tensor, state: State, t: int = 0) -> tuple[Tensor, State]:  # type: ignore[override]
+        return super().run(currents, state, t)
+
+
+class OldRunNeuron(SignedNeuron):
+    kind: Literal["old_run"] = "old_run"  # type: ignore[assignment]
+    builds = OldRun
+
+
+class OldRate(ConstantCurrent):
+    kind = "old_rate"
+
+    def rate(self, current: Tensor, steps: int) -> Tensor:  # type: ignore[override]
+        return super().rate(current, steps)
+
+
+class OldRateNeuron(SignedNeuron):
+    kind: Literal["old_rate"] = "old_rate"  # type: ignore[assignment]
+    builds = OldRate
+
+
 class InheritsNeuron(SignedNeuron):
     kind: Literal["inherits"] = "inherits"  # type: ignore[assignment]
     builds = Inherits
@@ -232,6 +256,8 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
         (Abstract, "Abstract: does not define apply"),
         (Nameless, "has no name"),
         (Taken, "'thresholds' is taken by rheobase.calibrate.thresholds.Thresholds"),
+        (OldRunNeuron, "OldRun.run: has no argument overwrite"),
+        (OldRateNeuron, "OldRate.rate: has no argument overwrite"),
         (InheritsNeuron, "Inherits: steps by a rule of its own and inherits run from IntegrateFire"),
         (TakenNeurons, "'pasc' is taken by rheobase.neurons.window.Pasc"),
         (Homeless, "Homeless.builds"),

@@ -67,9 +67,9 @@ def compare(
 ) -> Comparison:
     """Convert a network by every recipe, for every T, with every seed, and measure each.
 
-    A recipe is converted anew for each T. One that needs a quantised network is quantised with L = T levels (or the
-    levels it names), trained and converted, once for each seed; recipes with the same activation share the training.
-    What cannot run says why in its cell, and the rest goes on.
+    A recipe is converted anew for each T. One that needs a quantised network is quantised with L = T levels (where they
+    are learned, with a mean of T; or with the levels it names), trained and converted, once for each seed; recipes with
+    the same activation share the training. What cannot run says why in its cell, and the rest goes on.
 
     With a folder, every cell is kept in ``results.jsonl`` as soon as it is there, and the same call goes on where it
     was stopped. Several processes may share a folder: each leaves to the others what they are at, and takes what they

@@ -103,7 +103,7 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
     through after the window.
 
     The papers count T. They do not count barriers, and PASCAL's stage 2 (Algorithm 1), max(L', L) − 1 steps without
-    input at every site, is only in its energy model: here it is ``internal``.
+    input at every site that spikes feed, is only in its energy model: here it is ``internal``.
 
     **Pipeline** (QAC, section 7.7 and Fig. 4): each site is a core that works on image n while the next works on image
     n − 1. A new image can enter every max T_l steps, and site l stands idle for max T − T_l of them.

@@ -62,7 +62,7 @@ def stability(
 ) -> Stability:
     """Calibrate for several T and record every iteration (Wu et al. 2024, Fig. 3).
 
-    Nothing stops early here, so that the whole curve shows.
+    No patience ends a curve here; biases that diverge do.
 
     Args:
         model: as for :func:`rheobase.convert`.
@@ -75,8 +75,7 @@ def stability(
         options: further options of :func:`rheobase.convert`.
 
     Raises:
-        RecipeError: if the recipe has no such pass, or ``timesteps`` is empty.
-        CalibrationError: if no image is held out.
+        RecipeError: if the recipe has no such pass, ``timesteps`` is empty, or no image is held out.
 
     Example:
         >>> rb.stability(net, train, timesteps=(4, 8)).curves[4][0].accuracy  # doctest: +SKIP

@@ -52,7 +52,9 @@ class Snapshot:
 
 
 class HeldOut:
-    """Remembers a network and its logit error on held-out images before a pass, to undo the pass if it made them worse.
+    """Remembers a network and its error on held-out images before a pass, to undo the pass if it made that worse.
+
+    The error is that of :func:`logit_error`: squared and over all images, unlike the one of :func:`rheobase.evaluate`.
 
     Args:
         network: before the pass.
@@ -69,7 +71,7 @@ class HeldOut:
         if len(self.images) == 0:
             return "not checked: no images are held out"
         after = logit_error(self.network, self.images)
-        change = f"logit error on {len(self.images)} held-out images {self.before:.3g} -> {after:.3g}"
+        change = f"squared logit error on {len(self.images)} held-out images {self.before:.3g} -> {after:.3g}"
         if after <= self.before:
             return change
         self.original.restore(self.network)

@@ -153,7 +153,8 @@ class SurrogateCalibration(CalibrationPass):
             return ["the original network kept: no epoch lowered the logit error on held-out images"]
         before, after = changes.history[0]["logit_error"], best["logit_error"]
         return [
-            f"logit error on {len(data.held_out)} held-out images {before:.3g} -> {after:.3g}, epoch {best['epoch']}"
+            f"squared logit error on {len(data.held_out)} held-out images {before:.3g} -> {after:.3g}, "
+            f"epoch {best['epoch']}"
         ]
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rheobase.errors import RheobaseWarning
+from rheobase.errors import RecipeError, RheobaseWarning
 
 Fusion = Literal["auto", "always", "never"]
 
@@ -63,12 +63,21 @@ _policy = _Policy()
 def set_fusion(mode: Fusion) -> None:
     """Choose when the neuron's loop is compiled: ``auto`` (when a run proves long), ``always``, or ``never``.
 
+    For this process; the numbers are the same either way.
+
+    Args:
+        mode: ``auto`` compiles after about ten seconds of plain work. Compiling takes seconds and needs a C++ compiler;
+            without one, a warning says that neurons run plainly.
+
+    Raises:
+        RecipeError: if there is no such mode.
+
     Example:
         >>> set_fusion("never")
         >>> set_fusion("auto")
     """
     if mode not in ("auto", "always", "never"):
-        raise ValueError(f'fusion is "auto", "always" or "never", not {mode!r}')
+        raise RecipeError(f"is {mode!r}", where="fusion", remedy="use auto, always or never")
     _policy.mode = mode
 
 

@@ -49,7 +49,8 @@ def QVM(
 
     Args:
         levels: L of every site, or by the site's name; None: as trained.
-        timesteps: T of every site; default its levels. The converted network runs for any T.
+        timesteps: T of every site; default its levels. The converted network runs for any T; with levels by site, for
+            those that give each a whole number of steps.
         rounding: Q of the activation.
         initial_potential: V0/θ; default 0, ½, 1 for floor, round, ceil.
         granularity: one θ a layer, or one a channel.

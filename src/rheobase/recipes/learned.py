@@ -38,9 +38,9 @@ class LearnedActivation(Value):
         parametrisation: which two numbers a site trains (QAC, section 4.2).
         granularity: one α a layer, or one a channel.
         most: the largest T of a site.
-        rate: how fast steps are learned, in units of what was found to do; 0: they stay.
-        matched: whether the other parametrisations get learning rates that move t and α alike at the start; without,
-            that of the weights.
+        rate: how fast steps are learned, in units of what was found to do; 0: they stay (not with ``"d_alpha"``).
+        matched: whether the other parametrisations get learning rates that move t and α alike at the start; without, α
+            and d have that of the weights, steps and bits ``rate`` times it.
         settle: the share of the training after which levels stay as they are.
     """
 

@@ -30,9 +30,10 @@ def QAC(
             1 to 4), of bits n, T = 2ⁿ = t, step size d and threshold α = d t.
         granularity: one α a layer, or one a channel.
         most: the largest T of a site.
-        rate: how fast steps are learned, in units of what was found to do; 0: they stay.
-        matched: scale learning rates such that t and α start to move alike in every parametrisation; without, they are
-            those of the weights.
+        rate: how fast steps are learned, in units of what was found to do; 0: they stay (not with ``"d_alpha"``, whose
+            steps are α/d, and α is trained).
+        matched: scale learning rates such that t and α start to move alike in every parametrisation; without, α and
+            d have that of the weights, steps and bits ``rate`` times it.
         settle: the share of the training after which the steps stay as they are.
 
     Example:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from rheobase.calibrate import PASSES, CalibrationPass
 from rheobase.errors import RecipeError
-from rheobase.neurons import NEURONS, Neuron
+from rheobase.neurons import NEURONS, Neuron, WindowNeuron
 from rheobase.recipes.parts import NEURON_PARTS, NeuronPart
 from rheobase.recipes.recipe import METHODS, published
 
@@ -49,6 +49,9 @@ def register(part: T) -> T:
         if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
             raise RecipeError("does not say which neurons", where=f"{part.__name__}.builds", remedy="builds = MyNeuron")
         _complete(neuron)
+        _check_overwrite(neuron.run)
+        if issubclass(neuron, WindowNeuron):
+            _check_overwrite(neuron.rate)
         _check_run(neuron)
         kind = _kind(part)
         _free(NEURON_PARTS, kind, part)
@@ -97,6 +100,17 @@ def _complete(part: type) -> None:
     missing = sorted(getattr(part, "__abstractmethods__", ()))
     if missing:
         raise RecipeError(f"does not define {', '.join(missing)}", where=part.__name__)
+
+
+def _check_overwrite(method: Callable[..., Any]) -> None:
+    """See that a method takes what networks pass to it."""
+    parameters = inspect.signature(method).parameters
+    if "overwrite" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise RecipeError(
+            "has no argument overwrite, which networks pass",
+            where=method.__qualname__,
+            remedy="add *, overwrite=False: whether the result may be written over the currents",
+        )
 
 
 def _check_run(neuron: type[Neuron]) -> None:

@@ -70,7 +70,7 @@ class Trained:
         model: a trained copy in eval mode; the network that was given is as it was.
         history: one record for each epoch.
         epoch: number of the epoch whose weights ``model`` has.
-        notes: where learned levels ended at a bound.
+        notes: where learned levels ended at a bound, and what ``exact_statistics`` did.
     """
 
     model: nn.Module
