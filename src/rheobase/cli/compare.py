@@ -10,10 +10,11 @@ import yaml
 from rich.console import Console
 
 from rheobase import compare as compare_methods
-from rheobase import data, models
+from rheobase import data
 from rheobase.batches import Batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, note, show_progress
+from rheobase.cli.saved import Model, read_model
 from rheobase.cli.settings import read_training
 from rheobase.compare import all_recipes
 from rheobase.data import Preprocessing
@@ -28,7 +29,7 @@ POOL = 4096
 
 @command
 def compare(
-    model: Annotated[str, typer.Argument(help="module:function that returns the network.")],
+    model: Model,
     data_spec: Annotated[str, typer.Option("--data", help=f"Training images (never test images): {options.SPEC}.")],
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl, report.html, tables and plots.")],
     checkpoint: options.Checkpoint = None,
@@ -101,7 +102,7 @@ def compare(
             remedy="give --validation or --validation-folder",
         )
     set_fusion(fuse.value)
-    network = models.load(model, checkpoint)
+    network, preprocessing = read_model(model, checkpoint, data_spec, preprocessing)
     limit = None if training is not None else max(POOL, images)
     found = compare_methods(
         network,
@@ -117,7 +118,7 @@ def compare(
         on_existing=on_existing,
         max_pool=max_pool.value,
         limit=images,
-        name=model.partition(":")[2],
+        name=model.partition(":")[2] or Path(model).resolve().name,
         progress=show_progress(),
     )
     failed = sum(cell.status == "failed" for cell in found.cells)

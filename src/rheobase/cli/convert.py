@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 from rheobase import convert as convert_network
-from rheobase import data, models
+from rheobase import data
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import network_document, show_conversion
 from rheobase.cli.output import check_output, measure, save
+from rheobase.cli.saved import Model, read_model
 from rheobase.neurons.fused import set_fusion
 
 
 @command
 def convert(
-    model: Annotated[str, typer.Argument(help="module:function that returns the network.")],
+    model: Model,
     data_spec: Annotated[str, typer.Option("--data", help=f"Calibration images (never test images): {options.SPEC}.")],
     out: Annotated[Path, typer.Option(help="Folder to save the spiking network in.")],
     checkpoint: options.Checkpoint = None,
@@ -52,7 +53,7 @@ def convert(
     options.check_execution(execution, recipe, test_source)
     check_output(out, overwrite)
     set_fusion(fuse.value)
-    trained = models.load(model, checkpoint)
+    trained, preprocessing = read_model(model, checkpoint, data_spec, preprocessing)
     shuffle = None if options.is_function(data_spec) else seed
     calibration = data.load(data_spec, folder=folder, preprocessing=preprocessing, seed=shuffle)
     test_loader = test_source and data.load(test_source[0], folder=test_source[1], preprocessing=preprocessing)

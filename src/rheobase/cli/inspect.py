@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rheobase import _imports, data, models, store
+from rheobase import data, models, store
 from rheobase import inspect as inspect_network
 from rheobase.batches import batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command
 from rheobase.cli.describe import network_document, show_notes, span_of_thresholds
+from rheobase.cli.saved import is_folder
 from rheobase.data import Preprocessing
-from rheobase.errors import DataError, ModelError
+from rheobase.errors import DataError
 from rheobase.network import SpikingNetwork
 
 
@@ -40,7 +41,7 @@ def inspect(
 ) -> None:
     """List what would become spiking, what is rewritten, and what is refused and why."""
     preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
-    if _is_folder(model):
+    if is_folder(model):
         _refuse_unused(
             f"{model}, a saved network",
             {
@@ -61,18 +62,6 @@ def inspect(
     answer(found.to_json(), as_json, found.print)
     if not found.convertible:
         raise typer.Exit(1)
-
-
-def _is_folder(model: str) -> bool:
-    if Path(model).is_dir():
-        return True
-    if not _imports.names_function(model):
-        raise ModelError(
-            "is neither a folder that exists nor module:function",
-            where=model,
-            remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
-        )
-    return False
 
 
 def _refuse_unused(where: str, options: dict[str, object]) -> None:

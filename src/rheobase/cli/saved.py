@@ -1,15 +1,55 @@
-"""A saved network and the images that it is measured on."""
+"""Saved networks as arguments: to be converted anew, or measured on images."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from rheobase import data
+import typer
+from torch import nn
+
+from rheobase import _imports, data, models, store
 from rheobase.batches import Batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import note
 from rheobase.data import Preprocessing
+from rheobase.errors import ModelError
 from rheobase.network import SpikingNetwork
+
+Model = Annotated[
+    str, typer.Argument(help="module:function that returns the network, or a folder that rheobase saved.")
+]
+
+
+def is_folder(model: str) -> bool:
+    """Whether a saved network is meant, not a function.
+
+    Raises:
+        ModelError: if it is neither.
+    """
+    if Path(model).is_dir():
+        return True
+    if not _imports.names_function(model):
+        raise ModelError(
+            "is neither a folder that exists nor module:function",
+            where=model,
+            remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
+        )
+    return False
+
+
+def read_model(
+    model: str, checkpoint: Path | None, data_spec: str, preprocessing: Preprocessing | None
+) -> tuple[nn.Module, Preprocessing | None]:
+    """The network to convert, and how its images are preprocessed: a saved one remembers that."""
+    if not is_folder(model):
+        return models.load(model, checkpoint), preprocessing
+    if checkpoint is not None:
+        raise ModelError(f"has no effect on {model}, a saved network", where="--checkpoint", remedy="leave it out")
+    network = store.load(model)
+    if preprocessing is None and not options.is_function(data_spec):
+        preprocessing = _remembered(network)
+    return network, preprocessing
 
 
 def images_for(
