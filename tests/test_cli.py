@@ -195,6 +195,17 @@ def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(rb.load(tmp_path / "out").ann(images), trained.eval()(images))
 
 
+def test_a_saved_network_is_converted_anew(run: Run, saved: Path, tmp_path: Path) -> None:
+    result = run(*conversion(tmp_path / "out", "--method", "OPI", model=str(saved)))
+    assert result.code == 0, result.err
+    assert "Preprocessing as stored with the network: mean 0.25, scale 510." in result.err
+    before, after = rb.load(saved), rb.load(tmp_path / "out")
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(before.ann(images), after.ann(images))
+    assert after.recipe["name"] == "OPI"
+    assert after.provenance.calibration["preprocessing"]["scale"] == 510
+
+
 def test_options_and_recipe_file_make_the_same_network(run: Run, tmp_path: Path) -> None:
     by_option = ["--method", "RateCoding", "--option", "threshold=max", "--option", "initial_potential=0"]
     assert run(*conversion(tmp_path / "a", *by_option)).code == 0

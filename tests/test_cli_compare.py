@@ -118,6 +118,37 @@ def test_files_recipes_and_going_on(run: Run, tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: {method: OPI}\na: {method: RateCoding}\n", "'a' is given twice"),
+        ("1: {method: OPI}\n", "is not a mapping of recipes by name"),
+        ("a: {method: [OPI]}\n", "a: method: ['OPI'] is unknown"),
+        ("a: {method: OPI, 3: 4}\n", "a: recipe: is not a mapping of fields"),
+        ("a: [b\n", "is not YAML"),
+    ],
+)
+def test_recipe_files_that_are_wrong(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    result = run(*comparison(tmp_path / "out", "--recipes", tmp_path / "wrong.yaml"))
+    assert result.code == 1
+    assert said in result.err
+
+
+def test_a_saved_network_is_compared_anew(run: Run, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    rb.convert(network, rb.OPI(timesteps=2), calibration=part("train")).save(tmp_path / "saved")
+    command = comparison(tmp_path / "out", "--methods", "OPI,RTS")
+    command[1] = tmp_path / "saved"
+    result = run(*command)
+    assert result.code == 0, result.err
+    expected = rb.compare(network, [rb.OPI(), rb.RTS()], part("train"), part("test"), (1, 4), limit=40)
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    found = [json.loads(line)["test"]["accuracy"] for line in lines]
+    assert found == [cell.test.accuracy for cell in expected.cells if cell.test is not None]
+    assert_refused(run(*command, "--checkpoint", "weights.safetensors"), "--checkpoint: has no effect on")
+
+
 def test_what_did_not_run_is_said(run: Run, tmp_path: Path) -> None:
     result = run(*comparison(tmp_path / "out", "--methods", "QVM,OPI"))
     assert result.code == 0

@@ -333,9 +333,62 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="line 1"):
         compared(tmp_path / "out")
     cell = json.loads(lines[0])
-    file.write_text(json.dumps({**cell, "version": 2}) + "\n")
-    with pytest.raises(StoreError, match="version"):
-        compared(tmp_path / "out")
+    for changes, said in (
+        ({"version": 2}, "version"),
+        ({"test": None}, r"is done and has no numbers\).*delete that line"),
+        ({"latency": None}, "is done and has no numbers"),
+        ({"test": {**cell["test"], "accuracy": None}}, "one network has an accuracy, the other has none"),
+        ({"test": {**cell["test"], "accuracy": 5.0}}, "test.accuracy"),
+        ({"status": "refused"}, "is refused for no reason"),
+    ):
+        file.write_text(json.dumps({**cell, **changes}, separators=(",", ":")) + "\n")
+        with pytest.raises(StoreError, match=f"line 1: .*{said}"):
+            compared(tmp_path / "out")
+    file.write_text(lines[1] + "\n")  # what the remedy says
+    assert len(compared(tmp_path / "out", recipes=[rb.OPI()]).cells) == 2
+    assert lines[1] in file.read_text().splitlines()
+
+
+def test_what_is_not_ours_is_neither_deleted_nor_written_over(tmp_path: Path) -> None:
+    for name in ("training", "report.html", "table.csv", "results.jsonl"):
+        folder = tmp_path / f"with-{name}"
+        mine = folder / name if name != "training" else folder / name / "weights.pt"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        for choice in ("keep", "overwrite"):
+            with pytest.raises(StoreError, match=rf"something else than a comparison \({name}\)"):
+                compared(folder, on_existing=choice)
+        assert mine.read_text() == "mine"
+    out = tmp_path / "out"
+    compared(out, recipes=[rb.OPI()], timesteps=(1,))
+    with (out / "results.jsonl").open("a") as file:
+        file.write("my notes")
+    with pytest.raises(StoreError, match="ends in something that is no result"):
+        compared(out, recipes=[rb.OPI()], timesteps=(4,))
+    assert (out / "results.jsonl").read_text().endswith("my notes")
+    (out / "training" / "0123456789ab").mkdir(parents=True)
+    (out / "training" / "mine").mkdir()
+    compared(out, recipes=[rb.OPI()], timesteps=(1,), on_existing="overwrite")
+    assert [path.name for path in (out / "training").iterdir()] == ["mine"]
+
+
+def test_results_alone_make_a_folder_ours(tmp_path: Path) -> None:
+    first = compared(tmp_path / "out", recipes=[rb.OPI()])
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "results.jsonl").write_bytes((tmp_path / "out" / "results.jsonl").read_bytes())
+    assert compared(tmp_path / "copy", recipes=[rb.OPI()]).cells == first.cells
+
+
+def test_the_folder_shows_what_was_asked_last(tmp_path: Path) -> None:
+    compared(tmp_path, recipes=[rb.OPI()])
+    assert (tmp_path / "accuracy.svg").exists()
+    compared(tmp_path, recipes=[rb.Pascal(levels=2)])  # nothing runs, so there is nothing to draw
+    assert not list(tmp_path.glob("*.svg"))
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(StoreError, match=r"report.html: cannot be written .*move that folder away"):
+        compared(tmp_path, recipes=[rb.OPI()])
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_folder_that_exists(tmp_path: Path) -> None:
@@ -435,6 +488,16 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
         ({"recipes": []}, RecipeError, "recipes: is empty"),
         ({"recipes": ["FTBC"]}, RecipeError, "recipes: hold a str"),
         ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "hold 'OPI' twice"),
+        ({"recipes": None}, RecipeError, "recipes: is a NoneType, not several"),
+        ({"recipes": rb.OPI()}, RecipeError, "recipes: is a Recipe, not several"),
+        ({"recipes": {1: rb.OPI()}}, RecipeError, "recipes: has the name 1"),
+        ({"recipes": {"a\nb": rb.OPI()}}, RecipeError, r"recipes: has the name 'a\\nb'"),
+        ({"recipes": {"\ud800": rb.OPI()}}, RecipeError, "recipes: has the name"),
+        ({"name": "a\tb"}, RecipeError, "name: has the name"),
+        ({"timesteps": (10**12,)}, RecipeError, "timesteps: is 1000000000000.*1 to 65536"),
+        ({"seeds": (2**64,)}, RecipeError, "seeds: is 18446744073709551616"),
+        ({"budget": 8}, RecipeError, "budget: is 8"),
+        ({"budget": {1: 2, "a": 3}}, RecipeError, "budget: has the unknown part 1"),
         ({"timesteps": ()}, RecipeError, "timesteps: is empty"),
         ({"timesteps": (0,)}, RecipeError, "timesteps: is 0"),
         ({"timesteps": (2, 2)}, RecipeError, "timesteps: is 2, 2"),
@@ -475,3 +538,43 @@ def test_images_in_two_parts() -> None:
 def test_test_images_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="shape"):
         compared(test=(torch.rand(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64)))
+
+
+def test_labels_that_have_no_place_in_the_answers_are_refused_before_the_work(tmp_path: Path) -> None:
+    images = torch.rand(40, 1, 6, 6)
+    maps = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    first, second = (images[:20], torch.zeros(20).long()), (images[20:], torch.zeros(20).long())
+    with pytest.raises(DataError, match=r"labels of the calibration data: .* answers with \[2, 4, 4\] numbers"):
+        rb.compare(maps, [rb.OPI()], first, second, (1,), folder=tmp_path / "out")
+    assert rb.compare(maps, [rb.OPI()], images[:20], images[20:], (1,)).cells[0].status == "done"
+    labels = part("test")[1].clone()
+    labels[7] = 10
+    with pytest.raises(DataError, match="label of image 7 of the test data: is 10, but the network has 10 classes"):
+        compared(tmp_path / "out", test=(part("test")[0], labels))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_weights_has_no_ratio() -> None:
+    (cell,) = rb.compare(nn.ReLU(), [rb.OPI()], torch.rand(20, 3), torch.rand(9, 3), (1,)).cells
+    assert cell.status == "refused"
+    assert "no operation that costs energy" in (cell.reason or "")
+
+
+def test_images_of_any_real_type() -> None:
+    images = torch.rand(30, 8, dtype=torch.bfloat16)
+    small = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)).bfloat16()
+    assert len(rb.compare(small, [rb.OPI()], images[:20], images[20:], (1,)).cells) == 1
+
+
+def test_the_number_of_images_for_the_energy_is_said() -> None:
+    found = compared(recipes=[rb.OPI()], timesteps=(1,), energy_images=20)
+    assert "60 test images (analog network" in found.to_markdown()
+    assert "spikes counted for the energy on 20 of them" in found.to_markdown()
+    assert "energy by the spikes of 20 of them" in found.to_html()
+    assert "energy on" not in compared(recipes=[rb.OPI()], timesteps=(1,)).to_markdown()
+
+
+@pytest.mark.parametrize("folder", [5, "a\0b", "a" * 300])
+def test_folders_that_cannot_be(folder: Any) -> None:
+    with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
+        compared(folder, recipes=[rb.OPI()], timesteps=(1,))

@@ -88,7 +88,7 @@ def test_default_timesteps() -> None:
 @pytest.mark.parametrize(
     ("labels", "word"),
     [
-        (torch.full((20,), 99), r"label of image 0: is 99, but the network has \d+ classes"),
+        (torch.full((20,), 99), r"label of image 0 of the test data: is 99, but the network has \d+ classes"),
         (torch.full((20,), -1), "is -1"),
         (torch.zeros(20), "one whole number"),
         (torch.zeros(20, 2, dtype=torch.int64), "one whole number"),

@@ -261,6 +261,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "delay": (lambda: foreign(affine(), nir.Delay(ONES), fire()), {}, r"n1 \(Delay\): is a Delay"),
     "recurrent": (lambda: foreign(affine(), fire(), edges=[("n1", "n0")]), {}, "is recurrent"),
     "negative threshold": (lambda: foreign(affine(), fire(-1.0)), {}, "n1: has a threshold that is not positive"),
+    "complex": (
+        lambda: foreign(nir.Linear(np.eye(2, dtype=np.complex64) * 1j), fire()),
+        {},
+        "n0: holds complex64 values, not real numbers",
+    ),
     "NaN": (
         lambda: foreign(nir.Linear(np.full((2, 2), np.nan, dtype=np.float32)), fire()),
         {},
@@ -268,6 +273,18 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "no neurons": (lambda: foreign(affine()), {}, "has no neurons"),
 }
+
+
+def test_options_and_paths_that_cannot_be(tmp_path: Path) -> None:
+    snn = grid_snn("MLP")
+    with pytest.raises(StoreError, match="approximate: is 'no'. Remedy: use True or False"):
+        rb.export_nir(snn, tmp_path / "net.nir", approximate="no", reset="subtract")  # type: ignore[arg-type]
+    for path in (5, "a\0b", "a" * 300):
+        with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
+            rb.export_nir(snn, path, reset="subtract")  # type: ignore[arg-type]
+        with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
+            rb.import_nir(path)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_mixed_types_become_the_widest_of_the_weights(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
         if isinstance(batch, Tensor):
             yield batch, None
         elif isinstance(batch, (tuple, list)) and len(batch) >= 1 and isinstance(batch[0], Tensor):
-            labels = torch.as_tensor(batch[1]) if len(batch) > 1 else None
+            labels = _as_labels(batch[1], where) if len(batch) > 1 else None
             if labels is not None:
                 _check_labels(batch[0], labels, where)
             yield batch[0], labels
@@ -99,6 +99,17 @@ def _nonempty(images: Tensor, where: str) -> Tensor:
     return images
 
 
+def _as_labels(labels: Any, where: str) -> Tensor:
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"has labels that are no numbers ({type(labels).__name__}: {error})",
+            where=where,
+            remedy="give the number of its class for each image",
+        ) from None
+
+
 def _check_labels(images: Tensor, labels: Tensor, where: str) -> None:
     if labels.shape[:1] != images.shape[:1]:
         raise DataError(
@@ -106,3 +117,43 @@ def _check_labels(images: Tensor, labels: Tensor, where: str) -> None:
             where=where,
             remedy="give each image one label",
         )
+
+
+def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
+    """Refuse labels that are not one whole number for each image, from 0 to below ``classes``.
+
+    Raises:
+        DataError: naming the first such image, counted from ``offset``.
+    """
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(
+            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
+            where=f"labels of the {where}",
+            remedy="give one whole number for each image",
+        )
+    bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        problem = f"is {int(labels[first])}"
+        if classes is not None:
+            problem += f", but the network has {classes} classes (0 to {classes - 1})"
+        raise DataError(
+            problem,
+            where=f"label of image {offset + first} of the {where}",
+            remedy="give the network's last layer one output for each class, and number the classes from 0",
+        )
+
+
+def check_answers(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
+    """Refuse labels for which the network's answers [B, ...] have no place: of maps, or of other classes.
+
+    Raises:
+        DataError: naming what does not fit.
+    """
+    if answers.dim() != 2:
+        raise DataError(
+            f"are one for each image, and the network answers with {list(answers.shape[1:])} numbers for each",
+            where=f"labels of the {where}",
+            remedy="leave the labels out, or give a network that ends in one number for each class",
+        )
+    check_labels(labels, where, answers.shape[1], offset)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rheobase.batches import Batches, Digest
+from rheobase.batches import Batches, Digest, check_answers
 from rheobase.convert import convert, versions
 from rheobase.energy import energy
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
@@ -29,13 +30,15 @@ from rheobase.graph.maxpool import MaxPool
 from rheobase.graph.trace import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.latency import latency
-from rheobase.network import SpikingNetwork, check_input
+from rheobase.network import MOST_TIMESTEPS, SpikingNetwork, check_input
+from rheobase.paths import as_path
 from rheobase.progress import track
 from rheobase.quantise import quantise
 from rheobase.recipes import METHODS, Recipe, SNNCalibration
 from rheobase.report.cells import Cell, Delay, Identity, Measured, Results, key
 from rheobase.report.comparison import About, Comparison
 from rheobase.report.folder import TRAINING_FOLDER, OnExisting, open_folder
+from rheobase.seeds import MOST_SEED, generator
 from rheobase.training import Training, train
 from rheobase.training.data import OnDisk, read
 
@@ -112,10 +115,12 @@ def compare(
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
     named = _named(recipes)
-    timesteps, seeds = _numbers(timesteps, 1, "timesteps"), _numbers(seeds, 0, "seeds")
+    timesteps, seeds = _numbers(timesteps, 1, "timesteps", MOST_TIMESTEPS), _numbers(seeds, 0, "seeds", MOST_SEED)
+    if name is not None:
+        check_name(name, "name")
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     for option, value in (("limit", limit), ("energy_images", energy_images)):
-        _numbers((value,), 1, option)
+        _numbers((value,), 1, option, sys.maxsize)
     _check_budget(budget, validation)
     parts = {
         "calibration": _Images.read(calibration, "calibration data"),
@@ -131,9 +136,9 @@ def compare(
     repeated = _check_apart(parts)
     fitted, tested = cast(_Images, parts["calibration"]), cast(_Images, parts["test"])
     network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
-    for part in parts.values():
-        if part is not None:
-            check_input(analog.graph, part.images[:1])
+    for part, data in parts.items():
+        if data is not None:
+            _check_fits(analog, part, data)
     quantised = all(site.levels is not None for site in analog.sites)
     _check_training(training, named, quantised)
     identity = Identity(
@@ -146,7 +151,7 @@ def compare(
         limit=limit,
         energy_images=energy_images,
     )
-    with open_folder(None if folder is None else Path(folder), on_existing) as home:
+    with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
         runner = _Runner(network, parts, training, quantised, home.path, max_pool, limit, energy_images, identity)
         found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
@@ -242,13 +247,14 @@ class _Images:
 
     def some(self, number: int, seed: int) -> Batches:
         """So many, chosen by the seed."""
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))[:number]
+        order = torch.randperm(len(self.images), generator=generator(seed))[:number]
         return self.images[order] if self.labels is None else (self.images[order], self.labels[order])
 
     @cached_property
     def hashes(self) -> list[bytes]:
         """Of every image by itself."""
-        return [hashlib.sha256(image.numpy()).digest() for image in self.images.cpu().contiguous()]
+        pixels = self.images.detach().cpu().contiguous().flatten(1).view(torch.uint8)  # NumPy knows no bfloat16
+        return [hashlib.sha256(image.numpy()).digest() for image in pixels]
 
     @cached_property
     def each(self) -> frozenset[bytes]:
@@ -315,7 +321,7 @@ class _Runner:
             found = {"status": "refused", "reason": str(error)}
         except Exception as error:  # one failed cell must not lose the others
             said = error if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
-            found = {"status": "failed", "reason": str(said)}
+            found = {"status": "failed", "reason": " ".join(str(said).split())}  # a line in tables
         return Cell(
             method=method,
             timesteps=timesteps,
@@ -360,6 +366,12 @@ class _Runner:
         result = evaluate(network, data.batches, (timesteps,))
         spent = energy(network, data.some(self.energy_images, 0), timesteps=timesteps)
         (row,) = result.rows
+        if not spent.ann_picojoules > 0:
+            raise CalibrationError(
+                "does no operation that costs energy, so that there is no ratio to it",
+                where="the analog network",
+                remedy="compare on a network with weights",
+            )
         numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
         broken = [name for name, value in numbers.items() if not math.isfinite(value)]
         if broken:
@@ -424,6 +436,10 @@ def _steps(recipe: Recipe, network: SpikingNetwork, timesteps: int) -> int:
 
 
 def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]:
+    if isinstance(recipes, Recipe) or not isinstance(recipes, Mapping | Iterable):
+        raise RecipeError(
+            f"is a {type(recipes).__name__}, not several", where="recipes", remedy="give a list, such as [rb.FTBC()]"
+        )
     pairs = list(recipes.items()) if isinstance(recipes, Mapping) else [(getattr(r, "name", ""), r) for r in recipes]
     if not pairs:
         raise RecipeError("is empty", where="recipes", remedy="give at least one, such as rb.FTBC()")
@@ -433,6 +449,8 @@ def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe
                 f"hold a {type(recipe).__name__}", where="recipes", remedy="pass recipes such as rb.FTBC()"
             )
     names = [name for name, _ in pairs]
+    for method in names:
+        check_name(method, "recipes")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(
@@ -441,18 +459,28 @@ def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe
     return dict(pairs)
 
 
-def _numbers(values: Sequence[int], least: int, where: str) -> tuple[int, ...]:
+def check_name(name: object, where: str) -> None:
+    """Refuse what would break the lines of a table or the text of a file.
+
+    Raises:
+        RecipeError: if it is no text, empty, or holds line breaks, control characters or lone surrogates.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise RecipeError(f"has the name {name!r}", where=where, remedy="use names of printable characters in one line")
+
+
+def _numbers(values: Sequence[int], least: int, where: str, most: int) -> tuple[int, ...]:
     if not isinstance(values, Iterable):
         raise RecipeError(
             f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
         )
     values = tuple(values)
-    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= least]
+    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and least <= v <= most]
     if not values or len(good) < len(values) or len(set(values)) < len(values):
         raise RecipeError(
             f"is {', '.join(map(repr, values)) or 'empty'}",
             where=where,
-            remedy=f"give whole numbers from {least}, each once",
+            remedy=f"give whole numbers from {least} to {most}, each once",
         )
     return values
 
@@ -460,7 +488,9 @@ def _numbers(values: Sequence[int], least: int, where: str) -> tuple[int, ...]:
 def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:
     if budget is None:
         return
-    unknown = sorted(set(budget) - {"latency", "energy"})
+    if not isinstance(budget, Mapping):
+        raise RecipeError(f"is {budget!r}", where="budget", remedy='give a mapping, such as {"latency": 8}')
+    unknown = [name for name in budget if name not in ("latency", "energy")]
     if unknown or not budget:
         raise RecipeError(
             f"has the unknown part {unknown[0]!r}" if unknown else "is empty",
@@ -496,6 +526,19 @@ def _check_apart(parts: Mapping[str, _Images | None]) -> list[str]:
         if found:
             notes.append(f"{name} images: {said}")
     return notes
+
+
+def _check_fits(network: SpikingNetwork, part: str, data: _Images) -> None:
+    """See that images and labels are such as the network has answers for, before anything is trained or measured."""
+    try:
+        check_input(network.graph, data.images[:1])
+    except DataError as error:
+        raise DataError(error.reason, where=f"{part} {error.where}", remedy=error.remedy) from None
+    if data.labels is None:
+        return
+    with torch.inference_mode():
+        answer = network.ann(data.images[:1].to(network.graph.device))
+    check_answers(answer, data.labels, f"{part} data")
 
 
 def _check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:

@@ -22,6 +22,7 @@ from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import Provenance, SpikingNetwork, check_input
 from rheobase.neurons import Neuron
 from rheobase.recipes import Recipe
+from rheobase.seeds import check_seed
 from rheobase.sites import site_table
 
 
@@ -100,9 +101,9 @@ def _check_arguments(recipe: Recipe, calibration: Batches | None, max_pool: str,
         )
     if max_pool not in get_args(MaxPool):
         raise RecipeError(f"is {max_pool!r}", where="max_pool", remedy=f"use one of {', '.join(get_args(MaxPool))}")
-    for option, value, least in (("limit", limit, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise RecipeError(f"is {value!r}", where=option, remedy=f"use a whole number from {least}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise RecipeError(f"is {limit!r}", where="limit", remedy="use a whole number from 1")
+    check_seed(seed)
     if calibration is None and recipe.calibration:
         raise DataError(
             f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",

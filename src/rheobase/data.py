@@ -33,6 +33,7 @@ from . import _imports
 from .batches import Batches
 from .errors import DataError, RheobaseWarning
 from .progress import track
+from .seeds import generator
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 _TAR = re.compile(r".*\.(tar|tar\.gz|tar\.xz|tar\.bz2)", re.IGNORECASE)
@@ -291,7 +292,7 @@ def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
     """The positions to read of `count` samples: shuffled where there is a seed, then cut at the limit."""
     if seed is None:
         return list(range(count))[:limit]
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:limit]
+    return torch.randperm(count, generator=generator(seed)).tolist()[:limit]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -123,8 +124,8 @@ class Energy:
 
     @property
     def ratio(self) -> float:
-        """Energy of the spiking network by that of the analog one: below 1 it saves."""
-        return self.picojoules / self.ann_picojoules if self.ann_picojoules else float("nan")
+        """Energy of the spiking network by that of the analog one: below 1 it saves. NaN where that needs none."""
+        return self.picojoules / self.ann_picojoules if self.ann_picojoules else math.nan
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -140,7 +141,8 @@ class Energy:
             "ratio",
         )
         plain = {**asdict(self), "costs": self.costs.model_dump(), "not_counted": list(self.not_counted)}
-        return {**plain, **{name: getattr(self, name) for name in totals}}
+        values = {name: getattr(self, name) for name in totals}
+        return {**plain, **values, "ratio": None if math.isnan(self.ratio) else self.ratio}
 
     def to_markdown(self) -> str:
         """As a Markdown table, with the totals and what is not counted below."""
@@ -163,10 +165,10 @@ class Energy:
     def summary(self) -> str:
         """In a few sentences."""
         source = f"measured on {self.images} images" if self.images else f"for {self.spike_rate:g} spikes a neuron"
-        return (
-            f"{self.ratio:.3f} of the analog network's energy ({self.costs.name}, {source}). "
-            f"Not counted: {'; '.join(self.not_counted)}."
-        )
+        share = f"{self.ratio:.3f} of the analog network's energy"
+        if math.isnan(self.ratio):
+            share = "The analog network needs no energy"
+        return f"{share} ({self.costs.name}, {source}). Not counted: {'; '.join(self.not_counted)}."
 
     def __str__(self) -> str:
         return self.to_markdown()
@@ -235,8 +237,8 @@ def energy(
     if images is None or spike_rate is not None:
         if images is not None or spike_rate is None:
             raise RecipeError("are needed, one and not both", where="images or spike_rate")
-        if not 0 <= spike_rate <= steps:
-            raise RecipeError(f"is {spike_rate}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
+        if not isinstance(spike_rate, int | float) or not 0 <= spike_rate <= steps:
+            raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
         shapes = {node.name: node.shape for node in network.graph.nodes}
         seen = 0
         spikes = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}

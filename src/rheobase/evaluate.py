@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rheobase.batches import Batches, Digest, batches, count
+from rheobase.batches import Batches, Digest, batches, check_answers, count
 from rheobase.convert import versions
-from rheobase.errors import DataError
 from rheobase.network import Execution, SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal, Train, along_channels
@@ -205,7 +204,7 @@ class _Tally:
         difference = (logits - reference).flatten(2).double().norm(dim=2)
         self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
         if labels is not None:
-            _check_classes(labels, reference.shape[1], self.labelled)
+            check_answers(reference, labels, "test data", self.labelled)
             self.correct += (predicted == labels).sum(1)
             self.ann_correct += int((ann == labels).sum())
             self.labelled += len(labels)
@@ -234,23 +233,6 @@ class _Tally:
         recipe, seed = self.network.recipe, self.network.provenance.seed
         name = str(recipe.get("name", ""))
         return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
-
-
-def _check_classes(labels: Tensor, classes: int, offset: int) -> None:
-    if labels.dim() != 1 or labels.is_floating_point():
-        raise DataError(
-            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
-            where="labels",
-            remedy="give one whole number for each image",
-        )
-    bad = (labels < 0) | (labels >= classes)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise DataError(
-            f"is {int(labels[first])}, but the network has {classes} classes (0 to {classes - 1})",
-            where=f"label of image {offset + first}",
-            remedy="check that data set and network have the same classes",
-        )
 
 
 def _percent(value: float | None) -> str:

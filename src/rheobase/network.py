@@ -20,6 +20,8 @@ from rheobase.signal import Held, Signal, Train, lift, prefix_means, step_by_ste
 from rheobase.sites import Site, site_table, split_at_sites
 
 DEFAULT_MEMORY_BUDGET = 2**30
+MOST_TIMESTEPS = 2**16
+"""A bound against slips of the keyboard: rate coding has its last digit after some thousand steps."""
 ROWS_IN_FLIGHT = 128
 """Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
 
@@ -295,8 +297,10 @@ class SpikingNetwork(nn.Module):
         Raises:
             RecipeError: naming the site.
         """
-        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
-            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
+        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or not 1 <= timesteps <= MOST_TIMESTEPS:
+            raise RecipeError(
+                f"is {timesteps!r}", where="timesteps", remedy=f"use a whole number from 1 to {MOST_TIMESTEPS}"
+            )
         for site, neuron in zip(self.sites, self.neurons, strict=True):
             reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
             if reason:

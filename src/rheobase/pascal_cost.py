@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -130,8 +131,8 @@ def pascal_cost(
     check_converted(network)
     if images is not None and spike_rate is not None:
         raise RecipeError("has no effect beside images", where="spike_rate", remedy="leave one of them out")
-    if spike_rate is not None and not spike_rate > 0:
-        raise RecipeError(f"is {spike_rate}", where="spike_rate", remedy="use a positive number")
+    if spike_rate is not None and not (isinstance(spike_rate, int | float) and 0 < spike_rate < math.inf):
+        raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy="use a positive number")
     rate = None if images is not None else SPIKE_RATE if spike_rate is None else spike_rate
     if rate is None:
         assert images is not None
@@ -154,7 +155,7 @@ def pascal_cost(
             raise RecipeError(
                 "takes no operations before its neurons, so that their share in them is not defined",
                 where=name,
-                remedy="give images on which the layers before it spike",
+                remedy="give images on which the layers before it spike; the model has no value for a site without any",
             )
         relative = size / work[name]
         rows.append(PascalLayer(name, levels[name], size, relative, energy_ratio(levels[name], relative)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from rheobase.activations import INITIAL_POTENTIAL, Rounding, clipped_count
 from rheobase.errors import RecipeError
 from rheobase.neurons import IntegrateFire
+from rheobase.seeds import generator
 
 INPUTS = ("random", "uniform", "ann", "constant")
 
@@ -129,7 +130,7 @@ def input_scenarios(
     if rounding not in INITIAL_POTENTIAL:
         raise RecipeError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
     potential, theta = INITIAL_POTENTIAL[rounding], torch.tensor(threshold, dtype=torch.float64)
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     currents = {name: torch.empty(timesteps, trials, neurons, dtype=torch.float64) for name in INPUTS[:2]}
     z = torch.empty(trials, neurons, dtype=torch.float64)
     for trial in range(trials):

@@ -30,6 +30,7 @@ from rheobase.graph.ir import Graph, Node
 from rheobase.graph.operations import OPERATIONS, activation, max_pool
 from rheobase.network import Provenance, SpikingNetwork
 from rheobase.neurons import NEURONS, Neuron
+from rheobase.paths import as_path
 
 FORMAT = "rheobase-network"
 VERSION = 1
@@ -60,7 +61,7 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
         >>> snn.save("out/resnet20")  # doctest: +SKIP
         PosixPath('out/resnet20')
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     content, tensors = describe(network, str(folder))
     blob = safetensors.torch.save(tensors)
     content["tensors_sha256"] = hashlib.sha256(blob).hexdigest()
@@ -98,7 +99,7 @@ def load(folder: str | Path) -> SpikingNetwork:
         >>> rb.load("out/resnet20").timesteps  # doctest: +SKIP
         8
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not folder.is_dir():
         raise StoreError("is not a folder that exists", where=str(folder), remedy="check the path")
     where = str(folder / STRUCTURE_FILE)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rheobase.batches import Batches, Digest, batches
 from rheobase.errors import DataError
+from rheobase.seeds import generator
 
 HELD_OUT = 0.2
 MOST_HELD_OUT = 2000
@@ -85,7 +86,7 @@ class CalibrationData:
         )
         digest = Digest()
         digest.update(images=pooled, labels=pooled_labels)
-        order = torch.randperm(len(pooled), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(pooled), generator=generator(seed))
         cut = min(int(len(pooled) * HELD_OUT), MOST_HELD_OUT)
         held, fit = order[:cut], order[cut:]
         return cls(

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from rheobase.batches import check_labels
 from rheobase.calibrate.da_qcfs import DAQCFS, Surrogate
 from rheobase.calibrate.data import CalibrationData
 from rheobase.calibrate.error_calibration import calibrate_errors
@@ -305,8 +306,6 @@ def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> Cali
     Raises:
         DataError: if a label is none of the network's classes, naming the image.
     """
-    from rheobase.training.data import check_labels  # here: training imports this package
-
     classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
     fit, held_out = cast(Tensor, data.fit_labels), cast(Tensor, data.held_out_labels)
     check_labels(fit, "fitted calibration images, in their seeded order", classes)

@@ -19,6 +19,7 @@ from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron
 from rheobase.neurons.surrogate import fire_with_gradient
 from rheobase.progress import track
+from rheobase.seeds import generator
 from rheobase.signal import Held, Signal, along_channels, step_by_step
 from rheobase.sites import Site
 
@@ -93,10 +94,10 @@ class SurrogateCalibration(CalibrationPass):
         )
         batches = -(-len(images) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * batches)
-        generator = torch.Generator().manual_seed(self.seed)
+        draws = generator(self.seed)
         for epoch in track(range(1, self.epochs + 1), "training potentials and thresholds", show=progress):
             total = 0.0
-            for rows in torch.randperm(len(images), generator=generator).split(self.batch_size):
+            for rows in torch.randperm(len(images), generator=draws).split(self.batch_size):
                 with torch.enable_grad():
                     loss = (self._logits(network, images[rows], trained) - reference[rows].clone()).square().mean()
                     optimiser.zero_grad()

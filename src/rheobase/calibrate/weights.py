@@ -17,6 +17,7 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import IntegrateFire
 from rheobase.progress import track
+from rheobase.seeds import generator
 from rheobase.signal import along_channels
 from rheobase.sites import Site
 
@@ -57,10 +58,10 @@ class WeightCalibration(CalibrationPass):
         check = HeldOut(network, data.held_out)
         changes = Changes()
         activations = _activations(network, images)
-        generator = torch.Generator().manual_seed(self.seed)
+        draws = generator(self.seed)
         for layer in track(layers(network, images), "fitting weights", show=progress, total=len(network.sites)):
             names = _own_tensors(network, layer, changes)
-            if names and self._fit(network, layer, names, activations[layer.site.index], generator):
+            if names and self._fit(network, layer, names, activations[layer.site.index], draws):
                 changes.changed[layer.site.name] = names
         if not changes.changed:
             changes.notes.append("the original network kept: no layer's error fell")
@@ -71,7 +72,7 @@ class WeightCalibration(CalibrationPass):
         return changes
 
     def _fit(
-        self, network: SpikingNetwork, layer: Layer, names: list[str], target: Tensor, generator: torch.Generator
+        self, network: SpikingNetwork, layer: Layer, names: list[str], target: Tensor, draws: torch.Generator
     ) -> bool:
         """Fit the tensors of one layer; False if that made its error larger."""
         neuron = integrate_fire(network, layer.site)
@@ -91,7 +92,7 @@ class WeightCalibration(CalibrationPass):
         with torch.no_grad():
             before = float(error(everything))
         for _ in range(self.iterations):
-            rows = torch.randperm(len(target), generator=generator)[: self.batch_size]
+            rows = torch.randperm(len(target), generator=draws)[: self.batch_size]
             optimiser.zero_grad()
             error(rows).backward()
             optimiser.step()

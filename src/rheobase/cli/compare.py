@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from rheobase import compare as compare_methods
@@ -22,6 +21,7 @@ from rheobase.errors import DataError, RecipeError
 from rheobase.neurons.fused import set_fusion
 from rheobase.recipes import Recipe
 from rheobase.report.folder import REPORT_FILE, OnExisting
+from rheobase.yaml_text import read_yaml
 
 POOL = 4096
 """Calibration images that are read from files where nothing is trained; each seed takes its own from them."""
@@ -85,8 +85,8 @@ def compare(
     on_existing: OnExisting = "overwrite" if overwrite else "number" if number else "keep"
     recipes = read_recipes(methods, recipes_file)
     limits = read_budget(budget or [])
-    steps = options.numbers(timesteps, int, "--timesteps")
-    numbers = options.numbers(seeds, int, "--seeds")
+    steps = options.numbers(timesteps, int, "--timesteps", example="1,2,4,8")
+    numbers = options.numbers(seeds, int, "--seeds", example="0,1,2")
     preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
     training = None if training_file is None else read_training(training_file, {}, None, preprocessing)
     test_source = options.read_test_source(data_spec, folder, test, test_folder)
@@ -165,22 +165,21 @@ def read_recipes(methods: str | None, file: Path | None) -> dict[str, Recipe]:
         return found
     if methods is not None:
         raise RecipeError("cannot be combined with --methods", where="--recipes", remedy="write them into the file")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(file)) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"is not YAML: {error}".replace("\n", " "), where=str(file)) from None
-    if not isinstance(values, dict) or not values or not all(isinstance(v, dict) for v in values.values()):
+    values = read_yaml(file)
+    if (
+        not isinstance(values, dict)
+        or not values
+        or not all(isinstance(name, str) and isinstance(fields, dict) for name, fields in values.items())
+    ):
         raise RecipeError(
             "is not a mapping of recipes by name",
             where=str(file),
             remedy="write a line such as `scaled: {method: FTBC, scale: true}` for each",
         )
-    return {str(name): _recipe(name, fields, file) for name, fields in values.items()}
+    return {name: _recipe(name, fields, file) for name, fields in values.items()}
 
 
-def _recipe(name: object, fields: dict[str, Any], file: Path) -> Recipe:
+def _recipe(name: str, fields: dict[str, Any], file: Path) -> Recipe:
     try:
         return Recipe.from_dict(fields)
     except RecipeError as error:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from rheobase import store
@@ -19,6 +18,7 @@ from rheobase.energy import energy
 from rheobase.errors import DataError, RecipeError
 from rheobase.latency import latency
 from rheobase.neurons.fused import set_fusion
+from rheobase.yaml_text import read_yaml
 
 
 @command
@@ -82,12 +82,7 @@ def _read_costs(costs: str) -> str | Costs:
     path = Path(costs)
     if path.suffix not in (".yaml", ".yml"):
         return costs
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=costs) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise RecipeError("is not YAML", where=costs) from None
+    values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise RecipeError("is not a mapping of costs", where=costs, remedy="write name, mac and ac, in picojoules")
     return Costs(**values)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-import yaml
 
 from rheobase import _imports
 from rheobase.data import Preprocessing
 from rheobase.errors import DataError, RecipeError
 from rheobase.neurons import WindowNeuron
 from rheobase.recipes import Recipe
+from rheobase.yaml_text import parse_yaml
 
 
 class Fusion(StrEnum):
@@ -152,10 +152,7 @@ def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...
             raise RecipeError(f"is {text!r}", where=where, remedy=f"write it as key=value, such as {example}")
         if key in taken or key in values:
             raise RecipeError("is given twice", where=f"{where} {key}", remedy="give it once")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RecipeError(f"has the value {value!r}, which is no YAML scalar", where=f"{where} {key}") from None
+        values[key] = parse_yaml(value, f"{where} {key}")
     return values
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rheobase.data import Preprocessing
 from rheobase.errors import TrainingError
 from rheobase.training import Augmentation, Training
+from rheobase.yaml_text import read_yaml
 
 DEFAULTS = {"epochs": 4, "learning_rate": 0.02}
 """For quantised networks that start from a trained one (found for ResNet-20 on CIFAR-10)."""
@@ -48,14 +47,7 @@ def read_training(
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise TrainingError(f"cannot be read: {error.strerror}", where=str(file)) from None
-    except UnicodeDecodeError:
-        raise TrainingError("is not a text file", where=str(file), remedy="give a YAML file") from None
-    except yaml.YAMLError as error:
-        raise TrainingError(f"is not YAML: {error}".replace("\n", " "), where=str(file)) from None
+    values = read_yaml(file, TrainingError)
     augment = values.get("augment") if isinstance(values, dict) else None
     names = [*values, *(augment if isinstance(augment, dict) else [])] if isinstance(values, dict) else [None]
     if not all(isinstance(name, str) for name in names):

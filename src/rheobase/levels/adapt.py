@@ -18,10 +18,10 @@ from rheobase.graph.trainable import TrainableGraph
 from rheobase.levels.metric import LevelMetric, Moments, check_bins, check_falling, measure
 from rheobase.quantise import quantise
 from rheobase.recipes import QVM
+from rheobase.seeds import derive
 from rheobase.training import Epoch, Trained, Training, train
 from rheobase.training.checks import parts
 from rheobase.training.data import OnDisk, Part, read
-from rheobase.training.seeds import derive
 
 UNIFORM, ADAPTED = "uniform", "adapted"
 """The stages' folders."""

@@ -19,6 +19,7 @@ from rheobase.neurons import IntegrateFire, Neuron
 from rheobase.nir.contract import write_contract
 from rheobase.nir.lower import Lowering, sum_pools
 from rheobase.nir.package import Reset, check_reset, require_nir
+from rheobase.paths import as_path
 from rheobase.sites import Site
 
 
@@ -106,7 +107,9 @@ def export_nir(
     check_converted(network)
     nir = require_nir()
     check_reset(reset)
-    path = Path(path)
+    if not isinstance(approximate, bool):
+        raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
+    path = as_path(path)
     if path.exists() and not overwrite:
         raise StoreError("exists already", where=str(path), remedy="choose another name, or pass overwrite=True")
     losses = tuple(loss for i in range(len(network.sites)) for loss in _losses(network, i, reset))

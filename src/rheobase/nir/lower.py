@@ -73,7 +73,8 @@ def _window(node: Node, graph: Graph) -> tuple[list[int], list[int], list[int]] 
 
 def refusal(node: Node, reason: str) -> StoreError:
     """The error for an operation that NIR has no words for."""
-    return StoreError(f"{reason}, for which NIR has no node", where=node.origin or node.name, remedy=_PARTIAL)
+    called = node.origin if node.origin and not node.origin.startswith("the network") else node.name
+    return StoreError(f"{reason}, for which NIR has no node", where=called, remedy=_PARTIAL)
 
 
 _UNKNOWN = {

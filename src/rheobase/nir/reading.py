@@ -19,6 +19,7 @@ from rheobase.network import Provenance, SpikingNetwork
 from rheobase.neurons import IntegrateFire
 from rheobase.nir.contract import read_contract
 from rheobase.nir.package import Reset, check_reset, require_nir
+from rheobase.paths import as_path
 
 
 def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset = "value") -> SpikingNetwork:
@@ -48,7 +49,8 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
     """
     nir = require_nir()
     check_reset(reset)
-    path, where = Path(path), str(path)
+    path = as_path(path)
+    where = str(path)
     if not path.is_file():
         raise StoreError("is not a file that exists", where=where, remedy="check the path")
     try:
@@ -183,7 +185,10 @@ class _Reader:
 
     def tensor(self, name: str, array: Any) -> Tensor:
         """An array of a node."""
-        found = torch.from_numpy(np.array(array)).to(self.dtype)
+        values = np.array(array)
+        if values.dtype.kind not in "fiu":
+            raise StoreError(f"holds {values.dtype} values, not real numbers", where=name, remedy="export it again")
+        found = torch.from_numpy(values).to(self.dtype)
         if not bool(torch.isfinite(found).all()):
             raise StoreError("holds NaN or infinite values", where=name, remedy="export it again")
         return found

@@ -69,7 +69,7 @@ class StaircaseActivation(Value):
             RecipeError: if they are not given, or for other sites.
         """
         if self.levels is None:
-            raise RecipeError("are not given", where="levels", remedy="say how many: rb.Pascal(levels=4)")
+            raise RecipeError("are not given", where="levels", remedy="say how many, as levels=4 of the recipe")
         if isinstance(self.levels, int):
             return {site.name: self.levels for site in sites}
         return for_each_site(self.levels, [site.name for site in sites], "levels")

@@ -17,6 +17,7 @@ from rheobase.errors import RecipeError
 from rheobase.recipes.learned import LearnedActivation
 from rheobase.recipes.parts import NEURON_PARTS, IntegrateFireNeuron, NeuronPart, StaircaseActivation
 from rheobase.values import Value, explained
+from rheobase.yaml_text import parse_yaml, read_yaml
 
 
 def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
@@ -83,13 +84,15 @@ class Recipe(Value):
         """From all fields, or from ``{"method": "RateCoding", ...options}``.
 
         Raises:
-            RecipeError: naming every unknown or impossible field.
+            RecipeError: if it is no mapping, naming every unknown or impossible field.
         """
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
         if "method" not in values:
             return cls(**values)
         options = dict(values)
         name = options.pop("method")
-        if name not in METHODS:
+        if not isinstance(name, str) or name not in METHODS:
             raise RecipeError(f"{name!r} is unknown", where="method", remedy=f"use one of {', '.join(METHODS)}")
         return METHODS[name](**options)
 
@@ -100,13 +103,7 @@ class Recipe(Value):
         Raises:
             RecipeError: if it is not YAML, not a mapping, or not a recipe.
         """
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"is not YAML: {error}".replace("\n", " "), where="recipe") from None
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
-        return cls.from_dict(values)
+        return cls.from_dict(parse_yaml(text, "recipe"))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -115,12 +112,7 @@ class Recipe(Value):
         Raises:
             RecipeError: if it cannot be read or is not a recipe.
         """
-        try:
-            return cls.from_yaml(Path(path).read_text())
-        except OSError as error:
-            raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
-        except UnicodeDecodeError:
-            raise RecipeError("is not a text file", where=str(path), remedy="give a YAML file") from None
+        return cls.from_dict(read_yaml(Path(path)))
 
 
 METHODS: dict[str, Callable[..., Recipe]] = {}

@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rheobase.errors import StoreError
-from rheobase.report.folder import RESULTS_FILE
+from rheobase.report.folder import LINE_START, RESULTS_FILE
 from rheobase.report.shared import Shared
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Entry(BaseModel):
@@ -39,16 +41,22 @@ class Measured(_Entry):
     """
 
     images: int
-    accuracy: float | None
-    agreement: float
+    accuracy: Share | None
+    agreement: Share
     logit_error: float
     spike_rate: float
-    ann_accuracy: float | None
+    ann_accuracy: Share | None
     energy_ratio: float
     picojoules: float
     ann_picojoules: float
     energy_images: int
     not_counted: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _both_accuracies_or_none(self) -> Measured:
+        if (self.accuracy is None) != (self.ann_accuracy is None):
+            raise ValueError("one network has an accuracy, the other has none")
+        return self
 
 
 class Delay(_Entry):
@@ -130,6 +138,14 @@ class Cell(_Entry):
     finished: str
     identity: Identity
 
+    @model_validator(mode="after")
+    def _has_what_its_status_says(self) -> Cell:
+        if self.status != "done" and self.reason is None:
+            raise ValueError(f"is {self.status} for no reason")
+        if self.status == "done" and (self.test is None or self.latency is None):
+            raise ValueError("is done and has no numbers")
+        return self
+
     @property
     def key(self) -> str:
         """What was asked for; cells with the same key and identity have the same numbers."""
@@ -193,6 +209,7 @@ class Results:
         with self.shared.writing():
             self._read_on()
             try:
+                self._check_end()
                 with self.path.open("ab") as file:
                     file.truncate(self._end)
                     file.write(cell.model_dump_json().encode() + b"\n")
@@ -203,6 +220,21 @@ class Results:
                     f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space there"
                 ) from error
             self._read_on()
+
+    def _check_end(self) -> None:
+        """What follows the last whole line is to be cut off: see that it is the beginning of a line of ours."""
+        assert self.path is not None
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            rest = file.read(len(LINE_START))
+        if not LINE_START.startswith(rest):
+            raise StoreError(
+                "ends in something that is no result, and would be cut off",
+                where=str(self.path),
+                remedy="choose another folder",
+            )
 
     def _read_on(self) -> None:
         """Take in the lines that were added since."""
@@ -251,8 +283,12 @@ def _parse(line: bytes, where: str) -> Cell:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        reason = f"is no result of this version of rheobase ({place}: {first['msg']})".replace("(: ", "(")
-        raise StoreError(reason, where=where, remedy="choose another folder, or start again with --overwrite") from None
+        said = "not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
+        raise StoreError(
+            f"is no result of this version of rheobase ({f'{place}: ' if place else ''}{said})",
+            where=where,
+            remedy="delete that line: its conversion is measured again, the others stay; or choose another folder",
+        ) from None
 
 
 def check_same(found: Identity, wanted: Identity, path: Path) -> None:

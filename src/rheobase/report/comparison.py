@@ -249,6 +249,8 @@ class Comparison:
         files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
         files |= {PLOT_FILES[kind]: plot.file for kind, plot in self.plots.items()}
         write(folder, {**files, REPORT_FILE: self.to_html()})
+        for plot in set(PLOT_FILES.values()) - set(files):  # of what was asked before
+            (folder / plot).unlink(missing_ok=True)
 
 
 _NAMES = {"latency": "latency", "energy": "energy ratio"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rheobase.errors import RecipeError, StoreError
-from rheobase.report.shared import Shared
+from rheobase.report.shared import LOCKS_FOLDER, WRITING, Shared
 
 RESULTS_FILE = "results.jsonl"
+LINE_START = b'{"format":"rheobase-comparison",'
+"""Of every line in it."""
 REPORT_FILE = "report.html"
 TRAINING_FOLDER = "training"
 TABLE_FILES = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex"}
@@ -45,7 +48,8 @@ def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared
     if held and on_existing == "number":
         folder = next(free for n in range(2, 10**6) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())
         held = set()
-    foreign = sorted(name for name in held - _OURS if not name.startswith("."))
+    mine = _OURS if _is_comparison(folder) else set()
+    foreign = sorted(name for name in held - mine if not name.startswith("."))
     if foreign:
         raise StoreError(
             f"holds something else than a comparison ({foreign[0]})", where=str(folder), remedy="choose another folder"
@@ -75,8 +79,23 @@ def _empty(shared: Shared, folder: Path) -> None:
             where=str(folder),
             remedy="wait until that has ended, or choose another folder",
         )
-    for name in _held(folder) & _OURS:
+    for name in _held(folder) & _OURS - {TRAINING_FOLDER}:
         remove(folder / name)
+    for path in (folder / TRAINING_FOLDER).glob("*"):
+        if re.fullmatch("[0-9a-f]{12}", path.name):
+            remove(path)
+
+
+def _is_comparison(folder: Path) -> bool:
+    """Whether rheobase has had the folder open, or its results were put there; names alone may be of anything."""
+    results = folder / RESULTS_FILE
+    try:
+        if (folder / LOCKS_FOLDER / WRITING).is_file():
+            return True
+        with results.open("rb") as file:
+            return file.read(len(LINE_START)) == LINE_START
+    except OSError:
+        return False
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -91,8 +110,10 @@ def write(folder: Path, files: dict[str, str]) -> None:
             draft.write_text(text, encoding="utf-8")
             os.replace(draft, folder / name)
         except OSError as error:
+            draft.unlink(missing_ok=True)
+            remedy = "move that folder away" if (folder / name).is_dir() else "free space there"
             raise StoreError(
-                f"cannot be written ({error.strerror})", where=str(folder / name), remedy="free space there"
+                f"cannot be written ({error.strerror})", where=str(folder / name), remedy=remedy
             ) from error
 
 

@@ -107,7 +107,9 @@ def caption(comparison: Comparison) -> str:
     accuracy = about.ann_accuracy["test"]
     ann = "" if accuracy is None else f" (analog network: {100 * accuracy:.2f} %)"
     over = f"; mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    return f"{about.network} on {about.images['test']} test images{ann}{over}"
+    images, counted = about.images["test"], about.identity.energy_images
+    energy = f", spikes counted for the energy on {counted} of them" if counted < images else ""
+    return f"{about.network} on {images} test images{ann}{energy}{over}"
 
 
 def markdown(comparison: Comparison) -> str:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from rheobase.batches import Batches
+from rheobase.batches import Batches, check_labels
 from rheobase.errors import DataError, TrainingError
-from rheobase.training.data import InMemory, Part, check_labels, read, split
-from rheobase.training.seeds import derive, random_state
+from rheobase.seeds import derive, random_state
+from rheobase.training.data import InMemory, Part, read, split
 from rheobase.training.settings import Training
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from rheobase.batches import Batches, Digest, batches
+from rheobase.batches import Batches, Digest, batches, check_labels
 from rheobase.errors import DataError
 
 Batch = tuple[Tensor, Tensor | None]
@@ -130,27 +130,6 @@ def split(source: InMemory | OnDisk, fraction: float, seed: int) -> tuple[Part, 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)  # one is not copied: it may be all the memory there is
-
-
-def check_labels(labels: Tensor, where: str, classes: int | None = None) -> None:
-    """Refuse labels that are not one whole number for each image, from 0 to below ``classes``."""
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(
-            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
-            where=f"labels of the {where}",
-            remedy="give one whole number for each image",
-        )
-    bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        problem = f"is {int(labels[first])}"
-        if classes is not None:
-            problem += f", but the network has {classes} classes (0 to {classes - 1})"
-        raise DataError(
-            problem,
-            where=f"label of image {first} of the {where}",
-            remedy="give the network's last layer one output for each class, and number the classes from 0",
-        )
 
 
 def _check_images(images: Tensor, where: str) -> None:

@@ -22,13 +22,14 @@ from rheobase.activations import QuantisedActivation
 from rheobase.batches import Batches
 from rheobase.errors import TrainingError
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.paths import as_path
 from rheobase.progress import track
+from rheobase.seeds import check_seed, derive, random_state
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import averaging, normalising
 from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
 from rheobase.training.data import Batch, Part
 from rheobase.training.guard import Guard
-from rheobase.training.seeds import derive, random_state
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
@@ -157,13 +158,14 @@ def train(
             where="training",
             remedy="give rb.Training(epochs=..., learning_rate=...)",
         )
+    check_seed(seed)
     module = copied(model, "model")
     fitted, checked = parts(data, validation, training, seed, workers)
     check_sizes(fitted, checked, training)
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
     classifies = check_task(module, teacher, loss, fitted, checked, training)
     trained_names = choose(module, parameters)
-    target = None if folder is None else Path(folder)
+    target = None if folder is None else as_path(folder, "folder")
     identity: dict[str, Any] = {}
     if target is not None:
         disk.prepare(target)
