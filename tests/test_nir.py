@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 def test_options_and_paths_that_cannot_be(tmp_path: Path) -> None:
     snn = grid_snn("MLP")
-    with pytest.raises(StoreError, match="approximate: is 'no'. Remedy: use True or False"):
+    with pytest.raises(StoreError, match=r"approximate: is 'no'. Remedy: use True or False"):
         rb.export_nir(snn, tmp_path / "net.nir", approximate="no", reset="subtract")  # type: ignore[arg-type]
     for path in (5, "a\0b", "a" * 300):
         with pytest.raises(StoreError, match=r"give a path|no path that there can be"):

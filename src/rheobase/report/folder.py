@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rheobase.errors import RecipeError, StoreError
-from rheobase.report.shared import LOCKS_FOLDER, WRITING, Shared
+from rheobase.report.shared import LOCKS_FOLDER, Shared
 
 RESULTS_FILE = "results.jsonl"
 LINE_START = b'{"format":"rheobase-comparison",'
@@ -90,7 +90,7 @@ def _is_comparison(folder: Path) -> bool:
     """Whether rheobase has had the folder open, or its results were put there; names alone may be of anything."""
     results = folder / RESULTS_FILE
     try:
-        if (folder / LOCKS_FOLDER / WRITING).is_file():
+        if (folder / LOCKS_FOLDER).is_dir():
             return True
         with results.open("rb") as file:
             return file.read(len(LINE_START)) == LINE_START
