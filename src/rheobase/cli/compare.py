@@ -88,7 +88,6 @@ def compare(
     steps = options.numbers(timesteps, int, "--timesteps", example="1,2,4,8")
     numbers = options.numbers(seeds, int, "--seeds", example="0,1,2")
     preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
-    training = None if training_file is None else read_training(training_file, {}, None, preprocessing)
     test_source = options.read_test_source(data_spec, folder, test, test_folder)
     if test_source is None:
         raise DataError("are needed", where="test images", remedy="give --test or --test-folder")
@@ -103,6 +102,7 @@ def compare(
         )
     set_fusion(fuse.value)
     network, preprocessing = read_model(model, checkpoint, data_spec, preprocessing)
+    training = None if training_file is None else read_training(training_file, {}, None, preprocessing)
     limit = None if training is not None else max(POOL, images)
     found = compare_methods(
         network,
