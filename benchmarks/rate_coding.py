@@ -1,6 +1,6 @@
 """Accuracy of the classical conversion at several numbers of time-steps, on real networks and data.
 
-    python benchmarks/rate_coding.py resnet20 8 8:scale 16:scale 32:scale   # 10,000 CIFAR test images
+    python benchmarks/rate_coding.py resnet20 8 8:scale 16 16:scale 32:scale   # 10,000 CIFAR test images
     python benchmarks/rate_coding.py efficientnet 32 64   # 800 images of the ImageNet sample
 
 ``T``, or ``T:scale`` for ScaleThresholds after the least-squares ones. Thresholds are set for each T on 512 training
