@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rheobase import data, models
-from rheobase.convert import versions
+from rheobase.versions import versions
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("RHEOBASE_DATA", HERE.parent.parent / "shared" / "data"))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.batches import Batches, Digest, check_answers
-from rheobase.convert import convert, versions
+from rheobase.convert import convert
 from rheobase.energy import energy
 from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.evaluate import evaluate
@@ -41,6 +41,7 @@ from rheobase.report.folder import TRAINING_FOLDER, OnExisting, open_folder
 from rheobase.seeds import MOST_SEED, generator
 from rheobase.training import Training, train
 from rheobase.training.data import OnDisk, read
+from rheobase.versions import versions
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
 """What a method says to a network; any other error may be the machine's and is worth another try."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, get_args
 
 import torch
@@ -24,6 +22,7 @@ from rheobase.neurons import Neuron
 from rheobase.recipes import Recipe
 from rheobase.seeds import check_seed
 from rheobase.sites import site_table
+from rheobase.versions import versions
 
 
 def convert(
@@ -243,16 +242,6 @@ def _captured(
     if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
         notes.append(_cost_of_average(model, found.graph, images[:32].to(device)))
     return found.graph, notes
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
-    return {
-        "rheobase": version("rheobase"),
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "python": platform.python_version(),
-    }
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from rheobase import store
 from rheobase.compare import all_recipes, compare
-from rheobase.convert import convert, versions
+from rheobase.convert import convert
 from rheobase.data import Preprocessing
 from rheobase.errors import StoreError
 from rheobase.evaluate import Evaluation, evaluate
@@ -31,6 +31,7 @@ from rheobase.progress import track
 from rheobase.recipes import RateCoding
 from rheobase.report.comparison import Comparison
 from rheobase.training import Training
+from rheobase.versions import versions
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 SAVED = 8

@@ -13,11 +13,11 @@ from rich.table import Table
 from torch import Tensor
 
 from rheobase.batches import Batches, Digest, batches, check_answers, count
-from rheobase.convert import versions
 from rheobase.network import Execution, SpikingNetwork, check_converted
 from rheobase.progress import track
 from rheobase.signal import Signal, Train, along_channels
 from rheobase.sites import Site
+from rheobase.versions import versions
 
 
 @dataclass(frozen=True)

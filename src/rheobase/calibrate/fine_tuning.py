@@ -25,6 +25,7 @@ from rheobase.errors import CalibrationError, DivergedError
 from rheobase.graph.ir import Graph
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
+from rheobase.training import Training, checkpoint, train
 
 Target = Literal["labels", "ann", "both"]
 
@@ -152,8 +153,6 @@ class FineTuning(CalibrationPass):
         self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
     ) -> Mapping[str, Tensor] | None:
         """The state of the best epoch; if training diverged, of the last epoch that went well, or None."""
-        from rheobase.training import Training, checkpoint, train  # here: training imports this package
-
         modules: Any = {site.name: self.module(network, site.index) for site in network.sites}
         labelled = self.target != "ann"
         held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rheobase.convert import versions
 from rheobase.errors import StoreError
 from rheobase.graph.ir import Graph, Node
 from rheobase.graph.operations import OPERATIONS
@@ -20,6 +19,7 @@ from rheobase.neurons import IntegrateFire
 from rheobase.nir.contract import read_contract
 from rheobase.nir.package import Reset, check_reset, require_nir
 from rheobase.paths import as_path
+from rheobase.versions import versions
 
 
 def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset = "value") -> SpikingNetwork:

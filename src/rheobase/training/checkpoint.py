@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.activations import QuantisedActivation
-from rheobase.convert import versions
 from rheobase.errors import TrainingError
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.versions import versions
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METRICS_FILE = "metrics.jsonl"
