@@ -58,6 +58,15 @@ def test_what_is_wrong_is_said_once(make, refusal, said) -> None:  # type: ignor
         make()
 
 
+def test_a_part_without_a_kind_is_called_by_its_class() -> None:
+    class Nameless(Value):
+        kind: str
+        size: int
+
+    with pytest.raises(RecipeError, match=r"^Nameless: kind: field required; size: field required"):
+        Nameless()  # type: ignore[call-arg]
+
+
 def test_a_value_cannot_be_changed() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         rb.Thresholds().percentile = 50.0  # type: ignore[misc]

@@ -26,7 +26,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
         return
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         images, labels = data
-        _check_labels(images, labels, where)
+        _check_as_many(images, labels, where)
         pairs = zip(_nonempty(images, where).split(batch_size), labels.split(batch_size), strict=True)
         yield from pairs
         return
@@ -44,7 +44,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
         elif isinstance(batch, (tuple, list)) and len(batch) >= 1 and isinstance(batch[0], Tensor):
             labels = _as_labels(batch[1], where) if len(batch) > 1 else None
             if labels is not None:
-                _check_labels(batch[0], labels, where)
+                _check_as_many(batch[0], labels, where)
             yield batch[0], labels
         else:
             raise DataError(
@@ -110,7 +110,7 @@ def _as_labels(labels: Any, where: str) -> Tensor:
         ) from None
 
 
-def _check_labels(images: Tensor, labels: Tensor, where: str) -> None:
+def _check_as_many(images: Tensor, labels: Tensor, where: str) -> None:
     if labels.shape[:1] != images.shape[:1]:
         raise DataError(
             f"has {len(images)} images but {len(labels) if labels.dim() else 'no'} labels",

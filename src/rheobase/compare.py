@@ -118,7 +118,7 @@ def compare(
     named = _named(recipes)
     timesteps, seeds = _numbers(timesteps, 1, "timesteps", MOST_TIMESTEPS), _numbers(seeds, 0, "seeds", MOST_SEED)
     if name is not None:
-        check_name(name, "name")
+        _check_name(name, "name")
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     for option, value in (("limit", limit), ("energy_images", energy_images)):
         _numbers((value,), 1, option, sys.maxsize)
@@ -451,7 +451,7 @@ def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe
             )
     names = [name for name, _ in pairs]
     for method in names:
-        check_name(method, "recipes")
+        _check_name(method, "recipes")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(
@@ -460,7 +460,7 @@ def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe
     return dict(pairs)
 
 
-def check_name(name: object, where: str) -> None:
+def _check_name(name: object, where: str) -> None:
     """Refuse what would break the lines of a table or the text of a file.
 
     Raises:

@@ -29,8 +29,8 @@ class Value(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            kind = type(self).model_fields.get("kind")
-            where = self.place or (kind is not None and kind.default) or type(self).__name__
+            kind = getattr(type(self).model_fields.get("kind"), "default", None)
+            where = self.place or (kind if isinstance(kind, str) else type(self).__name__)
             raise explained(error, where, type(self).model_fields, self.refusal) from None
 
 
