@@ -98,7 +98,10 @@ def setting(case: str, images: int) -> tuple[torch.nn.Module, tuple, tuple]:
 
 
 def tables(cells: list[Cell]) -> str:
-    """Methods by T, one table for each quantity; means over seeds, and the sample deviation where there are several."""
+    """Methods by T, one table for each quantity; means over seeds, and the sample deviation where there are several.
+
+    Seconds are those of seed 0 alone: the other seeds ran at other times, beside other jobs.
+    """
     quantities: dict[str, tuple[Callable[[Cell], float | None], str]] = {
         "accuracy, %": (lambda cell: cell.test and cell.test.accuracy and 100 * cell.test.accuracy, "{:.2f}"),
         "steps to the final answer": (lambda cell: cell.latency and cell.latency.final, "{:.0f}"),
@@ -114,6 +117,8 @@ def tables(cells: list[Cell]) -> str:
             row = []
             for t in TIMESTEPS:
                 mine = [cell for cell in cells if (cell.method, cell.timesteps, cell.status) == (method, t, "done")]
+                if quantity.endswith(", s"):
+                    mine = [cell for cell in mine if cell.seed == 0]
                 values = [number for cell in mine if (number := value(cell)) is not None]
                 row.append(written(values, form, "accuracy" in quantity))
             if any(cell != "-" for cell in row):
