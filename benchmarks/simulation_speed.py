@@ -1,8 +1,8 @@
 """Seconds and peak memory of a simulation as a multiple of the analog network's own.
 
 Both run the same folded graph on the same batch, in the same memory format, with the same threads, in turn in one
-process. Peak memory is read from the operating system in a process of its own for each case. EfficientNet-Lite0 is
-simulated in a second process besides, in which the C library keeps freed memory (``KEEP``).
+process. Peak memory is read from the operating system in a process of its own for each case, and again in one in which
+the C library keeps freed memory (``KEEP``).
 
     python benchmarks/simulation_speed.py
 """
@@ -62,8 +62,8 @@ def prepare(case: str, folder: Path) -> None:
     safetensors.torch.save_file({"images": images}, folder / "images.safetensors")
 
 
-def peak(folder: Path) -> None:
-    """Print the peak resident memory (MiB) before and after simulating one batch in this process, and the seconds."""
+def one_batch(folder: Path) -> None:
+    """Simulate one batch in this process; print the peak resident memory (MiB) before and after, and the seconds."""
     network = rb.load(folder / "network")
     images = safetensors.torch.load_file(folder / "images.safetensors")["images"]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -75,8 +75,8 @@ def peak(folder: Path) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1] == "--peak":
-        peak(Path(sys.argv[2]))
+    if len(sys.argv) == 3 and sys.argv[1] == "--one-batch":
+        one_batch(Path(sys.argv[2]))
         return
     if len(sys.argv) == 4 and sys.argv[1] == "--prepare":
         prepare(sys.argv[2], Path(sys.argv[3]))
@@ -86,13 +86,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             # each in a process of its own, before this one grows: a child's peak begins at its parent's size
             subprocess.run([sys.executable, __file__, "--prepare", case, folder], check=True)
-            for kept in ({}, KEEP) if case == "efficientnet_lite0" else ({},):
-                command = [sys.executable, __file__, "--peak", folder]
-                run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | kept)
+            for name, variables in ((case, {}), (f"{case}, freed memory kept", KEEP)):
+                command = [sys.executable, __file__, "--one-batch", folder]
+                run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
                 before, after, piece, seconds = map(float, run.stdout.split()[-4:])
-                result[f"peak MiB, {case}{', freed memory kept' if kept else ''}"] = {
-                    "after loading": before,
-                    "after simulating": after,
+                result[f"one batch, {name}"] = {
+                    "peak MiB after loading": before,
+                    "peak MiB after simulating": after,
                     "images at once": piece,
                     "seconds": seconds,
                 }
