@@ -26,7 +26,7 @@ from post_training import add
 from qvm import BATCH, compare
 
 import rheobase as rb
-from rheobase.plots import level_metric_plot
+from rheobase.measure.plots import level_metric_plot
 
 Images = tuple[torch.Tensor, torch.Tensor]
 
@@ -56,7 +56,7 @@ def main() -> None:
             level_metric_plot(adapted.metric.sweep(), arguments.figures / f"alpha_{name}.png")
 
 
-def adapt(levels: tuple[int, ...], images: Images, arguments: argparse.Namespace) -> rb.AdaptedLevels:
+def adapt(levels: tuple[int, ...], images: Images, arguments: argparse.Namespace) -> rb.methods.AdaptedLevels:
     """Both stages; all runs that begin with the same level share the first."""
     place = arguments.folder / "-".join(map(str, levels))
     shared = arguments.folder / f"uniform-{levels[0]}"
@@ -68,15 +68,15 @@ def adapt(levels: tuple[int, ...], images: Images, arguments: argparse.Namespace
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
         batch_size=128,
-        augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
+        augment=rb.training.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     network = rb.quantise(resnet20(), rb.Pascal(levels=levels[0]), calibration=images)
-    adapted = rb.adapt_levels(network, images, training, levels=levels, folder=place)
+    adapted = rb.methods.adapt_levels(network, images, training, levels=levels, folder=place)
     (place / "adapted.json").write_text(json.dumps(adapted.to_json(), indent=1) + "\n")
     return adapted
 
 
-def measure(adapted: rb.AdaptedLevels, test: Images) -> dict:
+def measure(adapted: rb.methods.AdaptedLevels, test: Images) -> dict:
     """What the table has of a network."""
     snn = rb.convert(adapted.model, rb.Pascal())
     snn.execution = "counts"
@@ -84,8 +84,8 @@ def measure(adapted: rb.AdaptedLevels, test: Images) -> dict:
     return {
         "levels": adapted.levels,
         "mean level": adapted.mean_level,
-        "T_eff, by the paper's spike rate": rb.pascal_cost(snn).timesteps,
-        "T_eff, measured on 200 images": rb.pascal_cost(snn, test[0][:200]).timesteps,
+        "T_eff, by the paper's spike rate": rb.measure.pascal_cost(snn).timesteps,
+        "T_eff, measured on 200 images": rb.measure.pascal_cost(snn, test[0][:200]).timesteps,
         "accuracy of the quantised network": accuracy(adapted.model, test),
         "accuracy of Pascal, counts": compared.pop("accuracy"),
         **compared,

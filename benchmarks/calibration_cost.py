@@ -20,12 +20,12 @@ import safetensors.torch
 from common import HERE, cifar, record, resnet20
 
 import rheobase as rb
-from rheobase.calibrate import CalibrationData, CalibrationPass
+from rheobase.passes import CalibrationData, CalibrationPass
 
 PASSES: dict[str, CalibrationPass] = {
-    "FTBC": rb.TemporalBias(batches=1, patience=100),
-    "LP": rb.BiasCorrection(),
-    "AP": rb.PotentialCorrection(),
+    "FTBC": rb.passes.TemporalBias(batches=1, patience=100),
+    "LP": rb.passes.BiasCorrection(),
+    "AP": rb.passes.PotentialCorrection(),
 }
 
 
@@ -37,7 +37,7 @@ def prepare() -> tuple[rb.SpikingNetwork, CalibrationData]:
 
 def costs(rounds: int) -> dict[str, float]:
     network, data = prepare()
-    rb.set_fusion("always")
+    rb.neurons.set_fusion("always")
     network(data.fit)
     ratios: dict[str, list[float]] = {name: [] for name in PASSES}
     for _ in range(rounds):
@@ -55,7 +55,7 @@ def save(folder: Path) -> None:
     """Network and images, for the processes whose memory is measured."""
     images, labels = cifar("train", limit=160, seed=0)
     network, _ = prepare()
-    network.save(folder / "network")
+    rb.save(network, folder / "network")
     safetensors.torch.save_file({"images": images, "labels": labels}, folder / "images.safetensors")
 
 

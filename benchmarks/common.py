@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from rheobase import data, models
-from rheobase.versions import versions
+from rheobase.core.versions import versions
+from rheobase.data import readers as data
+from rheobase.exchange import checkpoints as models
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("RHEOBASE_DATA", HERE.parent.parent / "shared" / "data"))

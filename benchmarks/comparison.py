@@ -23,8 +23,8 @@ import torch
 from common import CIFAR, HERE, IMAGENET, cifar, efficientnet_lite0, imagenet_sample, resnet20
 
 import rheobase as rb
-from rheobase.report.cells import Cell, read
-from rheobase.report.folder import RESULTS_FILE
+from rheobase.comparison.cells import Cell, read
+from rheobase.comparison.folder import RESULTS_FILE
 
 WITHOUT_TRAINING = ("max", "percentile", "OPI", "RTS", "uncalibrated", "LP", "AP", "FTBC")
 METHODS: dict[str, rb.Recipe] = {
@@ -67,7 +67,7 @@ def main() -> None:
         epochs=3,
         learning_rate=0.02 * batch_size / 128,
         batch_size=batch_size,
-        augment=rb.Augmentation(mean=pixels.mean, std=pixels.std),
+        augment=rb.training.Augmentation(mean=pixels.mean, std=pixels.std),
     )
     if arguments.case == "efficientnet":
         options = post_training.few(max(TIMESTEPS))

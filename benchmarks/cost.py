@@ -19,12 +19,12 @@ import torch
 from common import HERE, cifar, record, resnet20
 
 import rheobase as rb
-from rheobase.calibrate.statistics import channel_means
-from rheobase.diagnose import TERMS
-from rheobase.plots import diagnosis_plot
-from rheobase.recipes import METHODS
-from rheobase.signal import Signal
-from rheobase.sites import Site
+from rheobase.graph.sites import Site
+from rheobase.measure._diagnose import TERMS
+from rheobase.measure.plots import diagnosis_plot
+from rheobase.methods import METHODS
+from rheobase.passes.statistics import channel_means
+from rheobase.signals.signal import Signal
 
 FILE = HERE / "cost_resnet20.json"
 
@@ -67,7 +67,7 @@ def main() -> None:
         )
 
 
-def gap(snn: rb.SpikingNetwork, images: torch.Tensor, found: rb.Diagnosis) -> float:
+def gap(snn: rb.SpikingNetwork, images: torch.Tensor, found: rb.measure.Diagnosis) -> float:
     """The most, over all sites, by which the parts' means miss the error measured apart from the diagnosis."""
     emitted = torch.zeros(len(snn.sites), dtype=torch.float64)
 

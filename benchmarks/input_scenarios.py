@@ -15,7 +15,7 @@ from common import HERE
 from post_training import add
 
 import rheobase as rb
-from rheobase.plots import scenario_plot
+from rheobase.measure.plots import scenario_plot
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
-    result = rb.input_scenarios(rounding=arguments.rounding, inputs=arguments.inputs, trials=arguments.trials)
+    result = rb.measure.input_scenarios(rounding=arguments.rounding, inputs=arguments.inputs, trials=arguments.trials)
     print(result)
     if arguments.figure:
         scenario_plot(result, arguments.figure)

@@ -2,8 +2,8 @@
 
 Every method of the library with its defaults at T = 4 (those that train: L = 4, or a mean T of 4), and the variants
 that differ in what NIR can say, on the demonstration's network and real digits. "exact": with reset by subtraction, as
-sinabs and snnTorch read IF; "approximated": restored with the same logits bit for bit by ``rb.import_nir`` only;
-"refused": not even that.
+sinabs and snnTorch read IF; "approximated": restored with the same logits bit for bit by ``rb.exchange.import_nir``
+only; "refused": not even that.
 
     python benchmarks/nir_recipes.py
 """
@@ -18,9 +18,9 @@ import torch
 from common import HERE, record
 
 import rheobase as rb
-from rheobase.compare import at
-from rheobase.demo import digits, train
-from rheobase.recipes import METHODS, Recipe
+from rheobase.comparison._compare import at
+from rheobase.methods import METHODS, Recipe
+from rheobase.zoo.digits import digits, train
 
 
 def recipes() -> dict[str, Recipe]:
@@ -35,15 +35,15 @@ def recipes() -> dict[str, Recipe]:
 def outcome(snn: rb.SpikingNetwork, images: torch.Tensor, path: Path) -> tuple[str, str]:
     """(exact, approximated or refused; what is lost)."""
     try:
-        rb.export_nir(snn, path, reset="subtract", overwrite=True)
+        rb.exchange.export_nir(snn, path, reset="subtract", overwrite=True)
         kind, lost = "exact", ""
     except rb.RheobaseError:
         try:
-            written = rb.export_nir(snn, path, approximate=True, reset="subtract", overwrite=True)
+            written = rb.exchange.export_nir(snn, path, approximate=True, reset="subtract", overwrite=True)
         except rb.RheobaseError as error:
             return "refused", str(error)
         kind, lost = "approximated", "; ".join(sorted({loss.what for loss in written.losses}))
-    assert torch.equal(rb.import_nir(path)(images), snn(images)), path
+    assert torch.equal(rb.exchange.import_nir(path)(images), snn(images)), path
     return kind, lost
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     images, labels = cifar("test", limit=arguments.images, seed=0)
     result: dict[str, object] = {"images": arguments.images, "timesteps": arguments.timesteps}
     for recipe in (rb.RTS(timesteps=arguments.timesteps), rb.SNNCalibration(timesteps=arguments.timesteps)):
-        snn = rb.fold_thresholds(rb.convert(resnet20(), recipe, calibration=calibration))
+        snn = rb.network.fold_thresholds(rb.convert(resnet20(), recipe, calibration=calibration))
         result[f"{recipe.name}: accuracy"] = float((snn(images).argmax(1) == labels).float().mean())
         for simulator in readers.RUN:
             name = f"{recipe.name} in {simulator} {version(simulator)}"

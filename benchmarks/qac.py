@@ -33,7 +33,7 @@ from qac_training import trained
 
 import rheobase as rb
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.recipes import ConstantCurrentNeuron
+from rheobase.methods import ConstantCurrentNeuron
 
 PARTS = ("alignment", "calibration", "scaling", "agree", "table8")
 TIMESTEPS = (1, 2, 3, 4, 8, 16, 32)
@@ -77,14 +77,16 @@ def rows(snn: rb.SpikingNetwork, test: Test, timesteps: tuple[int, ...]) -> dict
     }
 
 
-def plain(network: TrainableGraph, align: rb.Alignment | None, *passes: rb.SurrogateCalibration) -> rb.Recipe:
+def plain(
+    network: TrainableGraph, align: rb.signals.Alignment | None, *passes: rb.passes.SurrogateCalibration
+) -> rb.Recipe:
     """Integrate-and-fire neurons with the trained thresholds, V0 = θ/2 and the trained steps of every site."""
     by_channel = any(part.threshold.dim() for part in rb.convert(network, exact()).neurons)
-    thresholds = rb.Thresholds(method="saturation", granularity="channel" if by_channel else "layer")
+    thresholds = rb.passes.Thresholds(method="saturation", granularity="channel" if by_channel else "layer")
     return rb.Recipe(
         name="integrate-and-fire",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps="levels"),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps="levels"),
         alignment=align,
         calibration=(thresholds, *passes),
     )
@@ -101,7 +103,7 @@ def alignment(network: TrainableGraph, arguments: argparse.Namespace, train: Tes
     save(arguments, "alignment", "mean on every edge", rows(snn, test, both), test)
     for expansion in ("average", "replicate"):
         for reduction in ("average", "truncate"):
-            recipe = plain(network, rb.Alignment(expansion=expansion, reduction=reduction))  # type: ignore[arg-type]
+            recipe = plain(network, rb.signals.Alignment(expansion=expansion, reduction=reduction))  # type: ignore[arg-type]
             snn = rb.convert(network, recipe, calibration=train)
             row = {**rows(snn, test, both), "notes": [n for n in snn.provenance.notes if n.startswith("alignment")]}
             save(arguments, "alignment", f"{expansion} + {reduction}", row, test)
@@ -111,10 +113,10 @@ def calibration(network: TrainableGraph, arguments: argparse.Namespace, train: T
     start = rb.convert(network, exact())
     fewer = {site.name: max(1, start.steps_of(site.name) - 1) for site in start.sites}
     for granularity in ("layer", "channel"):
-        part = rb.SurrogateCalibration(granularity=granularity, epochs=arguments.epochs)  # type: ignore[arg-type]
+        part = rb.passes.SurrogateCalibration(granularity=granularity, epochs=arguments.epochs)  # type: ignore[arg-type]
         one_fewer = ConstantCurrentNeuron(timesteps=fewer)
         steps = [start.steps_of(site.name) for site in start.sites]
-        align = rb.Alignment() if len(set(steps)) > 1 else None
+        align = rb.signals.Alignment() if len(set(steps)) > 1 else None
         pairs = {
             "trained steps": (exact(), rb.Recipe(**{**exact().to_dict(), "calibration": (part,)})),
             "one step fewer": (

@@ -89,7 +89,7 @@ def main() -> None:
         weight_decay=arguments.weight_decay,
         batch_size=128,
         exact_statistics=arguments.exact_statistics,
-        augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
+        augment=rb.training.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     began = time.perf_counter()
     done = rb.train(

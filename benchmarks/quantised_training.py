@@ -36,7 +36,7 @@ def main() -> None:
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
         batch_size=128,
-        augment=rb.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
+        augment=rb.training.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     trained = rb.train(network, (images, labels), training, folder=arguments.folder, progress=False)
     result = {

@@ -27,8 +27,8 @@ from common import HERE, cifar, resnet20
 from post_training import add
 
 import rheobase as rb
-from rheobase.activations import INITIAL_POTENTIAL
-from rheobase.plots import unevenness_plot
+from rheobase.activations.activation import INITIAL_POTENTIAL
+from rheobase.measure.plots import unevenness_plot
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 POTENTIALS = {0.0: "0", 0.5: "θ/2", 1.0: "θ"}
@@ -155,7 +155,7 @@ def unevenness(network: torch.nn.Module, arguments: argparse.Namespace, test: Te
         "integrate-and-fire": integrate_fire(network, arguments),
         "QVM": rb.convert(network, rb.QVM(rounding=arguments.rounding)),
     }
-    results = {name: rb.unevenness(snn, test) for name, snn in networks.items()}
+    results = {name: rb.measure.unevenness(snn, test) for name, snn in networks.items()}
     for name, result in results.items():
         save(arguments, "unevenness", f"unevenness, {name}", result.to_json(), test)
     if arguments.figure:

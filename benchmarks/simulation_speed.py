@@ -41,7 +41,7 @@ def speed(timesteps: int = 8, batch: int = 128) -> dict[str, float]:
 
     result: dict[str, float] = {}
     for mode in ("always", "never"):
-        rb.set_fusion(mode)  # type: ignore[arg-type]
+        rb.neurons.set_fusion(mode)  # type: ignore[arg-type]
         seconds = interleaved({"ann": ann, "snn": lambda: network(images)})
         result[f"ratio ({'fused' if mode == 'always' else 'plain'})"] = round(seconds["snn"] / seconds["ann"], 2)
         result[f"ann ms / image ({mode})"] = round(1e3 * seconds["ann"] / batch, 3)
@@ -58,7 +58,7 @@ def prepare(case: str, folder: Path) -> None:
         (images, _), _ = imagenet_sample()
         images = images[:32]
         network = rb.convert(efficientnet_lite0(), rb.RateCoding(timesteps=32), calibration=images)
-    network.save(folder / "network")
+    rb.save(network, folder / "network")
     safetensors.torch.save_file({"images": images}, folder / "images.safetensors")
 
 

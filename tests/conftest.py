@@ -17,11 +17,11 @@ from torch import nn
 
 import networks
 import rheobase as rb
-from rheobase.calibrate import PASSES
 from rheobase.graph import Graph, capture, fold_batch_norm
+from rheobase.methods import METHODS
+from rheobase.methods.parts import NEURON_PARTS
 from rheobase.neurons import NEURONS
-from rheobase.recipes import METHODS
-from rheobase.recipes.parts import NEURON_PARTS
+from rheobase.passes import PASSES
 
 settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("project")
@@ -63,7 +63,7 @@ def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         name = next((name for name in networks.GRID if grid_network(name) is model), None)
         return capture(model, example) if name is None else copy.deepcopy(_trace(name))
 
-    for module in ("rheobase.convert", "rheobase.quantise"):
+    for module in ("rheobase.methods._convert", "rheobase.methods._quantise"):
         monkeypatch.setattr(importlib.import_module(module), "capture", trace)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheobase as rb
-from rheobase.errors import CalibrationError, ModelError, TraceError
+from rheobase.core.errors import CalibrationError, ModelError, TraceError
 from rheobase.neurons import IntegrateFire
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.alignment import Alignment
-from rheobase.errors import CalibrationError, RecipeError
+from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.graph.operations import OPERATIONS, max_pool
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods import ConstantCurrentNeuron
 from rheobase.neurons import IntegrateFire
-from rheobase.recipes import ConstantCurrentNeuron
-from rheobase.signal import Held, Train, along_channels
+from rheobase.signals.alignment import Alignment
+from rheobase.signals.signal import Constant, TimeSeries, along_channels
 
 COMBINATIONS = [
     Alignment(expansion=e, reduction=r)  # type: ignore[arg-type]
@@ -47,9 +47,9 @@ def names_of(alignment: Alignment) -> str:
     ],
 )
 def test_replication_by_hand(before: int, after: int, expected: list[int]) -> None:
-    train = Train(torch.arange(float(before)).reshape(-1, 1, 1))
+    train = TimeSeries(torch.arange(float(before)).reshape(-1, 1, 1))
     aligned = Alignment(expansion="replicate").align(train, after)
-    assert isinstance(aligned, Train)
+    assert isinstance(aligned, TimeSeries)
     assert aligned.values.flatten().tolist() == expected
 
 
@@ -57,7 +57,7 @@ def test_replication_by_hand(before: int, after: int, expected: list[int]) -> No
 def test_what_alignment_keeps(before: int, after: int, seed: int) -> None:
     """Equal T: the train itself. Every step of the result is a mean of steps: weights ≥ 0 that sum to 1."""
     g = torch.Generator().manual_seed(seed)
-    train = Train(torch.randn(before, 2, 3, generator=g, dtype=torch.float64))
+    train = TimeSeries(torch.randn(before, 2, 3, generator=g, dtype=torch.float64))
     for alignment in COMBINATIONS:
         result = alignment.align(train, after)
         if before == after:
@@ -65,10 +65,10 @@ def test_what_alignment_keeps(before: int, after: int, seed: int) -> None:
             continue
         expanding = after > before
         if (alignment.expansion if expanding else alignment.reduction) == "average":
-            assert isinstance(result, Held)
+            assert isinstance(result, Constant)
             torch.testing.assert_close(result.values, sum(train.values) / before)
         else:
-            assert isinstance(result, Train)
+            assert isinstance(result, TimeSeries)
             assert result.steps == after
             picked = [next(i for i, x in enumerate(train.values) if torch.equal(x, y)) for y in result.values]
             assert picked == sorted(picked)
@@ -76,7 +76,7 @@ def test_what_alignment_keeps(before: int, after: int, seed: int) -> None:
                 assert picked == list(range(after))
             else:  # every step is there, ⌊T/T'⌋ or one more times
                 assert {picked.count(i) for i in range(before)} <= {after // before, after // before + 1}
-        held = Held(train.values[0])
+        held = Constant(train.values[0])
         assert alignment.align(held, after) is held
 
 
@@ -99,7 +99,7 @@ def quantised(name: str, levels: int) -> TrainableGraph:
 
 def integrate_fire(name: str, steps: dict[str, int], alignment: Alignment | None) -> rb.SpikingNetwork:
     """Plain neurons in float64, θ of the plain conversion."""
-    neuron = rb.IntegrateFireNeuron(timesteps=steps)
+    neuron = rb.methods.IntegrateFireNeuron(timesteps=steps)
     recipe = rb.Recipe(name="mixed", timesteps=None, neuron=neuron, alignment=alignment)
     snn = rb.convert(copy.deepcopy(grid_snn(name)), recipe).double()
     for layer, theta in zip(snn.neurons, thresholds(name), strict=True):
@@ -194,7 +194,7 @@ def test_max_pool_gates_are_aligned(alignment: Alignment) -> None:
     images = grid_images("MaxPoolVGG")[:3]
     gated = rb.convert(networks.build("MaxPoolVGG"), rb.RateCoding(timesteps=4), calibration=images, max_pool="gate")
     steps = {site.name: (3, 2, 4, 1)[site.index] for site in gated.sites}
-    neuron = rb.IntegrateFireNeuron(timesteps=steps)
+    neuron = rb.methods.IntegrateFireNeuron(timesteps=steps)
     snn = rb.convert(gated, rb.Recipe(name="mixed", timesteps=None, neuron=neuron, alignment=alignment)).double()
     images = images.double()
     torch.testing.assert_close(snn(images), reference(snn, images, steps, alignment))
@@ -219,9 +219,9 @@ def test_averaging_everywhere_is_a_constant_current() -> None:
     plain = rb.Recipe(
         name="plain",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps=steps),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps=steps),
         alignment=Alignment(),
-        calibration=(rb.Thresholds(method="saturation", granularity="layer"),),
+        calibration=(rb.passes.Thresholds(method="saturation", granularity="layer"),),
     )
     images = grid_images(name).double()
     a = rb.convert(qnet, constant).double()
@@ -238,16 +238,16 @@ def test_levels_as_steps_and_a_saved_network(tmp_path: Path) -> None:
     recipe = rb.Recipe(
         name="plain",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps="levels"),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps="levels"),
         alignment=Alignment(expansion="replicate", reduction="truncate"),
-        calibration=(rb.Thresholds(method="saturation", granularity="layer"), rb.BiasCorrection()),
+        calibration=(rb.passes.Thresholds(method="saturation", granularity="layer"), rb.passes.BiasCorrection()),
     )
     assert rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
     snn = rb.convert(qnet, recipe, calibration=grid_images(name))
     assert {site.name: snn.steps_of(site.name) for site in snn.sites} == levels
     (note,) = (note for note in snn.provenance.notes if "alignment" in note)
     assert note == "alignment: expansion 'replicate' on 1 of 2 edges, reduction 'truncate' on 1 of 2 edges"
-    again = rb.load(snn.save(tmp_path / "net"))
+    again = rb.load(rb.save(snn, tmp_path / "net"))
     assert again.alignment == recipe.alignment
     assert torch.equal(again(grid_images(name)), snn(grid_images(name)))
     evaluation = rb.evaluate(snn, grid_images(name), timesteps=(5, 10))
@@ -278,17 +278,22 @@ def test_pascs_neurons_with_mixed_steps_and_averaging_on_qcfs() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [rb.BiasCorrection(images=8), rb.PotentialCorrection(images=8), rb.ScaleThresholds(images=8, sweeps=1)]
+    "part",
+    [
+        rb.passes.BiasCorrection(images=8),
+        rb.passes.PotentialCorrection(images=8),
+        rb.passes.ScaleThresholds(images=8, sweeps=1),
+    ],
 )
-def test_passes_on_mixed_steps(part: rb.BiasCorrection) -> None:
+def test_passes_on_mixed_steps(part: rb.passes.BiasCorrection) -> None:
     """They help, or are undone; what they change is the network that runs."""
     name = "DenseNet"
     recipe = rb.Recipe(
         name="mixed",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps=mixed(name)),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps=mixed(name)),
         alignment=Alignment(expansion="replicate", reduction="truncate"),
-        calibration=(rb.Thresholds(), part),
+        calibration=(rb.passes.Thresholds(), part),
     )
     snn = rb.convert(grid_snn(name), recipe, calibration=grid_images(name))
     record = snn.provenance.passes[1]
@@ -299,14 +304,14 @@ def test_passes_on_mixed_steps(part: rb.BiasCorrection) -> None:
 
 
 def test_no_pass_through_time_for_mixed_steps() -> None:
-    name, part = "MLP", rb.TemporalBias(batch_size=4, batches=1)
-    neuron = rb.IntegrateFireNeuron(timesteps=mixed(name))
-    recipe = rb.Recipe(name="mixed", timesteps=None, neuron=neuron, calibration=(rb.Thresholds(), part))
+    name, part = "MLP", rb.passes.TemporalBias(batch_size=4, batches=1)
+    neuron = rb.methods.IntegrateFireNeuron(timesteps=mixed(name))
+    recipe = rb.Recipe(name="mixed", timesteps=None, neuron=neuron, calibration=(rb.passes.Thresholds(), part))
     with pytest.raises(CalibrationError, match="different numbers of steps"):
         rb.convert(grid_snn(name), recipe, calibration=grid_images(name))
     snn = integrate_fire(name, mixed(name), None)
     with pytest.raises(RecipeError, match="through time together"):
-        rb.potentials(snn, grid_images(name).double(), snn.sites[0].name, 1)
+        rb.measure.potentials(snn, grid_images(name).double(), snn.sites[0].name, 1)
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------
@@ -314,7 +319,7 @@ def test_no_pass_through_time_for_mixed_steps() -> None:
 
 def test_alignment_without_effect() -> None:
     name, images = "MLP", grid_images("MLP")
-    equal = rb.Recipe(name="own", timesteps=4, alignment=Alignment(), calibration=(rb.Thresholds(),))
+    equal = rb.Recipe(name="own", timesteps=4, alignment=Alignment(), calibration=(rb.passes.Thresholds(),))
     with pytest.raises(RecipeError, match="alignment: has no effect: no train reaches a site with another T"):
         rb.convert(grid_snn(name), equal, calibration=images)
     qnet = quantised(name, 4)
@@ -332,7 +337,7 @@ def test_steps_that_do_not_fit_the_sites() -> None:
     last = list(steps)[-1]
     short = {site: t for site, t in steps.items() if site != last}
     for wrong, message in ((short, f"timesteps: no timesteps for {last}"), ({**steps, "conv9": 2}, "conv9 is no site")):
-        for neuron in (rb.IntegrateFireNeuron(timesteps=wrong), ConstantCurrentNeuron(timesteps=wrong)):
+        for neuron in (rb.methods.IntegrateFireNeuron(timesteps=wrong), ConstantCurrentNeuron(timesteps=wrong)):
             recipe = rb.Recipe(name="own", timesteps=None, neuron=neuron)
             with pytest.raises(RecipeError, match=message):
                 rb.convert(quantised(name, 4), recipe)
@@ -341,7 +346,7 @@ def test_steps_that_do_not_fit_the_sites() -> None:
             rb.Recipe(name="own", timesteps=None, neuron={"kind": "integrate_fire", "timesteps": wrong})
     with pytest.raises(RecipeError, match="timesteps: is 0"):
         IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), timesteps=0)
-    recipe = rb.Recipe(name="own", timesteps=None, neuron=rb.IntegrateFireNeuron(timesteps="levels"))
+    recipe = rb.Recipe(name="own", timesteps=None, neuron=rb.methods.IntegrateFireNeuron(timesteps="levels"))
     with pytest.raises(RecipeError, match="is not a quantised activation"):
         rb.convert(grid_snn(name), recipe)
     with pytest.raises(RecipeError, match=r"its share of 4 steps would be 1\.6"):

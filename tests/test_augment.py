@@ -202,7 +202,7 @@ def test_autoaugment_sees_when_normalisation_was_not_undone() -> None:
     ],
 )
 def test_bad_settings(fields: dict[str, object], message: str) -> None:
-    with pytest.raises(rb.TrainingError, match=message):
+    with pytest.raises(rb.core.errors.TrainingError, match=message):
         Augmentation(**fields)
 
 

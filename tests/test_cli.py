@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 import rheobase as rb
 from command_line import Run, assert_refused, runner
-from rheobase import cli, models
+from rheobase import cli
+from rheobase.exchange import checkpoints as models
 
 SOURCE = """
 import torch
@@ -463,6 +464,6 @@ def test_full_disk_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device", "accuracy.png")
 
-    monkeypatch.setattr("rheobase.plots.accuracy_plot", full)
+    monkeypatch.setattr("rheobase.measure.plots.accuracy_plot", full)
     result = run(*conversion(tmp_path / "out", "--test-folder", "test"))
     assert_refused(result, "accuracy.png: No space left on device")

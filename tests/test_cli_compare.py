@@ -13,13 +13,13 @@ from torch import nn
 
 import rheobase as rb
 from command_line import Run, assert_refused, runner
-from rheobase import models
-from rheobase.demo import digits
+from rheobase.exchange import checkpoints as models
+from rheobase.zoo.digits import digits
 
 SOURCE = """
 import torch
 from torch import nn
-from rheobase.demo import digits
+from rheobase.zoo.digits import digits
 
 def small():
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_recipe_files_that_are_wrong(run: Run, tmp_path: Path, text: str, said: 
 
 def test_a_saved_network_is_compared_anew(run: Run, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-    rb.convert(network, rb.OPI(timesteps=2), calibration=part("train")).save(tmp_path / "saved")
+    rb.save(rb.convert(network, rb.OPI(timesteps=2), calibration=part("train")), tmp_path / "saved")
     command = comparison(tmp_path / "out", "--methods", "OPI,RTS")
     command[1] = tmp_path / "saved"
     result = run(*command)

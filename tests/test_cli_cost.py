@@ -18,10 +18,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 12, 12), np.uint8)
     np.savez(folder / "data.npz", images=images, labels=np.arange(12) % 3)
-    scaled = rb.data.load(str(folder / "data.npz"))
-    rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4), calibration=scaled).save(folder / "snn")
+    scaled = rb.data.readers.load(str(folder / "data.npz"))
+    rb.save(rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4), calibration=scaled), folder / "snn")
     quantised = rb.quantise(networks.build("MLP"), rb.Pascal(levels=4), calibration=scaled)
-    rb.convert(quantised, rb.Pascal()).save(folder / "exact")
+    rb.save(rb.convert(quantised, rb.Pascal()), folder / "exact")
     (folder / "chip.yaml").write_text("name: chip\nmac: 2.0\nac: 1.0\n")
     (folder / "wrong.yaml").write_text("name: chip\nmac: 2.0\nac: -1.0\n")
     return folder
@@ -39,7 +39,7 @@ def test_cost(run: Run, home: Path) -> None:
     assert "final answer after step 4" in result.out
     assert "of the analog network's energy (fp32-45nm, measured on 12 images)" in result.out
     document = run("cost", "snn", "--data", "data.npz", "--json").document
-    expected = rb.energy(rb.load(home / "snn"), rb.data.load("data.npz"))
+    expected = rb.energy(rb.load(home / "snn"), rb.data.readers.load("data.npz"))
     assert document["energy"]["picojoules"] == pytest.approx(expected.picojoules)
     assert document["latency"]["final"] == 4
     assert document["preprocessing"]["scale"] == 255

@@ -19,15 +19,16 @@ from torch import nn
 
 import rheobase as rb
 from command_line import Run, assert_refused, runner
-from rheobase import data, demo
 from rheobase.cli.settings import read_training
+from rheobase.data import readers as data
 from rheobase.training import checkpoint
+from rheobase.zoo import digits as demo
 
 SOURCE = """
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from rheobase.demo import digits
+from rheobase.zoo.digits import digits
 
 def few():
     images, labels = digits().train
@@ -84,8 +85,8 @@ def accuracies(document: Any) -> list[float]:
 
 def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    network = ["rheobase.demo:DigitsResNet", "--checkpoint", "weights.safetensors"]
-    images = ["--data", "rheobase.demo:digits_train", "--test", "rheobase.demo:digits_test"]
+    network = ["rheobase.zoo.digits:DigitsResNet", "--checkpoint", "weights.safetensors"]
+    images = ["--data", "rheobase.zoo.digits:digits_train", "--test", "rheobase.zoo.digits:digits_test"]
     options = ["--method", "Pascal", "--option", "levels=4", "--epochs", 2, "--batch-size", 64, "--json"]
     result = run("train", *network, *images, *options, "--out", out)
     assert result.code == 0
@@ -109,7 +110,7 @@ def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> No
     # batch normalisation is folded in it: the last bit of a sum may tip a level, in an image of a hundred at most
     assert int((~torch.isclose(found, expected, rtol=1e-3, atol=1e-3)).any(1).sum()) <= len(expected) // 100
 
-    steps = ["evaluate", out / "network", "--data", "rheobase.demo:digits_test", "--execution", "steps", "--json"]
+    steps = ["evaluate", out / "network", "--data", "rheobase.zoo.digits:digits_test", "--execution", "steps", "--json"]
     simulated = run(*steps).document
     assert simulated["execution"] == "steps"
     assert accuracies(simulated)[-1] == pytest.approx(accuracies(document)[-1], abs=0.0026)  # one image of 400
@@ -186,7 +187,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_pat
 
 def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the second stage, it goes on; levels, weights and network are those of the library's call."""
-    out, test = tmp_path / "run", ["--test", "rheobase.demo:digits_test", "--json"]
+    out, test = tmp_path / "run", ["--test", "rheobase.zoo.digits:digits_test", "--json"]
     options = ["--adapt", "8,3", "--adapt-option", "images=60", "--plots", "--epochs", 3, "--batch-size", 20]
     command = [*training(out, levels=8)[:-4], *options, *test]
     save, saved = checkpoint.save, []
@@ -211,7 +212,7 @@ def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: p
     network = nn.Sequential(*layers, nn.Linear(16, 10))
     quantised = rb.quantise(network, rb.Pascal(levels=8), calibration=images)
     settings = rb.Training(epochs=3, learning_rate=0.02, batch_size=20)
-    expected = rb.adapt_levels(quantised, (images, labels), settings, levels=(8, 3), images=60)
+    expected = rb.methods.adapt_levels(quantised, (images, labels), settings, levels=(8, 3), images=60)
     document = result.document
     assert document["adapted"]["levels"] == expected.levels
     assert sorted(expected.levels.values()) == [3, 8]
@@ -270,8 +271,10 @@ def test_augmentations_by_name() -> None:
     normalised = data.Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
     found = read_training(None, {}, "crop,flip,cutout,autoaugment", normalised).augment
     expected = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "cutout": 16, "autoaugment": "cifar10"}
-    assert found == rb.Augmentation(crop_padding=4, flip=True, **expected)
-    assert read_training(None, {}, "cutout=8", None).augment == rb.Augmentation(crop_padding=0, flip=False, cutout=8)
+    assert found == rb.training.Augmentation(crop_padding=4, flip=True, **expected)
+    assert read_training(None, {}, "cutout=8", None).augment == rb.training.Augmentation(
+        crop_padding=0, flip=False, cutout=8
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_augmentations_by_name() -> None:
 )
 def test_settings_that_cannot_be(tmp_path: Path, text: str, said: list[str]) -> None:
     (tmp_path / "training.yaml").write_text(text)
-    with pytest.raises(rb.TrainingError) as refused:
+    with pytest.raises(rb.core.errors.TrainingError) as refused:
         read_training(tmp_path / "training.yaml", {"learning_rate": 0.1}, None, None)
     for part in said:
         assert part in str(refused.value)
@@ -297,7 +300,7 @@ def test_settings_that_cannot_be(tmp_path: Path, text: str, said: list[str]) -> 
 
 @pytest.mark.parametrize("text", ["", "crop,crop", "turn", "flip=2", "cutout=wide", "autoaugment=mnist"])
 def test_augmentations_that_cannot_be(text: str) -> None:
-    with pytest.raises(rb.TrainingError, match="augment"):
+    with pytest.raises(rb.core.errors.TrainingError, match="augment"):
         read_training(None, {}, text, None)
 
 
@@ -397,7 +400,7 @@ def test_folders_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
 def test_samples_are_held_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = demo.digits_train()
     monkeypatch.setattr(demo, "digits_train", lambda: pair)
-    found = data.read_all(data.load("rheobase.demo:digits_train"))
+    found = data.read_all(data.load("rheobase.zoo.digits:digits_train"))
     assert isinstance(found, tuple)
     assert found[0].data_ptr() == pair[0].data_ptr()
 

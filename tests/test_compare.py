@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.compare import _Images, _Runner, at
-from rheobase.demo import digits
-from rheobase.errors import DataError, RecipeError, StoreError, TraceError
+from rheobase.comparison._compare import _Images, _Runner, at
+from rheobase.comparison.cells import Cell, read
+from rheobase.core.errors import DataError, RecipeError, StoreError, TraceError
 from rheobase.graph import Graph, capture
-from rheobase.recipes import METHODS
-from rheobase.report.cells import Cell, read
+from rheobase.methods import METHODS
+from rheobase.zoo.digits import digits
 
 Pair = tuple[Tensor, Tensor]
-MODULE = sys.modules["rheobase.compare"]  # the package's attribute of this name is the function
+MODULE = importlib.import_module("rheobase.comparison._compare")
 TIMED = {"calibration_seconds", "training_seconds", "finished"}
 TRAINING = rb.Training(epochs=1, learning_rate=0.05, batch_size=20)
 
@@ -44,7 +44,7 @@ def part(name: str, n: int = 60) -> Pair:
     return images[:n], labels[:n]
 
 
-def compared(folder: Path | None = None, **changes: Any) -> rb.Comparison:
+def compared(folder: Path | None = None, **changes: Any) -> rb.comparison.Comparison:
     arguments: dict[str, Any] = {
         "recipes": [rb.OPI(), rb.RateCoding()],
         "calibration": part("train"),
@@ -140,7 +140,7 @@ def test_recipe_for_another_t() -> None:
 
 
 def test_every_published_method_is_there() -> None:
-    assert {recipe.name.split(" (")[0] for recipe in rb.all_recipes().values()} == set(METHODS)
+    assert {recipe.name.split(" (")[0] for recipe in rb.comparison.all_recipes().values()} == set(METHODS)
 
 
 # Methods that need training, and cells that do not run
@@ -413,7 +413,7 @@ def test_a_folder_that_exists(tmp_path: Path) -> None:
 # The choice within a budget
 
 
-def made_up(**accuracies: tuple[float, float]) -> rb.Comparison:
+def made_up(**accuracies: tuple[float, float]) -> rb.comparison.Comparison:
     """A comparison whose methods have the given accuracy on (test, validation) images, and latencies 4, 8, ..."""
     real = compared(recipes={name: rb.OPI() for name in accuracies}, timesteps=(1,), validation=part("validation"))
     cells = []
@@ -427,7 +427,7 @@ def made_up(**accuracies: tuple[float, float]) -> rb.Comparison:
             "latency": cell.latency.model_copy(update={"final": 4 * (i + 1)}),
         }
         cells.append(cell.model_copy(update=change))
-    return rb.Comparison(real.about, real.recipes, tuple(cells))
+    return rb.comparison.Comparison(real.about, real.recipes, tuple(cells))
 
 
 def test_the_choice_is_made_on_validation_images_alone() -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import rheobase as rb
-from rheobase.compare import _Runner
-from rheobase.errors import StoreError
-from rheobase.report.cells import Results, read
-from rheobase.report.folder import open_folder
+from rheobase.comparison._compare import _Runner
+from rheobase.comparison.cells import Results, read
+from rheobase.comparison.folder import open_folder
+from rheobase.core.errors import StoreError
 from test_compare import TRAINING, compared
 
 HERE = Path(__file__).parent

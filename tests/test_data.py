@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rheobase import data
-from rheobase.data import Preprocessing, load
-from rheobase.errors import DataError, RheobaseWarning
+from rheobase.core.errors import DataError, RheobaseWarning
+from rheobase.data import readers as data
+from rheobase.data.readers import Preprocessing, load
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 

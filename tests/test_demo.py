@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import rheobase as rb
-from rheobase import cli, demo
-from rheobase.errors import StoreError
-from rheobase.report.cells import read
+from rheobase import cli
+from rheobase.cli import demonstration as demo
+from rheobase.comparison.cells import read
+from rheobase.core.errors import StoreError
+from rheobase.zoo import digits as digits_data
 
 FILES = {"network", "comparison", "accuracy.png", "summary.md", "results.json", "weights.safetensors"}
 
@@ -17,7 +19,7 @@ FILES = {"network", "comparison", "accuracy.png", "summary.md", "results.json", 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two step counts and few images, for what does not depend on them."""
-    parts = demo.digits()
+    parts = digits_data.digits()
     few = demo.Digits(*((images[:100], labels[:100]) for images, labels in parts))
     monkeypatch.setattr(demo, "digits", lambda: few)
     monkeypatch.setattr(demo, "TIMESTEPS", (1, 8))
@@ -47,12 +49,12 @@ def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert "| 32 |" in (folder / "summary.md").read_text()
     assert {path.name for path in (folder / "comparison").iterdir()} >= {"report.html", "table.md", "results.jsonl"}
     cells = read(folder / "comparison" / "results.jsonl")
-    assert {cell.method for cell in cells} == set(rb.all_recipes())
+    assert {cell.method for cell in cells} == set(rb.comparison.all_recipes())
     assert {cell.status for cell in cells} == {"done"}
     assert "All methods: " in printed.out
 
     network = rb.load(folder / "network")
-    images, labels = demo.digits_test()
+    images, labels = digits_data.digits_test()
     again = rb.evaluate(network, (images, labels), (8,))
     assert again.rows[0].accuracy == pytest.approx(rows[8]["accuracy"])
 
@@ -99,9 +101,9 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parts_do_not_overlap() -> None:
-    parts = demo.digits()
+    parts = digits_data.digits()
     assert [len(images) for images, _ in parts] == [1097, 300, 400]
     everything = torch.cat([images for images, _ in parts]).flatten(1)
     # load_digits holds no image twice, so each must be its own
     assert len(everything.unique(dim=0)) == 1797
-    assert demo.digits_train()[0].max() == 1
+    assert digits_data.digits_train()[0].max() == 1

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_network, grid_snn
-from rheobase.demo import digits, train
-from rheobase.diagnose import TERMS
-from rheobase.errors import DataError, RecipeError, StoreError
+from rheobase.core.errors import DataError, RecipeError, StoreError
+from rheobase.measure._diagnose import TERMS
+from rheobase.measure.plots import diagnosis_plot
+from rheobase.methods import METHODS
 from rheobase.neurons import ConstantCurrent, IntegrateFire, ParallelIF
-from rheobase.plots import diagnosis_plot
-from rheobase.recipes import METHODS
-from rheobase.signal import Train
+from rheobase.signals.signal import TimeSeries
+from rheobase.zoo.digits import digits, train
 from test_evaluate import VARIANTS
 
 
@@ -41,7 +41,7 @@ def integrate_fire(net: nn.Module, potential: float = 0.5) -> rb.SpikingNetwork:
     recipe = rb.Recipe(
         name="plain",
         timesteps=4,
-        neuron=rb.IntegrateFireNeuron(initial_potential=potential),
+        neuron=rb.methods.IntegrateFireNeuron(initial_potential=potential),
         calibration=recipe.calibration[:1],
     )
     return rb.convert(net, recipe, calibration=torch.ones(4, 1))
@@ -103,7 +103,7 @@ def measured(snn: rb.SpikingNetwork, images: Tensor) -> list[Tensor]:
     return [torch.cat(emitted[site.name]).double() - found[site.name].double() for site in snn.sites]
 
 
-def check_sums(snn: rb.SpikingNetwork, images: Tensor) -> rb.Diagnosis:
+def check_sums(snn: rb.SpikingNetwork, images: Tensor) -> rb.measure.Diagnosis:
     found = rb.diagnose(snn, images)
     for row, error in zip(found.rows, measured(snn, images), strict=True):
         size = float(error.abs().mean())
@@ -202,8 +202,8 @@ def test_trains_that_are_cut_or_stretched_are_the_segments(cut: bool) -> None:
     recipe = rb.Recipe(
         name="mixed",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps=mixed("MLP", 2, 5, 3)),
-        alignment=rb.Alignment(expansion="replicate", reduction="truncate") if cut else None,
+        neuron=rb.methods.IntegrateFireNeuron(timesteps=mixed("MLP", 2, 5, 3)),
+        alignment=rb.signals.Alignment(expansion="replicate", reduction="truncate") if cut else None,
         calibration=rb.RateCoding(threshold="max").calibration[:1],
     )
     found = check_sums(rb.convert(networks.build("MLP"), recipe, calibration=images), images)
@@ -240,7 +240,7 @@ def test_the_residual_is_the_potential_after_the_last_step(seed: int, steps: int
         ConstantCurrent(theta, steps, initial_potential=drawn),
         ParallelIF(theta, steps, pre=drawn - 0.5, post=0.1 * drawn, output_bias=0.5 * drawn * theta),
     ):
-        spikes = (window.fire(Train(currents), steps) != 0).sum(0)
+        spikes = (window.fire(TimeSeries(currents), steps) != 0).sum(0)
         left = window.residual(currents.mean(0), spikes, steps)
         assert bool((left >= -1e-9).logical_or(spikes == 0).all())
         assert bool((left < 1 + 1e-9).logical_or(spikes == steps).all())
@@ -288,7 +288,7 @@ def test_it_does_not_depend_on_batches_and_leaves_the_network_as_it_was() -> Non
     rates = rb.evaluate(snn, images, timesteps=(4,)).site_rates
     assert {row.site: row.spike_rate for row in whole.rows} == pytest.approx(rates)
     assert [row.terms["unevenness"].size for row in whole.rows] == pytest.approx(
-        [row.error for row in rb.unevenness(snn, images).rows]
+        [row.error for row in rb.measure.unevenness(snn, images).rows]
     )
 
 
@@ -322,4 +322,4 @@ def test_bad_input() -> None:
     with pytest.raises(RecipeError, match="timesteps: is 0"):
         rb.diagnose(snn, images, timesteps=0)
     with pytest.raises(RecipeError, match=r"thresholds are folded into the weights.*before folding"):
-        rb.diagnose(rb.fold_thresholds(snn), images)
+        rb.diagnose(rb.network.fold_thresholds(snn), images)

@@ -18,12 +18,12 @@ import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
 from rheobase import zoo
-from rheobase.energy import count_spikes
-from rheobase.errors import DataError, RecipeError
+from rheobase.core.errors import DataError, RecipeError
 from rheobase.graph import Graph, capture, fold_batch_norm
 from rheobase.graph.synapses import WorkCounter
+from rheobase.measure._energy import count_spikes
+from rheobase.measure._pascal_cost import energy_ratio
 from rheobase.neurons import IntegrateFire
-from rheobase.pascal_cost import energy_ratio
 
 
 def column_of(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], i: int) -> Tensor:
@@ -154,7 +154,7 @@ def test_worked_by_hand() -> None:
     assert found.spike_rate == pytest.approx(14 / 7)
     int8 = rb.energy(snn, torch.tensor([[1.0, 0.25]]), costs="int8-45nm")
     assert int8.picojoules == pytest.approx(0.23 * 6 + 0.03 * (7 + 12 + 126))
-    own = rb.Costs(name="mine", mac=2, ac=1, update=0.5, comparison=0.25)
+    own = rb.measure.Costs(name="mine", mac=2, ac=1, update=0.5, comparison=0.25)
     priced = rb.energy(snn, torch.tensor([[1.0, 0.25]]), costs=own)
     assert priced.picojoules == pytest.approx(2 * 6 + 19 + 0.5 * 126 + 0.25 * 77)
     assert any("comparisons" in text for text in found.not_counted)
@@ -370,13 +370,13 @@ class Fan(nn.Module):
 
 def test_the_papers_figures_for_vgg() -> None:
     snn = spiking(NarrowVGG(), 1, 4)
-    assert rb.pascal_cost(snn).timesteps == pytest.approx(4.21, abs=0.005)
+    assert rb.measure.pascal_cost(snn).timesteps == pytest.approx(4.21, abs=0.005)
     names = [site.name for site in snn.sites]
     for levels, expected in (
         ([2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 4, 4, 2, 4, 4], 2.13),
         ([8, 4, 4, 1, 4, 4, 1, 1, 1, 1, 1, 4, 8, 8, 8], 4.54),
     ):
-        rows = rb.pascal_cost(snn).rows
+        rows = rb.measure.pascal_cost(snn).rows
         assert [row.layer for row in rows] == names
         mixed = [n * energy_ratio(n, row.relative) for n, row in zip(levels, rows, strict=True)]
         assert sum(mixed) / len(mixed) == pytest.approx(expected, abs=0.005)
@@ -386,8 +386,8 @@ def test_the_papers_figure_for_vgg_on_imagenet() -> None:
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512]
     layers = [*(Fan(9 * c) for c in channels), Fan(25088), Fan(4096)]
     snn = spiking(nn.Sequential(*layers, nn.Flatten(), Wide(4096)), 1, 16)
-    assert rb.pascal_cost(snn, readout=True).timesteps == pytest.approx(18.37, abs=0.005)
-    assert rb.pascal_cost(snn).timesteps == pytest.approx(18.50, abs=0.005)
+    assert rb.measure.pascal_cost(snn, readout=True).timesteps == pytest.approx(18.37, abs=0.005)
+    assert rb.measure.pascal_cost(snn).timesteps == pytest.approx(18.50, abs=0.005)
 
 
 class Wide(nn.Module):
@@ -401,14 +401,14 @@ class Wide(nn.Module):
 
 @pytest.mark.parametrize(("build", "expected"), [(zoo.resnet18, 8.77), (zoo.resnet34, 8.50)])
 def test_what_the_stated_formula_gives_for_resnets(build: Callable[[], nn.Module], expected: float) -> None:
-    assert rb.pascal_cost(spiking(build(), 8, 8)).timesteps == pytest.approx(expected, abs=0.005)
+    assert rb.measure.pascal_cost(spiking(build(), 8, 8)).timesteps == pytest.approx(expected, abs=0.005)
 
 
 def test_the_ratio_is_that_of_counted_operations() -> None:
     """Eq. 14 by the operations of two networks, one of PASCAL's neurons and one of plain ones."""
     images = grid_images("QCFSResNet")
     snn = rb.convert(networks.build("QCFSResNet"), rb.Pascal(), calibration=images)
-    found, cost = rb.energy(snn, images), rb.pascal_cost(snn, images)
+    found, cost = rb.energy(snn, images), rb.measure.pascal_cost(snn, images)
     plain = sum(r.picojoules - 0.9 * r.updates + 0.9 * r.neurons * (r.timesteps or 0) for r in found.rows[:-1])
     papers = sum(
         r.picojoules - 0.9 * r.updates + 0.9 * r.neurons * (5 * (r.timesteps or 0) - 2) for r in found.rows[:-1]
@@ -446,9 +446,9 @@ def test_bad_input() -> None:
     with pytest.raises(RecipeError, match=r"'fp16' is unknown.*use fp32-45nm, int8-45nm"):
         rb.energy(snn, images, costs="fp16")
     with pytest.raises(RecipeError, match="costs: mac: input should be greater than or equal to 0"):
-        rb.Costs(name="mine", mac=-1, ac=1)
+        rb.measure.Costs(name="mine", mac=-1, ac=1)
     with pytest.raises(RecipeError, match="costs: unknown field 'adds'"):
-        rb.Costs(name="mine", mac=1, ac=1, adds=1)
+        rb.measure.Costs(name="mine", mac=1, ac=1, adds=1)
     with pytest.raises(DataError, match="images: is empty"):
         rb.energy(snn, images[:0])
     with pytest.raises(DataError, match="converted for"):
@@ -456,6 +456,6 @@ def test_bad_input() -> None:
     with pytest.raises(RecipeError, match="timesteps: is 0"):
         rb.energy(snn, images, timesteps=0)
     with pytest.raises(RecipeError, match="spike_rate: has no effect beside images"):
-        rb.pascal_cost(snn, images, spike_rate=0.5)
+        rb.measure.pascal_cost(snn, images, spike_rate=0.5)
     with pytest.raises(RecipeError, match="spike_rate: is 0"):
-        rb.pascal_cost(snn, spike_rate=0)
+        rb.measure.pascal_cost(snn, spike_rate=0)

@@ -10,10 +10,10 @@ import torch
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_network, grid_snn
-from rheobase.batches import Digest
-from rheobase.errors import DataError, RecipeError
-from rheobase.evaluate import default_timesteps
-from rheobase.recipes import METHODS, Recipe
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.data.batches import Digest
+from rheobase.measure._evaluate import default_timesteps
+from rheobase.methods import METHODS, Recipe
 
 
 def labels_for(name: str) -> torch.Tensor:

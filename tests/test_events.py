@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import rheobase as rb
-from rheobase import data, events
 from rheobase.cli import app
-from rheobase.errors import DataError
-from rheobase.events import Framing
+from rheobase.core.errors import DataError
+from rheobase.data import events
+from rheobase.data import readers as data
+from rheobase.data.events import Framing
 
 pytest.importorskip("tonic", reason="recordings are read with tonic: pip install -e '.[events]'")
 pytest.importorskip("aedat", reason="AEDAT 4 is read with aedat: pip install -e '.[events]'")
@@ -244,7 +245,7 @@ def test_recordings_in_memory_such_as_a_data_set_of_tonic() -> None:
 MODULE = """
 import torch
 from torch import nn
-from rheobase import events
+from rheobase.data import events
 
 def recordings():
     return events.load("Test", events.Framing(frames=2, sensor=(4, 3)), seed=0)

@@ -13,9 +13,9 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_network, grid_snn
-from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, TraceError
+from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, TraceError
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.recipes import METHODS, Recipe
+from rheobase.methods import METHODS, Recipe
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -131,7 +131,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     for method in (rb.Pascal, rb.QVM):
         recipe, images = method(levels=mixed_levels("MLP")), grid_images("MLP")
         snn = rb.convert(quantised("MLP", recipe), recipe)
-        again = rb.load(snn.save(tmp_path / recipe.name))
+        again = rb.load(rb.save(snn, tmp_path / recipe.name))
         assert torch.equal(again(images), snn(images))
         assert [type(n) for n in again.neurons] == [type(n) for n in snn.neurons]
         assert [n.config() for n in again.neurons] == [n.config() for n in snn.neurons]
@@ -245,9 +245,14 @@ def test_passes_that_do_not_fit_such_neurons() -> None:
         name="both",
         timesteps=4,
         neuron={"kind": "pasc"},
-        calibration=(rb.Thresholds(),),  # type: ignore[arg-type]
+        calibration=(rb.passes.Thresholds(),),  # type: ignore[arg-type]
     )
-    for part in (rb.Thresholds(), rb.ScaleThresholds(), rb.TemporalBias(batch_size=4), rb.BiasCorrection()):
+    for part in (
+        rb.passes.Thresholds(),
+        rb.passes.ScaleThresholds(),
+        rb.passes.TemporalBias(batch_size=4),
+        rb.passes.BiasCorrection(),
+    ):
         wrong = Recipe(**{**recipe.to_dict(), "calibration": [part.model_dump()]})
         with pytest.raises(CalibrationError, match="belong to the trained activation"):
             rb.convert(quantised("MLP", rb.Pascal(levels=4)), wrong, calibration=grid_images("MLP"))
@@ -291,4 +296,4 @@ def test_a_site_that_is_never_active() -> None:
 
 def test_unknown_rounding() -> None:
     with pytest.raises(ModelError, match="rounding"):
-        rb.Staircase(4, 1.0, "nearest")  # type: ignore[arg-type]
+        rb.activations.Staircase(4, 1.0, "nearest")  # type: ignore[arg-type]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.errors import RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph, Node
-from rheobase.graph.ir import run, schedule
-from rheobase.graph.rescale import rescale
-from rheobase.signal import Held, Signal
+from rheobase.graph.interpreter import run, schedule
+from rheobase.graph.rewrites.factors import rescale
+from rheobase.signals.signal import Constant, Signal
 
 
 def counts(snn: rb.SpikingNetwork, images: Tensor, timesteps: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -36,7 +36,7 @@ def counts(snn: rb.SpikingNetwork, images: Tensor, timesteps: int | None = None)
 def test_the_same_spikes_in_float64(threshold: float) -> None:
     """On one network; on all of them in test_nir."""
     snn, images = copy.deepcopy(grid_snn("ReusedReluResNet")).double(), grid_images("ReusedReluResNet", 6).double()
-    folded = rb.fold_thresholds(snn, threshold)
+    folded = rb.network.fold_thresholds(snn, threshold)
     assert {float(neuron.threshold) for neuron in folded.neurons} == {threshold}
     (before, logits), (after, again) = counts(snn, images), counts(folded, images)
     for site, count in before.items():
@@ -49,7 +49,7 @@ def test_neurons_that_wait(recipe: rb.Recipe) -> None:
     images = grid_images("OptionAResNet", 6)
     quantised = rb.quantise(networks.build("OptionAResNet"), recipe, calibration=images).eval()
     snn = rb.convert(quantised, recipe).double()
-    folded = rb.fold_thresholds(snn)
+    folded = rb.network.fold_thresholds(snn)
     for execution in ("steps", "counts"):
         snn.execution = folded.execution = execution  # type: ignore[assignment]
         torch.testing.assert_close(folded(images.double()), snn(images.double()), rtol=1e-12, atol=1e-12)
@@ -60,7 +60,7 @@ def test_biases_and_potentials_move_along() -> None:
     ftbc = rb.FTBC(timesteps=4, updates=2, iterations=1, batches=1, batch_size=16)
     for recipe in (ftbc, rb.SNNCalibration(timesteps=4, pipeline="advanced")):
         snn = rb.convert(networks.build("VGG"), recipe, calibration=images).double()
-        (before, logits), (after, again) = (counts(s, images.double()) for s in (snn, rb.fold_thresholds(snn)))
+        (before, logits), (after, again) = (counts(s, images.double()) for s in (snn, rb.network.fold_thresholds(snn)))
         assert all(torch.equal(before[site], after[site]) for site in before)
         torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
 
@@ -76,7 +76,7 @@ def test_by_hand() -> None:
     images = torch.rand(8, 1)
     snn = rb.convert(net, rb.RateCoding(timesteps=2, threshold="max"), calibration=images)
     snn.neurons[0].threshold = torch.tensor([2.0, 4.0])
-    folded = rb.fold_thresholds(snn)
+    folded = rb.network.fold_thresholds(snn)
     first, second = (node for node in folded.graph.nodes if node.operation == "linear")
     assert folded.graph.tensor(first.parameters["weight"]).tolist() == [[0.5], [0.75]]
     assert folded.graph.tensor(first.parameters["bias"]).tolist() == [0.25, -0.25]
@@ -90,7 +90,7 @@ def test_a_silent_channel_stays_silent() -> None:
     silent = torch.isinf(snn.neurons[2].threshold)
     assert silent.any()
     snn.neurons[2].initial_potential = torch.tensor(1.0)  # at θ = 1 it would fire at once
-    folded = rb.fold_thresholds(snn)
+    folded = rb.network.fold_thresholds(snn)
     found, _ = counts(folded, grid_images("MLP"))
     assert found[snn.sites[2].name][:, silent].sum() == 0
     torch.testing.assert_close(folded(grid_images("MLP")), snn(grid_images("MLP")))
@@ -99,27 +99,27 @@ def test_a_silent_channel_stays_silent() -> None:
 def test_twice_is_once_and_nothing_is_changed(tmp_path: Path) -> None:
     snn, images = grid_snn("ReusedReluResNet"), grid_images("ReusedReluResNet")
     before = snn(images)
-    folded = rb.fold_thresholds(snn)
-    again = rb.fold_thresholds(folded)
+    folded = rb.network.fold_thresholds(snn)
+    again = rb.network.fold_thresholds(folded)
     assert [node.name for node in again.graph.nodes] == [node.name for node in folded.graph.nodes]
     assert torch.equal(again(images), folded(images))
     assert len(again.provenance.notes) == len(folded.provenance.notes)
     assert torch.equal(snn(images), before)
-    folded.save(tmp_path / "folded")
+    rb.save(folded, tmp_path / "folded")
     assert torch.equal(rb.load(tmp_path / "folded")(images), folded(images))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("inf"), float("nan")])
 def test_thresholds_that_are_none(threshold: float) -> None:
     with pytest.raises(RecipeError, match="threshold: is"):
-        rb.fold_thresholds(grid_snn("MLP"), threshold)
+        rb.network.fold_thresholds(grid_snn("MLP"), threshold)
 
 
 def test_a_neuron_with_something_else_in_units_of_its_threshold() -> None:
     snn = copy.deepcopy(grid_snn("MLP"))
     snn.neurons[1].register_buffer("gain", torch.ones(3))
     with pytest.raises(RecipeError, match="act2: has IntegrateFire neurons with gain"):
-        rb.fold_thresholds(snn)
+        rb.network.fold_thresholds(snn)
 
 
 @settings(max_examples=12)
@@ -147,8 +147,8 @@ def run_with_division(graph: Graph, images: Tensor, factors: dict[str, Tensor]) 
         factor = factors.get(name)
         return x if factor is None else x / (factor.reshape(-1, *(1,) * (x.dim() - 2)) if factor.dim() else factor)
 
-    values: dict[str, Signal] = {graph.nodes[0].name: Held(divide(graph.nodes[0].name, images))}
+    values: dict[str, Signal] = {graph.nodes[0].name: Constant(divide(graph.nodes[0].name, images))}
     for node in graph.nodes[1:]:
         run(graph, schedule([node], keep=[n.name for n in graph.nodes]), values, graph.analog)
-        values[node.name] = Held(divide(node.name, values[node.name].mean()))
+        values[node.name] = Constant(divide(node.name, values[node.name].mean()))
     return values[graph.output].mean()

@@ -14,10 +14,10 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images
-from rheobase.errors import DataError, ModelError, TraceError
+from rheobase.core.errors import DataError, ModelError, TraceError
 from rheobase.graph import capture, fold_batch_norm, replace_max_pool
-from rheobase.graph.trace import relative_difference
-from rheobase.sites import site_table, split_at_sites
+from rheobase.graph.sites import site_table, split_at_sites
+from rheobase.graph.trace.capture import relative_difference
 
 
 @pytest.mark.parametrize("name", networks.GRID)
@@ -302,7 +302,7 @@ def test_the_three_stretches_are_the_whole_graph(name: str) -> None:
 @given(name=st.sampled_from(sorted(networks.GRID)), seed=st.integers(0, 2**31), weight=st.floats(0, 1))
 def test_every_operation_is_affine(name: str, seed: int, weight: float) -> None:
     from rheobase.graph.operations import OPERATIONS
-    from rheobase.signal import Held
+    from rheobase.signals.signal import Constant
 
     graph = grid_graph(name).double()
     try:
@@ -316,7 +316,7 @@ def test_every_operation_is_affine(name: str, seed: int, weight: float) -> None:
                 for _ in "xy"
             )
             mix = [weight * a + (1 - weight) * b for a, b in zip(x, y, strict=True)]
-            fx, fy, fmix = (graph.compute(node, *map(Held, inputs)).values for inputs in (x, y, mix))
+            fx, fy, fmix = (graph.compute(node, *map(Constant, inputs)).values for inputs in (x, y, mix))
             torch.testing.assert_close(fmix, weight * fx + (1 - weight) * fy)
     finally:
         graph.float()

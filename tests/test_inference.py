@@ -11,11 +11,11 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_network
-from rheobase.errors import DataError, RecipeError
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.methods import METHODS, Recipe
 from rheobase.neurons import ParallelIF
+from rheobase.neurons.constant_current import ConstantCurrent
 from rheobase.neurons.integrate_fire import IntegrateFire
-from rheobase.neurons.window import ConstantCurrent
-from rheobase.recipes import METHODS, Recipe
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -37,7 +37,7 @@ def converted(name: str, recipe: Recipe) -> rb.SpikingNetwork:
 
 
 def test_every_method_with_a_closed_form_is_here() -> None:
-    closed = {name for name in METHODS if not isinstance(METHODS[name]().neuron, rb.IntegrateFireNeuron)}
+    closed = {name for name in METHODS if not isinstance(METHODS[name]().neuron, rb.methods.IntegrateFireNeuron)}
     assert {recipe.name for recipe in RECIPES.values()} == closed
 
 

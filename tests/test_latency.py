@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.errors import RecipeError
+from rheobase.core.errors import RecipeError
 
 
 def chain(*levels: int) -> nn.Module:
@@ -41,7 +41,7 @@ def pascal(net: nn.Module) -> rb.SpikingNetwork:
     return rb.convert(net, rb.Pascal(), example=torch.rand(4, 3))
 
 
-def spans(found: rb.Latency) -> list[tuple[int, int]]:
+def spans(found: rb.measure.Latency) -> list[tuple[int, int]]:
     return [(row.start, row.end) for row in found.rows]
 
 
@@ -130,7 +130,7 @@ def test_trains_are_aligned_one_by_one_before_neurons_that_stream() -> None:
     recipe = rb.Recipe(
         name="mixed",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps=steps),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps=steps),
         calibration=rb.RateCoding(threshold="max", granularity="layer").calibration,
     )
     snn = rb.convert(net, recipe, calibration=3 * torch.rand(20, 3))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rheobase as rb
-from rheobase.errors import ModelError, TraceError
-from rheobase.learned_levels import PARAMETERS, LearnedStaircase, StepTarget, level_notes
+from rheobase.activations.learned_staircase import PARAMETERS, LearnedStaircase
+from rheobase.activations.step_target import StepTarget, level_notes
+from rheobase.core.errors import ModelError, TraceError
 
 CASES = sorted(PARAMETERS)
 BY_CHANNEL = ("n_d", "n_alpha", "t_alpha")

@@ -22,15 +22,15 @@ from torch.utils.data import DataLoader, TensorDataset
 import networks
 import rheobase as rb
 from conftest import grid_images
-from rheobase.activations import Staircase
-from rheobase.demo import digits
-from rheobase.errors import DataError, ModelError, RecipeError, StoreError, TrainingError
+from rheobase.activations.staircase import Staircase
+from rheobase.core.errors import DataError, ModelError, RecipeError, StoreError, TrainingError
 from rheobase.graph import fold_batch_norm
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.levels import LevelMetric, SiteMetric, clusters
-from rheobase.levels.adapt import stages, switch
-from rheobase.levels.metric import site_metric
-from rheobase.plots import level_metric_plot
+from rheobase.measure.plots import level_metric_plot
+from rheobase.methods.adaptive_levels import LevelMetric, SiteMetric, clusters
+from rheobase.methods.adaptive_levels.adapt import stages, switch
+from rheobase.methods.adaptive_levels.metric import site_metric
+from rheobase.zoo.digits import digits
 
 SETTINGS = rb.Training(epochs=3, learning_rate=0.05, batch_size=50)
 
@@ -158,7 +158,7 @@ def test_the_histogram_is_that_of_the_network(granularity: Any) -> None:
     with torch.no_grad():
         for part in images.split(7):
             network(part)
-    found = rb.level_metric(network, images)
+    found = rb.methods.level_metric(network, images)
     assert found.images == 20
     for site in found.sites:
         total = counts[site.site].total()
@@ -166,16 +166,16 @@ def test_the_histogram_is_that_of_the_network(granularity: Any) -> None:
         assert sum(site.histogram) == total
         assert moved <= 1e-3 * total
     graph = fold_batch_norm(network.to_graph())[0]
-    assert rb.level_metric(graph, (images, torch.zeros(20))).sites == found.sites
-    assert rb.level_metric(graph, DataLoader(TensorDataset(images), batch_size=3)).sites == found.sites
-    assert rb.level_metric(graph, images, limit=7).sites == rb.level_metric(graph, images[:7]).sites
+    assert rb.methods.level_metric(graph, (images, torch.zeros(20))).sites == found.sites
+    assert rb.methods.level_metric(graph, DataLoader(TensorDataset(images), batch_size=3)).sites == found.sites
+    assert rb.methods.level_metric(graph, images, limit=7).sites == rb.methods.level_metric(graph, images[:7]).sites
     assert found.alpha == 1 / (2 * len(found.sites))
 
 
 def test_another_alpha_from_the_same_histograms() -> None:
     network, images = quantised(), few()[0]
-    found = rb.level_metric(network, images)
-    assert found.at(0.02) == rb.level_metric(network, images, alpha=0.02)
+    found = rb.methods.level_metric(network, images)
+    assert found.at(0.02) == rb.methods.level_metric(network, images, alpha=0.02)
     sweep = found.sweep()
     assert list(sweep) == ["k = 1", "k = 0.75", "k = 0.5"]
     assert sweep["k = 0.5"] == found
@@ -184,9 +184,9 @@ def test_another_alpha_from_the_same_histograms() -> None:
         for site in one.sites:
             filled = sum(count >= one.alpha * sum(site.histogram) for count in site.histogram)
             assert site.agreement == 1 - (max(filled, 1) - 1) / 8
-    counts = rb.level_metric(network, images, moments="counts")
+    counts = rb.methods.level_metric(network, images, moments="counts")
     assert counts.values != found.values
-    assert counts.at(0.02) == rb.level_metric(network, images, alpha=0.02, moments="counts")
+    assert counts.at(0.02) == rb.methods.level_metric(network, images, alpha=0.02, moments="counts")
 
 
 def test_dead_and_stuck_sites() -> None:
@@ -195,7 +195,7 @@ def test_dead_and_stuck_sites() -> None:
     with torch.no_grad():
         network.state_dict()["3.bias"].fill_(-1e6)
         network.state_dict()["6.bias"].fill_(1e6)
-    found = rb.level_metric(network, few()[0])
+    found = rb.methods.level_metric(network, few()[0])
     first, dead, stuck = found.sites
     assert dead.histogram[1:] == (0, 0, 0, 0)
     assert math.isfinite(first.metric)
@@ -216,23 +216,23 @@ def test_dead_and_stuck_sites() -> None:
 def test_networks_and_options_that_have_no_metric() -> None:
     network, images = quantised(), few()[0]
     with pytest.raises(ModelError, match=r"model: is a Sequential\. Remedy: quantise"):
-        rb.level_metric(small(), images)  # type: ignore[arg-type]
+        rb.methods.level_metric(small(), images)  # type: ignore[arg-type]
     analog = fold_batch_norm(rb.graph.capture(small(), images[:2]).graph)[0]
     with pytest.raises(RecipeError, match="not a quantised activation"):
-        rb.level_metric(analog, images)
+        rb.methods.level_metric(analog, images)
     for alpha in (0.0, 1.0, -1, math.nan, True, "a"):
         with pytest.raises(RecipeError, match="alpha: is"):
-            rb.level_metric(network, images, alpha=alpha)  # type: ignore[arg-type]
+            rb.methods.level_metric(network, images, alpha=alpha)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="alpha: is"):
-        rb.level_metric(network, images).at(2)
+        rb.methods.level_metric(network, images).at(2)
     with pytest.raises(RecipeError, match="moments: is 'bins'"):
-        rb.level_metric(network, images, moments="bins")  # type: ignore[arg-type]
+        rb.methods.level_metric(network, images, moments="bins")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="limit: is 0"):
-        rb.level_metric(network, images, limit=0)
+        rb.methods.level_metric(network, images, limit=0)
     with pytest.raises(DataError, match="images: have shape"):
-        rb.level_metric(network, images[:, :, 1:])
+        rb.methods.level_metric(network, images[:, :, 1:])
     with pytest.raises(DataError, match="images: is empty"):
-        rb.level_metric(network, images[:0])
+        rb.methods.level_metric(network, images[:0])
 
 
 # -- clusters ------------------------------------------------------------------------------------------------
@@ -293,8 +293,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def adapt(**options: Any) -> rb.AdaptedLevels:
-    return rb.adapt_levels(quantised(), few(), SETTINGS, **{"levels": (8, 3), "images": 60, **options})
+def adapt(**options: Any) -> rb.methods.AdaptedLevels:
+    return rb.methods.adapt_levels(quantised(), few(), SETTINGS, **{"levels": (8, 3), "images": 60, **options})
 
 
 def test_both_stages_by_hand() -> None:
@@ -328,10 +328,10 @@ def test_the_metric_is_that_of_the_uniform_network_on_training_images() -> None:
     images, labels = few(100)
     kept = (images[80:], labels[80:])
     part = (images[:80], labels[:80])
-    adapted = rb.adapt_levels(quantised(), part, SETTINGS, levels=(8, 3), validation=kept)
+    adapted = rb.methods.adapt_levels(quantised(), part, SETTINGS, levels=(8, 3), validation=kept)
     before = rb.train(quantised(), part, stages(SETTINGS, 2 / 3)[0], validation=kept)
-    assert adapted.metric == rb.level_metric(before.model, part)
-    split = rb.adapt_levels(quantised(), part, SETTINGS, levels=(8, 3))
+    assert adapted.metric == rb.methods.level_metric(before.model, part)
+    split = rb.methods.adapt_levels(quantised(), part, SETTINGS, levels=(8, 3))
     assert split.metric.images == 72  # a tenth is split off to validate
 
 
@@ -339,7 +339,7 @@ def test_the_metric_is_that_of_the_uniform_network_on_training_images() -> None:
 def test_the_spiking_network_predicts_what_the_quantised_one_does(rounding: Any) -> None:
     network = rb.quantise(small(), rb.QVM(levels=8, rounding=rounding), calibration=few()[0])
     training = rb.Training(epochs=3, learning_rate=0.1, batch_size=25)
-    adapted = rb.adapt_levels(network, few(1000), training, levels=(8, 4))
+    adapted = rb.methods.adapt_levels(network, few(1000), training, levels=(8, 4))
     assert len(set(adapted.levels.values())) == 2
     images = digits().test[0][:100]
     snn = rb.convert(adapted.model, rb.Pascal() if rounding == "round" else rb.QVM(rounding=rounding))
@@ -388,8 +388,8 @@ class Stop:
 def test_a_killed_run_goes_on(tmp_path: Path, step: int) -> None:
     settings = rb.Training(epochs=6, learning_rate=0.05, batch_size=50)
 
-    def run(penalty: Stop, folder: Path | None) -> rb.AdaptedLevels:
-        return rb.adapt_levels(
+    def run(penalty: Stop, folder: Path | None) -> rb.methods.AdaptedLevels:
+        return rb.methods.adapt_levels(
             quantised(), few(), settings, levels=(8, 3), share=0.5, images=60, folder=folder, penalty=penalty
         )
 
@@ -414,7 +414,7 @@ def test_a_folder_with_other_levels_is_refused(tmp_path: Path) -> None:
     ):
         adapt(folder=tmp_path, levels=(8, 4))
     with pytest.raises(TrainingError, match=r"uniform: holds the checkpoint of another run: activations .* levels=8"):
-        rb.adapt_levels(quantised(4), few(), SETTINGS, levels=(8, 3), folder=tmp_path)
+        rb.methods.adapt_levels(quantised(4), few(), SETTINGS, levels=(8, 3), folder=tmp_path)
 
 
 def test_loaders_that_shuffle_and_labels_that_a_teacher_replaces() -> None:
@@ -422,19 +422,22 @@ def test_loaders_that_shuffle_and_labels_that_a_teacher_replaces() -> None:
     loader = DataLoader(TensorDataset(images, labels), batch_size=40, shuffle=True)
     one_shot = iter(list(DataLoader(TensorDataset(images, labels), batch_size=40)))
     tensors = adapt()
-    assert same(rb.adapt_levels(quantised(), one_shot, SETTINGS, levels=(8, 3), images=60).model, tensors.model)
-    assert len(rb.adapt_levels(quantised(), loader, SETTINGS, levels=(8, 3), validation=iter([few(50)])).history) == 3
+    assert same(rb.methods.adapt_levels(quantised(), one_shot, SETTINGS, levels=(8, 3), images=60).model, tensors.model)
+    assert (
+        len(rb.methods.adapt_levels(quantised(), loader, SETTINGS, levels=(8, 3), validation=iter([few(50)])).history)
+        == 3
+    )
     assert same(
-        rb.adapt_levels(quantised(), TensorDataset(images, labels), SETTINGS, levels=(8, 3), images=60).model,
+        rb.methods.adapt_levels(quantised(), TensorDataset(images, labels), SETTINGS, levels=(8, 3), images=60).model,
         tensors.model,
     )
-    student = rb.adapt_levels(quantised(), images, SETTINGS, levels=(8, 3), teacher=small())
+    student = rb.methods.adapt_levels(quantised(), images, SETTINGS, levels=(8, 3), teacher=small())
     assert student.history[-1].train_accuracy is None
 
 
 def test_runs_that_cannot_be() -> None:
     with pytest.raises(ModelError, match=r"model: is a Sequential\. Remedy: quantise it first"):
-        rb.adapt_levels(small(), few(), SETTINGS, levels=(8, 4))  # type: ignore[arg-type]
+        rb.methods.adapt_levels(small(), few(), SETTINGS, levels=(8, 4))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="levels: are 4, and the network has 3 sites"):
         adapt(levels=(8, 4, 2, 1))
     with pytest.raises(RecipeError, match="levels: are"):
@@ -445,9 +448,9 @@ def test_runs_that_cannot_be() -> None:
         with pytest.raises(TrainingError, match="share: is"):
             adapt(share=share)
     with pytest.raises(TrainingError, match=r"training\.epochs: is 1"):
-        rb.adapt_levels(quantised(), few(), rb.Training(epochs=1, learning_rate=0.1), levels=(8, 4))
+        rb.methods.adapt_levels(quantised(), few(), rb.Training(epochs=1, learning_rate=0.1), levels=(8, 4))
     with pytest.raises(TrainingError, match="training: is a int"):
-        rb.adapt_levels(quantised(), few(), 3, levels=(8, 4))  # type: ignore[arg-type]
+        rb.methods.adapt_levels(quantised(), few(), 3, levels=(8, 4))  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="warmup_epochs 2 leaves none of 2"):
         stages(rb.Training(epochs=3, learning_rate=0.1, warmup_epochs=2), 2 / 3)
 
@@ -468,7 +471,7 @@ def test_both_stages_make_up_all_epochs(epochs: int, share: float, schedule: Any
 def test_figures(tmp_path: Path) -> None:
     found = made({"first": 30.0, "b": 1.0, "dead": math.inf})
     level_metric_plot(found, tmp_path / "one.png", levels=found.assign((8, 4)))
-    level_metric_plot(rb.level_metric(quantised(), few()[0]).sweep(), tmp_path / "three.png")
+    level_metric_plot(rb.methods.level_metric(quantised(), few()[0]).sweep(), tmp_path / "three.png")
     for name in ("one.png", "three.png"):
         with Image.open(tmp_path / name) as image:
             assert image.width > 400

@@ -11,18 +11,18 @@ from torch import Tensor
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.calibrate import CalibrationData
-from rheobase.calibrate.held_out import Snapshot, logit_error
-from rheobase.calibrate.layers import layers
-from rheobase.calibrate.statistics import observe
-from rheobase.calibrate.weights import staircase
-from rheobase.errors import CalibrationError, RecipeError
+from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.neurons import IntegrateFire
+from rheobase.passes import CalibrationData
+from rheobase.passes.held_out import Snapshot, logit_error
+from rheobase.passes.layers import layers
+from rheobase.passes.statistics import observe
+from rheobase.passes.weight_calibration import staircase
 
 PASSES = {
-    "bias": rb.BiasCorrection(images=12),
-    "potential": rb.PotentialCorrection(images=12),
-    "weights": rb.WeightCalibration(images=12, iterations=3, batch_size=8, learning_rate=1e-3),
+    "bias": rb.passes.BiasCorrection(images=12),
+    "potential": rb.passes.PotentialCorrection(images=12),
+    "weights": rb.passes.WeightCalibration(images=12, iterations=3, batch_size=8, learning_rate=1e-3),
 }
 
 
@@ -118,7 +118,7 @@ def test_bias_correction_by_hand_from_simulations_of_the_whole_network() -> None
     for site, neuron in zip(slow.sites, slow.neurons, strict=True):
         excess = (means(slow, data.fit)[site.index] - target[site.index]).movedim(1, 0).flatten(1).mean(1)
         neuron.bias = torch.where(neuron.threshold.isinf(), 0.0, excess)
-    rb.BiasCorrection().apply(snn, data)
+    rb.passes.BiasCorrection().apply(snn, data)
     for quick, reference in zip(snn.neurons, slow.neurons, strict=True):
         torch.testing.assert_close(quick.bias, reference.bias, atol=1e-5, rtol=1e-4)
 
@@ -134,7 +134,7 @@ def test_potential_correction_by_hand(granularity: str) -> None:
         missing = (target[site.index] - means(slow, data.fit)[site.index]).mean(0)
         theta = neuron.threshold.expand(site.channels).reshape(-1, *[1] * (len(site.shape) - 1))
         neuron.initial_potential = torch.where(theta.isinf(), 0.0, 0.5 + 4 * missing / theta)
-    rb.PotentialCorrection().apply(snn, data)
+    rb.passes.PotentialCorrection().apply(snn, data)
     for quick, reference in zip(snn.neurons, slow.neurons, strict=True):
         one = torch.empty(1, *reference.initial_potential.shape)
         quick_start, slow_start = quick.init(one.shape, one)[0], reference.init(one.shape, one)[0]
@@ -160,7 +160,7 @@ def test_fitted_weights_lower_the_error_of_their_layer() -> None:
     ann = {name: tensor.clone() for name, tensor in snn.ann.tensors.items()}
     target = activations(snn, data.fit)
     before = [float((m - a).square().mean()) for m, a in zip(means(snn, data.fit), target, strict=True)]
-    changes = rb.WeightCalibration(iterations=40, learning_rate=3e-3).apply(snn, data)
+    changes = rb.passes.WeightCalibration(iterations=40, learning_rate=3e-3).apply(snn, data)
     after = [float((m - a).square().mean()) for m, a in zip(means(snn, data.fit), target, strict=True)]
     assert changes.changed
     assert sum(after) < sum(before)
@@ -188,7 +188,7 @@ def test_calibrated_networks_save_and_load(tmp_path) -> None:  # type: ignore[no
     images = grid_images("OptionAResNet")
     recipe = rb.SNNCalibration(timesteps=4, pipeline="advanced", weights=True, weight_iterations=2)
     snn = rb.convert(networks.build("OptionAResNet"), recipe, calibration=images)
-    again = rb.load(snn.save(tmp_path / "snn"))
+    again = rb.load(rb.save(snn, tmp_path / "snn"))
     assert torch.equal(again(images), snn(images))
     assert torch.equal(again.ann(images), snn.ann(images))
 

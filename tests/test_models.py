@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rheobase.errors import ModelError
-from rheobase.models import load
+from rheobase.core.errors import ModelError
+from rheobase.exchange.checkpoints import load
 
 SOURCE = """
 from torch import nn

@@ -16,11 +16,11 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase.errors import DataError, ModelError, RecipeError, TraceError
-from rheobase.graph.ir import Node
+from rheobase.core.errors import DataError, ModelError, RecipeError, TraceError
+from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.neurons import IntegrateFire
-from rheobase.signal import Held, Train, lift, prefix_means
+from rheobase.signals.signal import Constant, TimeSeries, lift, prefix_means
 
 ALL = [*networks.GRID]
 
@@ -143,12 +143,12 @@ def test_the_first_segment_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lifting_is_the_function_at_every_step(steps: int, seed: int, held: tuple[bool, bool]) -> None:
     g = torch.Generator().manual_seed(seed)
     trains = [torch.randn(steps, 2, 3, generator=g) for _ in held]
-    signals = [Held(x[0]) if h else Train(x) for x, h in zip(trains, held, strict=True)]
+    signals = [Constant(x[0]) if h else TimeSeries(x) for x, h in zip(trains, held, strict=True)]
     result = lift(lambda a, b: a - 2 * b, *signals)
-    assert isinstance(result, Held) == all(held)
+    assert isinstance(result, Constant) == all(held)
     for t in range(steps):
-        a, b = (s.values if isinstance(s, Held) else s.values[t] for s in signals)
-        value = result.values if isinstance(result, Held) else result.values[t]
+        a, b = (s.values if isinstance(s, Constant) else s.values[t] for s in signals)
+        value = result.values if isinstance(result, Constant) else result.values[t]
         assert torch.equal(value, a - 2 * b)
 
 
@@ -156,9 +156,9 @@ def test_lifting_is_the_function_at_every_step(steps: int, seed: int, held: tupl
 def test_prefix_means(steps: int, seed: int) -> None:
     x = torch.randn(steps, 2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     wanted = tuple(range(1, steps + 1))
-    torch.testing.assert_close(prefix_means(Train(x), wanted), torch.stack([x[:t].mean(0) for t in wanted]))
+    torch.testing.assert_close(prefix_means(TimeSeries(x), wanted), torch.stack([x[:t].mean(0) for t in wanted]))
     # the mean at t is the same number whether or not the run went on
-    assert torch.equal(prefix_means(Train(x), (1,))[0], prefix_means(Train(x[:1]), (1,))[0])
+    assert torch.equal(prefix_means(TimeSeries(x), (1,))[0], prefix_means(TimeSeries(x[:1]), (1,))[0])
 
 
 # -- max-pooling by gate ----------------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ def test_images_that_do_not_fit(images: torch.Tensor, word: str) -> None:
     [
         lambda network: rb.evaluate(network, grid_images("MLP")),
         lambda network: rb.diagnose(network, grid_images("MLP")),
-        lambda network: rb.distribution(network, grid_images("MLP")),
-        lambda network: rb.unevenness(network, grid_images("MLP")),
+        lambda network: rb.measure.distribution(network, grid_images("MLP")),
+        lambda network: rb.measure.unevenness(network, grid_images("MLP")),
         lambda network: rb.energy(network, grid_images("MLP")),
-        lambda network: rb.potentials(network, grid_images("MLP"), "relu", 1),
-        lambda network: rb.export_nir(network, "never.nir"),
+        lambda network: rb.measure.potentials(network, grid_images("MLP"), "relu", 1),
+        lambda network: rb.exchange.export_nir(network, "never.nir"),
         rb.latency,
-        rb.pascal_cost,
-        rb.fold_thresholds,
+        rb.measure.pascal_cost,
+        rb.network.fold_thresholds,
         rb.for_inference,
     ],
 )

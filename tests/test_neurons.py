@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rheobase.errors import RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.neurons import IntegrateFire
 from rheobase.neurons.fused import set_fusion
 
@@ -201,7 +201,7 @@ def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> Non
 
 
 def test_a_broken_compiler_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rheobase.errors import RheobaseWarning
+    from rheobase.core.errors import RheobaseWarning
     from rheobase.neurons import fused
 
     policy = fused._Policy()

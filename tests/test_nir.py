@@ -18,9 +18,9 @@ import networks
 import rheobase as rb
 from command_line import assert_refused, runner
 from conftest import grid_images, grid_snn
-from rheobase.errors import StoreError
+from rheobase.core.errors import StoreError
+from rheobase.methods import METHODS, Recipe
 from rheobase.neurons import IntegrateFire
-from rheobase.recipes import METHODS, Recipe
 
 nir = pytest.importorskip("nir")
 
@@ -54,7 +54,7 @@ def plain_snn(name: str) -> rb.SpikingNetwork:
 def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
     """The network, the folded one, and the NIR graph of either by its definition: the same count at every neuron."""
     snn, images = plain_snn(name), grid_images(name, 4).double()
-    folded = rb.fold_thresholds(snn)
+    folded = rb.network.fold_thresholds(snn)
     (expected, logits), (found, again) = counts(snn, images), counts(folded, images)
     assert sum(int(count.sum()) for count in expected.values()) > 100
     for site, count in expected.items():
@@ -62,11 +62,11 @@ def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
     if name in WITHOUT_NODE:
         with pytest.raises(StoreError, match=WITHOUT_NODE[name]):
-            rb.export_nir(folded, tmp_path / "net.nir", approximate=True, reset="subtract")
+            rb.exchange.export_nir(folded, tmp_path / "net.nir", approximate=True, reset="subtract")
         assert list(tmp_path.iterdir()) == []
         return
     for network in (snn, folded):
-        written = rb.export_nir(network, tmp_path / "net.nir", reset="subtract", overwrite=True)
+        written = rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", overwrite=True)
         assert written.exact
         graph = nir.read(tmp_path / "net.nir")
         if network is folded:
@@ -83,10 +83,10 @@ def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
 def test_approximated_networks_come_back_whole(name: str, tmp_path: Path) -> None:
     snn, images = grid_snn(name), grid_images(name)
     with pytest.raises(StoreError, match=r"resets by subtraction.*initial potential"):
-        rb.export_nir(snn, tmp_path / "net.nir")
-    written = rb.export_nir(snn, tmp_path / "net.nir", approximate=True)
+        rb.exchange.export_nir(snn, tmp_path / "net.nir")
+    written = rb.exchange.export_nir(snn, tmp_path / "net.nir", approximate=True)
     assert {loss.site for loss in written.losses} == {site.name for site in snn.sites}
-    again = rb.import_nir(tmp_path / "net.nir")
+    again = rb.exchange.import_nir(tmp_path / "net.nir")
     assert torch.equal(again(images), snn(images))
     assert torch.equal(again.ann(images), snn.ann(images))
     assert (again.recipe, again.timesteps, again.provenance) == (snn.recipe, snn.timesteps, snn.provenance)
@@ -113,15 +113,15 @@ def test_every_method(method: str, tmp_path: Path) -> None:
     """Exact where only the reset is in question, else refused, and whole again from an approximation."""
     snn, images = converted(method)
     with pytest.raises(StoreError, match=f"{snn.sites[0].name}: .*Remedy: .*approximate=True"):
-        rb.export_nir(snn, tmp_path / "net.nir")
+        rb.exchange.export_nir(snn, tmp_path / "net.nir")
     if method in EXACT:
-        assert rb.export_nir(snn, tmp_path / "exact.nir", reset="subtract").exact
+        assert rb.exchange.export_nir(snn, tmp_path / "exact.nir", reset="subtract").exact
     else:
         with pytest.raises(StoreError, match=r"initial potential|bias for each step|NIR has no node"):
-            rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+            rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
     assert not (tmp_path / "net.nir").exists()
-    assert not rb.export_nir(snn, tmp_path / "net.nir", approximate=True).exact
-    assert torch.equal(rb.import_nir(tmp_path / "net.nir")(images), snn(images))
+    assert not rb.exchange.export_nir(snn, tmp_path / "net.nir", approximate=True).exact
+    assert torch.equal(rb.exchange.import_nir(tmp_path / "net.nir")(images), snn(images))
 
 
 @pytest.mark.parametrize("method", sorted(EXACT))
@@ -131,7 +131,7 @@ def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) 
     snn = rb.convert(networks.build("QCFSResNet"), METHODS[method](timesteps=4), calibration=grid_images("QCFSResNet"))
     snn, images = snn.double(), images.double()
     assert all(isinstance(neuron, IntegrateFire) and neuron.bias is not None for neuron in snn.neurons)
-    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
     expected, logits = counts(snn, images)
     found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images, 4)
     assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
@@ -141,8 +141,8 @@ def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) 
 def test_an_approximation_is_near(tmp_path: Path) -> None:
     """V0 = θ/2 as a current of θ/(2T): another network, and closer to the analog one than without it."""
     snn, images = grid_snn("VGG", 8), grid_images("VGG").double()
-    rb.export_nir(snn, tmp_path / "near.nir", approximate=True)
-    rb.export_nir(plain_snn("VGG"), tmp_path / "far.nir", reset="subtract")
+    rb.exchange.export_nir(snn, tmp_path / "near.nir", approximate=True)
+    rb.exchange.export_nir(plain_snn("VGG"), tmp_path / "far.nir", reset="subtract")
     with torch.no_grad():
         ann = snn.ann(grid_images("VGG")).double()
     near, far = (nir_reference.run(nir.read(tmp_path / f), images, 8)[1] for f in ("near.nir", "far.nir"))
@@ -157,7 +157,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
             tensor.fill_(value)
     snn = rb.convert(net, rb.RateCoding(timesteps=2, threshold="max"), calibration=torch.rand(8, 1, 2, 2))
     snn.neurons[0] = IntegrateFire(torch.tensor(2.0), torch.tensor(0.0), torch.tensor([0.25]))
-    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
     graph = nir.read(tmp_path / "net.nir")
     kinds = [type(graph.nodes[target]).__name__ for _, target in graph.edges]
     assert kinds == ["Conv2d", "IF", "SumPool2d", "Flatten", "Affine", "Output"]
@@ -188,7 +188,7 @@ def test_the_same_weights_twice(tmp_path: Path) -> None:
 
     images = torch.randn(32, 6)
     snn = rb.convert(Twice(), rb.RateCoding(timesteps=4, initial_potential=0), calibration=images).double()
-    written = rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+    written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
     expected, logits = counts(snn, images.double())
     found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images.double(), 4)
     assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
@@ -211,13 +211,13 @@ def without_metadata(path: Path) -> None:
 def test_the_nodes_alone_say_the_network(name: str, tmp_path: Path) -> None:
     snn, images = plain_snn(name), grid_images(name, 4).double()
     path = tmp_path / "net.nir"
-    written = rb.export_nir(rb.fold_thresholds(snn), path, reset="subtract")
+    written = rb.exchange.export_nir(rb.network.fold_thresholds(snn), path, reset="subtract")
     without_metadata(path)
-    network = rb.import_nir(path, timesteps=snn.timesteps, reset="subtract")
+    network = rb.exchange.import_nir(path, timesteps=snn.timesteps, reset="subtract")
     (expected, logits), (found, again) = counts(snn, images), counts(network, images)
     assert all(torch.equal(found[written.sites[site]], count) for site, count in expected.items())
     torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
-    network.save(tmp_path / "folder")
+    rb.save(network, tmp_path / "folder")
     assert torch.equal(rb.load(tmp_path / "folder")(images), again)
 
 
@@ -242,7 +242,7 @@ def test_thresholds_and_resistances_of_others(tmp_path: Path) -> None:
     nir.write(
         tmp_path / "net.nir", foreign(affine(), fire(4.0, 2.0), nir.Scale(np.array([3.0, 5.0], dtype=np.float32)))
     )
-    network = rb.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
+    network = rb.exchange.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
     assert network(torch.tensor([[1.0, 2.0]])).tolist() == [[1.5, 5.0]]
     assert [float(logits[0, 0]) for _, logits in network.stream(torch.tensor([[1.0, 2.0]]))] == [0, 1.5, 1.0, 1.5]
 
@@ -278,12 +278,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 def test_options_and_paths_that_cannot_be(tmp_path: Path) -> None:
     snn = grid_snn("MLP")
     with pytest.raises(StoreError, match=r"approximate: is 'no'. Remedy: use True or False"):
-        rb.export_nir(snn, tmp_path / "net.nir", approximate="no", reset="subtract")  # type: ignore[arg-type]
+        rb.exchange.export_nir(snn, tmp_path / "net.nir", approximate="no", reset="subtract")  # type: ignore[arg-type]
     for path in (5, "a\0b", "a" * 300):
         with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
-            rb.export_nir(snn, path, reset="subtract")  # type: ignore[arg-type]
+            rb.exchange.export_nir(snn, path, reset="subtract")  # type: ignore[arg-type]
         with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
-            rb.import_nir(path)  # type: ignore[arg-type]
+            rb.exchange.import_nir(path)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -293,7 +293,7 @@ def test_mixed_types_become_the_widest_of_the_weights(tmp_path: Path) -> None:
     for first, dtype in ((half, torch.float64), (whole, torch.float32)):
         threshold = nir.IF(r=np.ones(2), v_threshold=np.ones(2))
         nir.write(tmp_path / "net.nir", foreign(first, fire(), affine(), threshold))
-        network = rb.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
+        network = rb.exchange.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
         assert network(torch.tensor([[0.5, 1.0]], dtype=dtype)).dtype == dtype
 
 
@@ -302,7 +302,7 @@ def test_refused_files_of_others(case: str, tmp_path: Path) -> None:
     make, options, words = REFUSED[case]
     nir.write(tmp_path / "net.nir", make())
     with pytest.raises(StoreError, match=words):
-        rb.import_nir(tmp_path / "net.nir", **{"timesteps": 4, "reset": "subtract", **options})
+        rb.exchange.import_nir(tmp_path / "net.nir", **{"timesteps": 4, "reset": "subtract", **options})
 
 
 # -- bad files -------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_refused_files_of_others(case: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    rb.export_nir(plain_snn("MLP"), tmp_path / "net.nir", reset="subtract")
+    rb.exchange.export_nir(plain_snn("MLP"), tmp_path / "net.nir", reset="subtract")
     return tmp_path / "net.nir"
 
 
@@ -319,25 +319,25 @@ def test_damaged_files(file: Path, tmp_path: Path) -> None:
     for content in (b"", b"not HDF5 at all", whole[: len(whole) // 2], whole[:100]):
         file.write_bytes(content)
         with pytest.raises(StoreError, match="is no NIR file, or is truncated or damaged"):
-            rb.import_nir(file)
+            rb.exchange.import_nir(file)
     for path in (tmp_path / "missing.nir", tmp_path):
         with pytest.raises(StoreError, match="is not a file that exists"):
-            rb.import_nir(path)
+            rb.exchange.import_nir(path)
     import h5py
 
     with h5py.File(file, "w") as other:
         other["pictures"] = np.zeros(3)
     with pytest.raises(StoreError, match="is no NIR file"):
-        rb.import_nir(file)
+        rb.exchange.import_nir(file)
 
 
 def test_any_flipped_byte_is_noticed_or_harmless(file: Path) -> None:
-    expected, images, whole = rb.import_nir(file), grid_images("MLP").double(), file.read_bytes()
+    expected, images, whole = rb.exchange.import_nir(file), grid_images("MLP").double(), file.read_bytes()
     positions = torch.randint(len(whole), (40,), generator=torch.Generator().manual_seed(1)).tolist()
     for position in positions:
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
-            network = rb.import_nir(file)
+            network = rb.exchange.import_nir(file)
         except StoreError:
             continue
         assert torch.equal(network(images), expected(images)), position
@@ -348,41 +348,44 @@ def test_changed_files(file: Path) -> None:
     next(node for node in graph.nodes.values() if isinstance(node, nir.Affine)).weight[0, 0] += 1
     nir.write(file, graph)
     with pytest.raises(StoreError, match="changed after Rheobase wrote it"):
-        rb.import_nir(file)
+        rb.exchange.import_nir(file)
     document = json.loads(graph.metadata["rheobase"])
     graph.metadata["rheobase"] = json.dumps({**document, "version": 99})
     nir.write(file, graph)
     with pytest.raises(StoreError, match="made by a newer rheobase"):
-        rb.import_nir(file)
+        rb.exchange.import_nir(file)
 
 
 def test_options_without_effect_on_our_files(file: Path) -> None:
     for options in ({"timesteps": 4}, {"reset": "subtract"}):
         with pytest.raises(StoreError, match="have no effect on a file that Rheobase wrote"):
-            rb.import_nir(file, **options)  # type: ignore[arg-type]
+            rb.exchange.import_nir(file, **options)  # type: ignore[arg-type]
 
 
 def test_an_existing_file_is_kept(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(StoreError, match="exists already"):
-        rb.export_nir(plain_snn("MLP"), file, reset="subtract")
+        rb.exchange.export_nir(plain_snn("MLP"), file, reset="subtract")
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["net.nir"]
 
 
 def test_max_pooling_has_no_node(tmp_path: Path) -> None:
     images = grid_images("MaxPoolVGG")
-    recipe = Recipe(name="plain", timesteps=4, neuron=rb.IntegrateFireNeuron(initial_potential=0))
+    recipe = Recipe(name="plain", timesteps=4, neuron=rb.methods.IntegrateFireNeuron(initial_potential=0))
     snn = rb.convert(networks.build("MaxPoolVGG"), recipe, example=images, max_pool="gate")
     with pytest.raises(StoreError, match="max-pooling, for which NIR has no node"):
-        rb.export_nir(snn, tmp_path / "net.nir", approximate=True, reset="subtract")
+        rb.exchange.export_nir(snn, tmp_path / "net.nir", approximate=True, reset="subtract")
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "nir", None)
-    for call in (lambda: rb.import_nir(tmp_path / "x"), lambda: rb.export_nir(grid_snn("MLP"), tmp_path / "x")):
+    for call in (
+        lambda: rb.exchange.import_nir(tmp_path / "x"),
+        lambda: rb.exchange.export_nir(grid_snn("MLP"), tmp_path / "x"),
+    ):
         with pytest.raises(StoreError, match=r"pip install 'rheobase\[nir\]'"):
             call()
 
@@ -392,15 +395,15 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = runner(capsys), tmp_path / "net.nir"
-    grid_snn("MLP").save(tmp_path / "net")
+    rb.save(grid_snn("MLP"), tmp_path / "net")
     assert_refused(run("export", tmp_path / "net", out), "resets by subtraction", "--approximate")
     assert not out.exists()
     result = run("export", tmp_path / "net", out, "--approximate", "--reset", "subtract")
     assert result.code == 0
     assert "Lost to other simulators: act1: starts from an initial potential" in result.out
-    assert torch.equal(rb.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
+    assert torch.equal(rb.exchange.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
     assert_refused(run("export", tmp_path / "net", out, "--approximate"), "exists already")
-    plain_snn("MLP").save(tmp_path / "plain")
+    rb.save(plain_snn("MLP"), tmp_path / "plain")
     result = run("export", tmp_path / "plain", out, "--reset", "subtract", "--fold-thresholds", "--overwrite", "--json")
     assert result.document["exact"] is True
-    assert {float(neuron.threshold) for neuron in rb.import_nir(out).neurons} == {1.0}
+    assert {float(neuron.threshold) for neuron in rb.exchange.import_nir(out).neurons} == {1.0}

@@ -17,18 +17,18 @@ from torch.nn import functional as F
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images
-from rheobase.calibrate import CalibrationData
-from rheobase.calibrate.da_qcfs import DAQCFS
-from rheobase.calibrate.error_calibration import calibrate_errors, restated
-from rheobase.calibrate.passes import Changes
-from rheobase.calibrate.walk import Walk
-from rheobase.errors import CalibrationError, DataError, RecipeError
+from rheobase.core.errors import CalibrationError, DataError, RecipeError
 from rheobase.graph import capture
-from rheobase.network import SpikingNetwork
+from rheobase.measure.plots import distribution_plot
+from rheobase.methods.parts import ParallelNeuron
+from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import IntegrateFire, ParallelIF
-from rheobase.plots import distribution_plot
-from rheobase.recipes.parts import ParallelNeuron
-from rheobase.signal import Held, Train
+from rheobase.passes import CalibrationData
+from rheobase.passes.calibration_pass import Changes
+from rheobase.passes.da_qcfs import DAQCFS
+from rheobase.passes.error_calibration import calibrate_errors, restated
+from rheobase.passes.walk import Walk
+from rheobase.signals.signal import Constant, TimeSeries
 
 # -- the neuron -------------------------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ def test_the_neuron_is_the_papers_ladder(seed: int, steps: int, potential: float
     pre, post, bias = draw(-0.3, 0.3), theta * draw(-0.9, 1.0), theta * draw(-2.0, 0.95)
     z = 1.5 * torch.randn(20, 3, generator=g, dtype=torch.float64)
     neuron = ParallelIF(theta, steps, potential, pre, post, bias)
-    emitted = neuron.fire(Held(z), steps)
+    emitted = neuron.fire(Constant(z), steps)
     parameters = [value.tolist() for value in (theta, pre, post, bias)]
     expected = [
         [ladder(*values, potential, steps) for values in zip(row, *parameters, strict=True)] for row in z.tolist()
@@ -70,9 +70,9 @@ def test_the_neuron_is_the_papers_ladder(seed: int, steps: int, potential: float
     written = z.clone()
     assert neuron.rate(written, steps, overwrite=True).data_ptr() == written.data_ptr()
     first = ParallelIF(theta, steps, potential, pre, post, bias, order="first")
-    assert torch.equal(first.fire(Held(z), steps), emitted.flip(0))
+    assert torch.equal(first.fire(Constant(z), steps), emitted.flip(0))
     spread = z + torch.randn(5, 20, 3, generator=g, dtype=torch.float64)
-    again = neuron.fire(Train(spread - spread.mean(0) + z), steps)
+    again = neuron.fire(TimeSeries(spread - spread.mean(0) + z), steps)
     assert float((again != emitted).double().mean()) < 1e-3  # only the mean counts, but for the rounding of sums
 
 
@@ -101,7 +101,7 @@ def test_silent_channels_are_exact_zeros() -> None:
     )
     z = torch.full((1, 2), 5.0)
     assert neuron.rate(z, 2).tolist() == [[1.5, 0.0]]
-    assert neuron.fire(Held(z), 2).tolist() == [[[1.5, 0.0]]] * 2
+    assert neuron.fire(Constant(z), 2).tolist() == [[[1.5, 0.0]]] * 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def unlabelled(images: Tensor, held_out: int = 0) -> CalibrationData:
 def test_counts_are_steps(name: str, tmp_path: Path) -> None:
     images, snn = grid_images(name), converted(name)
     assert snn.runs_as() == "counts"
-    again = rb.load(snn.save(tmp_path / "saved"))
+    again = rb.load(rb.save(snn, tmp_path / "saved"))
     assert torch.equal(again(images), snn(images))
     exact = copy.deepcopy(snn).double()
     counts = exact(images.double())
@@ -253,11 +253,11 @@ def test_a_network_in_training_mode_is_left_so() -> None:
 
 def test_other_neurons_and_other_orders_of_passes_are_refused() -> None:
     images = grid_images("MLP")
-    wrong = rb.Recipe(name="x", timesteps=4, calibration=(rb.Thresholds(), rb.ErrorCalibration()))
+    wrong = rb.Recipe(name="x", timesteps=4, calibration=(rb.passes.Thresholds(), rb.passes.ErrorCalibration()))
     with pytest.raises(CalibrationError, match="IntegrateFire"):
         rb.convert(networks.build("MLP"), wrong, calibration=images)
     with pytest.raises(CalibrationError, match="put the thresholds first"):
-        rb.Thresholds().apply(copy.deepcopy(converted("MLP")), unlabelled(images))
+        rb.passes.Thresholds().apply(copy.deepcopy(converted("MLP")), unlabelled(images))
     recipe = rb.Recipe(name="x", timesteps=8, neuron=ParallelNeuron(timesteps=4))
     with pytest.raises(RecipeError, match="timesteps"):
         rb.convert(networks.build("MLP"), recipe, example=images)
@@ -400,10 +400,10 @@ def test_statistics_after_stage_1_are_those_of_the_images() -> None:
     neurons = [ParallelIF(torch.tensor(1.0), timesteps=2) for _ in graph.sites]
     snn = SpikingNetwork(graph, grid_graph("OptionAResNet"), neurons, 2, {})
     data = CalibrationData(images, images[:0], None, None, "", True)
-    done = rb.SpatialRecalibration(learning_rate=0.05, batch_size=32, epochs=4).apply(snn, data)
+    done = rb.passes.SpatialRecalibration(learning_rate=0.05, batch_size=32, epochs=4).apply(snn, data)
     assert not any("undone" in note for note in done.notes), done.notes
     first = next(node for node in snn.graph.nodes if node.operation == "batch_norm")
-    conv = snn.graph.compute(snn.graph.nodes[1], Held(images)).mean().double()
+    conv = snn.graph.compute(snn.graph.nodes[1], Constant(images)).mean().double()
     mean, found = conv.mean((0, 2, 3)), snn.graph.tensor(first.parameters["running_mean"])
     torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-6)
 
@@ -415,7 +415,7 @@ def test_distillation_is_kept_by_the_loss_at_its_temperature(temperature: float)
     snn = rb.convert(model, rb.ParallelConversion(timesteps=2), calibration=images)
     data = CalibrationData(images[:90], images[90:], None, None, "", True)
     before = snn(data.held_out)
-    stage = rb.TemporalCorrection(temperature=temperature, learning_rate=0.02, batch_size=16, epochs=2)
+    stage = rb.passes.TemporalCorrection(temperature=temperature, learning_rate=0.02, batch_size=16, epochs=2)
     done = stage.apply(snn, data)
 
     def loss(logits: Tensor) -> float:
@@ -543,7 +543,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     images, labels = labelled("MLP")
     recipe = rb.DAParallel(timesteps=2, learning_rate=0.01, temporal_learning_rate=0.01, batch_size=16, order="first")
     snn = rb.convert(networks.build("MLP"), recipe, calibration=(images, labels))
-    again = rb.load(snn.save(tmp_path / "saved"))
+    again = rb.load(rb.save(snn, tmp_path / "saved"))
     assert torch.equal(again(images), snn(images))
     assert [n.config() for n in again.neurons] == [n.config() for n in snn.neurons]
     assert rb.Recipe.from_dict(again.recipe) == recipe
@@ -561,14 +561,14 @@ def test_distributions_of_folded_networks_are_refused() -> None:
     snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
     plain = rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=2), calibration=grid_images("MLP"))
     with pytest.raises(RecipeError, match="cannot be compared site by site"):
-        rb.distribution(rb.fold_thresholds(plain), grid_images("MLP"))
+        rb.measure.distribution(rb.network.fold_thresholds(plain), grid_images("MLP"))
     with pytest.raises(RecipeError, match=r"bins: is 2\.5"):
-        rb.distribution(snn, images, bins=2.5)  # type: ignore[arg-type]
+        rb.measure.distribution(snn, images, bins=2.5)  # type: ignore[arg-type]
 
 
 def test_distributions_against_their_definitions(tmp_path: Path) -> None:
     snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
-    result = rb.distribution(snn, images.split(7), bins=10)
+    result = rb.measure.distribution(snn, images.split(7), bins=10)
     found: dict[str, list[Tensor]] = {}
     snn.readouts(images, (4,), monitor=lambda site, e: found.setdefault(site.name, []).append(e.mean().clone()))
     for row in result.rows:
@@ -589,7 +589,7 @@ def test_distributions_against_their_definitions(tmp_path: Path) -> None:
     coarse = rb.convert(
         networks.build("MLP"), rb.ParallelConversion(2, "max", errors=False), calibration=grid_images("MLP")
     )
-    near, far = (rb.distribution(n, grid_images("MLP")) for n in (fine, coarse))
+    near, far = (rb.measure.distribution(n, grid_images("MLP")) for n in (fine, coarse))
     for a, b in zip(near.rows, far.rows, strict=True):
         assert a.divergence < b.divergence
         assert a.distance < b.distance

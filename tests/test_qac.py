@@ -16,16 +16,16 @@ import networks
 import rheobase as rb
 from command_line import assert_refused, runner
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase.calibrate.statistics import histograms, maxima
-from rheobase.demo import DigitsResNet, digits
-from rheobase.errors import CalibrationError, DataError, ModelError, RecipeError, TrainingError
+from rheobase.activations.learned_staircase import PARAMETERS, Parametrisation
+from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, TrainingError
+from rheobase.graph.sites import site_table
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.learned_levels import PARAMETERS, Parametrisation
-from rheobase.plots import site_steps, steps_plot
-from rheobase.recipes.learned import _relative_error
-from rheobase.sites import site_table
+from rheobase.measure.plots import site_steps, steps_plot
+from rheobase.methods.learned_activation import _relative_error
+from rheobase.passes.statistics import histograms, maxima
 from rheobase.training import Trained, checkpoint
 from rheobase.training.loop import _optimiser
+from rheobase.zoo.digits import DigitsResNet, digits
 
 CASES: list[Parametrisation] = sorted(PARAMETERS)
 
@@ -65,7 +65,7 @@ def levels(network: nn.Module) -> list[int]:
 def test_no_other_start_of_that_sum_has_a_smaller_error(mean: float) -> None:
     graph, images = grid_graph("MLP"), grid_images("MLP")
     network = rb.quantise(networks.build("MLP"), rb.QAC(mean_timesteps=mean), calibration=images)
-    data = rb.calibrate.CalibrationData.pool(images, limit=1024, seed=0).fit
+    data = rb.passes.CalibrationData.pool(images, limit=1024, seed=0).fit
     counted = histograms(graph, data, "layer", maxima(graph, data, "layer"))
     error = {t: [_relative_error(histogram, t) for histogram in counted] for t in range(1, 7)}
     budget = round(3 * mean)
@@ -82,7 +82,7 @@ def test_the_error_of_the_best_staircase() -> None:
     graph, images = grid_graph("MLP"), grid_images("MLP")
     counted = histograms(graph, images, "layer", maxima(graph, images, "layer"))[0]
     seen: list[Tensor] = []
-    rb.calibrate.statistics.observe(graph, images, lambda site, x: seen.append(x) if site.index == 0 else None)
+    rb.passes.statistics.observe(graph, images, lambda site, x: seen.append(x) if site.index == 0 else None)
     a = torch.cat(seen).double()
     largest = float(a.max())
     for t in (1, 3):
@@ -230,7 +230,7 @@ def test_the_recipe_is_a_value() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     model = trained("n_d").model
     snn = rb.convert(model, rb.QAC())
-    again = rb.load(snn.save(tmp_path / "qac"))
+    again = rb.load(rb.save(snn, tmp_path / "qac"))
     images = digits().test[0][:50]
     assert torch.equal(again(images), snn(images))
     assert site_steps(again) == site_steps(snn) == site_steps(model)  # type: ignore[arg-type]
@@ -259,7 +259,7 @@ def test_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = runner(capsys)
-    words = ["train", "rheobase.demo:DigitsResNet", "--data", "rheobase.demo:digits_train", "--epochs", 1]
+    words = ["train", "rheobase.zoo.digits:DigitsResNet", "--data", "rheobase.zoo.digits:digits_train", "--epochs", 1]
     done = run(*words, "--out", "qac", "--method", "QAC", "--option", "mean_timesteps=3", "--json")
     assert done.code == 0, done.err
     (epoch,) = done.document["training"]["history"]
@@ -309,7 +309,7 @@ def test_recipes_that_do_not_fit_the_network() -> None:
     with pytest.raises(RecipeError, match="is not a quantised activation"):
         rb.convert(float_network(), rb.QAC(), example=digits().train[0][:2])
     with pytest.raises(ModelError, match="learns its levels in training, and they cannot be adapted too"):
-        rb.adapt_levels(model, digits().train, rb.Training(epochs=2, learning_rate=0.02), levels=(8, 4))  # type: ignore
+        rb.methods.adapt_levels(model, digits().train, rb.Training(epochs=2, learning_rate=0.02), levels=(8, 4))  # type: ignore
     by_channel = quantised(rb.QAC(mean_timesteps=2, granularity="channel"))
     with pytest.raises(RecipeError, match="threshold for each channel, and d_alpha has one a layer"):
         rb.quantise(by_channel, rb.QAC(mean_timesteps=2, parametrisation="d_alpha"), calibration=digits().train[0][:64])

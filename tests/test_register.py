@@ -17,13 +17,13 @@ import networks
 import rheobase as rb
 from command_line import Run, assert_refused, runner
 from conftest import grid_images
-from rheobase.calibrate import CalibrationData, CalibrationPass, Changes
-from rheobase.errors import CalibrationError, RecipeError, StoreError
+from rheobase.core.errors import CalibrationError, RecipeError, StoreError
 from rheobase.graph import Graph
+from rheobase.graph.sites import Site
+from rheobase.methods import METHODS, NeuronPart
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, State
-from rheobase.recipes import METHODS, NeuronPart
-from rheobase.signal import along_channels
-from rheobase.sites import Site
+from rheobase.passes import CalibrationData, CalibrationPass, Changes
+from rheobase.signals.signal import along_channels
 
 pytestmark = pytest.mark.usefixtures("own_parts")
 
@@ -69,7 +69,7 @@ class SignedNeuron(NeuronPart):
 def signed() -> rb.Recipe:
     rb.register(SignedNeuron)
     rb.register(LowerThresholds)
-    passes = (rb.Thresholds(), LowerThresholds(factor=0.75))
+    passes = (rb.passes.Thresholds(), LowerThresholds(factor=0.75))
     return rb.Recipe(name="signed", timesteps=4, neuron=SignedNeuron(), calibration=passes)
 
 
@@ -116,7 +116,7 @@ def test_converted_saved_loaded(network: str, tmp_path: Path) -> None:
     assert torch.equal(torch.cat([snn(part) for part in images.split(7)]), logits)
     *_, (_, last) = snn.stream(images)
     torch.testing.assert_close(last, logits)
-    after = rb.load(snn.save(tmp_path / "net"))
+    after = rb.load(rb.save(snn, tmp_path / "net"))
     assert torch.equal(after(images), logits)
     assert rb.Recipe.from_dict(after.recipe) == signed()
     negative: list[bool] = []
@@ -129,10 +129,10 @@ def test_converted_saved_loaded(network: str, tmp_path: Path) -> None:
 
 def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = signed()
-    text, folder = recipe.to_yaml(), convert(recipe).save(tmp_path / "net")
-    from rheobase.calibrate import PASSES
+    text, folder = recipe.to_yaml(), rb.save(convert(recipe), tmp_path / "net")
+    from rheobase.methods.parts import NEURON_PARTS
     from rheobase.neurons import NEURONS
-    from rheobase.recipes.parts import NEURON_PARTS
+    from rheobase.passes import PASSES
 
     for known, kind in ((PASSES, "lower_thresholds"), (NEURON_PARTS, "signed_neuron"), (NEURONS, "signed")):
         monkeypatch.delitem(known, kind)
@@ -146,15 +146,15 @@ def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch:
 
 def test_passes_that_fire_by_themselves_refuse_a_rule_of_its_own(tmp_path: Path) -> None:
     snn = convert(signed())
-    for own in (rb.TemporalBias(batch_size=8), rb.SurrogateCalibration()):
-        recipe = signed().model_copy(update={"calibration": (rb.Thresholds(), own)})
+    for own in (rb.passes.TemporalBias(batch_size=8), rb.passes.SurrogateCalibration()):
+        recipe = signed().model_copy(update={"calibration": (rb.passes.Thresholds(), own)})
         with pytest.raises(CalibrationError, match="SignedIF neurons"):
             rb.convert(snn, recipe, calibration=grid_images("MLP"))
-    recipe = signed().model_copy(update={"calibration": (rb.Thresholds(), rb.BiasCorrection())})
+    recipe = signed().model_copy(update={"calibration": (rb.passes.Thresholds(), rb.passes.BiasCorrection())})
     assert rb.convert(snn, recipe, calibration=grid_images("MLP")).provenance.passes[1]["notes"]
     pytest.importorskip("nir")
     with pytest.raises(StoreError, match="SignedIF neurons, for which NIR has no node"):
-        rb.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+        rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
 
 
 def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None
             return Forgetful(torch.tensor(1.0), torch.tensor(0.5))
 
     rb.register(ForgetfulNeuron)
-    snn = convert(rb.Recipe(name="x", timesteps=2, neuron=ForgetfulNeuron(), calibration=(rb.Thresholds(),)))
+    snn = convert(rb.Recipe(name="x", timesteps=2, neuron=ForgetfulNeuron(), calibration=(rb.passes.Thresholds(),)))
     with pytest.raises(StoreError, match=r"forgetful.*'leak'.*constructor must take"):
-        snn.save(tmp_path / "net")
+        rb.save(snn, tmp_path / "net")
     assert not list(tmp_path.iterdir())
 
 
@@ -255,11 +255,11 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
     [
         (Abstract, "Abstract: does not define apply"),
         (Nameless, "has no name"),
-        (Taken, "'thresholds' is taken by rheobase.calibrate.thresholds.Thresholds"),
+        (Taken, "'thresholds' is taken by rheobase.passes.thresholds.Thresholds"),
         (OldRunNeuron, "OldRun.run: has no argument overwrite"),
         (OldRateNeuron, "OldRate.rate: has no argument overwrite"),
         (InheritsNeuron, "Inherits: steps by a rule of its own and inherits run from IntegrateFire"),
-        (TakenNeurons, "'pasc' is taken by rheobase.neurons.window.Pasc"),
+        (TakenNeurons, "'pasc' is taken by rheobase.neurons.pasc.Pasc"),
         (Homeless, "Homeless.builds"),
         (OPI, "'OPI' is taken"),
         (NeedsMore, "NeedsMore timesteps: has no default"),
@@ -270,7 +270,7 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
 def test_what_cannot_be_registered(part: Any, word: str) -> None:
     with pytest.raises(RecipeError, match=word):
         rb.register(part)
-    assert "taken" not in rb.recipes.parts.NEURON_PARTS
+    assert "taken" not in rb.methods.parts.NEURON_PARTS
 
 
 def test_again_in_a_notebook() -> None:
@@ -298,7 +298,7 @@ rb.register(LowerThresholds)
 
 @rb.register
 def Signed(timesteps: int = 4, factor: float = 1.0) -> rb.Recipe:
-    passes = (rb.Thresholds(), LowerThresholds(factor=factor))
+    passes = (rb.passes.Thresholds(), LowerThresholds(factor=factor))
     return rb.Recipe(name="Signed", timesteps=timesteps, neuron=SignedNeuron(), calibration=passes)
 
 def network():

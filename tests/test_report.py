@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheobase as rb
-from rheobase.report.cells import Cell, Delay, Identity, Measured
-from rheobase.report.comparison import About
-from rheobase.report.html import SCRIPT_ID
-from rheobase.report.plots import DARK, INK, LIGHT, draw, pareto_front
-from rheobase.report.tables import escape_latex
+from rheobase.comparison.cells import Cell, Delay, Identity, Measured
+from rheobase.comparison.comparison import About
+from rheobase.comparison.html import SCRIPT_ID
+from rheobase.comparison.plots import DARK, INK, LIGHT, draw, pareto_front
+from rheobase.comparison.tables import escape_latex
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 IDENTITY = Identity(
@@ -74,7 +74,7 @@ def refused(method: str, timesteps: int, seed: int, reason: str = "needs a quant
     return cell(method, timesteps, seed, 0.5, **gone, status="refused", reason=reason, notes=[])
 
 
-def comparison(*cells: Cell, images: int = 400) -> rb.Comparison:
+def comparison(*cells: Cell, images: int = 400) -> rb.comparison.Comparison:
     about = About(
         network="Net_1",
         sites=5,
@@ -86,7 +86,7 @@ def comparison(*cells: Cell, images: int = 400) -> rb.Comparison:
         training=None,
         machine={"processor": "x86_64", "cpus": 2, "threads": 1},
     )
-    return rb.Comparison(about, {c.method: rb.OPI() for c in cells}, cells)
+    return rb.comparison.Comparison(about, {c.method: rb.OPI() for c in cells}, cells)
 
 
 SMALL = comparison(

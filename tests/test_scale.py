@@ -11,9 +11,9 @@ import torch
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.calibrate import CalibrationData, ScaleThresholds
-from rheobase.calibrate.held_out import logit_error
 from rheobase.neurons import IntegrateFire
+from rheobase.passes import CalibrationData, ScaleThresholds
+from rheobase.passes.held_out import logit_error
 
 
 def fit_only(name: str) -> CalibrationData:
@@ -88,7 +88,7 @@ def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPa
     snn = copy.deepcopy(grid_snn("MLP"))
     before = [neuron.threshold for neuron in snn.neurons]
     errors = iter([0.5, 0.6])
-    monkeypatch.setattr("rheobase.calibrate.held_out.logit_error", lambda network, images: next(errors))
+    monkeypatch.setattr("rheobase.passes.held_out.logit_error", lambda network, images: next(errors))
     changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("MLP"), limit=100, seed=0))
     assert changes.changed == {}
     assert changes.notes == ["undone, the original network kept: squared logit error on 4 held-out images 0.5 -> 0.6"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rheobase as rb
-from rheobase.errors import RecipeError
-from rheobase.seeds import MOST_SEED, derive, generator
+from rheobase.core.errors import RecipeError
+from rheobase.core.seeds import MOST_SEED, derive, generator
 
 IMAGES = torch.rand(20, 3)
 SMALL = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -23,7 +23,7 @@ ENTRIES: dict[str, Callable[[Any], object]] = {
     "train": lambda seed: rb.train(
         SMALL, (IMAGES, torch.zeros(20).long()), rb.Training(epochs=1, learning_rate=0.1, batch_size=8), seed=seed
     ),
-    "input_scenarios": lambda seed: rb.input_scenarios(timesteps=2, neurons=2, inputs=3, trials=1, seed=seed),
+    "input_scenarios": lambda seed: rb.measure.input_scenarios(timesteps=2, neurons=2, inputs=3, trials=1, seed=seed),
 }
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images
-from rheobase.calibrate.data import CalibrationData
-from rheobase.calibrate.statistics import ExactPercentile, Histogram, RunningMax, maxima, observe, percentiles, rows
-from rheobase.calibrate.thresholds import least_squares
-from rheobase.errors import CalibrationError, DataError
+from rheobase.core.errors import CalibrationError, DataError
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.passes.statistics import ExactPercentile, Histogram, RunningMax, maxima, observe, percentiles, rows
+from rheobase.passes.thresholds import least_squares
 
 
 def in_pieces(x: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase import store
-from rheobase.errors import StoreError
+from rheobase.core.errors import StoreError
+from rheobase.exchange import store
 from rheobase.graph import Graph
 from rheobase.neurons import Neuron
 
@@ -47,12 +47,12 @@ def snn() -> rb.SpikingNetwork:
 
 @pytest.fixture
 def folder(tmp_path: Path, snn: rb.SpikingNetwork) -> Path:
-    return snn.save(tmp_path / "net")
+    return rb.save(snn, tmp_path / "net")
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = snn_of("MLP").save(tmp_path_factory.mktemp("store") / "net")
+    folder = rb.save(snn_of("MLP"), tmp_path_factory.mktemp("store") / "net")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -99,7 +99,7 @@ def same_network(a: rb.SpikingNetwork, b: rb.SpikingNetwork) -> bool:
 @pytest.mark.parametrize("name", SAVED)
 def test_a_loaded_network_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
     before, images = snn_of(name), grid_images(name, 6)
-    assert before.save(tmp_path / "net") == tmp_path / "net"
+    assert rb.save(before, tmp_path / "net") == tmp_path / "net"
     after = rb.load(tmp_path / "net")
     assert same_network(before, after)
     assert not after.training
@@ -115,14 +115,14 @@ def test_a_loaded_network_is_the_same_to_the_last_bit(name: str, tmp_path: Path)
 
 
 def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
-    rb.load(folder).save(tmp_path / "again")
+    rb.save(rb.load(folder), tmp_path / "again")
     for name in (store.STRUCTURE_FILE, store.TENSORS_FILE):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_the_class_of_the_original_network_is_not_needed(tmp_path: Path) -> None:
     snn, images = snn_of("VGG"), grid_images("VGG", 3)
-    snn.save(tmp_path / "net")
+    rb.save(snn, tmp_path / "net")
     save_file({"images": images}, tmp_path / "images.safetensors")
     script = (
         "import sys; sys.modules['networks'] = None\n"
@@ -142,7 +142,7 @@ def test_what_both_graphs_share_is_stored_once(tmp_path: Path) -> None:
     name = snn.graph.tensor_names[0]
     changed = snn.graph.tensor(name) * 2
     snn.graph = snn.graph.replace(tensors={name: changed})
-    snn.save(tmp_path / "net")
+    rb.save(snn, tmp_path / "net")
     extra = changed.numel() * changed.element_size()
     assert (tmp_path / "net" / store.TENSORS_FILE).stat().st_size < weights + extra + 8000
     after = rb.load(tmp_path / "net")
@@ -170,7 +170,7 @@ def test_any_buffers_survive(data: st.DataObject, tmp_path_factory: pytest.TempP
         if data.draw(st.booleans()):
             neuron.bias = torch.tensor(data.draw(st.sampled_from([0.0, -0.0]))).expand(4, site.channels)
     folder = tmp_path_factory.mktemp("buffers") / "net"
-    assert same_network(snn, rb.load(snn.save(folder)))
+    assert same_network(snn, rb.load(rb.save(snn, folder)))
 
 
 def test_memory_formats_that_look_alike_are_told_apart(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_memory_formats_that_look_alike_are_told_apart(tmp_path: Path) -> None:
     for memory_format in (torch.channels_last, torch.contiguous_format):
         weight = snn.graph.tensor(name).clone(memory_format=memory_format)
         snn.graph = snn.graph.replace(tensors={name: weight})
-        after = rb.load(snn.save(tmp_path / "net", overwrite=True))
+        after = rb.load(rb.save(snn, tmp_path / "net", overwrite=True))
         assert after.graph.tensor(name).stride() == snn.graph.tensor(name).stride()
 
 
@@ -326,11 +326,11 @@ def test_what_load_would_refuse_is_not_saved(snn: rb.SpikingNetwork, tmp_path: P
     odd = copy.deepcopy(snn)
     odd.recipe["data"] = object()
     with refused("JSON", "recipe"):
-        odd.save(tmp_path / "net")
+        rb.save(odd, tmp_path / "net")
     odd = copy.deepcopy(snn)
     odd.neurons[0].kind = "mine"
     with refused("'mine'"):
-        odd.save(tmp_path / "net")
+        rb.save(odd, tmp_path / "net")
     assert not list(tmp_path.iterdir())
 
 
@@ -371,13 +371,13 @@ def test_a_failed_save_leaves_everything_as_it_was(
 ) -> None:
     target = tmp_path / "runs" / "net"
     if overwrite:
-        snn_of("VGG").save(target)
+        rb.save(snn_of("VGG"), target)
     before = sorted(tmp_path.rglob("*"))
     place, function, error, at = FAILURES[name]
     with monkeypatch.context() as patch:
         patch.setattr(place, function, fail(error, at)(getattr(place, function)))
         with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-            snn.save(target, overwrite=overwrite)
+            rb.save(snn, target, overwrite=overwrite)
     if isinstance(caught.value, StoreError):
         assert str(target) in str(caught.value)
         assert str(error.strerror) in str(caught.value)
@@ -394,7 +394,7 @@ def test_a_swap_that_fails_half_way_is_undone(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fail(error, at=2)(os.rename))
         with pytest.raises(StoreError if error is FULL else KeyboardInterrupt):
-            snn_of("VGG").save(folder, overwrite=True)
+            rb.save(snn_of("VGG"), folder, overwrite=True)
     assert same_network(rb.load(folder), snn)
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -412,7 +412,7 @@ def test_a_swap_that_cannot_be_undone_keeps_the_old_network(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", only_once)
         with pytest.raises(StoreError, match="nor the old network be put back") as caught:
-            snn_of("VGG").save(folder, overwrite=True)
+            rb.save(snn_of("VGG"), folder, overwrite=True)
     kept = str(caught.value.remedy).split(" from ")[1]
     assert same_network(rb.load(kept), snn)
 
@@ -425,7 +425,7 @@ def test_a_system_that_refuses_more_bytes(snn: rb.SpikingNetwork, tmp_path: Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(StoreError, match="File too large"):
-            snn.save(tmp_path / "net")
+            rb.save(snn, tmp_path / "net")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
@@ -433,17 +433,17 @@ def test_a_system_that_refuses_more_bytes(snn: rb.SpikingNetwork, tmp_path: Path
 
 def test_nothing_is_replaced_unasked(folder: Path, snn: rb.SpikingNetwork) -> None:
     with refused(str(folder), "exists already", "overwrite=True"):
-        snn.save(folder)
-    snn_of("VGG").save(folder, overwrite=True)
+        rb.save(snn, folder)
+    rb.save(snn_of("VGG"), folder, overwrite=True)
     assert same_network(rb.load(folder), snn_of("VGG"))
     assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_an_empty_or_damaged_folder_may_be_replaced(snn: rb.SpikingNetwork, tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    snn.save(tmp_path / "net", overwrite=True)
+    rb.save(snn, tmp_path / "net", overwrite=True)
     (tmp_path / "net" / store.TENSORS_FILE).unlink()
-    snn.save(tmp_path / "net", overwrite=True)
+    rb.save(snn, tmp_path / "net", overwrite=True)
     assert same_network(rb.load(tmp_path / "net"), snn)
 
 
@@ -452,16 +452,16 @@ def test_foreign_folders_are_never_replaced(held: list[str], snn: rb.SpikingNetw
     for name in held:
         (tmp_path / name).touch()
     with refused(str(tmp_path), held[-1]):
-        snn.save(tmp_path, overwrite=True)
+        rb.save(snn, tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(held)
     with refused("not a folder"):
-        snn.save(tmp_path / held[0], overwrite=True)
+        rb.save(snn, tmp_path / held[0], overwrite=True)
 
 
 def test_a_link_stays_a_link(snn: rb.SpikingNetwork, folder: Path) -> None:
     link = folder.parent / "latest"
     link.symlink_to(folder)
-    snn_of("VGG").save(link, overwrite=True)
+    rb.save(snn_of("VGG"), link, overwrite=True)
     assert link.is_symlink()
     assert same_network(rb.load(folder), snn_of("VGG"))
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.activations import clipped_count
-from rheobase.errors import CalibrationError, DataError, RecipeError
+from rheobase.activations.staircase import clipped_count
+from rheobase.core.errors import CalibrationError, DataError, RecipeError
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods import ConstantCurrentNeuron, PascNeuron
 from rheobase.neurons import ConstantCurrent, IntegrateFire
 from rheobase.neurons.surrogate import fire_with_gradient
-from rheobase.recipes import ConstantCurrentNeuron, PascNeuron
-from rheobase.signal import Held
+from rheobase.signals.signal import Constant
 
 # -- V0 anywhere --------------------------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ def test_any_initial_potential(theta: list[int], v0: list[int], z: list[float], 
     )
     assert neuron.has_closed_form == all(0 <= v <= 1 for v in v0s)
     trains = torch.tensor(expected, dtype=torch.float64).movedim(2, 0)
-    fired = neuron.fire(Held(currents), steps)
+    fired = neuron.fire(Constant(currents), steps)
     assert torch.equal((fired != 0).double(), trains)
     torch.testing.assert_close(neuron.rate(currents.clone(), steps), fired.mean(0))
     torch.testing.assert_close(neuron.rate(currents.clone(), steps, overwrite=True), fired.mean(0))
@@ -108,7 +108,7 @@ def test_only_sites_that_need_it_are_stepped(name: str, tmp_path: Path) -> None:
     assert snn.runs_as() == "counts"
     counts = [snn(images, timesteps=t) for t in (4, 8)]
     assert float((counts[0] - uncalibrated).abs().max()) > 1e-3
-    again = rb.load(snn.save(tmp_path / "net"))
+    again = rb.load(rb.save(snn, tmp_path / "net"))
     assert torch.equal(again(images), counts[0])
     snn.execution = "steps"
     for t, expected in zip((4, 8), counts, strict=True):
@@ -174,7 +174,7 @@ def test_forward_it_is_the_simulation() -> None:
             assert torch.equal(fire_with_gradient(currents, theta, v0, bias), expected)
     z, theta, v0 = (torch.rand(*shape, generator=g, dtype=torch.float64) for shape in ((5, 3), (3,), (3,)))
     for strict in (False, True):
-        expected = ConstantCurrent(theta, 6, initial_potential=v0, strict=strict).fire(Held(z), 6)
+        expected = ConstantCurrent(theta, 6, initial_potential=v0, strict=strict).fire(Constant(z), 6)
         ours = fire_with_gradient(z.expand(6, 5, 3), theta, v0, strict=strict)
         torch.testing.assert_close(ours, expected)
 
@@ -182,7 +182,9 @@ def test_forward_it_is_the_simulation() -> None:
 # -- the pass -----------------------------------------------------------------------------------------------------
 
 
-def calibrated(part: rb.SurrogateCalibration, name: str = "MLP", timesteps: int = 2, n: int = 20) -> rb.SpikingNetwork:
+def calibrated(
+    part: rb.passes.SurrogateCalibration, name: str = "MLP", timesteps: int = 2, n: int = 20
+) -> rb.SpikingNetwork:
     neuron = ConstantCurrentNeuron(timesteps=timesteps)
     recipe = rb.Recipe(name="calibrated", timesteps=timesteps, neuron=neuron, calibration=(part,))
     return rb.convert(quantised(name), recipe, calibration=grid_images(name)[:n])
@@ -192,7 +194,9 @@ def calibrated(part: rb.SurrogateCalibration, name: str = "MLP", timesteps: int 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 def test_what_is_trained(train: str, granularity: str) -> None:
     """Only what is named, in the shape that is named; the weights never."""
-    part = rb.SurrogateCalibration(train=train, granularity=granularity, epochs=3, batch_size=8, learning_rate=0.02)  # type: ignore[arg-type]
+    part = rb.passes.SurrogateCalibration(
+        train=train, granularity=granularity, epochs=3, batch_size=8, learning_rate=0.02
+    )  # type: ignore[arg-type]
     snn, before = calibrated(part), rb.convert(quantised("MLP"), rb.QVM(timesteps=2))
     record = snn.provenance.passes[0]
     assert [r["epoch"] for r in record["history"]] == [0, 1, 2, 3]
@@ -220,7 +224,7 @@ def test_what_is_trained(train: str, granularity: str) -> None:
 
 def test_one_step_is_adams() -> None:
     """One epoch of one batch: every ρ and δ moves by the learning rate against its gradient, or not at all."""
-    part = rb.SurrogateCalibration(epochs=1, batch_size=100, learning_rate=1e-3, granularity="layer")
+    part = rb.passes.SurrogateCalibration(epochs=1, batch_size=100, learning_rate=1e-3, granularity="layer")
     snn, start = calibrated(part, n=4), rb.convert(quantised("MLP"), rb.QVM(timesteps=2))  # four: none held out
     assert snn.provenance.passes[0]["notes"][0] == "not checked: no images are held out; epoch 1 kept"
     for neuron, before in zip(snn.neurons, start.neurons, strict=True):
@@ -233,13 +237,13 @@ def test_one_step_is_adams() -> None:
 def test_plain_neurons_with_silent_channels_biases_and_mixed_steps() -> None:
     name = "OptionAResNet"
     steps = {site.name: (2, 3, 4)[site.index % 3] for site in grid_snn(name).sites}
-    part = rb.SurrogateCalibration(epochs=3, batch_size=8, learning_rate=0.02)
+    part = rb.passes.SurrogateCalibration(epochs=3, batch_size=8, learning_rate=0.02)
     recipe = rb.Recipe(
         name="plain",
         timesteps=None,
-        neuron=rb.IntegrateFireNeuron(timesteps=steps),
-        alignment=rb.Alignment(expansion="replicate", reduction="truncate"),
-        calibration=(rb.Thresholds(), rb.PotentialCorrection(images=8), part),
+        neuron=rb.methods.IntegrateFireNeuron(timesteps=steps),
+        alignment=rb.signals.Alignment(expansion="replicate", reduction="truncate"),
+        calibration=(rb.passes.Thresholds(), rb.passes.PotentialCorrection(images=8), part),
     )
     model = networks.build(name)
     with torch.no_grad():
@@ -254,7 +258,7 @@ def test_plain_neurons_with_silent_channels_biases_and_mixed_steps() -> None:
 
 
 def test_an_exact_network_is_left_alone() -> None:
-    part = rb.SurrogateCalibration()
+    part = rb.passes.SurrogateCalibration()
     snn = calibrated(part, timesteps=4)
     record = snn.provenance.passes[0]
     assert record["changed"] == {}
@@ -264,7 +268,7 @@ def test_an_exact_network_is_left_alone() -> None:
 
 
 def test_steps_that_are_too_large_are_undone_and_named() -> None:
-    snn = calibrated(rb.SurrogateCalibration(learning_rate=1e9, epochs=2))
+    snn = calibrated(rb.passes.SurrogateCalibration(learning_rate=1e9, epochs=2))
     record, first = snn.provenance.passes[0], snn.sites[0].name
     assert record["changed"] == {}
     assert record["notes"][0].startswith(
@@ -273,13 +277,15 @@ def test_steps_that_are_too_large_are_undone_and_named() -> None:
     assert "original network kept" in record["notes"][1]
     images = grid_images("MLP")
     assert torch.equal(snn(images), rb.convert(quantised("MLP"), rb.QVM(timesteps=2))(images))
-    worse = calibrated(rb.SurrogateCalibration(learning_rate=20, epochs=1), timesteps=3).provenance.passes[0]
+    worse = calibrated(rb.passes.SurrogateCalibration(learning_rate=20, epochs=1), timesteps=3).provenance.passes[0]
     assert worse["history"][1]["logit_error"] > worse["history"][0]["logit_error"]
     assert worse["changed"] == {}
 
 
 def test_potentials_that_leave_their_range_are_noted() -> None:
-    part = rb.SurrogateCalibration(train="potential", granularity="channel", learning_rate=0.3, epochs=3, batch_size=4)
+    part = rb.passes.SurrogateCalibration(
+        train="potential", granularity="channel", learning_rate=0.3, epochs=3, batch_size=4
+    )
     snn = calibrated(part, n=4)  # none held out: it stays, good or not
     images = grid_images("MLP").double()
     outside = [site.name for site in snn.sites if not snn.neuron(site.name).has_closed_form]
@@ -294,18 +300,18 @@ def test_potentials_that_leave_their_range_are_noted() -> None:
 
 def test_digits_end_to_end(tmp_path: Path) -> None:
     """Real images: fewer steps than levels, and some of what that costs is won back on images that nobody fitted."""
-    from rheobase.demo import digits, train
+    from rheobase.zoo.digits import digits, train
 
     data = digits()
     net = rb.quantise(train(data.train, epochs=2, seed=0), rb.QVM(levels=4), calibration=data.train)
     settings = rb.Training(epochs=1, learning_rate=0.01)
     net = rb.train(net, data.train, settings, validation=None, progress=False).model
-    part = rb.SurrogateCalibration(epochs=3)
+    part = rb.passes.SurrogateCalibration(epochs=3)
     recipe = rb.Recipe(name="QVM", timesteps=2, neuron=ConstantCurrentNeuron(timesteps=2), calibration=(part,))
     before, after = (rb.convert(net, r, calibration=data.train) for r in (rb.QVM(timesteps=2), recipe))
     errors = [rb.evaluate(snn, data.test, timesteps=(2,)).rows[0].logit_error for snn in (before, after)]
     assert errors[1] < 0.97 * errors[0]
-    again = rb.load(after.save(tmp_path / "net"))
+    again = rb.load(rb.save(after, tmp_path / "net"))
     assert torch.equal(again(data.test[0]), after(data.test[0]))
 
 
@@ -322,8 +328,8 @@ def test_bad_input() -> None:
         {"lr": 0.1},
     ):
         with pytest.raises(RecipeError, match=f"surrogate_calibration: .*{next(iter(wrong))}"):
-            rb.SurrogateCalibration(**wrong)  # type: ignore[arg-type]
-    part = rb.SurrogateCalibration()
+            rb.passes.SurrogateCalibration(**wrong)  # type: ignore[arg-type]
+    part = rb.passes.SurrogateCalibration()
     recipe = rb.Recipe(name="pasc", timesteps=None, neuron=PascNeuron(), calibration=(part,))
     with pytest.raises(CalibrationError, match="Pasc neurons, which have no potential to train"):
         rb.convert(quantised("MLP"), recipe, calibration=grid_images("MLP"))

@@ -13,10 +13,10 @@ from torch import Tensor
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.calibrate import CalibrationData, TemporalBias
-from rheobase.calibrate.held_out import logit_error
-from rheobase.calibrate.temporal_bias import firing_excess, relative_depths, step_targets
-from rheobase.errors import CalibrationError, RecipeError
+from rheobase.core.errors import CalibrationError, RecipeError
+from rheobase.passes import CalibrationData, TemporalBias
+from rheobase.passes.held_out import logit_error
+from rheobase.passes.temporal_bias import firing_excess, relative_depths, step_targets
 
 SMALL = TemporalBias(batch_size=8, iterations=3)
 
@@ -162,7 +162,7 @@ def test_each_step_emits_on_average_what_the_ann_does(iterations: int, updates: 
         trains: dict[int, list[Tensor]] = {}
         snn.readouts(data.fit, (4,), monitor=lambda site, train: trains.setdefault(site.index, []).append(train.values))
         activations: dict[int, Tensor] = {}
-        rb.calibrate.statistics.observe(snn.ann, data.fit, lambda site, a: activations.__setitem__(site.index, a))
+        rb.passes.statistics.observe(snn.ann, data.fit, lambda site, a: activations.__setitem__(site.index, a))
         worst = 0.0
         for site, neuron in list(zip(snn.sites, snn.neurons, strict=True))[:2]:  # many places: rates are fine-grained
             theta = neuron.threshold.reshape(-1, *[1] * (len(site.shape) - 1))
@@ -242,7 +242,7 @@ def test_the_result_does_not_depend_on_how_the_data_came() -> None:
 def test_stepwise_and_saved_networks_keep_the_biases(tmp_path) -> None:  # type: ignore[no-untyped-def]
     images = grid_images("VGG")
     snn = rb.convert(networks.build("VGG"), rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
-    again = rb.load(snn.save(tmp_path / "snn"))
+    again = rb.load(rb.save(snn, tmp_path / "snn"))
     assert torch.equal(again(images), snn(images))
     *_, (_, last) = snn.stream(images)
     assert torch.equal(last, snn(images))
@@ -253,8 +253,8 @@ def test_composes_with_a_constant_shift() -> None:
     recipe = rb.Recipe(
         name="FTBC on RTS",
         timesteps=4,
-        neuron=rb.IntegrateFireNeuron(initial_potential=0),
-        calibration=(rb.Thresholds(), rb.ShiftCurrent(), SMALL),
+        neuron=rb.methods.IntegrateFireNeuron(initial_potential=0),
+        calibration=(rb.passes.Thresholds(), rb.passes.ShiftCurrent(), SMALL),
     )
     snn = rb.convert(networks.build("VGG"), recipe, calibration=images)
     assert all(neuron.bias.shape == (4, site.channels) for neuron, site in zip(snn.neurons, snn.sites, strict=True))
@@ -318,6 +318,8 @@ def test_a_site_without_activity() -> None:
 
 
 def test_thresholds_do_not_move_under_biases() -> None:
-    recipe = rb.Recipe(name="x", timesteps=2, calibration=(rb.Thresholds(), SMALL, rb.Thresholds(method="max")))
+    recipe = rb.Recipe(
+        name="x", timesteps=2, calibration=(rb.passes.Thresholds(), SMALL, rb.passes.Thresholds(method="max"))
+    )
     with pytest.raises(CalibrationError, match="put the thresholds first"):
         rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))

@@ -20,11 +20,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rheobase as rb
-from rheobase.demo import digits
 from rheobase.training.batch_norm import averaging
 from rheobase.training.loop import _loss, _optimiser
+from rheobase.zoo.digits import digits
 
-SETTINGS = rb.Training(epochs=4, learning_rate=0.05, batch_size=20, augment=rb.Augmentation(crop_padding=1, cutout=2))
+SETTINGS = rb.Training(
+    epochs=4, learning_rate=0.05, batch_size=20, augment=rb.training.Augmentation(crop_padding=1, cutout=2)
+)
 
 
 def small(normalised: bool = True, seed: int = 0) -> nn.Module:
@@ -73,7 +75,7 @@ class Stop:
 
 def test_a_small_network_learns_the_digits() -> None:
     parts = digits()
-    training = but(epochs=8, batch_size=64, augment=rb.Augmentation(crop_padding=1, flip=False), keep="best")
+    training = but(epochs=8, batch_size=64, augment=rb.training.Augmentation(crop_padding=1, flip=False), keep="best")
     trained = rb.train(small(), parts.train, training, validation=parts.validation)
     assert not trained.model.training
     with torch.no_grad():
@@ -419,7 +421,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"training": but(learning_rate=0.04)}, r"setting learning_rate was 0\.05 and is now 0\.04"),
-        ({"training": but(augment=rb.Augmentation(crop_padding=2, cutout=2))}, "augment crop_padding was 1"),
+        ({"training": but(augment=rb.training.Augmentation(crop_padding=2, cutout=2))}, "augment crop_padding was 1"),
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"data": few(99)}, "training data was"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, "network 1.weight was"),
@@ -433,9 +435,9 @@ def test_another_run_is_not_resumed(change: dict[str, Any], message: str, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         rb.train(**arguments, penalty=Stop(6))
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(rb.TrainingError, match=message):
+    with pytest.raises(rb.core.errors.TrainingError, match=message):
         rb.train(**{**arguments, **change}, penalty=Stop())
-    with pytest.raises(rb.TrainingError, match="resume=True"):
+    with pytest.raises(rb.core.errors.TrainingError, match="resume=True"):
         rb.train(**arguments, penalty=Stop(), resume=False)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
@@ -444,13 +446,15 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     rb.train(small(), few(), but(epochs=1), folder=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(rb.TrainingError, match=r"checkpoint\.safetensors: is no checkpoint that can be read"):
+    with pytest.raises(
+        rb.core.errors.TrainingError, match=r"checkpoint\.safetensors: is no checkpoint that can be read"
+    ):
         rb.train(small(), few(), but(epochs=1), folder=tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(rb.TrainingError, match="cannot be written"):
+    with pytest.raises(rb.core.errors.TrainingError, match="cannot be written"):
         rb.train(small(), few(), SETTINGS, folder=tmp_path / "file")
 
 
@@ -463,7 +467,7 @@ def test_a_threshold_that_leaves_its_range_stops_the_run(tmp_path: Path) -> None
 
     training = but(epochs=20, schedule="constant")
     with pytest.raises(
-        rb.TrainingError, match=r"epoch \d+, step \d: 1\.threshold is -.*smaller learning rate"
+        rb.core.errors.TrainingError, match=r"epoch \d+, step \d: 1\.threshold is -.*smaller learning rate"
     ) as caught:
         rb.train(small(), few(), training, penalty=pull, folder=tmp_path)
     epoch = int(str(caught.value).split()[1].rstrip(","))
@@ -475,7 +479,7 @@ def test_a_threshold_that_leaves_its_range_stops_the_run(tmp_path: Path) -> None
 def test_a_threshold_that_begins_out_of_range() -> None:
     model = small()
     model[1].threshold.data.fill_(float("nan"))
-    with pytest.raises(rb.TrainingError, match=r"before training: 1\.threshold is nan"):
+    with pytest.raises(rb.core.errors.TrainingError, match=r"before training: 1\.threshold is nan"):
         rb.train(model, few(), SETTINGS)
 
 
@@ -483,7 +487,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     def explode(model: nn.Module) -> Tensor:
         return model[7].weight.sum() * float("nan")
 
-    with pytest.raises(rb.TrainingError, match="epoch 1, step 1: the loss is not finite"):
+    with pytest.raises(rb.core.errors.TrainingError, match="epoch 1, step 1: the loss is not finite"):
         rb.train(small(False), few(), SETTINGS, penalty=explode, parameters=lambda name: name.startswith("7"))
 
 
@@ -506,7 +510,7 @@ def test_gradients_are_clipped() -> None:
     ],
 )
 def test_bad_settings(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(rb.TrainingError, match=message):
+    with pytest.raises(rb.core.errors.TrainingError, match=message):
         rb.Training(**fields)
 
 

@@ -16,11 +16,11 @@ from torch import nn
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.errors import DataError, RecipeError, StoreError
+from rheobase.core.errors import DataError, RecipeError, StoreError
+from rheobase.measure._input_scenarios import at_random, equally_spaced
+from rheobase.measure.plots import scenario_plot, unevenness_plot
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Pasc
-from rheobase.plots import scenario_plot, unevenness_plot
-from rheobase.scenarios import at_random, equally_spaced
-from rheobase.signal import Held, Train
+from rheobase.signals.signal import Constant, TimeSeries
 
 
 def layers(*weights: list[list[float]], threshold: float, levels: int) -> nn.Module:
@@ -46,14 +46,14 @@ def test_worked_by_hand() -> None:
     # ξ = ¼·|1 - 0|, nothing under the even current. The activation of z = 0 is 0.
     model = layers([[0.5], [0.25]], [[2.0, -4.0]], [[1.0]], threshold=1.0, levels=4)
     images, calibration = torch.ones(1, 1), torch.tensor([[1.0], [1.4]])  # at 1.4 the second site is active
-    result = rb.unevenness(integrate_fire(model, calibration, 4), images)
+    result = rb.measure.unevenness(integrate_fire(model, calibration, 4), images)
     first, second = result.rows
     assert (first.error, first.relative, first.changed, first.ann_error, first.neurons) == (0, 0, 0, 0, 2)
     assert (second.error, second.relative, second.changed, second.ann_error) == (0.25, None, 1.0, 0.25)
     assert result.error == pytest.approx(0.25 / 3)
     # Weights (1, 1) instead: I = 1, 1, 1, 0; really u = 1½, 1½, 1½, ½ : N = 3; evenly ¾ a step: u = 1¼, 1, ¾, 1½: M = 3
     model = layers([[0.5], [0.25]], [[1.0, 1.0]], [[1.0]], threshold=1.0, levels=4)
-    second = rb.unevenness(integrate_fire(model, images, 4), images).rows[1]
+    second = rb.measure.unevenness(integrate_fire(model, images, 4), images).rows[1]
     assert (second.error, second.relative, second.changed, second.ann_error) == (0, 0, 0, 0)
 
 
@@ -104,7 +104,7 @@ def test_against_plain_loops(timesteps: int) -> None:
             sites.append(found)
             trains = [slow_trains(current, theta, 0.5) for current in currents]
         expected.append(sites)
-    result = rb.unevenness(snn, images)
+    result = rb.measure.unevenness(snn, images)
     assert result.images == 7
     for i, row in enumerate(result.rows):
         flat = [neuron for sites in expected for neuron in sites[i]]
@@ -122,7 +122,7 @@ def test_nothing_changes_under_a_constant_current(seed: int, steps: int, held: b
     current = 3 * torch.randn(2, 3, 4, generator=g)
     current[0, 0] = torch.arange(4) / steps  # where only the same additions in the same order give the same count
     currents = current.expand(steps, *current.shape)
-    signal = Held(current) if held else Train(currents.clone())
+    signal = Constant(current) if held else TimeSeries(currents.clone())
     drawn = None if bias is None else torch.randn(3, generator=g)
     neuron = IntegrateFire(
         torch.rand(3, generator=g) + 0.1, torch.rand((), generator=g), drawn.expand(steps, 3) if bias == 2 else drawn
@@ -134,7 +134,7 @@ def test_nothing_changes_under_a_constant_current(seed: int, steps: int, held: b
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 12), levels=st.sampled_from([1, 3, 4, 8]))
 def test_neurons_that_wait_do_not_see_the_order(seed: int, steps: int, levels: int) -> None:
     # multiples of 1/64, so that sums do not depend on their order
-    train = Train(torch.randint(-128, 192, (steps, 2, 3, 4), generator=torch.Generator().manual_seed(seed)) / 64)
+    train = TimeSeries(torch.randint(-128, 192, (steps, 2, 3, 4), generator=torch.Generator().manual_seed(seed)) / 64)
     for neuron in (ConstantCurrent(torch.tensor(1.25), levels), Pasc(torch.tensor(1.25), levels)):
         even = neuron.under_even_current(train, levels)
         assert torch.equal(even.sum(0), neuron.fire(train, levels).sum(0))
@@ -143,7 +143,7 @@ def test_neurons_that_wait_do_not_see_the_order(seed: int, steps: int, levels: i
 def test_a_bias_is_part_of_what_is_spread() -> None:
     # I - b = 2, -1, 0, 0 really; ¼ at every step evenly: u = ¾, 1 fires, ¼, ½
     neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), torch.tensor([[-1.0], [2.0], [0.5], [1.5]]))
-    train = Train(torch.tensor([1.0, 1.0, 0.5, 1.5]).reshape(4, 1, 1))
+    train = TimeSeries(torch.tensor([1.0, 1.0, 0.5, 1.5]).reshape(4, 1, 1))
     assert neuron.under_even_current(train, 4).flatten().tolist() == [0, 1, 0, 0]
 
 
@@ -152,7 +152,7 @@ def test_window_networks_have_none(recipe: rb.Recipe) -> None:
     images = grid_images("MLP")
     net = rb.quantise(networks.build("MLP"), rb.QVM(levels=4), calibration=images)
     snn, spiking = rb.convert(net, recipe), integrate_fire(net, images, 4)
-    result, plain = rb.unevenness(snn, images), rb.unevenness(spiking, images)
+    result, plain = rb.measure.unevenness(snn, images), rb.measure.unevenness(spiking, images)
     assert [row.error for row in result.rows] == [0, 0, 0]
     assert [row.changed for row in result.rows] == [0, 0, 0]
     assert plain.rows[0].error == result.error == 0 < plain.error
@@ -172,8 +172,8 @@ def test_it_does_not_depend_on_batches(name: str) -> None:
         snn = rb.convert(networks.build(name), rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
     else:
         snn = grid_snn(name)
-    whole = rb.unevenness(snn, images)
-    parts = rb.unevenness(snn, [images[:3], images[3:4], (images[4:], torch.zeros(len(images) - 4))])
+    whole = rb.measure.unevenness(snn, images)
+    parts = rb.measure.unevenness(snn, [images[:3], images[3:4], (images[4:], torch.zeros(len(images) - 4))])
     assert whole.images == parts.images == len(images)
     assert any(row.error > 0 for row in whole.rows)
     for one, other in zip(whole.rows, parts.rows, strict=True):
@@ -186,7 +186,7 @@ def test_it_does_not_depend_on_batches(name: str) -> None:
 def test_it_leaves_the_network_as_it_was() -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
     before = snn(images)
-    rb.unevenness(snn, images)
+    rb.measure.unevenness(snn, images)
     assert torch.equal(snn(images), before)
 
 
@@ -197,7 +197,7 @@ def drawn(path: Path) -> bool:
 
 def test_tables_and_plots(tmp_path: Path) -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
-    result = rb.unevenness(snn, images)
+    result = rb.measure.unevenness(snn, images)
     written = json.loads(json.dumps(result.to_json()))
     assert written["rows"][1]["error"] == result.rows[1].error
     assert written["error"] == result.error
@@ -208,7 +208,7 @@ def test_tables_and_plots(tmp_path: Path) -> None:
     assert drawn(tmp_path / "unevenness.png")
     with pytest.raises(DataError, match="results: is empty"):
         unevenness_plot({}, tmp_path / "x.png")
-    other = rb.unevenness(grid_snn("QCFSResNet"), grid_images("QCFSResNet"))
+    other = rb.measure.unevenness(grid_snn("QCFSResNet"), grid_images("QCFSResNet"))
     with pytest.raises(DataError, match="two: has other sites"):
         unevenness_plot({"one": result, "two": other}, tmp_path / "x.png")
     with pytest.raises(StoreError, match="end the name in"):
@@ -218,15 +218,15 @@ def test_tables_and_plots(tmp_path: Path) -> None:
 def test_bad_input() -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
     with pytest.raises(DataError, match="images: is empty"):
-        rb.unevenness(snn, images[:0])
+        rb.measure.unevenness(snn, images[:0])
     with pytest.raises(DataError, match="converted for"):
-        rb.unevenness(snn, torch.randn(2, 7))
+        rb.measure.unevenness(snn, torch.randn(2, 7))
     with pytest.raises(DataError, match="NaN"):
-        rb.unevenness(snn, torch.full_like(images, float("nan")))
+        rb.measure.unevenness(snn, torch.full_like(images, float("nan")))
     with pytest.raises(RecipeError, match="timesteps: is 0"):
-        rb.unevenness(snn, images, timesteps=0)
+        rb.measure.unevenness(snn, images, timesteps=0)
     with pytest.raises(RecipeError, match="before folding"):
-        rb.unevenness(rb.fold_thresholds(snn), images)
+        rb.measure.unevenness(rb.network.fold_thresholds(snn), images)
 
 
 # --- the four kinds of input ------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_trains_have_their_counts(steps: int, seed: int) -> None:
 )
 def test_scenarios_have_the_stated_properties(rounding: str, steps: int, inputs: int, seed: int) -> None:
     options = {"rounding": rounding, "timesteps": steps, "inputs": inputs, "neurons": 12, "trials": 3, "seed": seed}
-    result = rb.input_scenarios(**options)
+    result = rb.measure.input_scenarios(**options)
     assert list(result.scenarios) == ["random", "uniform", "ann", "constant"]
     z, m = result.mean_input.tolist(), result.levels.tolist()
     function = {"floor": math.floor, "round": lambda x: math.floor(x + 0.5), "ceil": math.ceil}[rounding]
@@ -268,7 +268,7 @@ def test_scenarios_have_the_stated_properties(rounding: str, steps: int, inputs:
         assert torch.equal(result.scenarios["ann"].counts, result.levels)
     if rounding == "ceil" and steps in (1, 2, 4, 8):  # one too many at every whole number
         assert torch.equal(result.scenarios["ann"].counts, (result.levels + 1).clamp(max=steps))
-    again = rb.input_scenarios(**options)
+    again = rb.measure.input_scenarios(**options)
     assert torch.equal(again.mean_input, result.mean_input)
     for name, scenario in result.scenarios.items():
         assert torch.equal(again.scenarios[name].counts, scenario.counts)
@@ -276,14 +276,14 @@ def test_scenarios_have_the_stated_properties(rounding: str, steps: int, inputs:
 
 def test_one_positive_input_is_never_uneven() -> None:
     """Theorem 2: 0 <= I[t] <= θ at every step, then only the sum counts; a negative one never fires."""
-    result = rb.input_scenarios(inputs=1, neurons=200, trials=5)
+    result = rb.measure.input_scenarios(inputs=1, neurons=200, trials=5)
     for scenario in result.scenarios.values():
         assert torch.equal(scenario.counts, result.levels)
 
 
 def test_the_papers_numbers() -> None:
     """Fig. 6 (e)-(h): 0.1430, 0.0912, 0, 0. Its R of 0.971 (a) and 0.944 (b) fit only if interchanged."""
-    result = rb.input_scenarios(trials=10)
+    result = rb.measure.input_scenarios(trials=10)
     ann, constant = result.scenarios["ann"], result.scenarios["constant"]
     summary = result.to_json()
     assert summary["random"]["error"]["mean"] == pytest.approx(0.1430, rel=0.15)
@@ -295,12 +295,12 @@ def test_the_papers_numbers() -> None:
 
 
 def test_scenario_tables_and_plots(tmp_path: Path) -> None:
-    result = rb.input_scenarios(neurons=50, inputs=20, trials=2)
+    result = rb.measure.input_scenarios(neurons=50, inputs=20, trials=2)
     assert json.loads(json.dumps(result.to_json()))["settings"]["seed"] == 48
     assert len(str(result).splitlines()) == 6
     scenario_plot(result, tmp_path / "scenarios.png")
     assert drawn(tmp_path / "scenarios.png")
-    single = rb.input_scenarios(neurons=1, trials=1)  # nothing to correlate
+    single = rb.measure.input_scenarios(neurons=1, trials=1)  # nothing to correlate
     assert single.to_json()["random"]["correlation"] == {"mean": None, "deviation": None}
     assert "| - |" in str(single)
 
@@ -318,4 +318,4 @@ def test_scenario_tables_and_plots(tmp_path: Path) -> None:
 )
 def test_impossible_scenarios(options: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        rb.input_scenarios(**options)
+        rb.measure.input_scenarios(**options)

@@ -9,9 +9,9 @@ import pydantic
 import pytest
 
 import rheobase as rb
-from rheobase.alignment import Alignment
-from rheobase.errors import RecipeError, TrainingError
-from rheobase.values import Value
+from rheobase.core.errors import RecipeError, TrainingError
+from rheobase.core.values import Value
+from rheobase.signals.alignment import Alignment
 
 
 def concrete(base: type[Value]) -> list[type[Value]]:
@@ -23,7 +23,9 @@ def concrete(base: type[Value]) -> list[type[Value]]:
 
 
 def test_every_value_is_found() -> None:
-    assert {rb.Recipe, rb.Training, rb.Augmentation, rb.Costs, Alignment, rb.Thresholds} <= set(concrete(Value))
+    assert {rb.Recipe, rb.Training, rb.training.Augmentation, rb.measure.Costs, Alignment, rb.passes.Thresholds} <= set(
+        concrete(Value)
+    )
     assert len(concrete(Value)) > 15
 
 
@@ -37,10 +39,10 @@ def test_an_unknown_field_is_named_with_those_there_are(cls: type[Value]) -> Non
 @pytest.mark.parametrize(
     ("make", "refusal", "said"),
     [
-        (lambda: rb.SpatialRecalibration(epochs=0), RecipeError, "spatial_recalibration: epochs: .* (got 0)"),
+        (lambda: rb.passes.SpatialRecalibration(epochs=0), RecipeError, "spatial_recalibration: epochs: .* (got 0)"),
         (lambda: Alignment(expansion="repeat"), RecipeError, "alignment: expansion: .* (got 'repeat')"),  # type: ignore[arg-type]
-        (lambda: rb.Costs(name="mine", ac=1), RecipeError, "costs: mac: field required. Remedy"),  # type: ignore[call-arg]
-        (lambda: rb.Costs(name="mine", mac=1, ac=-1), RecipeError, "costs: ac: .* (got -1). Remedy"),
+        (lambda: rb.measure.Costs(name="mine", ac=1), RecipeError, "costs: mac: field required. Remedy"),  # type: ignore[call-arg]
+        (lambda: rb.measure.Costs(name="mine", mac=1, ac=-1), RecipeError, "costs: ac: .* (got -1). Remedy"),
         (
             lambda: rb.Recipe(name="x", timesteps=4, calibration=({"kind": "thresholds", "percentile": 101},)),  # type: ignore[arg-type]
             RecipeError,
@@ -69,4 +71,4 @@ def test_a_part_without_a_kind_is_called_by_its_class() -> None:
 
 def test_a_value_cannot_be_changed() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        rb.Thresholds().percentile = 50.0  # type: ignore[misc]
+        rb.passes.Thresholds().percentile = 50.0  # type: ignore[misc]

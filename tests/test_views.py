@@ -11,9 +11,9 @@ from PIL import Image
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.errors import DataError, RecipeError, StoreError
-from rheobase.plots import potential_plot, stability_plot
-from rheobase.stability import Point
+from rheobase.core.errors import DataError, RecipeError, StoreError
+from rheobase.measure._stability import Point
+from rheobase.measure.plots import potential_plot, stability_plot
 
 
 def drawn(path: Path) -> bool:
@@ -24,14 +24,16 @@ def drawn(path: Path) -> bool:
 def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
     images, labels = grid_images("MLP"), torch.arange(20) % 10
     recipe = rb.FTBC(batch_size=8)
-    result = rb.stability(networks.build("MLP"), (images, labels), timesteps=(2, 4), iterations=5, recipe=recipe)
+    result = rb.measure.stability(
+        networks.build("MLP"), (images, labels), timesteps=(2, 4), iterations=5, recipe=recipe
+    )
     assert result.images == 4
     assert set(result.curves) == {2, 4}
     for curve in result.curves.values():
         assert [point.iteration for point in curve] == [0, 1, 2, 3, 4, 5]
     snn = rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4), calibration=images)
     assert result.curves[4][0].logit_error == pytest.approx(
-        rb.calibrate.held_out.logit_error(snn, rb.calibrate.CalibrationData.pool(images, limit=100, seed=0).held_out)
+        rb.passes.held_out.logit_error(snn, rb.passes.CalibrationData.pool(images, limit=100, seed=0).held_out)
     )
     stability_plot(result, tmp_path / "stability.png")
     assert drawn(tmp_path / "stability.png")
@@ -39,13 +41,13 @@ def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
 
 def test_stability_of_what_does_not_iterate() -> None:
     with pytest.raises(RecipeError, match="no pass that iterates"):
-        rb.stability(networks.build("MLP"), grid_images("MLP"), recipe=rb.OPI())
+        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe=rb.OPI())
     with pytest.raises(RecipeError, match="recipe: is a str"):
-        rb.stability(networks.build("MLP"), grid_images("MLP"), recipe="FTBC")  # type: ignore[arg-type]
+        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe="FTBC")  # type: ignore[arg-type]
     with pytest.raises(StoreError, match=r"x\.foo: cannot be written.*end the name in"):
-        stability_plot(rb.Stability({4: (Point(0, None, 0.5, 0.1),)}, 4), "x.foo")
+        stability_plot(rb.measure.Stability({4: (Point(0, None, 0.5, 0.1),)}, 4), "x.foo")
     with pytest.raises(RecipeError, match="timesteps: is empty"):
-        rb.stability(networks.build("MLP"), grid_images("MLP"), timesteps=())
+        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), timesteps=())
 
 
 @pytest.mark.parametrize("name", ["MLP", "VGG"])
@@ -56,7 +58,7 @@ def test_those_at_the_threshold_are_those_that_fire(name: str, tmp_path: Path) -
     snn.readouts(images, (4,), monitor=lambda s, train: fired.append(train.values) if s == site else None)
     spikes = torch.cat(fired, 1) > 0
     for step in (1, 3):
-        found = rb.potentials(snn, images, site.name, step)
+        found = rb.measure.potentials(snn, images, site.name, step)
         assert torch.equal(found.values >= 1, spikes[step - 1])
         counts, edges = found.histogram(bins=20)
         assert int(counts.sum()) == len(found.of())
@@ -68,12 +70,12 @@ def test_those_at_the_threshold_are_those_that_fire(name: str, tmp_path: Path) -
 def test_potentials_of_what_is_not_there(tmp_path: Path) -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
     with pytest.raises(RecipeError, match="'nowhere' is not a site"):
-        rb.potentials(snn, images, "nowhere", 1)
+        rb.measure.potentials(snn, images, "nowhere", 1)
     with pytest.raises(RecipeError, match="use 1 to 4"):
-        rb.potentials(snn, images, snn.sites[0].name, 5)
-    found = rb.potentials(snn, images, snn.sites[0].name, 1)
+        rb.measure.potentials(snn, images, snn.sites[0].name, 5)
+    found = rb.measure.potentials(snn, images, snn.sites[0].name, 1)
     with pytest.raises(RecipeError, match="channels 0 to"):
         found.of(channel=1000)
-    silent = rb.Potentials("x", 1, torch.full((2, 3), float("nan")))
+    silent = rb.measure.Potentials("x", 1, torch.full((2, 3), float("nan")))
     with pytest.raises(DataError, match="only silent channels"):
         potential_plot(silent, tmp_path / "x.png")

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rheobase.activations import INITIAL_POTENTIAL, Rounding, staircase
-from rheobase.errors import RecipeError
+from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
+from rheobase.activations.staircase import staircase
+from rheobase.core.errors import RecipeError
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Pasc
-from rheobase.signal import Held, Train
+from rheobase.signals.signal import Constant, TimeSeries
 
 ROUNDINGS: tuple[Rounding, ...] = ("round", "floor", "ceil")
 
@@ -39,7 +40,7 @@ def column(values: list[float]) -> torch.Tensor:
 )
 def test_pasc_worked_out_by_hand(currents: list[float], levels: int, expected: list[float]) -> None:
     neuron = Pasc(torch.tensor(1.0), levels)
-    assert neuron.fire(Train(column(currents)), levels).flatten().tolist() == expected
+    assert neuron.fire(TimeSeries(column(currents)), levels).flatten().tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_pasc_worked_out_by_hand(currents: list[float], levels: int, expected: l
 )
 def test_constant_current_worked_out_by_hand(z: float, steps: int, rounding: Rounding, expected: list[float]) -> None:
     neuron = ConstantCurrent(torch.tensor(1.0), steps, rounding)
-    assert neuron.fire(Held(torch.tensor([[z]])), steps).flatten().tolist() == expected
+    assert neuron.fire(Constant(torch.tensor([[z]])), steps).flatten().tolist() == expected
 
 
 def algorithm_1(currents: list[int], before: int, levels: int) -> list[int]:
@@ -94,7 +95,7 @@ def test_pasc_is_algorithm_1_and_qcfs(before: int, levels: int, data: st.DataObj
     # θ = L, so that θ* = 1; a train whose mean is total: float64 has all of it
     train = torch.tensor(currents, dtype=torch.float64).reshape(-1, 1, 1) / 2
     neuron = Pasc(torch.tensor(float(levels), dtype=torch.float64), levels)
-    assert (neuron.fire(Train(train), levels) / levels).flatten().tolist() == expected
+    assert (neuron.fire(TimeSeries(train), levels) / levels).flatten().tolist() == expected
 
 
 @pytest.mark.parametrize("levels", [4, 8, 16])
@@ -118,7 +119,7 @@ def test_the_printed_algorithm_in_floats(levels: int) -> None:
     count = (z * (levels / threshold) + 0.5).floor().clamp(0, levels)
     assert float((spikes != count).float().mean()) > 0.1
     assert float((counted != count).float().mean()) < 1e-3  # stages 1 and 2 are right
-    ours = Pasc(threshold, levels).fire(Held(z.unsqueeze(0)), levels)
+    ours = Pasc(threshold, levels).fire(Constant(z.unsqueeze(0)), levels)
     assert torch.equal((ours != 0).sum(0)[0].float(), count)
 
 
@@ -135,7 +136,7 @@ def test_pasc_on_ten_million_integer_cases() -> None:
             for dtype in (torch.float64, torch.float32):
                 # θ = L: a step is worth 1, currents are whole, and the mean of L' of them is rounded
                 neuron = Pasc(torch.tensor(float(levels), dtype=dtype), levels)
-                got = (neuron.fire(Train(currents.to(dtype)), levels) != 0).sum(0)
+                got = (neuron.fire(TimeSeries(currents.to(dtype)), levels) != 0).sum(0)
                 mismatches = int((got != count).sum())
                 if dtype == torch.float64:
                     wrong += mismatches
@@ -153,7 +154,7 @@ def test_windows_emit_the_activation(rounding: Rounding, seed: int, levels: int,
     """Any train, any θ: counts are the activation of the mean; the closed form has its bits."""
     g = torch.Generator().manual_seed(seed)
     theta = torch.rand(3, generator=g, dtype=torch.float64) + 0.2
-    train = Train(2 * torch.randn(before, 40, 3, generator=g, dtype=torch.float64))
+    train = TimeSeries(2 * torch.randn(before, 40, 3, generator=g, dtype=torch.float64))
     z = train.mean()
     a = staircase(z, threshold=theta, levels=levels, rounding=rounding)
     for neuron in (Pasc(theta, levels, rounding), ConstantCurrent(theta, levels, rounding)):
@@ -162,7 +163,7 @@ def test_windows_emit_the_activation(rounding: Rounding, seed: int, levels: int,
         assert bool(((emitted == 0) | (emitted == theta)).all())
         torch.testing.assert_close(emitted.mean(0), a)
         assert torch.equal(neuron.rate(z, levels), a)
-        torch.testing.assert_close(neuron.fire(Held(z), levels).mean(0), a)
+        torch.testing.assert_close(neuron.fire(Constant(z), levels).mean(0), a)
         written = z.clone()
         assert neuron.rate(written, levels, overwrite=True).data_ptr() == written.data_ptr()
 
@@ -176,7 +177,7 @@ def test_constant_current_is_integrate_and_fire(seed: int, steps: int, fraction:
     classical = IntegrateFire(theta, torch.tensor(fraction, dtype=torch.float64))
     currents = z.expand(steps, -1, -1)
     expected, _ = classical.run(currents, classical.init(z.shape, z))
-    ours = ConstantCurrent(theta, steps, initial_potential=fraction).fire(Held(z), steps)
+    ours = ConstantCurrent(theta, steps, initial_potential=fraction).fire(Constant(z), steps)
     torch.testing.assert_close(ours, expected)
 
 
@@ -186,14 +187,14 @@ def test_rounding_up_at_whole_numbers(levels: int) -> None:
     whole = torch.arange(-levels, 2 * levels + 1, dtype=torch.float32).reshape(-1, 1)
     theta = torch.tensor(float(levels))
     for neuron in (ConstantCurrent(theta, levels, "ceil"), Pasc(theta, levels, "ceil")):
-        counts = (neuron.fire(Held(whole), levels) != 0).sum(0).float()
+        counts = (neuron.fire(Constant(whole), levels) != 0).sum(0).float()
         assert torch.equal(counts, whole.clamp(0, levels))
 
 
 def test_v0_of_each_rounding() -> None:
     assert INITIAL_POTENTIAL == {"floor": 0.0, "round": 0.5, "ceil": 1.0}
     z = torch.tensor([[0.3]])
-    emitted = [float(ConstantCurrent(torch.tensor(1.0), 4, r).fire(Held(z), 4).mean()) for r in ROUNDINGS]
+    emitted = [float(ConstantCurrent(torch.tensor(1.0), 4, r).fire(Constant(z), 4).mean()) for r in ROUNDINGS]
     assert emitted == [0.25, 0.25, 0.5]  # 1.2 -> 1, 1, 2
 
 

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rheobase.errors import RecipeError, TrainingError
-from rheobase.yaml_text import parse_yaml, read_yaml
+from rheobase.core.errors import RecipeError, TrainingError
+from rheobase.core.yaml_text import parse_yaml, read_yaml
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase import models, zoo
-from rheobase.errors import ModelError, TraceError
+from rheobase import zoo
+from rheobase.core.errors import ModelError, TraceError
+from rheobase.exchange import checkpoints as models
 from rheobase.graph import capture, replace_max_pool
 
 

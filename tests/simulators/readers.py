@@ -121,14 +121,14 @@ def compare(network: Any, path: Path, images: Tensor, simulator: str) -> Compari
     """The same images here and in another simulator.
 
     Args:
-        network: float32, with one threshold (:func:`rheobase.fold_thresholds`); is made float64.
+        network: float32, with one threshold (:func:`rheobase.network.fold_thresholds`); is made float64.
         path: of the file to write.
         images: [B, ...].
         simulator: a key of ``RUN``.
     """
     import rheobase as rb
 
-    written = rb.export_nir(network, path, reset="subtract", overwrite=True)
+    written = rb.exchange.export_nir(network, path, reset="subtract", overwrite=True)
     ours: dict[str, list[Tensor]] = {}
     logits = network.double().readouts(
         images.double(),

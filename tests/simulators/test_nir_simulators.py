@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import rheobase as rb
-from rheobase.demo import Digits, digits, train
+from rheobase.zoo.digits import Digits, digits, train
 
 pytestmark = pytest.mark.simulators
 
@@ -81,7 +81,7 @@ def test_every_neuron_spikes_as_often(simulator: str, network: str, recipe: str,
     assert (
         float((snn(images).argmax(1) == labels).float().mean()) > 0.5
     )  # trained for seconds, and V0 = 0: enough to spike sensibly
-    found = readers.compare(rb.fold_thresholds(snn), tmp_path / "net.nir", images, simulator)
+    found = readers.compare(rb.network.fold_thresholds(snn), tmp_path / "net.nir", images, simulator)
     assert found.counts > IMAGES * 500
     assert found.least > IMAGES
     assert found.different == 0
@@ -90,8 +90,8 @@ def test_every_neuron_spikes_as_often(simulator: str, network: str, recipe: str,
 
 def written(path: Path) -> tuple[rb.SpikingNetwork, torch.Tensor]:
     snn = rb.convert(trained("residual"), RECIPES["RateCoding"], calibration=data().train)
-    folded = rb.fold_thresholds(snn)
-    rb.export_nir(folded, path, reset="subtract")
+    folded = rb.network.fold_thresholds(snn)
+    rb.exchange.export_nir(folded, path, reset="subtract")
     return folded, data().test[0][:10]
 
 

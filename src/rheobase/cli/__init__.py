@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from rheobase import _imports
 from rheobase.cli import compare, convert, cost, demo, diagnose, evaluate, export, inspect, train
 from rheobase.cli.behaviour import command
-from rheobase.errors import RecipeError
+from rheobase.core import user_code as _imports
+from rheobase.core.errors import RecipeError
 
 __all__ = ["app", "main"]
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
-from rheobase.errors import RheobaseError, RheobaseWarning
+from rheobase.core.errors import RheobaseError, RheobaseWarning
 
 P = ParamSpec("P")
 R = TypeVar("R")

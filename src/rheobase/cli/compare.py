@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rheobase import compare as compare_methods
-from rheobase import data
-from rheobase.batches import Batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, note, show_progress
 from rheobase.cli.saved import Model, read_model
 from rheobase.cli.settings import read_training
-from rheobase.compare import all_recipes
-from rheobase.data import Preprocessing
-from rheobase.errors import DataError, RecipeError
+from rheobase.comparison._compare import all_recipes
+from rheobase.comparison._compare import compare as compare_methods
+from rheobase.comparison.folder import REPORT_FILE, OnExisting
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.yaml_text import read_yaml
+from rheobase.data import readers as data
+from rheobase.data.batches import Batches
+from rheobase.data.readers import Preprocessing
+from rheobase.methods import Recipe
 from rheobase.neurons.fused import set_fusion
-from rheobase.recipes import Recipe
-from rheobase.report.folder import REPORT_FILE, OnExisting
-from rheobase.yaml_text import read_yaml
 
 POOL = 4096
 """Calibration images that are read from files where nothing is trained; each seed takes its own from them."""

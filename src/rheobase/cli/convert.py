@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from rheobase import convert as convert_network
-from rheobase import data
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import network_document, show_conversion
 from rheobase.cli.output import check_output, measure, save
 from rheobase.cli.saved import Model, read_model
+from rheobase.data import readers as data
+from rheobase.methods._convert import convert as convert_network
 from rheobase.neurons.fused import set_fusion
 
 

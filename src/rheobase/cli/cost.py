@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rheobase import store
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import show_markdown
 from rheobase.cli.saved import images_for
-from rheobase.costs import COSTS, Costs
-from rheobase.energy import energy
-from rheobase.errors import DataError, RecipeError
-from rheobase.latency import latency
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.yaml_text import read_yaml
+from rheobase.exchange import store
+from rheobase.measure._energy import energy
+from rheobase.measure._latency import latency
+from rheobase.measure.costs import COSTS, Costs
 from rheobase.neurons.fused import set_fusion
-from rheobase.yaml_text import read_yaml
 
 
 @command

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rheobase.cli.behaviour import answer, command, show_progress
-from rheobase.report.folder import REPORT_FILE
+from rheobase.comparison.folder import REPORT_FILE
 
 
 @command
@@ -18,7 +18,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demonstration.")] = False,
 ) -> None:
     """Train a small network on handwritten digits, convert and evaluate it, compare all methods: a minute or so."""
-    from rheobase.demo import COMPARISON, run_demo  # here, because scikit-learn takes long to import
+    from rheobase.cli.demonstration import COMPARISON, run_demo
 
     found = run_demo(out, overwrite=overwrite, progress=show_progress())
 

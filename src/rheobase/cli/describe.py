@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rheobase.evaluate import Evaluation
-from rheobase.network import Execution, SpikingNetwork
+from rheobase.measure._evaluate import Evaluation
+from rheobase.network.spiking_network import Execution, SpikingNetwork
 
 EXECUTIONS: dict[Execution, str] = {
     "counts": "the closed form on time-means, at the analog network's cost",

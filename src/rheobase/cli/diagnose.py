@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rheobase import diagnose as diagnose_network
-from rheobase import store
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import show_markdown
 from rheobase.cli.saved import images_for
+from rheobase.exchange import store
+from rheobase.measure._diagnose import diagnose as diagnose_network
 
 
 @command
@@ -36,7 +36,7 @@ def diagnose(
     loader, used = images_for(network, data_spec, folder, preprocessing)
     found = diagnose_network(network, loader, timesteps=timesteps, progress=show_progress())
     if plot is not None:
-        from rheobase.plots import diagnosis_plot  # here, because matplotlib takes long to import
+        from rheobase.measure.plots import diagnosis_plot
 
         diagnosis_plot(found, plot)
     document = {"folder": str(network_folder), "preprocessing": used, "diagnosis": found.to_json()}

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rheobase import evaluate as evaluate_network
-from rheobase import store
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, show_progress
 from rheobase.cli.describe import show_evaluation
 from rheobase.cli.saved import images_for
+from rheobase.exchange import store
+from rheobase.measure._evaluate import evaluate as evaluate_network
 from rheobase.neurons.fused import set_fusion
 
 

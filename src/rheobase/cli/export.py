@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rheobase import store
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command
-from rheobase.fold import fold_thresholds
-from rheobase.nir import export_nir
+from rheobase.exchange import store
+from rheobase.exchange.nir import export_nir
+from rheobase.network.folding import fold_thresholds
 
 
 class Resetting(StrEnum):
@@ -49,7 +49,7 @@ def export(
     def show(console: Console) -> None:
         for loss in written.losses:
             console.print(f"Lost to other simulators: {loss}.", soft_wrap=True)
-        how = "exactly" if written.exact else "approximately; rheobase.import_nir restores it exactly"
+        how = "exactly" if written.exact else "approximately; rheobase.exchange.import_nir restores it exactly"
         console.print(f"{len(network.sites)} sites written {how}. Saved in {written.path}.", soft_wrap=True)
 
     document = {

@@ -12,16 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rheobase import data, models, store
-from rheobase import inspect as inspect_network
-from rheobase.batches import batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command
 from rheobase.cli.describe import network_document, show_notes, span_of_thresholds
 from rheobase.cli.saved import is_folder
-from rheobase.data import Preprocessing
-from rheobase.errors import DataError
-from rheobase.network import SpikingNetwork
+from rheobase.core.errors import DataError
+from rheobase.data import readers as data
+from rheobase.data.batches import batches
+from rheobase.data.readers import Preprocessing
+from rheobase.exchange import checkpoints as models
+from rheobase.exchange import store
+from rheobase.measure._inspect import inspect as inspect_network
+from rheobase.network.spiking_network import SpikingNetwork
 
 
 @command

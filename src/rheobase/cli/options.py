@@ -10,12 +10,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from rheobase import _imports
-from rheobase.data import Preprocessing
-from rheobase.errors import DataError, RecipeError
+from rheobase.core import user_code as _imports
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.yaml_text import parse_yaml
+from rheobase.data.readers import Preprocessing
+from rheobase.methods import Recipe
 from rheobase.neurons import WindowNeuron
-from rheobase.recipes import Recipe
-from rheobase.yaml_text import parse_yaml
 
 
 class Fusion(StrEnum):

@@ -6,20 +6,20 @@ import json
 import tempfile
 from pathlib import Path
 
-from rheobase import store
-from rheobase.batches import Batches
 from rheobase.cli.behaviour import show_progress
 from rheobase.cli.options import Execution
-from rheobase.errors import StoreError
-from rheobase.evaluate import Evaluation, evaluate
-from rheobase.network import SpikingNetwork
+from rheobase.core.errors import StoreError
+from rheobase.data.batches import Batches
+from rheobase.exchange import store
+from rheobase.measure._evaluate import Evaluation, evaluate
+from rheobase.network.spiking_network import SpikingNetwork
 
 EVALUATION, PLOT = BESIDES = ("evaluation.json", "accuracy.png")
 """What ``convert`` puts beside the network's own files."""
 RUN, TRAINING, NETWORK = "run.json", "training", "network"
 """What ``train`` writes: what the run is made of, the folder of :func:`rheobase.train`, and what ``convert`` writes."""
 LEVELS, METRIC_PLOT, ALPHA_PLOT = ADAPTED = "levels.json", "metric.png", "alpha.png"
-"""What ``train --adapt`` adds: :meth:`rheobase.AdaptedLevels.to_json`, and the plots of the metric."""
+"""What ``train --adapt`` adds: :meth:`rheobase.methods.AdaptedLevels.to_json`, and the plots of the metric."""
 
 
 def check_output(out: Path, overwrite: bool) -> None:
@@ -84,7 +84,7 @@ def measure(network: SpikingNetwork, test: Batches, execution: Execution, folder
     network.execution = execution.value
     evaluation = evaluate(network, test, progress=show_progress())
     (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-    from rheobase.plots import accuracy_plot  # here, because matplotlib takes long to import
+    from rheobase.measure.plots import accuracy_plot
 
     accuracy_plot({evaluation.method: evaluation}, folder / PLOT)
     return evaluation

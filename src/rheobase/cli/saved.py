@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from rheobase import _imports, data, models, store
-from rheobase.batches import Batches
 from rheobase.cli import options
 from rheobase.cli.behaviour import note
-from rheobase.data import Preprocessing
-from rheobase.errors import ModelError
-from rheobase.network import SpikingNetwork
+from rheobase.core import user_code as _imports
+from rheobase.core.errors import ModelError
+from rheobase.data import readers as data
+from rheobase.data.batches import Batches
+from rheobase.data.readers import Preprocessing
+from rheobase.exchange import checkpoints as models
+from rheobase.exchange import store
+from rheobase.network.spiking_network import SpikingNetwork
 
 Model = Annotated[
     str, typer.Argument(help="module:function that returns the network, or a folder that rheobase saved.")

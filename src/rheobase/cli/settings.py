@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rheobase.data import Preprocessing
-from rheobase.errors import TrainingError
+from rheobase.core.errors import TrainingError
+from rheobase.core.yaml_text import read_yaml
+from rheobase.data.readers import Preprocessing
 from rheobase.training import Augmentation, Training
-from rheobase.yaml_text import read_yaml
 
 DEFAULTS = {"epochs": 4, "learning_rate": 0.02}
 """For quantised networks that start from a trained one (found for ResNet-20 on CIFAR-10)."""
@@ -20,7 +20,7 @@ AUGMENTATIONS: dict[str, tuple[str, Any]] = {
     "autoaugment": ("autoaugment", "cifar10"),
     "cutout": ("cutout", 16),
 }
-"""Name of an augmentation -> field of :class:`rheobase.Augmentation`, and its value where none is given."""
+"""Name of an augmentation -> field of :class:`rheobase.training.Augmentation`, and its value where none is given."""
 
 
 def read_training(

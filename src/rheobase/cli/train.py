@@ -15,22 +15,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rheobase import convert as convert_network
-from rheobase import data, models
-from rheobase import train as train_network
 from rheobase.cli import options
 from rheobase.cli.behaviour import answer, command, note, show_progress
 from rheobase.cli.describe import network_document, show_conversion
 from rheobase.cli.output import ALPHA_PLOT, LEVELS, METRIC_PLOT, NETWORK, RUN, TRAINING, check_run, measure, save
 from rheobase.cli.settings import DEFAULTS, read_training
-from rheobase.errors import RecipeError, TrainingError
-from rheobase.levels import AdaptedLevels, adapt_levels
-from rheobase.levels.adapt import ADAPTED, SHARE, UNIFORM, stages
-from rheobase.levels.metric import check_falling
-from rheobase.quantise import quantise
-from rheobase.recipes import Recipe
+from rheobase.core.errors import RecipeError, TrainingError
+from rheobase.data import readers as data
+from rheobase.exchange import checkpoints as models
+from rheobase.methods import Recipe
+from rheobase.methods._convert import convert as convert_network
+from rheobase.methods._quantise import quantise
+from rheobase.methods.adaptive_levels import AdaptedLevels, adapt_levels
+from rheobase.methods.adaptive_levels.adapt import ADAPTED, SHARE, UNIFORM, stages
+from rheobase.methods.adaptive_levels.metric import check_falling
 from rheobase.training import Trained, Training
 from rheobase.training import checkpoint as disk
+from rheobase.training import train as train_network
 
 
 class Strategy(StrEnum):
@@ -162,7 +163,7 @@ def train(
 
 
 def _read_adaptation(adapt: str | None, texts: list[str], plots: bool, training: Training) -> dict[str, Any] | None:
-    """What ``--adapt`` and its options say, as arguments of :func:`rheobase.adapt_levels`."""
+    """What ``--adapt`` and its options say, as arguments of :func:`rheobase.methods.adapt_levels`."""
     if adapt is None:
         for option, given in (("--adapt-option", texts), ("--plots", plots)):
             if given:
@@ -192,7 +193,7 @@ def _levels_document(adapted: AdaptedLevels) -> dict[str, Any]:
 def _keep(adapted: AdaptedLevels, out: Path, plots: bool) -> None:
     (out / LEVELS).write_text(json.dumps(_levels_document(adapted), indent=2) + "\n")
     if plots:
-        from rheobase.plots import level_metric_plot  # here, because matplotlib takes long to import
+        from rheobase.measure.plots import level_metric_plot
 
         level_metric_plot(adapted.metric, out / METRIC_PLOT, levels=adapted.levels)
         level_metric_plot(adapted.metric.sweep(), out / ALPHA_PLOT)

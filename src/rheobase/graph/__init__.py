@@ -1,9 +1,10 @@
 """From a network to a graph of affine segments between activation sites."""
 
-from rheobase.graph.fold import fold_batch_norm
-from rheobase.graph.ir import Graph, Node
-from rheobase.graph.maxpool import replace_max_pool
-from rheobase.graph.notes import Capture, Note
-from rheobase.graph.trace import capture
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.rewrites.batch_norm import fold_batch_norm
+from rheobase.graph.rewrites.max_pool import replace_max_pool
+from rheobase.graph.trace.capture import capture
+from rheobase.graph.trace.notes import Capture, Note
 
 __all__ = ["Capture", "Graph", "Node", "Note", "capture", "fold_batch_norm", "replace_max_pool"]

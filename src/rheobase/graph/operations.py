@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheobase.activations import Rounding, staircase
+from rheobase.activations.activation import Rounding
+from rheobase.activations.staircase import staircase
 
 # An image's result must not depend on the batch it came in. Matrix kernels take another path, and round otherwise, for
 # few rows (found by measurement; how few depends on the processor), so they are never given so few.

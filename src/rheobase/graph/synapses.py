@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheobase.graph.ir import Graph, Node
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 
 Kind = Literal["spikes", "sums", "values", "currents", "constant"]

@@ -10,11 +10,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.activations import QuantisedActivation
-from rheobase.errors import DataError
-from rheobase.graph.ir import Graph, Node, schedule
+from rheobase.activations.activation import QuantisedActivation
+from rheobase.activations.learned_staircase import LearnedStaircase
+from rheobase.activations.step_target import StepTarget, level_notes
+from rheobase.core.errors import DataError
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import schedule
+from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format, max_pool
-from rheobase.learned_levels import LearnedStaircase, StepTarget, level_notes
 
 _TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
 _STATISTICS = ("running_mean", "running_var")

@@ -1,9 +1,11 @@
 """Neurons: the spiking side of a site. Each has explicit state, and pure arithmetic that can be tested alone."""
 
+from rheobase.neurons.constant_current import ConstantCurrent
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.neuron import Neuron, State
 from rheobase.neurons.parallel import ParallelIF
-from rheobase.neurons.window import ConstantCurrent, Pasc, WindowNeuron
+from rheobase.neurons.pasc import Pasc
+from rheobase.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
 """Every kind of neuron by the name it has in saved networks; :func:`rheobase.register` adds to them."""

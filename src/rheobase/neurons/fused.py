@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rheobase.errors import RecipeError, RheobaseWarning
+from rheobase.core.errors import RecipeError, RheobaseWarning
 
 Fusion = Literal["auto", "always", "never"]
 

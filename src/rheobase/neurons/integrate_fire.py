@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.errors import RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.neurons.fused import fire_train
 from rheobase.neurons.neuron import Neuron, State, even_mean
-from rheobase.signal import Signal, along_channels
+from rheobase.signals.signal import Signal, along_channels
 
 
 class IntegrateFire(Neuron):

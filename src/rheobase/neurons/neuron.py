@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rheobase.signal import Signal, Train, along_channels
+from rheobase.signals.signal import Signal, TimeSeries, along_channels
 
 State = tuple[Tensor, ...]
 
@@ -77,7 +77,7 @@ class Neuron(nn.Module, ABC):
 
     def under_even_current(self, signal: Signal, steps: int) -> Tensor:
         """``amplitude * spikes`` [steps, B, C, ...] for the mean of the current, and of the bias, at every step."""
-        current = even_mean(signal.values) if isinstance(signal, Train) else signal.values
+        current = even_mean(signal.values) if isinstance(signal, TimeSeries) else signal.values
         currents = current.expand(steps, *current.shape)
         return self.run(currents, self.init(current.shape, current))[0]
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rheobase.errors import RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.neurons.window import WindowNeuron
-from rheobase.signal import Signal, along_channels
+from rheobase.signals.signal import Signal, along_channels
 
 Order = Literal["last", "first"]
 
@@ -41,9 +41,9 @@ class ParallelIF(WindowNeuron):
 
     Example:
         >>> import torch
-        >>> from rheobase.signal import Held
+        >>> from rheobase.signals.signal import Constant
         >>> neuron = ParallelIF(torch.tensor(1.0), timesteps=4)
-        >>> neuron.fire(Held(torch.full((1, 1), 0.4)), 4).flatten()
+        >>> neuron.fire(Constant(torch.full((1, 1), 0.4)), 4).flatten()
         tensor([0., 0., 1., 1.])
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.signal import along_channels
+from rheobase.signals.signal import along_channels
 
 
 def fire_with_gradient(

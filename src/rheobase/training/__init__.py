@@ -1,7 +1,5 @@
 """Training: one loop for a CPU, a GPU or several processes, with augmentation, distillation and runs that resume."""
 
-from rheobase.training.augment import Augmentation
-from rheobase.training.loop import Epoch, Trained, train
-from rheobase.training.settings import Training
+import lazy_loader
 
-__all__ = ["Augmentation", "Epoch", "Trained", "Training", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

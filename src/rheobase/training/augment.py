@@ -9,9 +9,9 @@ from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rheobase.errors import DataError, RheobaseError, TrainingError
+from rheobase.core.errors import DataError, RheobaseError, TrainingError
+from rheobase.core.values import Value
 from rheobase.training.autoaugment import POLICIES, apply_policy
-from rheobase.values import Value
 
 
 class Draws(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from rheobase.errors import DataError
+from rheobase.core.errors import DataError
 
 Operation = tuple[str, float, int]
 """Name, probability, magnitude 0..9."""

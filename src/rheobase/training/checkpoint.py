@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations import QuantisedActivation
-from rheobase.errors import TrainingError
+from rheobase.activations.activation import QuantisedActivation
+from rheobase.core.errors import TrainingError
+from rheobase.core.versions import versions
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.versions import versions
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METRICS_FILE = "metrics.jsonl"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from rheobase.batches import Batches, check_labels
-from rheobase.errors import DataError, TrainingError
-from rheobase.seeds import derive, random_state
+from rheobase.core.errors import DataError, TrainingError
+from rheobase.core.seeds import derive, random_state
+from rheobase.data.batches import Batches, check_labels
 from rheobase.training.data import InMemory, Part, read, split
 from rheobase.training.settings import Training
 

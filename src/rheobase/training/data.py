@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from rheobase.batches import Batches, Digest, batches, check_labels
-from rheobase.errors import DataError
+from rheobase.core.errors import DataError
+from rheobase.data.batches import Batches, Digest, batches, check_labels
 
 Batch = tuple[Tensor, Tensor | None]
 _CHECKED_AT_ONCE = 1000

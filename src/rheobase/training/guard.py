@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.errors import DivergedError
+from rheobase.core.errors import DivergedError
 from rheobase.training.checkpoint import CHECKPOINT_FILE
 
 _CHECK_EVERY = 20

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from rheobase.activations import QuantisedActivation
-from rheobase.batches import Batches
-from rheobase.errors import TrainingError
+from rheobase.activations.activation import QuantisedActivation
+from rheobase.core.errors import TrainingError
+from rheobase.core.paths import as_path
+from rheobase.core.progress import track
+from rheobase.core.seeds import check_seed, derive, random_state
+from rheobase.data.batches import Batches
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.paths import as_path
-from rheobase.progress import track
-from rheobase.seeds import check_seed, derive, random_state
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import averaging, normalising
 from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
@@ -147,7 +147,7 @@ def train(
 
     Example:
         >>> import rheobase as rb
-        >>> from rheobase.demo import DigitsResNet, digits
+        >>> from rheobase.zoo.digits import DigitsResNet, digits
         >>> trained = rb.train(DigitsResNet(), digits().train, rb.Training(epochs=1, learning_rate=0.05))
         >>> trained.epoch, len(trained.history), trained.model.training
         (1, 1, False)

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from rheobase.errors import RheobaseError, TrainingError
+from rheobase.core.errors import RheobaseError, TrainingError
+from rheobase.core.values import Value
 from rheobase.training.augment import Augmentation
-from rheobase.values import Value
 
 
 class Training(Value):

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from rheobase.errors import ModelError
+from rheobase.core.errors import ModelError
 
 Stem = Literal["cifar", "imagenet"]
 Pool = Literal["average", "max"]

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.errors import ModelError
+from rheobase.core.errors import ModelError
 from rheobase.zoo.parts import Pool, Stem, check_choice, check_count, initialise, pooling
 
 Shortcut = Literal["A", "B"]

@@ -1,0 +1,89 @@
+from . import activations as activations
+from . import comparison as comparison
+from . import core as core
+from . import data as data
+from . import exchange as exchange
+from . import graph as graph
+from . import measure as measure
+from . import methods as methods
+from . import network as network
+from . import neurons as neurons
+from . import passes as passes
+from . import signals as signals
+from . import training as training
+from . import zoo as zoo
+from .activations.staircase import QCFS as QCFS
+from .comparison._compare import compare as compare
+from .core.errors import RheobaseError as RheobaseError
+from .core.errors import RheobaseWarning as RheobaseWarning
+from .exchange.store import load as load
+from .exchange.store import save as save
+from .measure._diagnose import diagnose as diagnose
+from .measure._energy import energy as energy
+from .measure._evaluate import evaluate as evaluate
+from .measure._inspect import inspect as inspect
+from .measure._latency import latency as latency
+from .methods import FTBC as FTBC
+from .methods import OPI as OPI
+from .methods import QAC as QAC
+from .methods import QVM as QVM
+from .methods import RTS as RTS
+from .methods import DAParallel as DAParallel
+from .methods import ParallelConversion as ParallelConversion
+from .methods import Pascal as Pascal
+from .methods import RateCoding as RateCoding
+from .methods import Recipe as Recipe
+from .methods import SNNCalibration as SNNCalibration
+from .methods import register as register
+from .methods._convert import convert as convert
+from .methods._quantise import quantise as quantise
+from .network.inference import for_inference as for_inference
+from .network.spiking_network import SpikingNetwork as SpikingNetwork
+from .training import Training as Training
+from .training import train as train
+
+__all__ = [
+    "FTBC",
+    "OPI",
+    "QAC",
+    "QCFS",
+    "QVM",
+    "RTS",
+    "DAParallel",
+    "ParallelConversion",
+    "Pascal",
+    "RateCoding",
+    "Recipe",
+    "RheobaseError",
+    "RheobaseWarning",
+    "SNNCalibration",
+    "SpikingNetwork",
+    "Training",
+    "activations",
+    "compare",
+    "comparison",
+    "convert",
+    "core",
+    "data",
+    "diagnose",
+    "energy",
+    "evaluate",
+    "exchange",
+    "for_inference",
+    "graph",
+    "inspect",
+    "latency",
+    "load",
+    "measure",
+    "methods",
+    "network",
+    "neurons",
+    "passes",
+    "quantise",
+    "register",
+    "save",
+    "signals",
+    "train",
+    "training",
+    "zoo",
+]

@@ -1,0 +1,199 @@
+"""Quantised activations that learn how many levels they need, and the mean that the levels are held to (QAC)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.activations.activation import QuantisedActivation, Rounding, check_levels
+from rheobase.activations.staircase import split_gradient, staircase
+from rheobase.core.errors import ModelError, TraceError
+
+Parametrisation = Literal["n_d", "n_alpha", "d_alpha", "t_alpha"]
+
+PARAMETERS: dict[Parametrisation, tuple[str, str]] = {
+    "n_d": ("bits", "step_size"),
+    "n_alpha": ("bits", "threshold"),
+    "d_alpha": ("step_size", "threshold"),
+    "t_alpha": ("steps", "threshold"),
+}
+"""Which two numbers a site trains (QAC, section 4.2, cases 1 to 4)."""
+
+STEP_RATE = 10
+"""Learning rate of t in units of the weights': levels of a ResNet-20 are where they stay after some hundred steps."""
+
+
+class LearnedStaircase(QuantisedActivation):
+    r"""Quantised ReLU that trains its number of steps t beside its threshold α (QAC, Eqs. 5 and 7-10).
+
+    .. math:: Q(x) = \frac{\alpha}{t} \, \mathrm{clip}(\lfloor x t / \alpha + 1/2 \rfloor, 0, t)
+
+    with t rounded to the nearest whole number from 1 to ``most``. Gradients pass straight through both roundings: for
+    0 <= x <= α, ∂Q/∂x = 1, ∂Q/∂t = −(Q − x)/t and ∂Q/∂α = (Q − x)/α; above, 0, 0 and 1; below, 0. What trains is one
+    of four pairs, of which t and α follow by t = 2ⁿ and α = d t; the chain rule gives the paper's Eqs. 7-10:
+
+    ==================  ===============  ====================  ===========================
+    parametrisation     parameters       0 <= x <= α           x > α
+    ==================  ===============  ====================  ===========================
+    ``"n_d"``           bits, step_size  0, (Q − x)/d          ln 2 · 2ⁿ d, 2ⁿ
+    ``"n_alpha"``       bits, threshold  −ln 2 (Q − x),        0, 1
+                                         (Q − x)/α
+    ``"d_alpha"``       step_size,       (Q − x)/d, 0          0, 1
+                        threshold
+    ``"t_alpha"``       steps,           −(Q − x)/t,           0, 1
+                        threshold        (Q − x)/α
+    ==================  ===============  ====================  ===========================
+
+    It lives in the network that :func:`rheobase.quantise` makes from ``rb.QAC``.
+
+    Args:
+        parametrisation: which pair trains.
+        steps: t >= 1 where training starts.
+        threshold: α > 0 where training starts; a number, or a tensor [C] for one a channel (not with ``"d_alpha"``,
+            where t would differ from channel to channel).
+        most: the bound of t.
+        rate: how fast t moves, in units of what was found to do (``STEP_RATE``); 0: t stays.
+        matched: scale the learning rates of the other parametrisations such that the first step moves t and α as it
+            would with ``"t_alpha"``. Without, all parameters have the learning rate of the weights, times ``rate`` that
+            of bits and t.
+
+    Raises:
+        ModelError: for a t or an α that is not positive and finite, or an unknown parametrisation.
+
+    Example:
+        >>> import torch
+        >>> LearnedStaircase("t_alpha", steps=3.8, threshold=1.0)(torch.tensor([[-1.0, 0.1, 0.2, 0.6, 3.0]])).detach()
+        tensor([[0.0000, 0.0000, 0.2500, 0.5000, 1.0000]])
+    """
+
+    rounding: Rounding = "round"
+    held: Tensor
+
+    def __init__(
+        self,
+        parametrisation: Parametrisation,
+        steps: float,
+        threshold: float | Tensor = 1.0,
+        *,
+        most: int = 32,
+        rate: float = 1.0,
+        matched: bool = True,
+    ) -> None:
+        super().__init__()
+        if parametrisation not in PARAMETERS:
+            raise ModelError(
+                f"is {parametrisation!r}", where="parametrisation", remedy=f"use one of {', '.join(PARAMETERS)}"
+            )
+        alpha = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool(((alpha > 0) & alpha.isfinite()).all()):
+            raise ModelError(
+                "is not positive and finite", where="threshold", remedy="start from a percentile of the activation"
+            )
+        if not 1 <= steps <= check_levels(most):
+            raise ModelError(f"are {steps!r}", where="steps", remedy=f"start from 1 to {most}")
+        if parametrisation == "d_alpha" and alpha.dim():
+            raise ModelError(
+                "has a threshold for each channel, and then t = α/d has no one value for the layer",
+                where="d_alpha",
+                remedy="use one threshold a layer, or another parametrisation",
+            )
+        self.parametrisation: Parametrisation = parametrisation
+        self.most = most
+        t = alpha.new_tensor(float(steps))
+        start = {"bits": t.log2(), "step_size": alpha / t, "threshold": alpha, "steps": t}
+        for name in PARAMETERS[parametrisation]:
+            self.register_parameter(name, nn.Parameter(start[name].clone()))
+        self.register_buffer("held", torch.zeros((), dtype=torch.int64))
+        self.rates = _rates(parametrisation, float(t), float(alpha.mean()), rate, matched)
+
+    @property
+    def real_steps(self) -> Tensor:
+        """t before rounding, []; very large where d has fallen to zero."""
+        if self.parametrisation == "t_alpha":
+            return self.get_parameter("steps")
+        if self.parametrisation == "d_alpha":
+            d = self.get_parameter("step_size")
+            return self.get_parameter("threshold") / d.clamp(min=torch.finfo(torch.float32).tiny)
+        return self.get_parameter("bits").exp2()
+
+    @property
+    def saturation(self) -> Tensor:
+        """α, [] or [C]."""
+        if self.parametrisation == "n_d":
+            return self.get_parameter("step_size") * self.real_steps
+        return self.get_parameter("threshold")
+
+    @property
+    def levels(self) -> int:  # type: ignore[override]
+        """t rounded (halves up), from 1 to ``most``: L and T of the site."""
+        t = float(self.real_steps.detach())
+        if math.isnan(t):
+            raise ModelError("are NaN", where="learned steps", remedy="load weights from before training diverged")
+        return int(min(max(math.floor(t + 0.5), 1), self.most)) if math.isfinite(t) else self.most
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``z``: [B, C, ...]."""
+        if torch.compiler.is_exporting():
+            raise TraceError(
+                "learns its levels and cannot be traced again",
+                where="LearnedStaircase",
+                remedy="convert the network that rb.quantise returned, as it is",
+            )
+        return _LearnedStraightThrough.apply(z, self.real_steps, self.saturation, self.levels)
+
+    @torch.no_grad()
+    def set_steps(self, steps: float) -> None:
+        """Move t; α stays."""
+        alpha = self.saturation.clone()
+        named = dict(self.named_parameters())
+        if "steps" in named:
+            named["steps"].fill_(steps)
+        if "bits" in named:
+            named["bits"].fill_(math.log2(steps))
+        if self.parametrisation == "n_d":
+            named["step_size"].copy_(alpha / self.real_steps)  # what makes α of the bits as they are stored
+        elif "step_size" in named:
+            named["step_size"].copy_(alpha / steps)
+
+    def extra_repr(self) -> str:
+        """Parametrisation and levels, for ``print(model)``."""
+        return f"parametrisation={self.parametrisation}, levels={self.levels}"
+
+    def identity(self) -> str:
+        """The parametrisation and the bound; what is learned is in tensors."""
+        rates = ", ".join(f"{name} {rate:.6g}" for name, rate in self.rates.items())
+        return f"learned levels, parametrisation={self.parametrisation}, most={self.most}, rates: {rates}"
+
+
+def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float, matched: bool) -> dict[str, float]:
+    """Learning rates: a step of p moves t by (∂t/∂p)² of what the same step of t itself moves it by."""
+    if not matched:
+        return {name: rate for name in PARAMETERS[parametrisation] if name in ("bits", "steps")}
+    of_t = STEP_RATE * rate
+    return {
+        "n_d": {"bits": rate / (alpha * math.log(2)) ** 2, "step_size": 1 / t**2},  # both have gradients of α alone
+        "n_alpha": {"bits": of_t / (t * math.log(2)) ** 2},
+        "d_alpha": {"step_size": of_t * (alpha / t**2) ** 2},
+        "t_alpha": {"steps": of_t},
+    }[parametrisation]
+
+
+class _LearnedStraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, t: Tensor, alpha: Tensor, levels: int) -> Tensor:
+        a = staircase(z, threshold=alpha, levels=levels)
+        ctx.save_for_backward(z, t, alpha, a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (gradient,) = gradients
+        z, t, alpha, a = ctx.saved_tensors
+        inside, above = split_gradient(gradient, z, alpha)
+        others = [d for d in range(z.dim()) if d != 1 or not alpha.dim()]
+        error = (a - z).mul_(inside).sum(others)
+        by_alpha = error / alpha + above.sum(others)
+        return inside, (-error.sum() / t).to(t.dtype).reshape(t.shape), by_alpha.reshape(alpha.shape), None

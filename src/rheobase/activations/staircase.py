@@ -1,0 +1,161 @@
+"""Quantised activations that networks are trained with so that a spiking network can match them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.activations.activation import INITIAL_POTENTIAL, QuantisedActivation, Rounding, check_levels
+from rheobase.core.errors import ModelError
+from rheobase.signals.signal import along_channels
+
+
+class Staircase(QuantisedActivation):
+    r"""Quantised ReLU with L equal steps up to a trained θ.
+
+    .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)
+
+    Q rounds down, up, or to the nearest (halves up): the three activations of QVM (section 4.1). The gradient passes
+    straight through Q: inside (0 < z <= θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1; below, 0 and 0 (Bu et al.
+    2022, Eqs. 16-17).
+
+    Args:
+        levels: L >= 1; the activation takes the L + 1 values 0, θ/L, ..., θ.
+        threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
+        rounding: Q.
+
+    Raises:
+        ModelError: for L < 1, a θ that is not positive, or an unknown rounding.
+
+    Example:
+        >>> import torch
+        >>> Staircase(4, 1.0, "floor")(torch.tensor([[-1.0, 0.1, 0.2, 0.6, 3.0]])).detach()
+        tensor([[0.0000, 0.0000, 0.0000, 0.5000, 1.0000]])
+    """
+
+    def __init__(self, levels: int, threshold: float | Tensor = 1.0, rounding: Rounding = "round") -> None:
+        super().__init__()
+        if rounding not in INITIAL_POTENTIAL:
+            raise ModelError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
+        if not isinstance(threshold, Tensor | float | int):
+            raise ModelError(f"is {threshold!r}", where="threshold", remedy="use a positive number or a tensor")
+        start = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
+        if not bool((start > 0).all()):
+            raise ModelError("is not positive", where="threshold", remedy="start from a percentile of the activation")
+        self.levels = check_levels(levels)
+        self.rounding: Rounding = rounding
+        self.threshold = nn.Parameter(start)
+
+    @property
+    def saturation(self) -> Tensor:
+        """θ."""
+        return self.threshold
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``z``: [B, C, ...]."""
+        if torch.compiler.is_exporting():
+            # an operation of its own, so that a traced network says "staircase" and not multiply, add, floor, clamp
+            return torch.ops.rheobase.staircase(z, self.threshold, self.levels, self.rounding)
+        return _StraightThrough.apply(z, self.threshold, self.levels, self.rounding)
+
+    def extra_repr(self) -> str:
+        """Levels and rounding, for ``print(model)``."""
+        return f"levels={self.levels}, rounding={self.rounding}"
+
+
+class QCFS(Staircase):
+    r"""Quantisation clip-floor-shift activation (Bu et al. 2022, Eq. 15): the staircase that rounds to the nearest.
+
+    .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(\lfloor zL / \theta + 1/2 \rfloor, 0, L)
+
+    At T = L an integrate-and-fire neuron with V0 = θ/2 and a constant current emits a on average.
+
+    Args:
+        levels: L >= 1.
+        threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
+
+    Example:
+        >>> import torch
+        >>> QCFS(levels=4, threshold=1.0)(torch.tensor([[-1.0, 0.1, 0.2, 0.6, 3.0]])).detach()
+        tensor([[0.0000, 0.0000, 0.2500, 0.5000, 1.0000]])
+    """
+
+    def __init__(self, levels: int, threshold: float | Tensor = 1.0) -> None:
+        super().__init__(levels, threshold, "round")
+
+
+def clipped_count(
+    z: Tensor, threshold: Tensor, levels: int, potential: float | Tensor, strict: bool, *, overwrite: bool = False
+) -> Tensor:
+    """How many thresholds of θ/L fit into z: clip(⌊zL/θ + V0⌋, 0, L), floats with whole values.
+
+    One place for this arithmetic, so that an activation and the closed forms of its neurons give the same bits.
+
+    Args:
+        z: [B, C, ...].
+        threshold: θ, [] or [C]; a channel with θ = ∞ counts 0.
+        levels: L.
+        potential: V0, in units of the step θ/L; a number, [] or [C].
+        strict: a step is taken only beyond its edge: clip(⌈zL/θ + V0⌉ − 1, 0, L).
+        overwrite: write over ``z``.
+    """
+    scale = levels / threshold
+    scale = along_channels(scale, z.dim())
+    steps = z.mul_(scale) if overwrite else z * scale
+    offset = potential - 1 if strict else potential
+    if isinstance(offset, Tensor):
+        steps += along_channels(offset, z.dim())
+    elif offset:
+        steps += offset
+    return (steps.ceil_() if strict else steps.floor_()).clamp_(0, levels)
+
+
+def staircase(
+    z: Tensor, *, threshold: Tensor, levels: int, rounding: Rounding = "round", overwrite: bool = False
+) -> Tensor:
+    """θ/L · clip(Q(zL/θ), 0, L), see :class:`Staircase`; θ is [] or [C]."""
+    count = clipped_count(z, threshold, levels, INITIAL_POTENTIAL[rounding], rounding == "ceil", overwrite=overwrite)
+    return count.mul_(along_channels(threshold / levels, z.dim()))
+
+
+def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient where 0 < z <= θ and where z > θ, zero elsewhere.
+
+    By the backward pass of ReLU, which takes half the time of masks: this is a tenth of a training step.
+
+    Args:
+        gradient: by the activation, shaped like ``z``.
+        z: [B, C, ...].
+        saturation: θ, [] or [C].
+    """
+    above = torch.ops.aten.threshold_backward(gradient, z - along_channels(saturation, z.dim()), 0)
+    return torch.ops.aten.threshold_backward(gradient, z, 0).sub_(above), above
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, rounding: Rounding) -> Tensor:
+        a = staircase(z, threshold=threshold, levels=levels, rounding=rounding)
+        ctx.save_for_backward(z, threshold, a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        z, threshold, a = ctx.saved_tensors
+        inside, above = split_gradient(gradient, z, threshold)
+        others = [d for d in range(z.dim()) if d != 1 or not threshold.dim()]
+        by_theta = (a - z).mul_(inside).sum(others) / threshold + above.sum(others)
+        return inside, by_theta.reshape(threshold.shape), None, None
+
+
+@torch.library.custom_op("rheobase::staircase", mutates_args=())
+def _staircase(z: Tensor, threshold: Tensor, levels: int, rounding: str) -> Tensor:
+    return staircase(z, threshold=threshold, levels=levels, rounding=rounding)  # type: ignore[arg-type]
+
+
+@_staircase.register_fake
+def _(z: Tensor, threshold: Tensor, levels: int, rounding: str) -> Tensor:
+    return torch.empty_like(z)

@@ -1,0 +1,5 @@
+"""Methods compared on one network: what is asked, cells that run and resume, tables, plots and a report."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

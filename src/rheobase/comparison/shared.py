@@ -1,0 +1,94 @@
+"""Several processes at work in one folder: who has it open, and what each is at.
+
+Every lock is a file that the operating system locks, so it is free again when its process ends, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rheobase.core.errors import StoreError
+
+LOCKS_FOLDER = ".locks"
+WRITING = "writing"
+
+
+class Shared:
+    """A folder that other processes may have open too.
+
+    Args:
+        path: of the folder; None for results that are kept in memory, where every lock is free.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    @contextmanager
+    def hold(self, lock: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold a lock and yield True; if it is another's, wait for it, or yield False at once.
+
+        Raises:
+            StoreError: if the file system has no locks, or the folder cannot be written.
+        """
+        if self.path is None:
+            yield True
+            return
+        file = FileLock(self.path / LOCKS_FOLDER / lock)
+        held = True
+        try:
+            file.acquire(blocking=wait)
+        except Timeout:
+            held = False
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StoreError(
+                f"cannot be locked ({reason})", where=str(self.path), remedy="choose a folder on a local disk"
+            ) from error
+        try:
+            yield held
+        finally:
+            file.release()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one that writes results or reports, or that opens or closes the folder."""
+        with self.hold(WRITING):
+            yield
+
+    @property
+    def in_use(self) -> bool:
+        """Whether another has the folder open; true for as long as one is :meth:`writing`."""
+        for path in self._locks.glob("open-*"):
+            with self.hold(path.name, wait=False) as free:
+                if not free:
+                    return True
+        return False
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Have it open; to be entered while :meth:`writing`."""
+        if self.path is None:
+            yield
+            return
+        name = f"open-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            with self.hold(name):
+                yield
+        finally:
+            with self.writing():
+                (self._locks / name).unlink(missing_ok=True)
+                if not self.in_use:  # so nobody holds a lock but this one
+                    for path in self._locks.iterdir():
+                        if path.name != WRITING:
+                            path.unlink()
+
+    @property
+    def _locks(self) -> Path:
+        assert self.path is not None
+        return self.path / LOCKS_FOLDER

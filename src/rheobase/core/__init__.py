@@ -1,0 +1,1 @@
+"""What everything else uses: errors, seeds, versions, progress, values that are checked."""

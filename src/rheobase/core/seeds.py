@@ -1,0 +1,48 @@
+"""Random numbers, from seeds that are given: every purpose and every epoch of a run has one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+from rheobase.core.errors import RecipeError
+
+MOST_SEED = 2**63 - 1
+
+
+def check_seed(seed: object, where: str = "seed") -> None:
+    """Refuse what generators take no seed from.
+
+    Raises:
+        RecipeError: if it is no whole number from 0 to 2⁶³ − 1.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MOST_SEED:
+        raise RecipeError(f"is {seed!r}", where=where, remedy=f"use a whole number from 0 to {MOST_SEED}")
+
+
+def generator(seed: int) -> torch.Generator:
+    """Random numbers of their own, on the CPU.
+
+    Raises:
+        RecipeError: if the seed is impossible.
+    """
+    check_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def random_state(seed: int, device: torch.device | None) -> Iterator[None]:
+    """Random numbers from the seed; the state outside is left as it was."""
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive(seed, "start"))
+        yield
+
+
+def derive(seed: int, *purpose: object) -> int:
+    """A seed for one purpose, that tells nothing about the seed for another."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

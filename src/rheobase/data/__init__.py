@@ -1,0 +1,5 @@
+"""Batches, samples of them for calibration, and readers of image files and event recordings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

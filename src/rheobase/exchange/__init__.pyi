@@ -1,0 +1,9 @@
+from . import checkpoints as checkpoints
+from . import nir as nir
+from .nir import NIRExport as NIRExport
+from .nir import export_nir as export_nir
+from .nir import import_nir as import_nir
+from .store import load as load
+from .store import save as save
+
+__all__ = ["NIRExport", "checkpoints", "export_nir", "import_nir", "load", "nir", "save"]

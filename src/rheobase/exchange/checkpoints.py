@@ -1,0 +1,163 @@
+"""Load a trained network from a user's function and a checkpoint file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rheobase.core import user_code as _imports
+from rheobase.core.errors import ModelError
+from rheobase.graph.trace.capture import check_finite_weights
+
+_NESTS = ("state_dict", "model_state_dict", "model")
+_PICKLES = (".pt", ".pth", ".bin")
+_LISTED = 10
+
+
+def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
+    """Build the network that `spec` names and, where given, load a checkpoint into it.
+
+    The checkpoint is `.safetensors`, or a `.pt`, `.pth` or `.bin` file read without running any code in it
+    (`weights_only=True`). It holds a state dict, bare or under the key `state_dict`, `model_state_dict` or
+    `model`; a `module.` that DataParallel put before every key is taken off.
+
+    Args:
+        spec: `module:function`, imported with the working directory on `sys.path` and called without
+            arguments; it returns an `nn.Module`.
+        checkpoint: the file of trained weights; `None` keeps the weights that the function set.
+
+    Returns:
+        The network in eval mode, on the device where the function built it.
+
+    Raises:
+        ModelError: the function cannot be imported or returns no module; the file is missing, damaged, of an
+            unknown kind, or needs code to be unpickled; its keys or shapes do not fit; a weight is not
+            finite.
+
+    Example:
+        >>> net = load("my_nets:resnet20", "resnet20.safetensors")  # doctest: +SKIP
+    """
+    model = _imports.call(spec, ModelError)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"returned {type(model).__name__}, not a torch.nn.Module", where=spec, remedy="return the network"
+        )
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        _fill(model, _state_dict(_read(path), path), path)
+    check_finite_weights(model, spec if checkpoint is None else str(checkpoint))
+    return model.eval()
+
+
+def _read(path: Path) -> Any:
+    """Read the file as it is; every failure becomes a ModelError."""
+    suffix, where = path.suffix.lower(), str(path)
+    if suffix != ".safetensors" and suffix not in _PICKLES:
+        raise ModelError(
+            f"has the ending {suffix!r}, which is no known checkpoint kind",
+            where=where,
+            remedy=f"give a .safetensors, {', '.join(_PICKLES)} file",
+        )
+    if not path.is_file():
+        raise ModelError("is not a file that exists", where=where, remedy="check the path of the checkpoint")
+    try:
+        if suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as cause:
+        raise ModelError("may not be read", where=where, remedy="give yourself read permission") from cause
+    except Exception as cause:  # torch's unpickler raises nearly any kind on a damaged file
+        if isinstance(cause, UnpicklingError) or "TorchScript" in str(cause):
+            raise _refused(where, cause) from cause
+        first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
+        raise ModelError(
+            f"is damaged, truncated or not a checkpoint ({first_line})",
+            where=where,
+            remedy="copy or save the checkpoint again",
+        ) from cause
+
+
+def _refused(where: str, cause: Exception) -> ModelError:
+    # The few words, out of a page of advice, that say what torch met.
+    found = re.search(r"unsupported (?:global: )?\w+ \S+", str(cause), re.IGNORECASE)
+    detail = f" ({found[0]})" if found else ""
+    return ModelError(
+        f"is refused, it is damaged or holds more than tensors, which could run any code{detail}",
+        where=where,
+        remedy="where you trust the file, load it yourself and re-save it with torch.save(model.state_dict(), path)",
+    )
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Any]:
+    """Find the state dict in what a checkpoint holds."""
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), content)
+    if isinstance(content, Mapping) and content and all(map(_is_entry, content.items())):
+        return dict(content)
+    held = f"the keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+    raise ModelError(
+        f"holds no state dict, but {held if content != {} else 'an empty dict'}",
+        where=str(path),
+        remedy=f"save model.state_dict() itself, or under one of the keys {', '.join(_NESTS)}",
+    )
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    key, value = item
+    return isinstance(key, str) and (isinstance(value, Tensor) or key.endswith("_extra_state"))
+
+
+def _fill(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Load the state dict strictly, naming every key that does not fit."""
+    own = model.state_dict()
+    if _all_prefixed(state) and not _all_prefixed(own):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    # Checkpoints from before torch 0.4.1 lack this counter, and torch accepts them too.
+    state.update({key: own[key] for key in own.keys() - state.keys() if key.endswith(".num_batches_tracked")})
+    wrong = [
+        f"{key} (file {_shape(state[key])}, network {_shape(own[key])})"
+        for key in own
+        if key in state and _shape(state[key]) != _shape(own[key])
+    ]
+    problems = {
+        "missing keys": [key for key in own if key not in state],
+        "unexpected keys": [key for key in state if key not in own],
+        "wrongly shaped": wrong,
+    }
+    text = "; ".join(f"{name}: {_some(keys)}" for name, keys in problems.items() if keys)
+    if text:
+        raise ModelError(
+            f"does not fit the network ({text})",
+            where=str(path),
+            remedy="build the network that the checkpoint was trained with, or give its own checkpoint",
+        )
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError) as cause:
+        raise ModelError(
+            f"is refused by the network ({cause})",
+            where=str(path),
+            remedy="check the network's own loading code",
+        ) from cause
+
+
+def _all_prefixed(state: Mapping[str, Any]) -> bool:
+    return bool(state) and all(key.startswith("module.") for key in state)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _some(keys: Iterable[str]) -> str:
+    """List at most ten, and say how many more there are."""
+    listed = list(keys)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

@@ -1,0 +1,6 @@
+"""Networks in the Neuromorphic Intermediate Representation (NIR, Pedersen et al. 2024), which other simulators read."""
+
+from rheobase.exchange.nir.export import NIRExport, export_nir
+from rheobase.exchange.nir.reading import import_nir
+
+__all__ = ["NIRExport", "export_nir", "import_nir"]

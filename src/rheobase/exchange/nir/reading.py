@@ -1,0 +1,282 @@
+"""A NIR file as a spiking network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import StoreError
+from rheobase.core.paths import as_path
+from rheobase.core.versions import versions
+from rheobase.exchange.nir.contract import read_contract
+from rheobase.exchange.nir.package import Reset, check_reset, require_nir
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS
+from rheobase.network.spiking_network import Provenance, SpikingNetwork
+from rheobase.neurons import IntegrateFire
+
+
+def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset = "value") -> SpikingNetwork:
+    """Read a NIR file.
+
+    A file that :func:`rheobase.exchange.export_nir` wrote gives the exported network, with the same logits bit for bit,
+    also where the file's NIR nodes only approximate it. Any other file is read if its nodes say a network that Rheobase
+    can run exactly: ``Input``, ``Output``, ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Scale``, ``SumPool2d``,
+    ``AvgPool2d``, ``Flatten``, and ``IF`` with reset by subtraction; edges that meet in a node add up.
+
+    Args:
+        path: of the file.
+        timesteps: T, for files that others wrote: NIR does not say it.
+        reset: for files that others wrote: what the simulator they come from does at a spike. By NIR's definition IF
+            resets to a value, which Rheobase's neurons do not; sinabs and snnTorch subtract θ.
+
+    Returns:
+        The network, on the CPU. Of a file by others, ``ann`` takes each IF for a ReLU clipped at θ.
+
+    Raises:
+        StoreError: if it is no NIR file, damaged or changed; if it holds what Rheobase cannot run exactly (naming the
+            node); if the package ``nir`` is missing.
+
+    Example:
+        >>> rb.exchange.import_nir("net.nir").timesteps  # doctest: +SKIP
+        8
+    """
+    nir = require_nir()
+    check_reset(reset)
+    path = as_path(path)
+    where = str(path)
+    if not path.is_file():
+        raise StoreError("is not a file that exists", where=where, remedy="check the path")
+    try:
+        graph = nir.read(path)
+    except PermissionError as cause:
+        raise StoreError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
+    except Exception as cause:  # h5py and nir raise whatever comes
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise StoreError(
+            f"is no NIR file, or is truncated or damaged ({reason})", where=where, remedy="copy or export it again"
+        ) from cause
+    if not isinstance(graph, nir.NIRGraph):
+        raise StoreError(f"holds a single {type(graph).__name__}, not a graph", where=where)
+    network = read_contract(graph, where)
+    if network is not None:
+        if timesteps is not None or reset != "value":
+            raise StoreError(
+                "have no effect on a file that Rheobase wrote, which says both",
+                where="timesteps and reset",
+                remedy="leave them out",
+            )
+        return network
+    if timesteps is None:
+        raise StoreError(
+            "does not say for how many steps to run",
+            where=where,
+            remedy="give it: rb.exchange.import_nir(path, timesteps=16)",
+        )
+    if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+        raise StoreError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
+    return _Reader(nir, graph, reset).network(timesteps, where)
+
+
+class _Reader:
+    """Nodes of a foreign NIR graph as operations."""
+
+    def __init__(self, nir: Any, graph: Any, reset: Reset) -> None:
+        self.nir, self.source, self.reset = nir, graph, reset
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.samples: dict[str, Tensor] = {}  # a batch of one, for the shapes
+        self.neurons: list[IntegrateFire] = []
+        self.dtype = _widest([getattr(node, "weight", None) for node in graph.nodes.values()])
+        self.readers: dict[type, Callable[[str, Any, str], None]] = {
+            nir.Linear: self.linear,
+            nir.Affine: self.linear,
+            nir.Conv1d: self.conv,
+            nir.Conv2d: self.conv,
+            nir.Scale: self.scale,
+            nir.SumPool2d: self.pool,
+            nir.AvgPool2d: self.pool,
+            nir.Flatten: self.flatten,
+            nir.IF: self.integrate_fire,
+        }
+
+    def network(self, timesteps: int, where: str) -> SpikingNetwork:
+        order = self.order(where)
+        inputs, outputs = (
+            [n for n in order if isinstance(self.source.nodes[n], kind)] for kind in (self.nir.Input, self.nir.Output)
+        )
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise StoreError(
+                f"has {len(inputs)} inputs and {len(outputs)} outputs", where=where, remedy="one of each is read"
+            )
+        shape = tuple(int(n) for n in self.source.nodes[inputs[0]].input_type["input"])
+        self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape, dtype=self.dtype))
+        output = inputs[0]
+        for name in order:
+            if name == inputs[0]:
+                continue
+            arriving = self.arriving(name)
+            node = self.source.nodes[name]
+            if name == outputs[0]:
+                output = arriving
+                continue
+            if type(node) not in self.readers:
+                raise StoreError(*_reason(node), where=f"{name} ({type(node).__name__})", remedy=_KNOWN)
+            try:
+                self.readers[type(node)](name, node, arriving)
+            except StoreError:
+                raise
+            except Exception as cause:  # sizes that do not fit, one way or another
+                first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+                raise StoreError(
+                    f"does not fit what it reads ({first})", where=name, remedy="export it again"
+                ) from cause
+        if not self.neurons:
+            raise StoreError("has no neurons", where=where, remedy="give a spiking network")
+        graph = Graph(self.nodes, output, self.tensors)
+        notes = ["read from a NIR file: the analog network takes each IF for a ReLU clipped at θ"]
+        provenance = Provenance(versions=versions(), notes=notes)
+        return SpikingNetwork(graph, graph, self.neurons, timesteps, {"name": "NIR"}, provenance)
+
+    def order(self, where: str) -> list[str]:
+        before: dict[str, list[str]] = {name: [] for name in self.source.nodes}
+        try:
+            for source, target in self.source.edges:
+                before[target].append(source)
+            order = list(TopologicalSorter(before).static_order())
+        except CycleError as cause:
+            raise StoreError(
+                f"is recurrent ({' → '.join(cause.args[1])})", where=where, remedy="feed-forward networks are read"
+            ) from None
+        except KeyError as cause:
+            raise StoreError(f"has an edge to {cause}, which is no node", where=where) from None
+        if set(order) != set(self.source.nodes):
+            raise StoreError("has an edge from what is no node", where=where)
+        return order
+
+    def arriving(self, name: str) -> str:
+        """What a node reads, as one value."""
+        sources = [source for source, target in self.source.edges if target == name]
+        if not sources:
+            raise StoreError("reads nothing", where=name, remedy="connect it, or take it out")
+        if len(sources) == 1:
+            return sources[0]
+        made = f"{name}:sum"
+        total = OPERATIONS["add"](*(self.samples[source] for source in sources))
+        self.add(Node(made, "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
+        return made
+
+    def add(self, node: Node, sample: Tensor) -> None:
+        self.nodes.append(node)
+        self.samples[node.name] = sample
+
+    def operation(
+        self, name: str, operation: str, arriving: str, attributes: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
+        """An affine operation."""
+        parameters = {argument: f"{name}.{argument}" for argument in tensors}
+        result = OPERATIONS[operation](self.samples[arriving], **attributes, **tensors)
+        self.tensors.update({parameters[argument]: tensor for argument, tensor in tensors.items()})
+        self.add(Node(name, operation, (arriving,), attributes, parameters, tuple(result.shape[1:]), name), result)
+
+    def tensor(self, name: str, array: Any) -> Tensor:
+        """An array of a node."""
+        values = np.array(array)
+        if values.dtype.kind not in "fiu":
+            raise StoreError(f"holds {values.dtype} values, not real numbers", where=name, remedy="export it again")
+        found = torch.from_numpy(values).to(self.dtype)
+        if not bool(torch.isfinite(found).all()):
+            raise StoreError("holds NaN or infinite values", where=name, remedy="export it again")
+        return found
+
+    def linear(self, name: str, node: Any, arriving: str) -> None:
+        tensors = {"weight": self.tensor(name, node.weight)}
+        if hasattr(node, "bias"):
+            tensors["bias"] = self.tensor(name, node.bias)
+        if tensors["weight"].dim() != 2:
+            raise StoreError("has a weight of more than two axes", where=name)
+        self.operation(name, "linear", arriving, {}, tensors)
+
+    def conv(self, name: str, node: Any, arriving: str) -> None:
+        tensors = {"weight": self.tensor(name, node.weight), "bias": self.tensor(name, node.bias)}
+        axes = tensors["weight"].dim() - 2
+        dilation, stride = _numbers(node.dilation, axes), _numbers(node.stride, axes)
+        padding = [0] * axes
+        if not isinstance(node.padding, str):
+            padding = _numbers(node.padding, axes)
+        elif node.padding == "same":
+            spans = [d * (k - 1) for d, k in zip(dilation, tensors["weight"].shape[2:], strict=True)]
+            if any(span % 2 for span in spans):
+                raise StoreError('is padded "same" with an even kernel, one side more than the other', where=name)
+            padding = [span // 2 for span in spans]
+        attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": int(node.groups)}
+        self.operation(name, "conv", arriving, attributes, tensors)
+
+    def scale(self, name: str, node: Any, arriving: str) -> None:
+        self.operation(name, "affine", arriving, {}, {"scale": self.tensor(name, node.scale)})
+
+    def pool(self, name: str, node: Any, arriving: str) -> None:
+        attributes = {
+            "kernel_size": _numbers(node.kernel_size, 2),
+            "stride": _numbers(node.stride, 2),
+            "padding": _numbers(node.padding, 2),
+            "divisor_override": 1 if isinstance(node, self.nir.SumPool2d) else None,
+        }
+        self.operation(name, "avg_pool", arriving, attributes, {})
+
+    def flatten(self, name: str, node: Any, arriving: str) -> None:
+        sample = self.samples[arriving]
+        start, end = (int(d) + 1 if d >= 0 else int(d) for d in (node.start_dim, node.end_dim))
+        self.operation(name, "reshape", arriving, {"shape": list(sample.flatten(start, end).shape[1:])}, {})
+
+    def integrate_fire(self, name: str, node: Any, arriving: str) -> None:
+        if self.reset == "value":
+            raise StoreError(
+                "resets to a value (NIR's IF), and Rheobase's neurons reset by subtraction",
+                where=name,
+                remedy='if the simulator that wrote it subtracts, as sinabs and snnTorch do, pass reset="subtract"',
+            )
+        if np.any(np.asarray(getattr(node, "v_reset", 0)) != 0):
+            raise StoreError("has a v_reset other than 0, which means no reset by subtraction", where=name)
+        threshold, gain = self.tensor(name, node.v_threshold), self.tensor(name, node.r)
+        if not bool((threshold > 0).all()):
+            raise StoreError("has a threshold that is not positive", where=name)
+        shape = tuple(self.samples[arriving].shape[1:])
+        if tuple(threshold.shape) not in ((), (1,), shape):
+            raise StoreError(f"has thresholds of shape {list(threshold.shape)} for currents {list(shape)}", where=name)
+        scale = gain / threshold  # spikes carry 1, so the current is measured in thresholds
+        if bool((scale != 1).any()):
+            self.operation(f"{name}:current", "affine", arriving, {}, {"scale": scale.reshape(scale.shape or (1,))})
+            arriving = f"{name}:current"
+        sample = self.samples[arriving]
+        self.add(Node(name, "site", (arriving,), {"upper": 1.0}, shape=shape, origin=name), sample)
+        one = torch.ones((), dtype=threshold.dtype)
+        self.neurons.append(IntegrateFire(one, one * 0))
+
+
+_KNOWN = "Input, Output, Linear, Affine, Conv1d, Conv2d, Scale, SumPool2d, AvgPool2d, Flatten and IF are read"
+
+
+def _reason(node: Any) -> tuple[str]:
+    """Why a node cannot be run exactly."""
+    kind = type(node).__name__
+    if kind in ("LIF", "LI", "CubaLIF", "CubaLI"):
+        return ("leaks, and Rheobase's neurons do not",)
+    return (f"is a {kind}, which Rheobase cannot run exactly",)
+
+
+def _widest(weights: list[Any]) -> torch.dtype:
+    """What the network computes in: float64 where a layer has such weights, else float32."""
+    return torch.float64 if any(np.asarray(w).dtype == np.float64 for w in weights if w is not None) else torch.float32
+
+
+def _numbers(value: Any, axes: int) -> list[int]:
+    numbers = np.asarray(value).reshape(-1).tolist()
+    return [int(n) for n in (numbers * axes if len(numbers) == 1 else numbers)]

@@ -1,0 +1,477 @@
+"""Spiking networks on disk: a folder with the structure as JSON and the tensors as safetensors, never pickle.
+
+``network.json`` holds everything but the tensors, and the SHA-256 of both files' content;
+``tensors.safetensors`` holds each distinct tensor once. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from rheobase.core.errors import StoreError
+from rheobase.core.paths import as_path
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS, activation, max_pool
+from rheobase.network.spiking_network import Provenance, SpikingNetwork
+from rheobase.neurons import NEURONS, Neuron
+from rheobase.signals.alignment import Alignment
+
+FORMAT = "rheobase-network"
+VERSION = 1
+STRUCTURE_FILE = "network.json"
+TENSORS_FILE = "tensors.safetensors"
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {**OPERATIONS, "site": activation, "max_pool": max_pool}
+_Scalar = bool | int | float | str | None
+_AGAIN = "copy the folder again from where it was made, or save the network again"
+
+
+def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a spiking network to a folder, whole or not at all.
+
+    Args:
+        network: a converted network, on any device.
+        folder: to be made, with its parents; must not exist unless ``overwrite``.
+        overwrite: replace a saved network or an empty folder; a folder that holds anything else never is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StoreError: if the folder exists or cannot be written (no permission, no space), or the network holds
+            what :func:`load` would refuse. What stood there before is then still there.
+
+    Example:
+        >>> rb.save(snn, "out/resnet20")  # doctest: +SKIP
+        PosixPath('out/resnet20')
+    """
+    folder = as_path(folder, "folder")
+    content, tensors = describe(network, str(folder))
+    blob = safetensors.torch.save(tensors)
+    content["tensors_sha256"] = hashlib.sha256(blob).hexdigest()
+    content["sha256"] = _digest(content)
+    text = json.dumps(content, indent=1).encode()
+    try:
+        target = folder.resolve()  # a link stays one; what it points to is replaced
+        _refuse_existing(target, overwrite, str(folder))
+        _put(target, {TENSORS_FILE: blob, STRUCTURE_FILE: text})
+    except OSError as cause:
+        raise StoreError(
+            f"cannot be written ({cause.strerror or cause})",
+            where=str(folder),
+            remedy="free space there or get permission, or choose another folder",
+        ) from cause
+    return folder
+
+
+def load(folder: str | Path) -> SpikingNetwork:
+    """Read a network that :func:`save` wrote; the class of the original network is not needed.
+
+    Logits are bit for bit those before saving, on the same machine and versions. No code in the files is run.
+
+    Args:
+        folder: where it was saved.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        StoreError: naming the file, if it is missing, damaged or altered, was made by a newer rheobase, or
+            describes something that is no spiking network.
+
+    Example:
+        >>> rb.load("out/resnet20").timesteps  # doctest: +SKIP
+        8
+    """
+    folder = as_path(folder, "folder")
+    if not folder.is_dir():
+        raise StoreError("is not a folder that exists", where=str(folder), remedy="check the path")
+    where = str(folder / STRUCTURE_FILE)
+    content = _parse(_read(folder / STRUCTURE_FILE), where)
+    blob = _read(folder / TENSORS_FILE)
+    if hashlib.sha256(blob).hexdigest() != content.get("tensors_sha256"):
+        raise StoreError("is truncated or altered (SHA-256 differs)", where=str(folder / TENSORS_FILE), remedy=_AGAIN)
+    try:
+        tensors = safetensors.torch.load(blob)
+    except Exception as cause:  # the hash is right, so this is a file that no release has written
+        raise StoreError(
+            f"holds no tensors of a network ({_first_line(cause)})", where=str(folder / TENSORS_FILE), remedy=_AGAIN
+        ) from cause
+    return rebuild(content, tensors, where)
+
+
+def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
+    """The network that :func:`describe` described.
+
+    Raises:
+        StoreError: naming ``where``, if the content describes something that is no spiking network.
+    """
+    document = _validate(content, where)
+    try:
+        return _rebuild(document, tensors, where)
+    except StoreError:
+        raise
+    except Exception as cause:  # the hashes are right, so this is a file that no release has written
+        raise StoreError(
+            f"describes no network that can be built ({_first_line(cause)})", where=where, remedy=_AGAIN
+        ) from cause
+
+
+# -- the document --------------------------------------------------------------------------------------------
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Node(_Entry):
+    name: str
+    operation: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, _Scalar | list[_Scalar]]
+    parameters: dict[str, str]
+    shape: tuple[int, ...]
+    origin: str
+
+
+class _Graph(_Entry):
+    nodes: tuple[_Node, ...] = Field(min_length=1)
+    output: str
+    tensors: dict[str, str]  # name in the graph -> name in the file
+
+
+class _Neuron(_Entry):
+    kind: str
+    config: dict[str, Any]
+    buffers: dict[str, str | None]  # name of the buffer -> name in the file
+
+
+class _Document(_Entry):
+    format: str
+    version: int
+    timesteps: int = Field(ge=1)
+    alignment: Alignment = Alignment()
+    recipe: dict[str, Any]
+    provenance: Provenance
+    sites: list[dict[str, Any]]  # for people; load reads the graph
+    graph: _Graph
+    ann: _Graph
+    neurons: list[_Neuron]
+    channels_last: list[str]
+    tensors_sha256: str = ""
+    sha256: str = ""
+
+
+def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything but the hashes, as JSON values, and the tensors by their names in the file.
+
+    Raises:
+        StoreError: naming ``where``, if the network holds what :func:`rebuild` would refuse.
+    """
+    bank = _Bank()
+
+    def graph_entry(graph: Graph, prefix: str) -> dict[str, Any]:
+        return {
+            "nodes": [asdict(node) for node in graph.nodes],
+            "output": graph.output,
+            "tensors": {name: bank.put(f"{prefix}.{name}", t) for name, t in graph.tensors.items()},
+        }
+
+    def neuron_entry(index: int, neuron: Neuron) -> dict[str, Any]:
+        # not named_buffers(): that leaves out the ones that are None
+        buffers = {
+            name: None if value is None else bank.put(f"neurons.{index}.{name}", value)
+            for name, value in neuron._buffers.items()
+        }
+        return {"kind": neuron.kind, "config": neuron.config(), "buffers": buffers}
+
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "timesteps": network.timesteps,
+        "alignment": network.alignment.model_dump(),
+        "recipe": network.recipe,
+        "provenance": asdict(network.provenance),
+        "sites": [{"name": s.name, "shape": s.shape, "neurons": s.neurons} for s in network.sites],
+        "graph": graph_entry(network.graph, "graph"),
+        "ann": graph_entry(network.ann, "ann"),
+        "neurons": [neuron_entry(i, cast(Neuron, n)) for i, n in enumerate(network.neurons)],
+        "channels_last": bank.channels_last,
+    }
+    try:
+        content = json.loads(json.dumps(content))  # exactly what a reader will see
+    except (TypeError, ValueError) as cause:
+        raise StoreError(
+            f"holds a value that JSON cannot express ({_first_line(cause)})",
+            where="network",
+            remedy="keep plain values in recipe, provenance and attributes",
+        ) from cause
+    document = _validate(content, f"network for {where}")
+    for graph in (document.graph, document.ann):
+        _check_graph(graph, bank.tensors, f"network for {where}")
+    _check_kinds(document, f"network for {where}")
+    return content, bank.tensors
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.channels_last)
+
+
+class _Bank:
+    """Tensors by name, each distinct one once: compared by their bits, so that -0.0 and NaN survive."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.channels_last: list[str] = []
+        self._names: dict[tuple[Any, ...], str] = {}
+
+    def put(self, name: str, tensor: Tensor) -> str:
+        """The name it is stored by: ``name``, or that of its equal."""
+        plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        # A 1x1 weight fits both memory formats; what its strides tell can decide which code computes with it.
+        last = tensor.dim() == 4 and tensor.stride() == _channels_last(plain).stride()
+        bits = hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data).digest()
+        stored = self._names.setdefault((plain.dtype, plain.shape, last, bits), name)
+        if stored == name:
+            self.tensors[name] = plain
+            if last:
+                self.channels_last.append(name)
+        return stored
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as cause:
+        raise StoreError(
+            "is missing", where=str(path), remedy="check that this is a saved network; " + _AGAIN
+        ) from cause
+    except OSError as cause:
+        raise StoreError(
+            f"cannot be read ({cause.strerror or cause})", where=str(path), remedy="check its permissions"
+        ) from cause
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as cause:
+        raise StoreError(
+            f"is truncated, damaged or not JSON ({_first_line(cause)})", where=where, remedy=_AGAIN
+        ) from cause
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(
+            "is not the file of a rheobase network", where=where, remedy="give a folder that rheobase saved"
+        )
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise StoreError(
+            f"has format version {version}, made by a newer rheobase (this one reads {VERSION})",
+            where=where,
+            remedy="upgrade rheobase",
+        )
+    if content.get("sha256") != _digest(content):
+        raise StoreError("is altered (SHA-256 differs)", where=where, remedy=_AGAIN)
+    if version != VERSION:
+        raise StoreError(f"has the unknown format version {version!r}", where=where, remedy=_AGAIN)
+    return content
+
+
+def _validate(content: Mapping[str, Any], where: str) -> _Document:
+    try:
+        return _Document.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise StoreError(f"field {place}: {first['msg']}", where=where, remedy=_AGAIN) from None
+
+
+def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
+    def copy(stored: str) -> Tensor:
+        # A copy lies in memory aligned as torch aligns it, and is not changed along with an equal one.
+        return _channels_last(tensors[stored]) if stored in channels_last else tensors[stored].clone()
+
+    @functools.cache
+    def shared(_name: str, stored: str) -> Tensor:
+        return copy(stored)  # one for both graphs, as after conversion
+
+    def graph(entry: _Graph) -> Graph:
+        _check_graph(entry, tensors, where)
+        nodes = [Node(**node.model_dump()) for node in entry.nodes]
+        return Graph(nodes, entry.output, {name: shared(name, stored) for name, stored in entry.tensors.items()})
+
+    def neuron(entry: _Neuron) -> Neuron:
+        buffers = {name: None if stored is None else copy(stored) for name, stored in entry.buffers.items()}
+        return NEURONS[entry.kind](**entry.config, **buffers)
+
+    _check_kinds(document, where)
+    channels_last = set(document.channels_last)
+    spiking = graph(document.graph)
+    ann = spiking if document.ann == document.graph else graph(document.ann)
+    neurons = [neuron(entry) for entry in document.neurons]
+    return SpikingNetwork(
+        spiking, ann, neurons, document.timesteps, document.recipe, document.provenance, document.alignment
+    )
+
+
+def _check_kinds(document: _Document, where: str) -> None:
+    for index, entry in enumerate(document.neurons):
+        if entry.kind not in NEURONS:
+            raise StoreError(
+                f"neurons {index} are of the unknown kind {entry.kind!r}",
+                where=where,
+                remedy=f"known kinds: {', '.join(NEURONS)}; import the module that registers it (rb.register), or "
+                "upgrade rheobase if a newer one has it",
+            )
+        try:
+            inspect.signature(NEURONS[entry.kind]).bind(**entry.config, **entry.buffers)
+        except TypeError as error:
+            raise StoreError(
+                f"neurons {index} ({entry.kind}): {error}",
+                where=where,
+                remedy="the constructor must take every buffer, and every value of config(), by its name",
+            ) from None
+
+
+def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse all but known operations, applied to known arguments, on values that are there by then."""
+    known: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        reason = _fault(node, index, known, graph, tensors)
+        if reason:
+            raise StoreError(f"node {node.name!r} {reason}", where=where, remedy=_AGAIN)
+        known.add(node.name)
+    if graph.output not in known:
+        raise StoreError(f"the output {graph.output!r} is no node", where=where, remedy=_AGAIN)
+
+
+def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Mapping[str, Tensor]) -> str | None:
+    if node.name in known:
+        return "is there twice"
+    if (node.operation == "input") != (index == 0):
+        return "is the first, but not the input" if index == 0 else "is a second input"
+    if node.operation != "input" and node.operation not in _FUNCTIONS:
+        return f"has the unknown operation {node.operation!r}"
+    if min(node.shape, default=1) < 0:
+        return f"has the shape {list(node.shape)}"
+    for name in node.inputs:
+        if name not in known:
+            return f"reads {name!r}, which does not come before it"
+    for name in node.parameters.values():
+        if graph.tensors.get(name) not in tensors:
+            return f"uses the tensor {name!r}, which is not there"
+    if index > 0:
+        try:
+            inspect.signature(_FUNCTIONS[node.operation]).bind(*node.inputs, **node.attributes, **node.parameters)
+        except TypeError as error:
+            return f"({node.operation}): {error}"
+    return None
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def _refuse_existing(target: Path, overwrite: bool, where: str) -> None:
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise StoreError("exists already", where=where, remedy="choose another folder, or pass overwrite=True")
+    if not target.is_dir():
+        raise StoreError("is a file, not a folder", where=where, remedy="choose another folder")
+    held = sorted(path.name for path in target.iterdir())
+    foreign = [name for name in held if name not in (STRUCTURE_FILE, TENSORS_FILE)]
+    if held and (foreign or STRUCTURE_FILE not in held):
+        raise StoreError(
+            f"is not replaced, it holds more than a saved network ({', '.join((foreign or held)[:5])})",
+            where=where,
+            remedy="choose another folder, or clear this one yourself",
+        )
+
+
+def _put(target: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder with these files in place of ``target``, or leave everything as it was."""
+    missing = [path for path in target.parents if not path.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # made inside, because mkdtemp's own folder is closed to everybody else
+        new, old = work / "new", work / "old"
+        try:
+            new.mkdir()
+            for name, data in files.items():
+                _write(new / name, data)
+            _sync(new)
+            _swap(new, target, old)
+            _sync(target.parent)
+        finally:
+            # if even putting the old one back failed, it is the only copy
+            if target.exists() or not old.exists():
+                shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # others may have put something in meanwhile
+                path.rmdir()
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every system and file system can do it for a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _swap(new: Path, target: Path, old: Path) -> None:
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(new, target)
+    except BaseException as cause:
+        if old.exists() and not target.exists():
+            try:
+                os.rename(old, target)
+            except OSError:
+                raise StoreError(
+                    f"could not be replaced ({_first_line(cause)}), nor the old network be put back",
+                    where=str(target),
+                    remedy=f"move it back yourself from {old}",
+                ) from cause
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,149 @@
+"""The graph: affine operations between activation sites, as plain data with the tensors beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.graph.interpreter import overwriting, run, schedule
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS, activation, in_memory_format, max_pool
+from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
+
+
+class Graph(nn.Module):
+    """Nodes in execution order, and the tensors they use. Calling it runs the original (analog) network.
+
+    The structure never changes in place; ``replace`` gives a new graph. Tensors are buffers, so ``to`` moves them.
+
+    Args:
+        nodes: in execution order; the first is the input.
+        output: name of the node whose value is the network's output.
+        tensors: name -> tensor, for every name in a node's ``parameters``.
+    """
+
+    def __init__(self, nodes: Sequence[Node], output: str, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.nodes = tuple(nodes)
+        self.output = output
+        for name in self.tensor_names:
+            self.register_buffer(_key(name), in_memory_format(tensors[name].detach()))
+        self._schedule = schedule(self.nodes[1:], keep={output})
+        self._overwriting = overwriting(self.nodes, keep={output})
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names of all tensors in use, each once."""
+        return list(dict.fromkeys(name for node in self.nodes for name in node.parameters.values()))
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        return getattr(self, _key(name))
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Read ``tensor`` itself, gradient and all, under this name from now on."""
+        setattr(self, _key(name), tensor)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {name: self.tensor(name) for name in self.tensor_names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(self.buffers(), torch.empty(0)).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in: the type of its first weights."""
+        floating = (tensor.dtype for tensor in self.buffers() if tensor.is_floating_point())
+        return next(floating, torch.get_default_dtype())
+
+    @property
+    def sites(self) -> list[Node]:
+        """The activation sites, in execution order."""
+        return [node for node in self.nodes if node.operation == "site"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input sample."""
+        return self.nodes[0].shape
+
+    def replace(
+        self,
+        *,
+        nodes: Sequence[Node] | None = None,
+        output: str | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Graph:
+        """A new graph; ``tensors`` are added to, or take the place of, those there are."""
+        return Graph(
+            self.nodes if nodes is None else nodes,
+            self.output if output is None else output,
+            {**self.tensors, **(tensors or {})},
+        )
+
+    def users(self) -> dict[str, list[Node]]:
+        """For each node name, the nodes that read it."""
+        users: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                users[name].append(node)
+        return users
+
+    def add_(self, *inputs: Signal) -> Signal:
+        """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
+        first, *rest = inputs
+        steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
+        if len(steps) > 1 or (steps and isinstance(first, Constant)):
+            return lift(OPERATIONS["add"], *inputs)
+        for signal in rest:
+            first.values.add_(signal.values)
+        return first
+
+    def compute(self, node: Node, *inputs: Signal) -> Signal:
+        """Value of an affine node."""
+        parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+        function = OPERATIONS[node.operation]
+        return lift(lambda *xs: function(*xs, **node.attributes, **parameters), *inputs)
+
+    def analog(self, node: Node, signal: Signal) -> Signal:
+        """What a non-linear node computes in the original network."""
+        if node.operation == "max_pool":
+            return lift(lambda x: max_pool(x, **node.attributes), signal)
+        return lift(lambda x: self.activate(node, x), signal)
+
+    def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """The activation of a site node for ``x`` [B, C, ...]."""
+        parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+        return activation(x, **node.attributes, **parameters, overwrite=overwrite)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The analog network: ``x`` [B, ...] -> output [B, ...]."""
+        return self.on_held_values(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+
+    def on_held_values(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
+        """The whole network, every value computed once: ``x`` [B, ...] -> output [B, ...].
+
+        Args:
+            x: input.
+            site: what a site makes of its current: (node, current [B, C, ...], whether it may write over it).
+        """
+        values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
+        overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
+
+        def nonlinear(node: Node, signal: Signal) -> Signal:
+            if node.operation == "site":
+                return Constant(site(node, signal.mean(), node.name in overwriting))
+            return self.analog(node, signal)
+
+        run(self, self._schedule, values, nonlinear, overwriting)
+        return values[self.output].mean()
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # torch forbids dots in buffer names

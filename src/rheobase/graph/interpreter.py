@@ -1,0 +1,82 @@
+"""Running a graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING
+
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS
+from rheobase.signals.signal import Signal
+
+if TYPE_CHECKING:
+    from rheobase.graph.graph import Graph
+
+Nonlinear = Callable[[Node, Signal], Signal]
+
+
+MAKES_NEW_MEMORY = frozenset({"conv", "conv_transpose", "linear", "affine", "batch_norm", "add"})
+"""Operations whose result is never a view of an input."""
+
+
+Schedule = list[tuple[Node, tuple[str, ...]]]
+
+
+def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
+    """Pair each node with the values that nobody needs after it, so that memory is given back early."""
+    nodes, keep = list(nodes), set(keep)
+    last = {name: i for i, node in enumerate(nodes) for name in (*node.inputs, node.name)}
+    released: list[list[str]] = [[] for _ in nodes]
+    for name, i in last.items():
+        if name not in keep:
+            released[i].append(name)
+    return [(node, tuple(names)) for node, names in zip(nodes, released, strict=True)]
+
+
+def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
+    """Nodes that may write their result over their first input: new memory, which only they read.
+
+    Memory that is freed and taken again costs more than the arithmetic of a neuron (measured).
+
+    Args:
+        nodes: all that are run.
+        keep: names of values that somebody reads afterwards.
+    """
+    nodes = list(nodes)
+    readers = Counter(name for node in nodes for name in set(node.inputs))
+    free = {n.name for n in nodes if n.operation in MAKES_NEW_MEMORY and readers[n.name] == 1} - {*keep}
+    return frozenset(
+        n.name
+        for n in nodes
+        if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
+    )
+
+
+def run(
+    graph: Graph,
+    plan: Schedule,
+    values: dict[str, Signal],
+    nonlinear: Nonlinear,
+    overwriting: Container[str] = (),
+) -> None:
+    """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
+
+    Args:
+        graph: holds the tensors.
+        plan: what to do.
+        values: signals by the name of the node that they come from.
+        nonlinear: what to do at sites and max-pooling.
+        overwriting: sums that may be written over their first term (:func:`overwriting`), where nobody else has that
+            signal.
+    """
+    for node, released in plan:
+        inputs = [values[name] for name in node.inputs]
+        if node.operation == "add" and node.name in overwriting:
+            values[node.name] = graph.add_(*inputs)
+        elif node.operation in OPERATIONS:
+            values[node.name] = graph.compute(node, *inputs)
+        else:
+            values[node.name] = nonlinear(node, *inputs)
+        for name in released:
+            del values[name]

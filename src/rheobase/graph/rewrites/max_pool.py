@@ -1,0 +1,50 @@
+"""Max-pooling is not linear: the caller chooses what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from rheobase.graph.node import Node
+from rheobase.graph.trace.notes import Capture, Note
+
+MaxPool = Literal["refuse", "average", "gate"]
+
+
+def replace_max_pool(found: Capture, choice: MaxPool) -> Capture:
+    """Apply the caller's choice to every max-pooling of a captured network.
+
+    ``average``: average pooling over the same window (padding not counted); the analog network changes with it.
+    ``gate``: kept; in the spiking network the window lets through the train of the input whose running sum is the
+    largest so far (Rueckauer et al. 2017, section 2.2.6). ``refuse``: each max-pooling is a refusal.
+    """
+    nodes, rewrites, refusals = [], list(found.rewrites), list(found.refusals)
+    for node in found.graph.nodes:
+        if node.operation == "max_pool":
+            if choice == "refuse":
+                refusals.append(
+                    Note(
+                        node.origin,
+                        "max-pooling is not linear in spike trains",
+                        'choose max_pool="gate" (running maximum) or max_pool="average"',
+                    )
+                )
+            elif choice == "average":
+                if any(d != 1 for d in node.attributes["dilation"]):
+                    refusals.append(
+                        Note(node.origin, "a dilated window has no average pooling", 'choose max_pool="gate"')
+                    )
+                else:
+                    node = _average(node)
+                    rewrites.append(
+                        Note(node.origin, "max-pooling replaced by average pooling: the network is another")
+                    )
+            else:
+                rewrites.append(Note(node.origin, "max-pooling becomes a gate on the largest running sum"))
+        nodes.append(node)
+    return Capture(found.graph.replace(nodes=nodes), rewrites, refusals)
+
+
+def _average(node: Node) -> Node:
+    attributes = {name: node.attributes[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
+    return replace(node, operation="avg_pool", attributes={**attributes, "count_include_pad": False})

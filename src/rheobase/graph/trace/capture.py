@@ -1,0 +1,288 @@
+"""From a trained ``nn.Module`` to a :class:`Graph`.
+
+``torch.export`` records the network as a torch.fx graph of ATen calls, so that ``nn.ReLU``, ``F.relu``,
+``torch.relu_`` and ``x.relu()`` arrive here as one operation, in-place writes are already undone, shapes are known
+numbers, and every call of a reused module is a call of its own. What is left to do: name each call after the user's
+module, turn the ATen calls into the closed set of :mod:`rheobase.graph.operations`, and refuse the rest by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.activations.staircase import Staircase
+from rheobase.core.errors import DataError, ModelError, RheobaseError, TraceError
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
+from rheobase.graph.trace.notes import Capture, Note
+
+ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
+REFUSED_MODULES: dict[type[nn.Module], str] = {
+    nn.RNNBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
+    nn.RNNCellBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
+    nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
+}
+EQUIVALENCE_TOLERANCE = 1e-4
+
+
+def capture(model: nn.Module, example: Tensor) -> Capture:
+    """Trace a network, list what was rewritten and what cannot be converted; nothing is raised for the latter.
+
+    Args:
+        model: any trained network of one float tensor; neither it nor its training mode is changed. A graph that was
+            captured before is taken as it is, so that one trace serves many conversions.
+        example: a batch of inputs, [B, ...], B >= 1, of the size the network will be used with.
+
+    Raises:
+        TraceError: if the network does not run on the example, or could not be followed at all.
+        ModelError: if it is no network, or a weight is NaN or infinite.
+        DataError: if the example is not a finite float batch.
+    """
+    check_module(model)
+    check_finite_weights(model)
+    if isinstance(model, Graph):
+        if tuple(check_example(example).shape[1:]) != model.input_shape:
+            raise DataError(
+                f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}",
+                where="example",
+                remedy="trace the network again with an example of this size",
+            )
+        return Capture(model.replace(), [], [])
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    example = check_example(example)
+    with torch.no_grad():
+        reference = _run(model, example)
+    builder = Builder()
+    for path, module in model.named_modules():
+        reason = next((text for kind, text in REFUSED_MODULES.items() if isinstance(module, kind)), None)
+        if reason:
+            where = f"{path or 'the network'} ({type(module).__name__})"
+            builder.refusals.append(Note(where, f"{reason}; it {NO_SPIKING}", "train the network without it"))
+            builder.refused_modules |= {path}
+    try:
+        output = builder.build(_export(model, example))
+    except TraceError as error:
+        if not builder.refusals:
+            raise
+        builder.refusals.append(Note(error.where or "the network", error.reason, error.remedy or ""))
+        return Capture(
+            Graph([Node("input", "input", shape=tuple(example.shape[1:]))], "input", {}), [], builder.refusals
+        )
+    graph = Graph(_needed(builder.nodes, output), output, builder.tensors)
+    found = Capture(graph, list(dict.fromkeys(builder.rewrites)), builder.refusals)
+    _refuse_unreached(model, builder.reached, graph, found)
+    if not found.refusals:
+        if not graph.sites:
+            found.refusals.append(
+                Note(
+                    "the network",
+                    "has no activation that could spike",
+                    "give a network with ReLU activations",
+                )
+            )
+        _check_same(graph, example, reference)
+    return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's tensors are.
+
+    Raises:
+        ModelError: if it is no network.
+    """
+    check_module(model)
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def check_module(model: object) -> None:
+    """Refuse what is not a network, such as the name of one.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"is of type {type(model).__name__}, not a torch.nn.Module",
+            where="network",
+            remedy="build the network and load its weights first",
+        )
+
+
+def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
+    """Refuse a network with NaN or infinite weights; ``source`` is the file or function they came from.
+
+    Raises:
+        ModelError: naming the first such tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            reason = f"{bad} of {tensor.numel()} values are NaN or infinite"
+            raise ModelError(
+                reason if source is None else f"tensor {name}: {reason}",
+                where=f"weight '{name}'" if source is None else source,
+                remedy="load a checkpoint from before training diverged",
+            )
+
+
+def check_example(example: Tensor) -> Tensor:
+    """Check that the example is a finite float batch, and give it back.
+
+    Raises:
+        DataError: if it is not.
+    """
+    if not isinstance(example, Tensor):
+        raise DataError(
+            f"must be a tensor, not {type(example).__name__}",
+            where="example",
+            remedy="pass a batch of images",
+        )
+    if not example.is_floating_point():
+        raise DataError(
+            f"holds {example.dtype} values",
+            where="example",
+            remedy="convert to float and normalise as in training",
+        )
+    if example.dim() < 2 or example.shape[0] == 0:
+        raise DataError(
+            f"has shape {list(example.shape)}, not a batch",
+            where="example",
+            remedy="pass a tensor [batch, ...]",
+        )
+    if not bool(torch.isfinite(example).all()):
+        raise DataError("holds NaN or infinite values", where="example", remedy="check the preprocessing")
+    return example
+
+
+def _run(model: nn.Module, example: Tensor) -> Tensor:
+    try:
+        output = model(example)
+    except RheobaseError:
+        raise
+    except Exception as error:
+        place = _user_frame(error)
+        raise TraceError(
+            f"fails on the example of shape {list(example.shape)}: {_first_line(error)}"
+            + (f" (at {place})" if place else ""),
+            where="the network",
+            remedy="pass an example of the size, channels and dtype it was trained with",
+        ) from error
+    if not isinstance(output, Tensor):
+        raise TraceError(
+            f"is a {type(output).__name__}, not one tensor",
+            where="the network's output",
+            remedy="wrap the network so that it returns the logits alone",
+        )
+    if output.dim() < 2 or output.shape[0] != example.shape[0]:
+        raise TraceError(
+            f"has shape {list(output.shape)} for a batch of {example.shape[0]}",
+            where="the network's output",
+            remedy="return one row for each image of the batch",
+        )
+    if not bool(torch.isfinite(output).all()):
+        raise ModelError(
+            "is NaN or infinite on the example",
+            where="the network's output",
+            remedy="check weights and preprocessing",
+        )
+    return output
+
+
+def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    batch = example.repeat((TRACE_BATCH,) + (1,) * (example.dim() - 1))[:TRACE_BATCH]
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(model, (batch,), strict=False).run_decompositions({})
+    except Exception as error:
+        place = _user_frame(error)
+        if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
+            raise TraceError(
+                "has data-dependent control flow (an if or a loop decided by values of a tensor)",
+                where=place or "the network",
+                remedy="replace it by operations that do not depend on values",
+            ) from error
+        raise TraceError(
+            f"could not be traced: {_first_line(error)}",
+            where=place or "the network",
+            remedy="rewrite that part in plain tensor operations",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's own log of a failure off the terminal: our error says the same in a sentence."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch._subclasses", "torch.fx", "torch.fx.experimental")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _user_frame(error: BaseException) -> str:
+    """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
+    ours = str(Path(__file__).parent)
+    torch_root = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        if not frame.filename.startswith((torch_root, ours, "<")):
+            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    needed = {output}
+    kept = []
+    for node in reversed(nodes):
+        if node.name in needed or node.operation == "input":
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _refuse_unreached(model: nn.Module, reached: set[str], graph: Graph, found: Capture) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, ACTIVATION_MODULES) and path not in reached:
+            found.refusals.append(
+                Note(
+                    f"{path} ({type(module).__name__})",
+                    "is never reached: nothing the network returns for this example depends on it",
+                    "delete the module (replace it by nn.Identity()), or give an example that uses it",
+                )
+            )
+
+
+def _check_same(graph: Graph, example: Tensor, reference: Tensor) -> None:
+    with torch.no_grad():
+        error = relative_difference(graph(example), reference)
+    if not error <= EQUIVALENCE_TOLERANCE:
+        raise TraceError(
+            f"the traced graph computes something else (largest relative logit difference {error:.2g})",
+            where="the network",
+            remedy="look for operations that depend on the batch or on values; report it if there are none",
+        )
+
+
+def relative_difference(value: Tensor, reference: Tensor) -> float:
+    """Largest absolute difference over the largest absolute reference value."""
+    scale = float(reference.abs().max())
+    return float((value - reference).abs().max()) / (scale if scale > 0 else 1.0)

@@ -1,7 +1,0 @@
-"""PASCAL's adaptive levels: how few levels each site needs, and training with them (Ramesh & Srinivasan 2025, 3.4)."""
-
-from rheobase.levels.adapt import AdaptedLevels, adapt_levels
-from rheobase.levels.clusters import clusters
-from rheobase.levels.metric import LevelMetric, Moments, SiteMetric, level_metric
-
-__all__ = ["AdaptedLevels", "LevelMetric", "Moments", "SiteMetric", "adapt_levels", "clusters", "level_metric"]

@@ -1,0 +1,201 @@
+"""How the analog network's activations and the spiking network's rates are distributed, site by site."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.progress import track
+from rheobase.data.batches import Batches, batches
+from rheobase.graph.sites import Site
+from rheobase.network.folding import check_unfolded
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.passes.statistics import maxima, observe
+from rheobase.signals.signal import Signal
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Values of one site, over its neurons and all images, in activation units.
+
+    Attributes:
+        zero: how many are exactly 0.
+        counts: how many of the others lie in each bin.
+        mean: of all, zeros included.
+        std: likewise.
+    """
+
+    zero: int
+    counts: tuple[int, ...]
+    mean: float
+    std: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros."""
+        return self.zero / (self.zero + sum(self.counts))
+
+    def shares(self) -> Tensor:
+        """Share of zeros, then of each bin, float64."""
+        counts = torch.tensor((self.zero, *self.counts), dtype=torch.float64)
+        return counts / counts.sum()
+
+
+@dataclass(frozen=True)
+class SiteDistribution:
+    """Both networks at one site.
+
+    Attributes:
+        site: its name.
+        edges: of the bins, from 0 to the largest value of either network.
+        ann: the analog network's activations.
+        snn: the spiking network's time-means, amplitude times firing rate.
+        divergence: Jensen-Shannon divergence of the two histograms, the zeros a bin of their own, in bits: from 0
+            (alike) to 1 (no bin in common). Rates have few values, so it depends on the bins.
+        distance: earth mover's distance of the two (Wasserstein-1), in activation units; hardly depends on the bins.
+    """
+
+    site: str
+    edges: tuple[float, ...]
+    ann: Histogram
+    snn: Histogram
+    divergence: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Distributions of every site, in execution order.
+
+    Attributes:
+        rows: one for each site.
+        timesteps: T the network ran for.
+        images: how many.
+        method: name of the recipe.
+    """
+
+    rows: tuple[SiteDistribution, ...]
+    timesteps: int
+    images: int
+    method: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """As a Markdown table."""
+        lines = [
+            "| site | mean, ANN | mean, SNN | zeros, ANN | zeros, SNN | divergence (bits) | distance |",
+            "|:--|--:|--:|--:|--:|--:|--:|",
+        ]
+        lines += [
+            f"| {row.site} | {row.ann.mean:.3g} | {row.snn.mean:.3g} | {100 * row.ann.sparsity:.1f} % "
+            f"| {100 * row.snn.sparsity:.1f} % | {row.divergence:.3f} | {row.distance:.3g} |"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+@torch.inference_mode()
+def distribution(
+    network: SpikingNetwork,
+    images: Batches,
+    timesteps: int | None = None,
+    *,
+    bins: int = 50,
+    progress: bool = False,
+) -> Distribution:
+    """Compare activations with firing rates at every site (DA calibration, Figs. 1, 3 and 4).
+
+    Args:
+        network: a converted network.
+        images: a tensor [N, ...] or batches; kept in memory.
+        timesteps: T; default the one it was converted for.
+        bins: of the histograms.
+        progress: show a progress bar with the time left.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20(), rb.ParallelConversion(timesteps=4), calibration=images)
+        >>> len(rb.measure.distribution(snn, images).rows)
+        19
+    """
+    check_converted(network)
+    check_unfolded(network)
+    if not isinstance(bins, int) or bins < 1:
+        raise RecipeError(f"is {bins!r}", where="bins", remedy="use a whole number from 1")
+    steps = network.timesteps if timesteps is None else timesteps
+    network.check_timesteps(steps)
+    data = [network.check_images(batch).cpu() for batch, _ in batches(images, where="images")]
+    shapes = {tuple(batch.shape[1:]) for batch in data}
+    if len(shapes) > 1:
+        raise DataError("mix shapes", where="images", remedy="resize or crop all images alike")
+    pooled = torch.cat(data)
+    largest = [float(value) for value in maxima(network.ann, pooled, "layer")]
+
+    def rise(site: Site, emitted: Signal) -> None:
+        largest[site.index] = max(largest[site.index], float(emitted.mean().max()))
+
+    pieces = pooled.split(64)
+    for piece in track(pieces, "finding ranges", show=progress):
+        network.readouts(piece, (steps,), monitor=rise)
+    ann = [_Tally(value, bins) for value in largest]
+    snn = [_Tally(value, bins) for value in largest]
+    for piece in track(pieces, "counting", show=progress):
+        network.readouts(piece, (steps,), monitor=lambda site, emitted: snn[site.index].add(emitted.mean().cpu()))
+        observe(network.ann, piece, lambda site, activation: ann[site.index].add(activation))
+    rows = tuple(
+        _row(site.name, ann[site.index].result(), snn[site.index].result(), largest[site.index], bins)
+        for site in network.sites
+    )
+    return Distribution(rows, steps, len(pooled), str(network.recipe.get("name", "")))
+
+
+class _Tally:
+    """Counts and moments of one site."""
+
+    def __init__(self, largest: float, bins: int) -> None:
+        self.width = (largest if largest > 0 else 1.0) / bins
+        self.counts = torch.zeros(bins, dtype=torch.int64)
+        self.zero = self.total = 0
+        self.sum = self.squares = 0.0
+
+    def add(self, values: Tensor) -> None:
+        values = values.flatten().double()
+        positive = values[values != 0]
+        self.zero += len(values) - len(positive)
+        self.total += len(values)
+        self.sum += float(values.sum())
+        self.squares += float(values.square().sum())
+        bins = len(self.counts)
+        self.counts += torch.bincount((positive / self.width).long().clamp_(0, bins - 1), minlength=bins)
+
+    def result(self) -> Histogram:
+        mean = self.sum / self.total
+        variance = max(0.0, self.squares / self.total - mean**2)
+        return Histogram(self.zero, tuple(self.counts.tolist()), mean, variance**0.5)
+
+
+def _row(name: str, ann: Histogram, snn: Histogram, largest: float, bins: int) -> SiteDistribution:
+    edges = torch.linspace(0, largest if largest > 0 else 1.0, bins + 1, dtype=torch.float64)
+    p, q = ann.shares(), snn.shares()
+    middle = (p + q) / 2
+    divergence = 0.5 * sum(float(torch.special.xlogy(x, x / middle).nan_to_num().sum()) for x in (p, q))
+    centres = torch.cat([torch.zeros(1, dtype=torch.float64), (edges[1:] + edges[:-1]) / 2])
+    gaps = (p.cumsum(0) - q.cumsum(0)).abs()[:-1] * centres.diff()
+    bits = max(0.0, divergence / torch.log(torch.tensor(2.0, dtype=torch.float64)).item())
+    return SiteDistribution(name, tuple(edges.tolist()), ann, snn, bits, float(gaps.sum()))

@@ -1,0 +1,386 @@
+"""What an image costs: operations of the spiking network, from its graph and the spikes that were counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import RecipeError
+from rheobase.core.progress import track
+from rheobase.data.batches import Batches, batches, count
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import run
+from rheobase.graph.node import Node
+from rheobase.graph.sites import Site, split_at_sites
+from rheobase.graph.synapses import WorkCounter
+from rheobase.measure._latency import Timetable
+from rheobase.measure.costs import Costs, read_costs
+from rheobase.network.simulation import Simulation
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.neurons import Neuron
+from rheobase.signals.signal import Signal, TimeSeries, along_channels
+
+READOUT = "readout"
+
+
+@dataclass(frozen=True)
+class LayerEnergy:
+    """A site with the affine operations before it, or the readout; all numbers are for one image.
+
+    Attributes:
+        layer: name of the site, or ``"readout"``.
+        timesteps: T of the site; None for the readout.
+        neurons: of the site.
+        spikes: that they emit.
+        macs: multiply-accumulates of the spiking network.
+        acs: its accumulates, those that spikes drive and those that they do not.
+        updates: additions to potentials and counters.
+        comparisons: of potentials with thresholds.
+        picojoules: of all these.
+        ann_macs: multiply-accumulates of the analog network.
+        ann_acs: its additions: pooling, residual sums.
+        ann_picojoules: of both.
+    """
+
+    layer: str
+    timesteps: int | None
+    neurons: int
+    spikes: float
+    macs: float
+    acs: float
+    updates: float
+    comparisons: float
+    picojoules: float
+    ann_macs: float
+    ann_acs: float
+    ann_picojoules: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Operations and energy for one image, mean over the images, next to the analog network's.
+
+    Attributes:
+        rows: one for each layer, in execution order, and the readout.
+        costs: what each operation was counted with, in picojoules.
+        timesteps: T the network ran for.
+        images: how many were measured; 0 where the spike rate was given.
+        spike_rate: spikes of a neuron in all its steps: the one given, or the mean that was measured.
+        ann_macs_padded: the analog network's MACs as they are usually stated, with the zeros of padding.
+        not_counted: what there is but is not in the numbers.
+        method: name of the recipe.
+    """
+
+    rows: tuple[LayerEnergy, ...]
+    costs: Costs
+    timesteps: int
+    images: int
+    spike_rate: float
+    ann_macs_padded: int
+    not_counted: tuple[str, ...]
+    method: str
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def acs(self) -> float:
+        """Accumulates."""
+        return sum(row.acs for row in self.rows)
+
+    @property
+    def updates(self) -> float:
+        """Additions to potentials and counters."""
+        return sum(row.updates for row in self.rows)
+
+    @property
+    def comparisons(self) -> float:
+        """Comparisons with thresholds."""
+        return sum(row.comparisons for row in self.rows)
+
+    @property
+    def spikes(self) -> float:
+        """Spikes of all neurons."""
+        return sum(row.spikes for row in self.rows)
+
+    @property
+    def picojoules(self) -> float:
+        """Energy of the spiking network."""
+        return sum(row.picojoules for row in self.rows)
+
+    @property
+    def ann_macs(self) -> float:
+        """Multiply-accumulates of the analog network."""
+        return sum(row.ann_macs for row in self.rows)
+
+    @property
+    def ann_picojoules(self) -> float:
+        """Energy of the analog network."""
+        return sum(row.ann_picojoules for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """Energy of the spiking network by that of the analog one: below 1 it saves. NaN where that needs none."""
+        return self.picojoules / self.ann_picojoules if self.ann_picojoules else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        totals = (
+            "macs",
+            "acs",
+            "updates",
+            "comparisons",
+            "spikes",
+            "picojoules",
+            "ann_macs",
+            "ann_picojoules",
+            "ratio",
+        )
+        plain = {**asdict(self), "costs": self.costs.model_dump(), "not_counted": list(self.not_counted)}
+        values = {name: getattr(self, name) for name in totals}
+        return {**plain, **values, "ratio": None if math.isnan(self.ratio) else self.ratio}
+
+    def to_markdown(self) -> str:
+        """As a Markdown table, with the totals and what is not counted below."""
+        lines = [
+            "| layer | T | spikes | MACs | ACs | updates | nJ | ANN MACs | ANN nJ |",
+            "|:--|--:|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for row in self.rows:
+            steps = "" if row.timesteps is None else str(row.timesteps)
+            lines.append(
+                f"| {row.layer} | {steps} | {row.spikes:.0f} | {row.macs:.0f} | {row.acs:.0f} | {row.updates:.0f} "
+                f"| {row.picojoules / 1000:.4g} | {row.ann_macs:.0f} | {row.ann_picojoules / 1000:.4g} |"
+            )
+        lines.append(
+            f"| total | {self.timesteps} | {self.spikes:.0f} | {self.macs:.0f} | {self.acs:.0f} | {self.updates:.0f} "
+            f"| {self.picojoules / 1000:.4g} | {self.ann_macs:.0f} | {self.ann_picojoules / 1000:.4g} |"
+        )
+        return "\n".join([*lines, "", self.summary()])
+
+    def summary(self) -> str:
+        """In a few sentences."""
+        source = f"measured on {self.images} images" if self.images else f"for {self.spike_rate:g} spikes a neuron"
+        share = f"{self.ratio:.3f} of the analog network's energy"
+        if math.isnan(self.ratio):
+            share = "The analog network needs no energy"
+        return f"{share} ({self.costs.name}, {source}). Not counted: {'; '.join(self.not_counted)}."
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def energy(
+    network: SpikingNetwork,
+    images: Batches | None = None,
+    *,
+    timesteps: int | None = None,
+    costs: str | Costs = "fp32-45nm",
+    spike_rate: float | None = None,
+    progress: bool = False,
+) -> Energy:
+    r"""Count the operations of an image on event-driven hardware, and what they cost.
+
+    .. math::
+        E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{update} \, n_{update} + c_{comparison} \, n_{comparison},
+        \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
+
+    N_i is the number of spikes of neuron i in all its T steps, r_i the number of additions that one of them makes:
+    exactly the outputs that it reaches, by stride, dilation and groups, not into padding and not through weights that
+    are zero. So the counts are those of the simulation also where the network runs in closed form.
+
+    - A spike that meets a weight is an **AC** for every output, θ being part of the weight. Pooling (by mean),
+      interpolation and channel-wise factors are constant: a spike enters every window that reads it and goes on from
+      there with a weight that has the factor in it, as chips with sum-pooling do. A spike that goes straight into a
+      potential (an identity shortcut) is one AC.
+    - **MACs** are products of weights with what is no spike: the image, once, since it is the same at every step; and
+      the result of one weighted operation that a second one takes on without a neuron between (bottlenecks without
+      activation, pre-activation shortcuts): dense, at each step between sites, once in the readout. Max-pooling of a
+      pooled value is dense likewise.
+    - **Updates** are one addition a neuron and step; a bias is part of it. PASCAL's neurons have three stages and a
+      counter: 5L − 2 (section 4.2.1).
+    - Additions of two sums into the same potential take none of their own: each term is added there at once.
+
+    The analog network is counted by the same rules, once, all its activations being values: dense MACs, additions of
+    pooling and residual sums. It is given no energy for activation functions.
+
+    Args:
+        network: a converted network.
+        images: a tensor [N, ...] or batches.
+        timesteps: T; default the one it was converted for.
+        costs: ``"fp32-45nm"`` or ``"int8-45nm"`` (Horowitz 2014; PASCAL, Table 10), or a table of your own.
+        spike_rate: instead of images: this many spikes of every neuron in all its steps (PASCAL's convention is 0.75).
+        progress: show a progress bar with the time left.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+        RecipeError: for unknown costs, an impossible spike rate, one that is given beside images, or a number of steps
+            that the network cannot run for.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> rb.energy(snn, images).rows[0].macs  # the first layer sees the image, once
+        424128.0
+    """
+    check_converted(network)
+    table = read_costs(costs)
+    steps = network.timesteps if timesteps is None else timesteps
+    network.check_timesteps(steps)
+    spiking, analog = WorkCounter(network.graph, spiking=True), WorkCounter(network.ann, spiking=False)
+    if images is None or spike_rate is not None:
+        if images is not None or spike_rate is None:
+            raise RecipeError("are needed, one and not both", where="images or spike_rate")
+        if not isinstance(spike_rate, int | float) or not 0 <= spike_rate <= steps:
+            raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
+        shapes = {node.name: node.shape for node in network.graph.nodes}
+        seen = 0
+        spikes = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
+    else:
+        seen, spikes = count_spikes(network, images, steps, spiking.sources, progress)
+    return _Sums(network, steps, table).result(spiking, analog, spikes, seen)
+
+
+def count_spikes(
+    network: SpikingNetwork, images: Batches, steps: int, sources: tuple[str, ...], progress: bool = False
+) -> tuple[int, dict[str, Tensor]]:
+    """Number of images, and the mean number of spikes of every neuron of each source in all its steps, [C, ...].
+
+    By the network's own ``execution``; simulated where max-pooling lets spikes through, which only time decides.
+    """
+    totals: dict[str, Tensor] = {}
+
+    def add(name: str, spikes: Tensor) -> None:
+        totals[name] = totals[name] + spikes if name in totals else spikes
+
+    def watch(site: Site, emitted: Signal) -> None:
+        add(site.name, spikes_of(network.neuron(site.name), emitted, network.steps_of(site.name, steps)).sum(0))
+
+    gates = set(sources) - {site.name for site in network.sites}
+    seen = 0
+    for batch, _ in track(batches(images, where="images"), "counting spikes", show=progress, total=count(images)):
+        seen += len(batch)
+        if not gates:
+            network.readouts(batch, (steps,), monitor=watch)
+            continue
+        with torch.inference_mode():
+            for piece in network.check_images(batch).split(network.piece_size(steps)):
+                fire = Simulation(network, watch).advance(steps)
+
+                def through(node: Node, signal: Signal, fire: Any = fire) -> Signal:
+                    passed = fire(node, signal)
+                    if node.name in gates:
+                        assert isinstance(passed, TimeSeries)
+                        add(node.name, passed.values.count_nonzero(dim=(0, 1)).double())
+                    return passed
+
+                run(network.graph, network.between, network.begin(piece), through)
+    return seen, {name: total.cpu() / seen for name, total in totals.items()}
+
+
+def spikes_of(neuron: Neuron, emitted: Signal, steps: int) -> Tensor:
+    """Spikes of each neuron over all steps, [B, C, ...], whole numbers in float64; those of either sign count."""
+    values = emitted.values.abs().double()
+    values = values.sum(0) if isinstance(emitted, TimeSeries) else values * steps
+    amplitude = along_channels(neuron.amplitude, values.dim()).to(values.device)
+    return torch.where(amplitude.isfinite() & (amplitude != 0), values / amplitude.abs(), 0.0).round()
+
+
+def layer_of(graph: Graph) -> dict[str, str]:
+    """Node -> the first site, in execution order, that its value leads to, or the readout."""
+    layers: dict[str, str] = {}
+    users = graph.users()
+    order = {node.name: i for i, node in enumerate(graph.sites)}
+    for node in reversed(graph.nodes):
+        if node.operation == "site":
+            layers[node.name] = node.name
+            continue
+        reached = [layers[user.name] for user in users[node.name]]
+        layers[node.name] = min(reached, key=lambda name: order.get(name, len(order)), default=READOUT)
+    return layers
+
+
+class _Sums:
+    def __init__(self, network: SpikingNetwork, steps: int, costs: Costs) -> None:
+        self.network, self.steps, self.costs = network, steps, costs
+        self.times = Timetable(network, steps)
+        _, between, _ = split_at_sites(network.graph)
+        self.stepped = {
+            node.name: self.times.steps(node.name) or 1 for node in between
+        }  # the others are worked out once
+
+    def result(self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, Tensor], images: int) -> Energy:
+        names = [*(site.name for site in self.network.sites), READOUT]
+        macs, acs, ann_macs, ann_acs = (dict.fromkeys(names, 0.0) for _ in range(4))
+        layers = layer_of(self.network.graph)
+        for name, work in spiking.work.items():
+            times = self.stepped.get(name, 1)
+            macs[layers[name]] += work.macs * times
+            acs[layers[name]] += work.acs * times
+            acs[layers[name]] += sum(float((spikes[s] * reach.cpu()).sum()) for s, reach in work.reach.items())
+        layers = layer_of(self.network.ann)
+        for name, work in analog.work.items():
+            ann_macs[layers[name]] += work.macs
+            ann_acs[layers[name]] += work.acs
+        rows = tuple(self._row(name, macs[name], acs[name], ann_macs[name], ann_acs[name], spikes) for name in names)
+        neurons = sum(row.neurons for row in rows)
+        return Energy(
+            rows,
+            self.costs,
+            self.steps,
+            images,
+            sum(row.spikes for row in rows) / neurons,
+            sum(work.padded for work in analog.work.values()),
+            self._not_counted(),
+            str(self.network.recipe.get("name", "")),
+        )
+
+    def _row(
+        self, name: str, macs: float, acs: float, ann_macs: float, ann_acs: float, spikes: Mapping[str, Tensor]
+    ) -> LayerEnergy:
+        neurons, fired, updates, comparisons, steps = 0, 0.0, 0, 0, None
+        for site in self.network.sites:
+            if site.name == name:
+                steps, neurons, fired = self.network.steps_of(name, self.steps), site.neurons, float(spikes[name].sum())
+                before = self._steps_before(name)
+                neuron = self.network.neuron(name)
+                updates = neurons * neuron.updates(before, steps)
+                comparisons = neurons * neuron.comparisons(before, steps)
+        c = self.costs
+        return LayerEnergy(
+            name,
+            steps,
+            neurons,
+            fired,
+            macs,
+            acs,
+            updates,
+            comparisons,
+            c.mac * macs + c.ac * acs + c.update * updates + c.comparison * comparisons,
+            ann_macs,
+            ann_acs,
+            c.mac * ann_macs + c.ac * ann_acs,
+        )
+
+    def _steps_before(self, site: str) -> int | None:
+        (node,) = (node for node in self.network.graph.sites if node.name == site)
+        return self.times.steps(node.inputs[0])
+
+    def _not_counted(self) -> tuple[str, ...]:
+        found = ["moving spikes, weights and potentials", "static power"]
+        if self.costs.comparison == 0:
+            found.append(f"comparisons with thresholds ({self.costs.name} does not price them)")
+        gates = [node.name for node in self.network.graph.nodes if node.operation == "max_pool"]
+        if gates:
+            found.append(f"comparisons of max-pooling ({', '.join(gates)}), in both networks")
+        found.append("activation functions of the analog network")
+        return tuple(found)

@@ -1,0 +1,239 @@
+"""Accuracy, agreement with the analog network, logit error and spike rate at every number of time-steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.core.versions import versions
+from rheobase.data.batches import Batches, Digest, batches, check_answers, count
+from rheobase.graph.sites import Site
+from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
+from rheobase.signals.signal import Signal, TimeSeries, along_channels
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results after ``timesteps`` steps.
+
+    Attributes:
+        timesteps: t.
+        accuracy: fraction of images whose largest logit is the label's; None without labels.
+        agreement: fraction of images on which the analog network predicts the same class.
+        logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
+        spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for.
+        mean_timesteps: t on average over the sites, where they run for different numbers of steps; else t.
+    """
+
+    timesteps: int
+    accuracy: float | None
+    agreement: float
+    logit_error: float
+    spike_rate: float
+    mean_timesteps: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results for several numbers of time-steps, next to the analog network's.
+
+    ``execution`` says how the network ran: ``"steps"``, the simulation, or ``"counts"``, the closed form of it.
+    ``site_rates``: spikes per neuron and step of each site, at the largest T.
+    """
+
+    rows: tuple[Row, ...]
+    ann_accuracy: float | None
+    images: int
+    method: str
+    site_rates: dict[str, float]
+    data_sha256: str
+    seed: int
+    versions: dict[str, str] = field(default_factory=dict)
+    execution: Execution = "steps"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """As a Markdown table."""
+        columns = self._columns()
+        lines = [f"| {' | '.join(columns)} |", "|" + "--:|" * len(columns)]
+        lines += [f"| {' | '.join(cells)} |" for cells in self._cells()]
+        return "\n".join(lines)
+
+    def print(self, console: Console) -> None:
+        """Print the table to a rich console."""
+        table = Table(title=f"{self.method} on {self.images} images (execution: {self.execution})")
+        for column in self._columns():
+            table.add_column(column, justify="right")
+        for cells in self._cells():
+            table.add_row(*cells)
+        console.print(table)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    @property
+    def _mixed(self) -> bool:
+        return any(row.mean_timesteps != row.timesteps for row in self.rows)
+
+    def _columns(self) -> tuple[str, ...]:
+        mean = ("mean T",) if self._mixed else ()
+        return ("T", *mean, "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step")
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        mixed = self._mixed
+        cells: list[tuple[str, ...]] = [("ANN", *([""] if mixed else []), _percent(self.ann_accuracy), "", "", "")]
+        for row in self.rows:
+            cells.append(
+                (
+                    str(row.timesteps),
+                    *([f"{row.mean_timesteps:.2f}"] if mixed else []),
+                    _percent(row.accuracy),
+                    _percent(row.agreement),
+                    f"{row.logit_error:.3f}",
+                    f"{row.spike_rate:.4f}",
+                )
+            )
+        return cells
+
+
+def evaluate(
+    network: SpikingNetwork,
+    data: Batches,
+    timesteps: Sequence[int] | None = None,
+    *,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure a spiking network on test data.
+
+    All step counts come from one simulation of the longest: the logits after t steps of a running network are what it
+    would answer if it were stopped there. Neurons that wait for their whole input run once for each step count.
+
+    Args:
+        network: a converted network.
+        data: (images, labels) in batches; labels may be missing, then there is no accuracy.
+        timesteps: step counts to report; default those of 1, 2, 4, ... and the network's own T that it can run for (a
+            network with biases for T steps runs for T only). Where sites have a T of their own, T is the longest, and a
+            multiple of it stretches all alike.
+        progress: show a progress bar with the time left.
+
+    Raises:
+        DataError: if the data is empty, of another shape or dtype, or a label is not one of the network's classes.
+        RecipeError: if the network cannot run for one of the step counts.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+        >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> [row.timesteps for row in rb.evaluate(snn, (images, labels)).rows]
+        [1, 2, 4]
+    """
+    check_converted(network)
+    if timesteps is None:
+        timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
+    wanted = tuple(sorted(set(network.step_counts(timesteps))))
+    tally = _Tally(network, wanted)
+    digest = Digest()
+    for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
+        digest.update(images=images, labels=labels)
+        tally.add(network, images, labels)
+    return tally.result(digest.hexdigest())
+
+
+def default_timesteps(longest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and the longest."""
+    powers = [1 << i for i in range(longest.bit_length())]
+    return tuple(sorted({t for t in powers if t <= longest} | {longest}))
+
+
+class _Tally:
+    def __init__(self, network: SpikingNetwork, timesteps: tuple[int, ...]) -> None:
+        self.network, self.timesteps = network, timesteps
+        self.images = self.labelled = self.ann_correct = 0
+        self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
+        self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
+        self.error = torch.zeros(len(timesteps), dtype=torch.float64)
+        self.execution = network.runs_as()
+        self.spikes = torch.zeros(len(network.sites), len(timesteps), dtype=torch.float64)
+
+    def watch(self, site: Site, emitted: Signal) -> None:
+        """Spikes of a network that streams, up to each of the step counts."""
+        assert isinstance(emitted, TimeSeries)
+        running = torch.stack([torch.count_nonzero(step) for step in emitted.values]).cumsum(0).cpu()
+        self.spikes[site.index] += running[[t - 1 for t in self.timesteps]]
+
+    def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
+        """Spikes of a run for the i-th step count."""
+        if isinstance(emitted, TimeSeries):
+            self.spikes[site.index, i] += int(torch.count_nonzero(emitted.values))
+            return
+        neuron = self.network.neuron(site.name)
+        steps = self.network.steps_of(site.name, self.timesteps[i])
+        worth = along_channels(neuron.amplitude, emitted.values.dim()) / steps
+        self.spikes[site.index, i] += float((emitted.values / worth).round_().sum(dtype=torch.float64))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits after each step count, [R, B, ...]."""
+        if self.network.streams:
+            return self.network.readouts(images, self.timesteps, monitor=self.watch)
+        runs = [
+            self.network.readouts(images, (t,), monitor=partial(self.watch_window, i))
+            for i, t in enumerate(self.timesteps)
+        ]
+        return torch.cat(runs)
+
+    @torch.inference_mode()
+    def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
+        logits = self.logits(images).cpu()
+        reference = network.ann(images.to(network.graph.device)).cpu()
+        predicted, ann = logits.argmax(2), reference.argmax(1)
+        self.images += len(images)
+        same = (predicted == ann).reshape(len(self.timesteps), len(images), -1)  # of a map: the fraction of its places
+        self.agree += same.double().mean(2).sum(1)
+        difference = (logits - reference).flatten(2).double().norm(dim=2)
+        self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
+        if labels is not None:
+            check_answers(reference, labels, "test data", self.labelled)
+            self.correct += (predicted == labels).sum(1)
+            self.ann_correct += int((ann == labels).sum())
+            self.labelled += len(labels)
+
+    def result(self, digest: str) -> Evaluation:
+        sites = self.network.sites
+        places = {t: sum(s.neurons * self.network.steps_of(s.name, t) for s in sites) for t in self.timesteps}
+        total = self.spikes.sum(0)
+        rows = tuple(
+            Row(
+                t,
+                float(self.correct[i]) / self.labelled if self.labelled else None,
+                float(self.agree[i]) / self.images,
+                float(self.error[i]) / self.images,
+                float(total[i]) / (self.images * places[t]),
+                self.network.mean_steps(t),
+            )
+            for i, t in enumerate(self.timesteps)
+        )
+        longest = max(self.timesteps)
+        rates = {
+            s.name: float(self.spikes[s.index, -1]) / (self.images * s.neurons * self.network.steps_of(s.name, longest))
+            for s in sites
+        }
+        accuracy = self.ann_correct / self.labelled if self.labelled else None
+        recipe, seed = self.network.recipe, self.network.provenance.seed
+        name = str(recipe.get("name", ""))
+        return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

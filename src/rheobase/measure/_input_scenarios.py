@@ -1,0 +1,193 @@
+"""How the timing of its input changes what a layer of integrate-and-fire neurons emits: four kinds of input."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
+from rheobase.activations.staircase import clipped_count
+from rheobase.core.errors import RecipeError
+from rheobase.core.seeds import generator
+from rheobase.neurons import IntegrateFire
+
+INPUTS = ("random", "uniform", "ann", "constant")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A layer under one kind of input.
+
+    Attributes:
+        counts: N, spikes of every neuron in T steps, [trials, neurons].
+        errors: mean over the neurons of |a − φ|, φ = θ·N/T, for each trial.
+        correlations: Pearson's R of a and φ over the neurons, for each trial in which neither is the same everywhere.
+    """
+
+    counts: Tensor
+    errors: tuple[float, ...]
+    correlations: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Mean and standard deviation over the trials."""
+        return {"error": _spread(self.errors), "correlation": _spread(self.correlations)}
+
+
+@dataclass(frozen=True)
+class InputScenarios:
+    """The same layers under every kind of input.
+
+    Attributes:
+        mean_input: z, the mean input current, [trials, neurons]; the same in all scenarios but ``"ann"``, which is fed
+            the activation of z.
+        levels: M, the quantised activation of z in units of θ/T, [trials, neurons].
+        scenarios: by name: ``"random"``, ``"uniform"``, ``"ann"``, ``"constant"``.
+        timesteps: T = L.
+        threshold: θ of the layer.
+        settings: all else that decides the numbers.
+    """
+
+    mean_input: Tensor
+    levels: Tensor
+    scenarios: dict[str, Scenario]
+    timesteps: int
+    threshold: float
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings, and mean and deviation of each scenario, as plain values."""
+        return {"settings": self.settings, **{name: s.to_json() for name, s in self.scenarios.items()}}
+
+    def to_markdown(self) -> str:
+        """As a Markdown table."""
+        lines = ["| input | mean absolute error | R |", "|:--|--:|--:|"]
+        for name, scenario in self.scenarios.items():
+            cells = [_shown(scenario.errors), _shown(scenario.correlations)]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def input_scenarios(
+    *,
+    rounding: Rounding = "round",
+    timesteps: int = 8,
+    neurons: int = 1000,
+    inputs: int = 1000,
+    input_threshold: float = 1.5,
+    threshold: float = 2.0,
+    trials: int = 1000,
+    seed: int = 48,
+) -> InputScenarios:
+    r"""Feed layers of integrate-and-fire neurons the same total input, timed in four ways (QVM, appendix A.1, Fig. 6).
+
+    For each trial: input activations are drawn from U(0, θ') and rounded to whole spike counts n = T·a'/θ', so that
+    a' = φ' as the paper demands; weights from U(−1, 1). The mean current is z = (θ'/T)·W·n and the activation, Eq. 4 at
+    L = T, a = (θ/T)·M with M = clip(Q(zT/θ), 0, T). The neurons have the V0 of Q (Theorem 3), and are driven by
+
+    - ``"random"``: W·s[t]·θ', the n spikes at n of the T steps chosen at random, for each input anew;
+    - ``"uniform"``: the same, spike k of n at step ⌊k·T/n⌋, k = 0..n−1: equally spaced from the first step on;
+    - ``"ann"``: the ANN's output a, at every step;
+    - ``"constant"``: z, at every step (Theorem 3).
+
+    All is float64. The paper's numbers are the defaults; it does not say how many inputs a neuron has, nor Q. With 1000
+    inputs the errors come out near those it prints. Under ``"ann"`` every step of the staircase is met exactly: with
+    ``rounding="ceil"`` it is off by one level wherever a is not θ (Theorem 3 leaves whole numbers out, its case 3),
+    with ``"floor"`` only where θ/T is no power of two and the potential is rounded.
+
+    Args:
+        rounding: Q.
+        timesteps: T = L.
+        neurons: in the layer.
+        inputs: of every neuron.
+        input_threshold: θ', what one input spike carries.
+        threshold: θ.
+        trials: layers and inputs drawn.
+        seed: of all that is drawn.
+
+    Raises:
+        RecipeError: if an argument is impossible.
+
+    Example:
+        >>> import rheobase as rb
+        >>> result = rb.measure.input_scenarios(neurons=20, inputs=10, trials=3)
+        >>> result.scenarios["constant"].errors
+        (0.0, 0.0, 0.0)
+    """
+    whole = {"timesteps": timesteps, "neurons": neurons, "inputs": inputs, "trials": trials}
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise RecipeError(f"is {value!r}", where=name, remedy="use a whole number from 1")
+    thresholds = {"input_threshold": input_threshold, "threshold": threshold}
+    for name, size in thresholds.items():
+        if not isinstance(size, int | float) or not 0 < size < float("inf"):
+            raise RecipeError(f"is {size!r}", where=name, remedy="use a positive number")
+    if rounding not in INITIAL_POTENTIAL:
+        raise RecipeError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
+    potential, theta = INITIAL_POTENTIAL[rounding], torch.tensor(threshold, dtype=torch.float64)
+    g = generator(seed)
+    currents = {name: torch.empty(timesteps, trials, neurons, dtype=torch.float64) for name in INPUTS[:2]}
+    z = torch.empty(trials, neurons, dtype=torch.float64)
+    for trial in range(trials):
+        weights = 2 * torch.rand(neurons, inputs, generator=g, dtype=torch.float64) - 1
+        counts = (torch.rand(inputs, generator=g, dtype=torch.float64) * timesteps).round().long()
+        z[trial] = weights @ counts.double() * (input_threshold / timesteps)
+        for name, spikes in (
+            ("random", at_random(counts, timesteps, g)),
+            ("uniform", equally_spaced(counts, timesteps)),
+        ):
+            currents[name][:, trial] = spikes.double() @ weights.T * input_threshold
+    levels = clipped_count(z, theta, timesteps, potential, strict=rounding == "ceil")
+    currents["ann"] = (levels * (theta / timesteps)).expand(timesteps, trials, neurons)
+    currents["constant"] = z.expand(timesteps, trials, neurons)
+    neuron = IntegrateFire(theta, torch.tensor(potential, dtype=torch.float64))
+    scenarios = {}
+    for name in INPUTS:
+        emitted = neuron.run(currents[name], neuron.init(z.shape, z))[0]
+        scenarios[name] = _compare(levels.long(), torch.count_nonzero(emitted, 0), threshold / timesteps)
+    settings = {"rounding": rounding, **whole, **thresholds, "seed": seed}
+    return InputScenarios(z, levels.long(), scenarios, timesteps, threshold, settings)
+
+
+def at_random(counts: Tensor, timesteps: int, generator: torch.Generator) -> Tensor:
+    """Spike trains [T, inputs] with the given counts [inputs], each at steps chosen at random."""
+    ranks = torch.rand(timesteps, len(counts), generator=generator, dtype=torch.float64).argsort(0).argsort(0)
+    return ranks < counts
+
+
+def equally_spaced(counts: Tensor, timesteps: int) -> Tensor:
+    """Spike trains [T, inputs] with the given counts [inputs], spike k of n at step ⌊k·T/n⌋."""
+    t = torch.arange(timesteps + 1).unsqueeze(1)
+    before = (t * counts + timesteps - 1) // timesteps  # spikes before step t: the k with k·T/n < t, ⌈t·n/T⌉ of them
+    return before[1:] > before[:-1]
+
+
+def _compare(levels: Tensor, counts: Tensor, spike: float) -> Scenario:
+    gaps = (levels - counts).abs().sum(1).tolist()
+    errors = tuple(spike * gap / levels.shape[1] for gap in gaps)
+    pairs = zip(levels.double(), counts.double(), strict=True)  # R does not depend on the unit
+    correlations = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs if _varies(*pair)]
+    return Scenario(counts, errors, tuple(correlations))
+
+
+def _varies(*values: Tensor) -> bool:
+    return all(bool((value != value[0]).any()) for value in values)
+
+
+def _spread(values: tuple[float, ...]) -> dict[str, float | None]:
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "deviation": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    spread = _spread(values)
+    deviation = "" if spread["deviation"] is None else f" ± {spread['deviation']:.4f}"
+    return "-" if spread["mean"] is None else f"{spread['mean']:.4f}{deviation}"

@@ -1,0 +1,111 @@
+"""How calibration settles: accuracy against calibration iterations, on held-out calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from rheobase.core.errors import RecipeError
+from rheobase.data.batches import Batches
+from rheobase.methods import FTBC, Recipe
+from rheobase.methods._convert import convert
+from rheobase.passes import TemporalBias
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network after some iterations, measured on the held-out calibration images.
+
+    Attributes:
+        iteration: 0 before the first correction.
+        accuracy: fraction of right answers; None without labels.
+        agreement: fraction of images on which the analog network predicts the same class.
+        logit_error: Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits.
+    """
+
+    iteration: int
+    accuracy: float | None
+    agreement: float
+    logit_error: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """One curve for each number of time-steps.
+
+    Attributes:
+        curves: T -> its points, from iteration 0.
+        images: how many held-out images each was measured on.
+    """
+
+    curves: dict[int, tuple[Point, ...]]
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def stability(
+    model: nn.Module,
+    calibration: Batches,
+    *,
+    timesteps: Sequence[int] = (4, 8, 16),
+    iterations: int = 20,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> Stability:
+    """Calibrate for several T and record every iteration (Wu et al. 2024, Fig. 3).
+
+    No patience ends a curve here; biases that diverge do.
+
+    Args:
+        model: as for :func:`rheobase.convert`.
+        calibration: training images, with labels for accuracies; a fifth is held out and measured on.
+        timesteps: T of each curve.
+        iterations: of each curve.
+        recipe: one with a :class:`rheobase.passes.TemporalBias`; default ``FTBC()``. Its T and iterations are replaced.
+        seed: of the split.
+        progress: show a progress bar.
+        options: further options of :func:`rheobase.convert`.
+
+    Raises:
+        RecipeError: if the recipe has no such pass, ``timesteps`` is empty, or no image is held out.
+
+    Example:
+        >>> rb.measure.stability(net, train, timesteps=(4, 8)).curves[4][0].accuracy  # doctest: +SKIP
+    """
+    recipe = FTBC() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.FTBC()")
+    if not timesteps:
+        raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+    if not any(isinstance(part, TemporalBias) for part in recipe.calibration):
+        raise RecipeError(
+            "has no pass that iterates", where="recipe", remedy="use one with a TemporalBias, such as FTBC"
+        )
+    curves: dict[int, tuple[Point, ...]] = {}
+    for t in timesteps:
+        network = convert(
+            model, _whole(recipe, t, iterations), calibration=calibration, seed=seed, progress=progress, **options
+        )
+        held_out = int(network.provenance.calibration["held_out"])
+        if held_out == 0:
+            raise RecipeError("has no image to hold out", where="calibration data", remedy="give at least five images")
+        (history,) = (record["history"] for record in network.provenance.passes if record["history"])
+        curves[t] = tuple(Point(p["iteration"], p.get("accuracy"), p["agreement"], p["logit_error"]) for p in history)
+    return Stability(curves, held_out)
+
+
+def _whole(recipe: Recipe, timesteps: int, iterations: int) -> Recipe:
+    """The recipe for another T, whose corrections never stop early."""
+    fields = recipe.to_dict()
+    for part in fields["calibration"]:
+        if part["kind"] == "temporal_bias":
+            part |= {"iterations": iterations, "patience": iterations}
+    return Recipe(**{**fields, "timesteps": timesteps})

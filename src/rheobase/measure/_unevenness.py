@@ -1,0 +1,176 @@
+"""The unevenness error: what a site's neurons lose because their input does not come evenly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.data.batches import Batches, batches, count
+from rheobase.graph.sites import Site
+from rheobase.network.folding import check_unfolded
+from rheobase.network.observe import Observation, analog_values, observe
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
+
+
+@dataclass(frozen=True)
+class SiteUnevenness:
+    """The unevenness error of one site, over its neurons and all images.
+
+    Attributes:
+        site: its name.
+        timesteps: T of the site.
+        neurons: for one image.
+        error: ξ, mean of (θ/T)·|N − M|, in activation units.
+        relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None where nothing would fire under an even current.
+        changed: share of (neuron, image) with N ≠ M.
+        ann_error: mean of |a − (θ/T)·N|, a the analog network's activation: with the errors of all sites before.
+    """
+
+    site: str
+    timesteps: int
+    neurons: int
+    error: float
+    relative: float | None
+    changed: float
+    ann_error: float
+
+
+@dataclass(frozen=True)
+class Unevenness:
+    """The unevenness error of every site, in execution order.
+
+    Attributes:
+        rows: one for each site.
+        timesteps: T the network ran for.
+        images: how many.
+        method: name of the recipe.
+    """
+
+    rows: tuple[SiteUnevenness, ...]
+    timesteps: int
+    images: int
+    method: str
+
+    @property
+    def error(self) -> float:
+        """ξ, mean over the neurons of all sites."""
+        return sum(row.error * row.neurons for row in self.rows) / sum(row.neurons for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "error": self.error}
+
+    def to_markdown(self) -> str:
+        """As a Markdown table."""
+        lines = [
+            "| site | T | neurons | unevenness ξ | ξ relative | counts changed | from the ANN's activation |",
+            "|:--|--:|--:|--:|--:|--:|--:|",
+        ]
+        for row in self.rows:
+            relative = "-" if row.relative is None else f"{100 * row.relative:.2f} %"
+            lines.append(
+                f"| {row.site} | {row.timesteps} | {row.neurons} | {row.error:.3g} | {relative} "
+                f"| {100 * row.changed:.2f} % | {row.ann_error:.3g} |"
+            )
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+@torch.inference_mode()
+def unevenness(
+    network: SpikingNetwork, images: Batches, timesteps: int | None = None, *, progress: bool = False
+) -> Unevenness:
+    r"""Measure at every site what comes of the input's uneven distribution over time (QVM, Eq. 5 and Fig. 3).
+
+    The network is simulated step by step. Each neuron emits N spikes for the current I[t] that really arrives, and
+    would emit M, from the same V0, for the same total current spread evenly:
+
+    .. math::
+        \xi = \frac{\theta}{T} |N - M|, \qquad
+        N = \mathrm{spikes}(I[1], \dots, I[T]), \qquad
+        M = \mathrm{spikes}(z, \dots, z), \quad z = \frac{1}{T} \sum_t I[t]
+
+    A bias that a neuron subtracts at every step is part of what is spread. By QVM's Theorems 2 and 3, M is at T = L and
+    with the matching V0 the quantised activation of what arrives, so ξ is Eq. 5 for a site whose input is right. Eq. 5
+    to the letter takes the analog network's activation a in place of (θ/T)·M and so adds up what all sites before have
+    done wrong: that is ``ann_error`` (and, where T ≠ L or the activation is not quantised, all other errors too).
+
+    Neurons that take the mean of their input (QVM, PASCAL) are measured like all others; for them N = M, but for sums
+    that lie within rounding of a threshold.
+
+    Args:
+        network: a converted network; always simulated, whatever its ``execution``.
+        images: a tensor [N, ...] or batches.
+        timesteps: T; default the one it was converted for.
+        progress: show a progress bar with the time left.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> rb.measure.unevenness(snn, images).rows[0].error  # the image is the same at every step
+        0.0
+    """
+    check_converted(network)
+    check_unfolded(network)
+    steps = network.timesteps if timesteps is None else timesteps
+    network.check_timesteps(steps)
+    sums = [_Sums() for _ in network.sites]
+    seen = 0
+    for batch, _ in track(batches(images, where="images"), "simulating", show=progress, total=count(images)):
+        for piece in network.check_images(batch).split(network.piece_size(steps)):
+            _, activations = analog_values(network, piece)
+
+            def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
+                sums[found.site.index].add(found, activations[found.site.name])
+
+            observe(network, piece, steps, add)
+        seen += len(batch)
+    rows = tuple(
+        total.row(site, network.steps_of(site.name, steps), seen)
+        for site, total in zip(network.sites, sums, strict=True)
+    )
+    return Unevenness(rows, steps, seen, str(network.recipe.get("name", "")))
+
+
+@dataclass
+class _Sums:
+    """Over all neurons of a site and the images so far, in float64 or whole numbers."""
+
+    error: float = 0.0
+    even: float = 0.0
+    ann_error: float = 0.0
+    changed: int = 0
+
+    def add(self, found: Observation, activation: Tensor) -> None:
+        """What a site did, and the ANN's activation."""
+        spikes, even, spike = found.spikes, found.even, found.amplitude / found.steps
+        self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
+        self.even += float((even * spike).sum(dtype=torch.float64))
+        # in the activation's own arithmetic, so that equal levels are equal numbers
+        emitted = spikes.to(activation.dtype) * spike
+        self.ann_error += float((activation - emitted).abs().sum(dtype=torch.float64))
+        self.changed += int(torch.count_nonzero(spikes != even))
+
+    def row(self, site: Site, timesteps: int, images: int) -> SiteUnevenness:
+        places = site.neurons * images
+        return SiteUnevenness(
+            site.name,
+            timesteps,
+            site.neurons,
+            self.error / places,
+            self.error / self.even if self.even else None,
+            self.changed / places,
+            self.ann_error / places,
+        )

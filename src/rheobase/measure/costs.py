@@ -1,0 +1,61 @@
+"""What one operation costs: tables of energies."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from rheobase.core.errors import RecipeError
+from rheobase.core.values import Value
+
+
+class Costs(Value):
+    """Energy of one operation of each kind, in picojoules. A value, checked when it is made.
+
+    Args:
+        name: for tables.
+        mac: multiply and accumulate.
+        ac: accumulate: an addition.
+        update: an addition to a potential or a counter; default ``ac``.
+        comparison: of a potential with a threshold; 0 where the table does not say, and then listed as not counted.
+
+    Raises:
+        RecipeError: for an unknown field, or a number that is negative or not finite.
+
+    Example:
+        >>> Costs(name="mine", mac=2.0, ac=0.5).update
+        0.5
+    """
+
+    place: ClassVar[str | None] = "costs"
+
+    name: str = Field(min_length=1)
+    mac: float = Field(ge=0, allow_inf_nan=False)
+    ac: float = Field(ge=0, allow_inf_nan=False)
+    update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
+    comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+COSTS: dict[str, Costs] = {
+    costs.name: costs
+    for costs in (Costs(name="fp32-45nm", mac=4.6, ac=0.9), Costs(name="int8-45nm", mac=0.23, ac=0.03))
+}
+"""45 nm CMOS (Horowitz 2014, Fig. 1.1.9; PASCAL, Table 10): additions, and multiplications with an addition."""
+
+
+def read_costs(costs: str | Costs) -> Costs:
+    """A table, or the one of that name.
+
+    Raises:
+        RecipeError: if there is none.
+    """
+    if isinstance(costs, Costs):
+        return costs
+    if not isinstance(costs, str) or costs not in COSTS:
+        raise RecipeError(
+            f"{costs!r} is unknown",
+            where="costs",
+            remedy=f"use {', '.join(COSTS)}, or rb.measure.Costs(name=..., mac=..., ac=...)",
+        )
+    return COSTS[costs]

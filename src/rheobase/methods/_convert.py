@@ -1,0 +1,260 @@
+"""From a trained network and a recipe to a calibrated spiking network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.seeds import check_seed
+from rheobase.core.versions import versions
+from rheobase.data.batches import Batches
+from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
+from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.sites import site_table
+from rheobase.graph.trace.capture import device_of, relative_difference
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods.recipe import Recipe
+from rheobase.network.checks import check_input
+from rheobase.network.spiking_network import Provenance, SpikingNetwork
+from rheobase.neurons import Neuron
+from rheobase.passes import CalibrationData, CalibrationPass
+from rheobase.passes.calibration_pass import site_errors
+from rheobase.signals.alignment import Alignment
+
+
+def convert(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    calibration: Batches | None = None,
+    example: Tensor | None = None,
+    max_pool: MaxPool = "refuse",
+    limit: int = 1024,
+    seed: int = 0,
+    progress: bool = False,
+) -> SpikingNetwork:
+    """Convert a trained network into a spiking one.
+
+    Args:
+        model: a trained network of one float tensor [B, ...]; neither it nor its training mode is changed. A spiking
+            network stands for the analog network it was made from, to be converted anew (for another T, say). A
+            quantised network (:func:`rheobase.quantise`) is converted as it is.
+        recipe: the method, e.g. ``rb.RateCoding(timesteps=8)``.
+        calibration: training images (never test images): a tensor [N, ...], a pair (images, labels), or a loader. Not
+            needed by recipes without calibration passes.
+        example: a batch that shows the input's size; default: the first calibration images.
+        max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
+        limit: how many calibration images to read at most; a fifth of them, 2,000 at most, is held out to measure each
+            pass. Passes that train (:func:`rheobase.DAParallel`) gain from more; all are kept in memory, twice.
+        seed: of the split into fitted and held-out images, and of whatever a pass samples.
+        progress: show a progress bar, with the time left, for what takes long.
+
+    Returns:
+        The network; ``provenance.passes`` tells what each pass changed and the error of every site after it.
+
+    Raises:
+        TraceError: if the network has parts that cannot become spiking; all are listed, each with a remedy.
+        ModelError: if a weight is NaN or infinite.
+        DataError: if the calibration images do not fit.
+        CalibrationError: if an activation is NaN or infinite on them (naming the first such site).
+        RecipeError: if ``recipe`` is not a recipe.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=torch.rand(16, 3, 32, 32))
+        >>> len(snn.sites)
+        19
+    """
+    _check_arguments(recipe, calibration, max_pool, limit, seed)
+    data = None if calibration is None else CalibrationData.pool(calibration, limit=limit, seed=seed)
+    written, notes = _analog(model, data, example, max_pool)
+    graph, folded = fold_batch_norm(written)
+    notes = [*notes, *folded, *_data_notes(data)]
+    provenance = Provenance(seed=seed, versions=versions(), calibration=_described(data), notes=notes)
+
+    sites = site_table(graph)
+    if recipe.activation is not None:
+        recipe.activation.check(sites)
+    neurons = [recipe.neuron.build(site, graph) for site in sites]
+    start = written if any(part.unfolded for part in recipe.calibration) else graph
+    steps = _timesteps(recipe, neurons)
+    network = SpikingNetwork(start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
+    if recipe.alignment is not None:
+        provenance.notes.append(_alignment_note(network, recipe.alignment))
+    network.to(graph.device)
+    if data is not None:
+        _calibrate(network, recipe.calibration, data, progress)
+    return network
+
+
+def _check_arguments(recipe: Recipe, calibration: Batches | None, max_pool: str, limit: int, seed: int) -> None:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"is a {type(recipe).__name__}",
+            where="recipe",
+            remedy="pass a recipe such as rb.RateCoding(timesteps=8)",
+        )
+    if max_pool not in get_args(MaxPool):
+        raise RecipeError(f"is {max_pool!r}", where="max_pool", remedy=f"use one of {', '.join(get_args(MaxPool))}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise RecipeError(f"is {limit!r}", where="limit", remedy="use a whole number from 1")
+    check_seed(seed)
+    if calibration is None and recipe.calibration:
+        raise DataError(
+            f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",
+            where="calibration",
+            remedy="pass training images",
+        )
+
+
+def _analog(
+    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
+) -> tuple[Graph, list[str]]:
+    """The graph of the analog network as it was written, and what to know of it."""
+    if not isinstance(model, SpikingNetwork | TrainableGraph):
+        return _captured(model, None if data is None else data.fit, example, max_pool)
+    if max_pool != "refuse" or example is not None:
+        raise RecipeError(
+            "have no effect on a network that is converted already",
+            where="max_pool and example",
+            remedy="leave them out, or convert the original network",
+        )
+    if isinstance(model, SpikingNetwork):
+        graph, notes = model.ann, []
+    else:
+        graph, notes = model.to_graph(), [*model.notes, *model.level_notes()]
+    if data is not None:
+        check_input(graph, data.fit[:1])
+    return graph, notes
+
+
+def _described(data: CalibrationData | None) -> dict[str, Any]:
+    """What the record says of the calibration images."""
+    if data is None:
+        return {}
+    return {
+        "images": len(data.fit) + len(data.held_out),
+        "held_out": len(data.held_out),
+        "sha256": data.digest,
+        "complete": data.complete,
+    }
+
+
+def _data_notes(data: CalibrationData | None) -> list[str]:
+    notes = []
+    if data is not None and not data.complete:
+        read = len(data.fit) + len(data.held_out)
+        notes.append(f"calibration data: only the first {read} images were read (limit={read})")
+    if data is not None and len(data.held_out) == 0:
+        notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
+    return notes
+
+
+def _calibrate(
+    network: SpikingNetwork, passes: Sequence[CalibrationPass], data: CalibrationData, progress: bool
+) -> None:
+    """Run the passes in order; the record gets what each changed, and the error of every site after it."""
+    last_unfolded = max((i for i, one in enumerate(passes) if one.unfolded), default=None)
+    before = None
+    for i, calibration_pass in enumerate(passes):
+        changes = calibration_pass.apply(network, data, progress)
+        if i == last_unfolded:
+            network.graph = fold_batch_norm(network.graph)[0]
+            network.plan()
+        after = site_errors(network, data.held_out)
+        network.provenance.passes.append(
+            {
+                "pass": calibration_pass.model_dump(mode="json"),
+                "changed": changes.changed,
+                "notes": changes.notes,
+                "history": changes.history,
+                "error_before": before,
+                "error_after": after,
+            }
+        )
+        before = after
+
+
+def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
+    """T of the network: the recipe's, or the longest that neurons with a T of their own run for."""
+    own = [neuron.timesteps for neuron in neurons if neuron.timesteps is not None]
+    longest = max(own) if own else recipe.timesteps
+    if longest is None:
+        raise RecipeError("is not given", where="timesteps", remedy="say for how many steps the network runs")
+    if recipe.timesteps not in (None, longest):
+        raise RecipeError(
+            f"is {recipe.timesteps}, but the neurons run for the {longest} steps that they were trained or made for",
+            where="timesteps",
+            remedy="leave it out of the recipe; rb.QVM(timesteps=...) sets it for its neurons too",
+        )
+    return longest
+
+
+def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
+    """On how many edges T grows and shrinks.
+
+    Raises:
+        RecipeError: if that is on none, or the neurons do not take what the alignment leaves.
+    """
+    no_effect = "has no effect: "
+    for site in network.sites:
+        neuron = network.neuron(site.name)
+        if not neuron.streams:
+            raise RecipeError(
+                f"{no_effect}{type(neuron).__name__} neurons take their whole input at once, however many steps it has",
+                where="alignment",
+                remedy="leave it out, or use integrate_fire neurons",
+            )
+    steps = {site.name: network.steps_of(site.name) for site in network.sites}
+    edges = [(steps[source], steps[site.name]) for site in network.sites for source in site.previous]
+    grow, shrink = sum(a < b for a, b in edges), sum(a > b for a, b in edges)
+    if grow + shrink == 0:
+        raise RecipeError(
+            f"{no_effect}no train reaches a site with another T",
+            where="alignment",
+            remedy='leave it out, or give sites a T of their own: IntegrateFireNeuron(timesteps={"site": T, ...})',
+        )
+    parts = []
+    for option, value, number in (
+        ("expansion", alignment.expansion, grow),
+        ("reduction", alignment.reduction, shrink),
+    ):
+        effect = f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge"
+        parts.append(f"{option} {value!r} {effect}")
+    return f"alignment: {', '.join(parts)}"
+
+
+def _captured(
+    model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
+) -> tuple[Graph, list[str]]:
+    """The graph of a network as written, and what was rewritten on the way."""
+    images = example if images is None else images
+    if images is None:
+        raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
+    device = device_of(model)
+    found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
+    found.raise_if_refused()
+    notes = [*map(str, found.rewrites)]
+    if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
+        notes.append(_cost_of_average(model, found.graph, images[:32].to(device)))
+    return found.graph, notes
+
+
+@torch.inference_mode()
+def _cost_of_average(model: nn.Module, graph: nn.Module, images: Tensor) -> str:
+    training = model.training
+    try:
+        original = model.eval()(images)
+    finally:
+        model.train(training)
+    replaced = graph(images)
+    agree = float((original.argmax(1) == replaced.argmax(1)).float().mean())
+    return (
+        f"max-pooling by average: on {len(images)} calibration images the analog network's logits change by up to "
+        f"{relative_difference(replaced, original):.2g} of their largest, and {agree:.0%} of the predictions stay"
+    )

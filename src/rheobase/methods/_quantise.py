@@ -1,0 +1,83 @@
+"""From a trained ReLU network to one with quantised activations, ready for a few epochs of training."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rheobase.core.errors import RecipeError
+from rheobase.data.batches import Batches
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.graph import capture, fold_batch_norm, replace_max_pool
+from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.sites import site_table
+from rheobase.graph.trace.capture import device_of
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods.recipe import AnyActivation, Recipe
+
+
+def quantise(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    calibration: Batches,
+    example: Tensor | None = None,
+    max_pool: MaxPool = "refuse",
+    limit: int = 1024,
+    seed: int = 0,
+) -> TrainableGraph:
+    """Put the recipe's quantised activation at every site of a trained network; θ starts from data.
+
+    The start is the θ that a site's activation is best approximated with (least squares over the same images), so a
+    trained ReLU network needs a few epochs and not hundreds. Levels that are learned start from data too.
+
+    Args:
+        model: a trained network; not changed. Sites that are quantised already, those of a network that this function
+            returned among them, keep their θ.
+        recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``, or learns them, e.g.
+            ``rb.QAC(mean_timesteps=3)``.
+        calibration: training images.
+        example: a batch that shows the input's size; default: the first calibration images.
+        max_pool: as for :func:`rheobase.convert`.
+        limit: how many calibration images to read at most.
+        seed: of their choice.
+
+    Returns:
+        A module to train and to convert with the same recipe; ``notes`` says what was rewritten. Dropout is gone.
+
+    Raises:
+        RecipeError: if the recipe has no quantised activation, or its levels do not fit the sites.
+        TraceError: if the network has parts that cannot become spiking.
+        CalibrationError: if a site is never active on the calibration images.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> net = rb.quantise(zoo.resnet20(), rb.Pascal(levels=4), calibration=torch.rand(16, 3, 32, 32))
+        >>> net(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    activation = _activation(recipe)
+    data = CalibrationData.pool(calibration, limit=limit, seed=seed)
+    if isinstance(model, TrainableGraph):
+        graph, notes = model.to_graph(), list(model.notes)
+    else:
+        device = device_of(model)
+        found = replace_max_pool(capture(model, (data.fit[:4] if example is None else example).to(device)), max_pool)
+        found.raise_if_refused()
+        graph, notes = found.graph, [*map(str, found.rewrites)]
+    known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
+    folded, _ = fold_batch_norm(graph)
+    modules = activation.modules(folded, data.fit, site_table(graph), known)
+    return TrainableGraph(graph, modules, notes, activation.target).to(graph.device)
+
+
+def _activation(recipe: Recipe) -> AnyActivation:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.Pascal(4)")
+    if recipe.activation is None:
+        raise RecipeError(
+            f"{recipe.name} has no quantised activation",
+            where="recipe",
+            remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4), rb.QAC(mean_timesteps=3)",
+        )
+    return recipe.activation

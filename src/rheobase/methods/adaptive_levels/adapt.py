@@ -1,0 +1,219 @@
+"""Training in two stages: at uniform levels, then with the levels that the AL metric gives each site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rheobase.core.errors import ModelError, RecipeError, TrainingError
+from rheobase.core.seeds import derive
+from rheobase.data.batches import Batches
+from rheobase.data.readers import require_positive
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods._quantise import quantise
+from rheobase.methods.adaptive_levels.metric import LevelMetric, Moments, check_bins, check_falling, measure
+from rheobase.methods.qvm import QVM
+from rheobase.training import Epoch, Trained, Training, train
+from rheobase.training.checks import parts
+from rheobase.training.data import OnDisk, Part, read
+
+UNIFORM, ADAPTED = "uniform", "adapted"
+"""The stages' folders."""
+SHARE = 2 / 3
+"""p of Algorithm 4."""
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class AdaptedLevels:
+    """A network trained with levels of its own at every site.
+
+    Attributes:
+        model: in eval mode, to be converted with ``rb.Pascal()``.
+        metric: what the levels were chosen by.
+        levels: L of every site.
+        history: one record for each epoch, both stages numbered through.
+        epoch: number of the epoch whose weights ``model`` has.
+        switched: number of the last epoch at uniform levels.
+    """
+
+    model: TrainableGraph
+    metric: LevelMetric
+    levels: dict[str, int]
+    history: tuple[Epoch, ...]
+    epoch: int
+    switched: int
+
+    @property
+    def mean_level(self) -> float:
+        """Mean of L, and so of the time-steps, over the sites, all with the same weight.
+
+        PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``rb.measure.pascal_cost(snn).timesteps``.
+        """
+        return sum(self.levels.values()) / len(self.levels)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the model, as plain values."""
+        return {
+            "levels": self.levels,
+            "mean_level": self.mean_level,
+            "metric": self.metric.to_json(),
+            "epoch": self.epoch,
+            "switched": self.switched,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+
+
+def adapt_levels(
+    model: TrainableGraph,
+    data: Batches | Dataset[Any],
+    training: Training,
+    *,
+    levels: Sequence[int],
+    metric: LevelMetric | None = None,
+    images: int = 3000,
+    alpha: float | None = None,
+    moments: Moments = "activations",
+    share: float = SHARE,
+    validation: float | Batches | Dataset[Any] | None = 0.1,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    **options: Any,
+) -> AdaptedLevels:
+    """Train at uniform levels, give every site the levels it needs, train on (PASCAL, section 3.4 and Algorithm 4).
+
+    The first stage trains ``model`` with the levels it has, for a share of the epochs. Then the AL metric of the sites
+    (:func:`rheobase.methods.level_metric`) on training images divides them into clusters, one for each of ``levels``;
+    weights and θ stay. The second stage trains the other epochs, from the learning rate that the schedule of all epochs
+    has there, by the same rule, without a second warm-up.
+
+    The paper takes the metric from a network trained for all epochs and then starts again from the beginning. For that,
+    train such a network, pass its ``metric``, and hand over a fresh one.
+
+    Args:
+        model: from ``rb.quantise(net, rb.Pascal(levels=8), calibration=...)``; is not changed.
+        data: as for :func:`rheobase.train`.
+        training: for both stages; ``epochs`` counts both.
+        levels: L of each cluster, falling; the first is for the sites with the smallest metric, which need most.
+        metric: of a network with the same sites; default: measured after the first stage, with ``images``, ``alpha``
+            and ``moments``, which are for that alone.
+        images: how many training images to measure it on, chosen by the seed. None of the validation images.
+        alpha: as for :func:`rheobase.methods.level_metric`.
+        moments: as for :func:`rheobase.methods.level_metric`.
+        share: p, of the epochs in the first stage.
+        validation: as for :func:`rheobase.train`.
+        folder: for checkpoints and metrics, in the sub-folders ``uniform`` and ``adapted``. The same call goes on where
+            a killed run was, in either stage.
+        seed: as for :func:`rheobase.train`.
+        workers: as for :func:`rheobase.train`.
+        options: further options of :func:`rheobase.train`.
+
+    Raises:
+        ModelError: if ``model`` is no quantised network.
+        RecipeError: if the levels do not fall, are more than the sites, or the metric has too few distinct values.
+        TrainingError: if ``share`` leaves a stage without an epoch, and as for :func:`rheobase.train`.
+        DataError: as for :func:`rheobase.train`.
+
+    Example:
+        >>> import rheobase as rb
+        >>> from rheobase.zoo.digits import DigitsResNet, digits
+        >>> images, labels = digits().train
+        >>> network = rb.quantise(DigitsResNet(), rb.Pascal(levels=8), calibration=images)
+        >>> training = rb.Training(epochs=2, learning_rate=0.05)
+        >>> adapted = rb.methods.adapt_levels(network, (images, labels), training, levels=(8, 4))
+        >>> sorted(set(adapted.levels.values())), len(adapted.history)
+        ([4, 8], 2)
+    """
+    if not isinstance(model, TrainableGraph):
+        raise ModelError(
+            f"is a {type(model).__name__}",
+            where="model",
+            remedy="quantise it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...)",
+        )
+    if model.learned:
+        raise ModelError(
+            "learns its levels in training, and they cannot be adapted too",
+            where="model",
+            remedy="quantise with rb.Pascal(levels=8), or train it with rb.train",
+        )
+    check_falling(levels)
+    require_positive("images", images)
+    check_bins(alpha, moments)
+    if len(levels) > len(model.activations):
+        raise RecipeError(
+            f"are {len(levels)}, and the network has {len(model.activations)} sites",
+            where="levels",
+            remedy="give fewer: every cluster of sites needs one",
+        )
+    if metric is not None and set(metric.values) != set(model.activations):
+        raise RecipeError("has other sites than the network", where="metric", remedy="measure it on such a network")
+    first, second = stages(training, share)
+    pool = _kept(data, "training data", workers)
+    if not isinstance(validation, float | int | None):
+        validation = _kept(validation, "validation data", workers)
+    fitted, _ = parts(pool, validation, training, seed, workers)
+
+    def trained(network: TrainableGraph, settings: Training, name: str) -> Trained:
+        place = None if folder is None else Path(folder) / name
+        return train(
+            network, pool, settings, validation=validation, folder=place, seed=seed, workers=workers, **options
+        )
+
+    before = trained(model, first, UNIFORM)
+    if metric is None:
+        metric = measure(cast(TrainableGraph, before.model), _chosen(fitted, images, seed), alpha, moments)
+    wanted = metric.assign(levels)
+    after = trained(switch(cast(TrainableGraph, before.model), wanted), second, ADAPTED)
+    switched = len(before.history)
+    numbered = tuple(replace(record, epoch=n) for n, record in enumerate((*before.history, *after.history), 1))
+    return AdaptedLevels(cast(TrainableGraph, after.model), metric, wanted, numbered, switched + after.epoch, switched)
+
+
+def stages(training: Training, share: float) -> tuple[Training, Training]:
+    """The settings of both stages.
+
+    Raises:
+        TrainingError: if a stage would have no epoch.
+    """
+    if not isinstance(training, Training):
+        raise TrainingError(
+            f"is a {type(training).__name__}", where="training", remedy="give rb.Training(epochs=..., ...)"
+        )
+    if not isinstance(share, float | int) or not 0 < share < 1:
+        raise TrainingError(f"is {share!r}", where="share", remedy="give a fraction between 0 and 1")
+    if training.epochs < 2:
+        raise TrainingError("is 1, and there are two stages", where="training.epochs", remedy="give at least 2")
+    epochs = min(max(round(share * training.epochs), 1), training.epochs - 1)
+    rate = training.rate_at(epochs, 1)
+    fields = dict(training)
+    first = Training(**{**fields, "epochs": epochs})
+    return first, Training(**{**fields, "epochs": training.epochs - epochs, "learning_rate": rate, "warmup_epochs": 0})
+
+
+def switch(model: TrainableGraph, levels: dict[str, int]) -> TrainableGraph:
+    """The same network, weights and θ, with other levels."""
+    rounding = next(iter(model.activations.values())).rounding
+    # QVM's activation is PASCAL's for "round"; the images are not looked at, because θ is there already
+    return quantise(model, QVM(levels=levels, rounding=rounding), calibration=torch.zeros(1, *model.input_shape))
+
+
+def _kept(data: Batches | Dataset[Any], where: str, workers: int) -> Batches | Dataset[Any]:
+    """Data that every stage reads alike: a loader that shuffles would give each another order."""
+    source = read(data, where=where, workers=workers)
+    if isinstance(source, OnDisk):
+        return data
+    return source.images if source.labels is None else (source.images, source.labels)
+
+
+def _chosen(fitted: Part, images: int, seed: int) -> Iterable[Tensor]:
+    generator = torch.Generator().manual_seed(derive(seed, "levels"))
+    numbers = fitted.numbers[torch.randperm(len(fitted), generator=generator)[:images]].sort().values
+    for part, _ in fitted.source.batches(numbers.split(_AT_ONCE)):
+        yield part

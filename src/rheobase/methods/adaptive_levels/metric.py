@@ -1,0 +1,293 @@
+"""The AL metric: how much the quantisation of a site can be coarsened, from how often each level occurs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rheobase.activations.activation import check_levels
+from rheobase.core.errors import ModelError, RecipeError
+from rheobase.data.batches import Batches, batches
+from rheobase.data.readers import require_positive
+from rheobase.graph import Graph, fold_batch_norm
+from rheobase.graph.sites import Site, site_table
+from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods.adaptive_levels.clusters import clusters
+from rheobase.methods.parts import trained
+from rheobase.network.checks import check_input
+from rheobase.passes.statistics import observe
+from rheobase.signals.signal import along_channels
+
+Moments = Literal["activations", "counts"]
+
+
+@dataclass(frozen=True)
+class SiteMetric:
+    """The AL metric of a site and what it is the product of.
+
+    Attributes:
+        site: its name.
+        histogram: how many activations are at level 0, ..., L.
+        agreement: A.
+        skewness: g; infinite if all activations are equal.
+        kurtosis: K; infinite likewise.
+        metric: M; the larger, the fewer levels will do.
+    """
+
+    site: str
+    histogram: tuple[int, ...]
+    agreement: float
+    skewness: float
+    kurtosis: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class LevelMetric:
+    """The AL metric of every site of a network.
+
+    Attributes:
+        sites: in execution order.
+        alpha: α, the least share of the activations in a bin that counts as filled.
+        moments: what skewness and kurtosis are of.
+        images: how many were looked at.
+    """
+
+    sites: tuple[SiteMetric, ...]
+    alpha: float
+    moments: Moments
+    images: int
+
+    @property
+    def values(self) -> dict[str, float]:
+        """M by the site's name."""
+        return {found.site: found.metric for found in self.sites}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sites whose activation is always the same."""
+        notes = []
+        for found in self.sites:
+            filled = [level for level, count in enumerate(found.histogram) if count]
+            if len(filled) == 1:
+                which = "never active" if filled == [0] else f"always at level {filled[0]}"
+                notes.append(f"{found.site}: {which} on these images; one level would do")
+        return tuple(notes)
+
+    def at(self, alpha: float) -> LevelMetric:
+        """The metric for another α, from the same histograms.
+
+        Raises:
+            RecipeError: if α is not between 0 and 1.
+        """
+        sites = tuple(site_metric(found.site, found.histogram, alpha, self.moments) for found in self.sites)
+        return replace(self, sites=sites, alpha=alpha)
+
+    def sweep(self, factors: Sequence[float] = (1.0, 0.75, 0.5)) -> dict[str, LevelMetric]:
+        """The metric for α = k / number of sites, by ``"k = 0.5"`` (PASCAL, Fig. 3).
+
+        Raises:
+            RecipeError: if an α is not between 0 and 1.
+        """
+        return {f"k = {factor:g}": self.at(factor / len(self.sites)) for factor in factors}
+
+    def assign(self, levels: Sequence[int]) -> dict[str, int]:
+        """L for every site, ready for ``rb.Pascal(levels=...)``.
+
+        The sites are divided into as many clusters as there are levels, by optimal 1-D k-means on M. The cluster with
+        the smallest M gets the first and highest L.
+
+        Raises:
+            RecipeError: if the levels do not fall, or the metric has too few distinct values for so many clusters.
+
+        Example:
+            >>> one = [SiteMetric(name, (), 0.0, 0.0, 0.0, m) for name, m in zip("abc", (9.0, 1.0, 2.0))]
+            >>> LevelMetric(tuple(one), 0.1, "activations", 1).assign((8, 4))
+            {'a': 4, 'b': 8, 'c': 8}
+        """
+        check_falling(levels)
+        names = [found.site for found in self.sites]
+        found = clusters([found.metric for found in self.sites], len(levels))
+        return {name: levels[cluster] for name, cluster in zip(names, found, strict=True)}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; what is infinite is None, which JSON has a word for."""
+        sites = [
+            {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in asdict(s).items()}
+            for s in self.sites
+        ]
+        return {**asdict(self), "sites": sites, "notes": list(self.notes)}
+
+
+def level_metric(
+    model: TrainableGraph | Graph,
+    images: Batches,
+    *,
+    limit: int = 3000,
+    alpha: float | None = None,
+    moments: Moments = "activations",
+) -> LevelMetric:
+    r"""How much the quantisation of each site can be coarsened (PASCAL, Algorithm 3 and Eqs. 3-6).
+
+    .. math::
+        M = A \, (g^2 + 1) \, K, \quad A = 1 - \frac{S - 1}{L}, \quad g = \frac{m_3}{s^3}, \quad
+        K = \frac{(n + 1) n}{(n - 1)(n - 2)(n - 3)} \frac{\sum_i (x_i - \bar x)^4}{s^4}
+
+    A is Van der Eijk's agreement of the L + 1 bins, S of which (at least one) hold a share of α or more. g and K are
+    skewness and kurtosis of the n activations x, in units of the site's θ/L; s² is their variance with n − 1. For
+    n <= 3 the kurtosis is that of the population, n Σ(x − x̄)⁴ / (Σ(x − x̄)²)², because Eq. 5 has no value there.
+
+    Where all activations are equal, both grow beyond all bounds: M is infinite, and ``notes`` names the site.
+
+    Args:
+        model: a quantised and trained network (:func:`rheobase.quantise`), or its graph.
+        images: training images in mixed order, never test images; labels are ignored.
+        limit: read the first so many of them.
+        alpha: α; default 1 / (2 · number of sites).
+        moments: ``"activations"`` as the paper's equations have it; ``"counts"`` takes x to be the L + 1 counts of the
+            bins, as the authors' code does.
+
+    Raises:
+        ModelError: if ``model`` is another network.
+        RecipeError: if a site is not quantised, or α is not between 0 and 1.
+        DataError: if the images do not fit the network.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(16, 3, 32, 32)
+        >>> network = rb.quantise(zoo.resnet20(), rb.Pascal(levels=4), calibration=images)
+        >>> found = rb.methods.level_metric(network, images)
+        >>> len(found.sites), len(found.sites[0].histogram)
+        (19, 5)
+    """
+    require_positive("limit", limit)
+    return measure(model, _first(images, limit), alpha, moments)
+
+
+def measure(
+    model: TrainableGraph | Graph, images: Iterable[Tensor], alpha: float | None, moments: Moments
+) -> LevelMetric:
+    """:func:`level_metric` on all batches of ``images``."""
+    if not isinstance(model, TrainableGraph | Graph):
+        raise ModelError(
+            f"is a {type(model).__name__}",
+            where="model",
+            remedy="quantise and train it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...), rb.train(...)",
+        )
+    check_bins(alpha, moments)
+    graph, _ = fold_batch_norm(model.to_graph() if isinstance(model, TrainableGraph) else model)
+    sites = site_table(graph)
+    if not sites:
+        raise ModelError("has no activation", where="model", remedy="give a network with quantised activations")
+    alpha = 1 / (2 * len(sites)) if alpha is None else alpha
+    counts, seen = _histograms(graph, sites, images)
+    found = tuple(site_metric(site.name, counts[site.name].tolist(), alpha, moments) for site in sites)
+    return LevelMetric(found, alpha, moments, seen)
+
+
+def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Moments = "activations") -> SiteMetric:
+    """The AL metric of one histogram of L + 1 bins; see :func:`level_metric`.
+
+    Raises:
+        RecipeError: if α is not between 0 and 1.
+
+    Example:
+        >>> round(site_metric("relu", [4, 0, 0, 0, 1], alpha=0.25).metric, 3)  # A = 1, g² = 1.152, K = 13
+        27.976
+    """
+    _check_alpha(alpha)
+    total = sum(histogram)
+    filled = sum(count >= alpha * total for count in histogram)
+    agreement = 1 - (max(filled, 1) - 1) / (len(histogram) - 1)
+    if moments == "activations":
+        squared, skewness, kurtosis = _shape(range(len(histogram)), histogram)
+    else:
+        squared, skewness, kurtosis = _shape(histogram, [1] * len(histogram))
+    # no agreement means that every level is needed, however the distribution is shaped
+    metric = agreement * (squared + 1) * kurtosis if agreement > 0 else 0.0
+    return SiteMetric(site, tuple(histogram), agreement, skewness, kurtosis, metric)
+
+
+def check_bins(alpha: float | None, moments: Moments) -> None:
+    """Refuse an α that is no share, and unknown moments.
+
+    Raises:
+        RecipeError: naming the one.
+    """
+    if alpha is not None:
+        _check_alpha(alpha)
+    if moments not in get_args(Moments):
+        raise RecipeError(f"is {moments!r}", where="moments", remedy=f"use one of {', '.join(get_args(Moments))}")
+
+
+def check_falling(levels: Sequence[int]) -> None:
+    """Refuse levels that do not fall from cluster to cluster.
+
+    Raises:
+        RecipeError: if they do not, or there are none.
+        ModelError: if one is not a whole number from 1.
+    """
+    if isinstance(levels, str) or not isinstance(levels, Sequence) or not levels:
+        raise RecipeError(f"are {levels!r}", where="levels", remedy="give one L for each cluster, such as (8, 4)")
+    for value in levels:
+        check_levels(value)
+    if list(levels) != sorted(set(levels), reverse=True):
+        raise RecipeError(
+            f"are {tuple(levels)}",
+            where="levels",
+            remedy="give each cluster fewer than the one before: the first has the sites that need most",
+        )
+
+
+def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, float]:
+    """(g², g, K) of values that occur so often; in whole numbers, because sums of billions of powers round badly."""
+    n = sum(counts)
+    first = sum(count * x for x, count in zip(values, counts, strict=True))
+    # Σ (x − x̄)^p = moment(p) / n^p
+    second, third, fourth = (
+        sum(count * (n * x - first) ** p for x, count in zip(values, counts, strict=True)) for p in (2, 3, 4)
+    )
+    if second == 0:
+        return math.inf, math.inf, math.inf
+    squared = third**2 * (n - 1) ** 3 / (n**2 * second**3)
+    skewness = math.copysign(math.sqrt(squared), third)
+    if n <= 3:
+        return squared, skewness, n * fourth / second**2
+    return squared, skewness, (n + 1) * n * (n - 1) * fourth / ((n - 2) * (n - 3) * second**2)
+
+
+def _histograms(graph: Graph, sites: Sequence[Site], images: Iterable[Tensor]) -> tuple[dict[str, Tensor], int]:
+    activations = {site.name: trained(site, graph) for site in sites}
+    counts = {name: torch.zeros(levels + 1, dtype=torch.int64) for name, (_, levels) in activations.items()}
+
+    def add(site: Site, x: Tensor) -> None:
+        threshold, levels = activations[site.name]
+        level = (x * (levels / along_channels(threshold.cpu(), x.dim()))).round_().long()
+        counts[site.name] += torch.bincount(level.flatten(), minlength=levels + 1)
+
+    seen = 0
+    for part in images:
+        check_input(graph, part)
+        observe(graph, part, add)
+        seen += len(part)
+    return counts, seen
+
+
+def _first(data: Batches, limit: int) -> Iterable[Tensor]:
+    left = limit
+    for part, _ in batches(data, where="images"):
+        yield part[:left]
+        left -= len(part)
+        if left <= 0:
+            return
+
+
+def _check_alpha(alpha: float) -> None:
+    if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 < alpha < 1:
+        raise RecipeError(f"is {alpha!r}", where="alpha", remedy="give a share between 0 and 1")

@@ -1,0 +1,33 @@
+"""PASCAL: exact conversion by spike counting (Ramesh & Srinivasan 2025)."""
+
+from __future__ import annotations
+
+from rheobase.methods.parts import Levels, PascNeuron, StaircaseActivation
+from rheobase.methods.recipe import Recipe, published
+from rheobase.passes.statistics import Granularity
+
+
+@published
+def Pascal(
+    levels: Levels | dict[str, Levels] | None = None,
+    granularity: Granularity = "layer",
+) -> Recipe:
+    """Spike counting that gives what the QCFS network gives (Ramesh & Srinivasan 2025, Theorem 3.6).
+
+    The network is quantised and trained first: ``rb.quantise(net, rb.Pascal(levels=4), ...)``, ``rb.train``. Every site
+    runs for as many steps as it has levels.
+
+    Args:
+        levels: L of every site, or by the site's name (section 3.4, adaptive levels); None: as trained.
+        granularity: one θ a layer, or one a channel.
+
+    Example:
+        >>> Pascal(levels=4).activation.levels
+        4
+    """
+    return Recipe(
+        name="Pascal",
+        timesteps=None,
+        activation=StaircaseActivation(levels=levels, granularity=granularity),
+        neuron=PascNeuron(),
+    )

@@ -1,0 +1,41 @@
+"""QVM: quantisation-voltage matching."""
+
+from __future__ import annotations
+
+from rheobase.activations.activation import Rounding
+from rheobase.methods.parts import ConstantCurrentNeuron, Levels, StaircaseActivation
+from rheobase.methods.recipe import Recipe, published
+from rheobase.passes.statistics import Granularity
+
+
+@published
+def QVM(
+    levels: Levels | dict[str, Levels] | None = None,
+    timesteps: Levels | None = None,
+    rounding: Rounding = "round",
+    initial_potential: float | None = None,
+    granularity: Granularity = "layer",
+) -> Recipe:
+    """Quantisation-voltage matching: neurons under a constant current with the V0 of the activation's rounding.
+
+    QVM, Theorems 1-3: at T = L the spiking network gives what the quantised network gives, without unevenness error.
+    The network is quantised and trained first: ``rb.quantise(net, rb.QVM(levels=4), ...)``, ``rb.train``.
+
+    Args:
+        levels: L of every site, or by the site's name; None: as trained.
+        timesteps: T of every site; default its levels. The converted network runs for any T; with levels by site, for
+            those that give each a whole number of steps.
+        rounding: Q of the activation.
+        initial_potential: V0/θ; default 0, ½, 1 for floor, round, ceil.
+        granularity: one θ a layer, or one a channel.
+
+    Example:
+        >>> QVM(levels=4, rounding="ceil").activation.rounding
+        'ceil'
+    """
+    return Recipe(
+        name="QVM",
+        timesteps=timesteps,
+        activation=StaircaseActivation(levels=levels, rounding=rounding, granularity=granularity),
+        neuron=ConstantCurrentNeuron(initial_potential=initial_potential, timesteps=timesteps),
+    )

@@ -1,0 +1,136 @@
+"""A recipe: neuron, time-steps and calibration passes, as one frozen value that YAML and the command line share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, ParamSpec
+
+import yaml
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, validate_call
+
+from rheobase.core.errors import RecipeError
+from rheobase.core.values import Value, explained
+from rheobase.core.yaml_text import parse_yaml, read_yaml
+from rheobase.methods.learned_activation import LearnedActivation
+from rheobase.methods.parts import NEURON_PARTS, IntegrateFireNeuron, NeuronPart, StaircaseActivation
+from rheobase.passes import PASSES, CalibrationPass
+from rheobase.signals.alignment import Alignment
+
+
+def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
+    """Plain values become the part of their kind; a part whose kind nobody could look up again is refused."""
+
+    def look_up(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            kind = value.get("kind")
+            if not isinstance(kind, str) or kind not in kinds:
+                raise ValueError(
+                    f"kind {kind!r} is unknown; use one of {', '.join(kinds)}, or import the module that registers it"
+                )
+            return kinds[kind].model_validate(value)
+        if isinstance(value, Value) and kinds.get(getattr(value, "kind", "")) is not type(value):
+            raise ValueError(f"no such part here: put @rb.register before the class {type(value).__name__}")
+        return value
+
+    return BeforeValidator(look_up)
+
+
+AnyNeuron = Annotated[SerializeAsAny[NeuronPart], _known_by(NEURON_PARTS)]
+AnyPass = Annotated[SerializeAsAny[CalibrationPass], _known_by(PASSES)]
+AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
+
+
+class Recipe(Value):
+    """How to convert a network; a value: equal recipes convert alike. Holds no data, no device, no network.
+
+    Args:
+        name: of the method, for tables.
+        timesteps: T; None where the network's levels decide.
+        neuron: what every site becomes.
+        activation: what every site of the analog network is trained with; None for any.
+        alignment: what becomes of trains where T changes from site to site; None: their mean. Only for neurons that
+            take their input step by step.
+        calibration: passes, run in this order.
+
+    Example:
+        >>> import rheobase as rb
+        >>> recipe = rb.RateCoding(timesteps=8)
+        >>> rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
+        True
+    """
+
+    place: ClassVar[str | None] = "recipe"
+
+    name: str = Field(min_length=1)
+    timesteps: Annotated[int, Field(ge=1, strict=True)] | None
+    neuron: AnyNeuron = IntegrateFireNeuron()
+    activation: AnyActivation | None = None
+    alignment: Alignment | None = None
+    calibration: tuple[AnyPass, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """As YAML, every default spelled out."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """From all fields, or from ``{"method": "RateCoding", ...options}``.
+
+        Raises:
+            RecipeError: if it is no mapping, naming every unknown or impossible field.
+        """
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
+        if "method" not in values:
+            return cls(**values)
+        options = dict(values)
+        name = options.pop("method")
+        if not isinstance(name, str) or name not in METHODS:
+            raise RecipeError(f"{name!r} is unknown", where="method", remedy=f"use one of {', '.join(METHODS)}")
+        return METHODS[name](**options)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Recipe:
+        """From YAML text.
+
+        Raises:
+            RecipeError: if it is not YAML, not a mapping, or not a recipe.
+        """
+        return cls.from_dict(parse_yaml(text, "recipe"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """From a YAML file.
+
+        Raises:
+            RecipeError: if it cannot be read or is not a recipe.
+        """
+        return cls.from_dict(read_yaml(Path(path)))
+
+
+METHODS: dict[str, Callable[..., Recipe]] = {}
+"""Published methods by name: functions that return a recipe."""
+
+P = ParamSpec("P")
+
+
+def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
+    """Register a method by its function's name; its options are validated and an unknown one is a RecipeError."""
+    validated = validate_call(method)
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        try:
+            return validated(*args, **kwargs)
+        except ValidationError as error:
+            raise explained(error, method.__name__, inspect.signature(method).parameters) from None
+
+    METHODS[method.__name__] = checked
+    return checked

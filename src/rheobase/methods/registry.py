@@ -1,0 +1,124 @@
+"""Parts and methods from outside the package."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from rheobase.core.errors import RecipeError
+from rheobase.methods.parts import NEURON_PARTS, NeuronPart
+from rheobase.methods.recipe import METHODS, published
+from rheobase.neurons import NEURONS, Neuron, WindowNeuron
+from rheobase.passes import PASSES, CalibrationPass
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def register(part: T) -> T:
+    """Make a pass, a neuron or a method of your own known by its name, to recipes, files and the command line.
+
+    Use it as a decorator. It runs when the module is imported, so whoever reads a recipe or a network with the part
+    imports the module first (``rheobase --import my_module ...``). The same class registered again, in a notebook,
+    replaces the earlier one.
+
+    Args:
+        part: a :class:`rheobase.passes.CalibrationPass`; a :class:`rheobase.methods.NeuronPart`, with the neurons
+            that it ``builds``; or a function that returns a recipe, whose arguments all have defaults.
+
+    Returns:
+        The class as it is; the function with its options validated.
+
+    Raises:
+        RecipeError: if the name is missing or taken, or the class could not do its work.
+
+    Example:
+        >>> import rheobase as rb
+        >>> @rb.register
+        ... def Early(timesteps: int = 4):
+        ...     return rb.RateCoding(timesteps=timesteps).model_copy(update={"name": "Early"})
+        >>> rb.Recipe.from_yaml("{method: Early, timesteps: 2}").timesteps
+        2
+    """
+    if isinstance(part, type) and issubclass(part, CalibrationPass):
+        _complete(part)
+        _put(PASSES, _kind(part), part)
+    elif isinstance(part, type) and issubclass(part, NeuronPart):
+        _complete(part)
+        neuron = getattr(part, "builds", None)
+        if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
+            raise RecipeError("does not say which neurons", where=f"{part.__name__}.builds", remedy="builds = MyNeuron")
+        _complete(neuron)
+        _check_overwrite(neuron.run)
+        if issubclass(neuron, WindowNeuron):
+            _check_overwrite(neuron.rate)
+        _check_run(neuron)
+        kind = _kind(part)
+        _free(NEURON_PARTS, kind, part)
+        _put(NEURONS, getattr(neuron, "kind", None), neuron)
+        _put(NEURON_PARTS, kind, part)
+    elif inspect.isfunction(part):
+        needed = [name for name, p in inspect.signature(part).parameters.items() if p.default is p.empty]
+        if needed:
+            raise RecipeError("has no default", where=f"{part.__name__} {needed[0]}", remedy="give every option one")
+        _free(METHODS, part.__name__, part)
+        return cast(T, published(part))
+    else:
+        raise RecipeError(
+            "is no pass, no neuron of a recipe and no function that returns a recipe",
+            where=getattr(part, "__name__", repr(part)),
+            remedy="derive it from CalibrationPass or NeuronPart; a Neuron is registered by the part that builds it",
+        )
+    return part
+
+
+def _kind(part: type[CalibrationPass] | type[NeuronPart]) -> Any:
+    return part.model_fields["kind"].default
+
+
+def _put(known: dict[str, Any], kind: Any, part: type) -> None:
+    _free(known, kind, part)
+    known[kind] = part
+
+
+def _free(known: dict[str, Any], kind: Any, part: Any) -> None:
+    """See that a name is one, and not that of something else."""
+    if not isinstance(kind, str) or not kind.isidentifier():
+        raise RecipeError(
+            "has no name to be called by in files", where=part.__name__, remedy='kind: Literal["my_part"] = "my_part"'
+        )
+    there = known.get(kind)
+    if there is not None and _place(there) != _place(part):
+        raise RecipeError(f"the name {kind!r} is taken by {_place(there)}", where=_place(part), remedy="choose another")
+
+
+def _place(part: Any) -> str:
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+def _complete(part: type) -> None:
+    missing = sorted(getattr(part, "__abstractmethods__", ()))
+    if missing:
+        raise RecipeError(f"does not define {', '.join(missing)}", where=part.__name__)
+
+
+def _check_overwrite(method: Callable[..., Any]) -> None:
+    """See that a method takes what networks pass to it."""
+    parameters = inspect.signature(method).parameters
+    if "overwrite" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise RecipeError(
+            "has no argument overwrite, which networks pass",
+            where=method.__qualname__,
+            remedy="add *, overwrite=False: whether the result may be written over the currents",
+        )
+
+
+def _check_run(neuron: type[Neuron]) -> None:
+    """See that ``run``, which simulations call, is not inherited from a parent that steps otherwise."""
+    owner = {name: next(cls for cls in neuron.__mro__ if name in vars(cls)) for name in ("step", "run")}
+    if owner["run"] is not Neuron and owner["step"] is not owner["run"] and issubclass(owner["step"], owner["run"]):
+        raise RecipeError(
+            f"steps by a rule of its own and inherits run from {owner['run'].__name__}, which has another",
+            where=neuron.__name__,
+            remedy="define run too; run = Neuron.run repeats step",
+        )

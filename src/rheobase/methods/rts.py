@@ -1,0 +1,44 @@
+"""RTS: ReLU with threshold and shift (Deng & Gu 2021)."""
+
+from __future__ import annotations
+
+from rheobase.methods.parts import IntegrateFireNeuron
+from rheobase.methods.recipe import Recipe, published
+from rheobase.passes import ShiftCurrent, Thresholds
+from rheobase.passes.statistics import Granularity
+from rheobase.passes.thresholds import ThresholdMethod
+
+
+@published
+def RTS(
+    timesteps: int = 32,
+    threshold: ThresholdMethod = "percentile",
+    granularity: Granularity = "channel",
+    percentile: float = 99.9,
+    shift: float = 0.5,
+) -> Recipe:
+    """ReLU with threshold and shift: a current of shift · θ/T at every step (Deng & Gu 2021).
+
+    With ``threshold="saturation"`` for a network trained with the thresholded ReLU, as published; with any other choice
+    for a ReLU network as it is.
+
+    Args:
+        timesteps: T.
+        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ a channel, or one a layer.
+        percentile: for ``threshold="percentile"``.
+        shift: in units of θ.
+
+    Example:
+        >>> RTS(timesteps=8).calibration[1].shift
+        0.5
+    """
+    return Recipe(
+        name="RTS",
+        timesteps=timesteps,
+        neuron=IntegrateFireNeuron(initial_potential=0),
+        calibration=(
+            Thresholds(method=threshold, granularity=granularity, percentile=percentile, shift=shift),
+            ShiftCurrent(shift=shift),
+        ),
+    )

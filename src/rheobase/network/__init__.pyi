@@ -1,0 +1,17 @@
+from .folding import fold_thresholds as fold_thresholds
+from .inference import InferenceNetwork as InferenceNetwork
+from .inference import for_inference as for_inference
+from .simulation import Simulation as Simulation
+from .spiking_network import Monitor as Monitor
+from .spiking_network import Provenance as Provenance
+from .spiking_network import SpikingNetwork as SpikingNetwork
+
+__all__ = [
+    "InferenceNetwork",
+    "Monitor",
+    "Provenance",
+    "Simulation",
+    "SpikingNetwork",
+    "fold_thresholds",
+    "for_inference",
+]

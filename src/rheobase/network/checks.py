@@ -1,0 +1,42 @@
+"""Images that fit a network, and networks that are converted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import DataError
+from rheobase.graph.graph import Graph
+
+
+def check_input(graph: Graph, images: Tensor) -> None:
+    """Refuse images that do not fit the network.
+
+    Raises:
+        DataError: if they have another shape or dtype, or hold NaN or infinite values.
+    """
+    expected = graph.input_shape
+    if not isinstance(images, Tensor):
+        raise DataError(f"must be a tensor, not {type(images).__name__}", where="images")
+    if tuple(images.shape[1:]) != expected:
+        raise DataError(
+            f"have shape {list(images.shape[1:])}, the network was converted for {list(expected)}",
+            where="images",
+            remedy="resize or crop them, or convert again with an example of this size",
+        )
+    if not images.is_floating_point():
+        raise DataError(
+            f"hold {images.dtype} values",
+            where="images",
+            remedy="convert to float and normalise as in training",
+        )
+    if images.dtype != graph.dtype:
+        raise DataError(
+            f"hold {images.dtype} values, the network computes in {graph.dtype}",
+            where="images",
+            remedy=f"convert one of them, for example images.to({graph.dtype})",
+        )
+    # the sum of finite values is finite but for huge ones, and much cheaper than a look at each
+    if not bool(torch.isfinite(images.sum())) and not bool(torch.isfinite(images).all()):
+        first = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
+        raise DataError("holds NaN or infinite values", where=f"image {first} of the batch", remedy="check the reader")

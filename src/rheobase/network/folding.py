@@ -1,0 +1,112 @@
+"""Thresholds moved into the weights, for simulators and chips whose spikes carry 1."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import cast
+
+import torch
+
+from rheobase.core.errors import RecipeError
+from rheobase.graph.rewrites.factors import rescale
+from rheobase.graph.sites import Site
+from rheobase.network.spiking_network import Provenance, SpikingNetwork, check_converted
+from rheobase.neurons import Neuron
+from rheobase.signals.signal import along_channels
+
+FOLDED = "thresholds are folded into the weights"
+"""How the note begins that a folded network carries."""
+_SCALED = {"threshold", "initial_potential", "bias"}
+
+
+def check_unfolded(network: SpikingNetwork) -> None:
+    """Refuse a network whose sites are not in the analog network's units.
+
+    Raises:
+        RecipeError: if its thresholds are folded.
+    """
+    if any(note.startswith(FOLDED) for note in network.provenance.notes):
+        raise RecipeError(
+            f"cannot be compared site by site: {FOLDED}", where="network", remedy="take it as it was before folding"
+        )
+
+
+def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingNetwork:
+    r"""The same network with one θ' everywhere: spikes carry θ', and each site's old θ is in the weights around it.
+
+    .. math:: W' = \frac{\theta'}{\theta_{out}} \, W \, \frac{\theta_{in}}{\theta'}, \qquad
+              b' = \frac{\theta'}{\theta_{out}} \, b
+
+    (weight normalisation, Diehl et al. 2015, section III; here per channel and without changing the function.) On a
+    shortcut without weights the factor becomes a per-channel affine. A channel that never fires gets no input and no
+    initial potential instead of θ = ∞. Exact in real arithmetic: in float64 the spikes are the same ones; in float32
+    a potential within rounding of θ may fall on the other side.
+
+    Args:
+        network: left as it is.
+        threshold: θ' > 0.
+
+    Returns:
+        A network whose ``ann`` is still the original one, in its own units: compare outputs, not sites.
+
+    Raises:
+        RecipeError: if θ' is not positive, or a neuron holds something else that is in units of θ.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> snn = rb.convert(zoo.resnet20().eval(), rb.OPI(timesteps=4), calibration=torch.rand(16, 3, 32, 32))
+        >>> {float(neuron.threshold) for neuron in rb.network.fold_thresholds(snn).neurons}
+        {1.0}
+    """
+    check_converted(network)
+    if not 0 < threshold < float("inf"):
+        raise RecipeError(f"is {threshold!r}", where="threshold", remedy="use a positive number, such as 1")
+    after, before, neurons = {}, {}, []
+    for site, neuron in zip(network.sites, network.neurons, strict=True):
+        neuron = cast(Neuron, neuron)
+        _check(site, neuron)
+        theta = torch.as_tensor(neuron.threshold).double()
+        silent = theta.isinf()
+        if bool((theta != threshold).any()):
+            after[site.name] = torch.where(silent, 1.0, theta / threshold)
+            before[site.name] = torch.where(silent, 0.0, threshold / theta)
+        neurons.append(_with_threshold(neuron, threshold))
+    provenance = Provenance(**copy.deepcopy(asdict(network.provenance)))
+    if after:
+        provenance.notes.append(
+            f"{FOLDED}: spikes carry {threshold:g}, and what sites emit is not in the units of the analog network"
+        )
+    graph = rescale(network.graph, after, before)
+    folded = SpikingNetwork(graph, network.ann, neurons, network.timesteps, network.recipe, provenance)
+    folded.execution, folded.memory_budget = network.execution, network.memory_budget
+    return folded
+
+
+def _check(site: Site, neuron: Neuron) -> None:
+    buffers = {name for name, value in neuron._buffers.items() if value is not None and value.is_floating_point()}
+    unknown = sorted(buffers - _SCALED)
+    if unknown or "threshold" not in buffers or not torch.equal(neuron.amplitude, torch.as_tensor(neuron.threshold)):
+        what = " and ".join(unknown) or "an amplitude other than its threshold"
+        raise RecipeError(
+            f"has {type(neuron).__name__} neurons with {what}, which cannot be moved into weights",
+            where=site.name,
+            remedy="keep the thresholds where they are",
+        )
+
+
+def _with_threshold(neuron: Neuron, threshold: float) -> Neuron:
+    new = copy.deepcopy(neuron)
+    theta = torch.as_tensor(neuron.threshold)
+    silent = theta.isinf()
+    new.threshold = torch.tensor(threshold, dtype=theta.dtype, device=theta.device)
+    bias = neuron._buffers.get("bias")
+    if bias is not None:
+        new.bias = (bias.double() * torch.where(silent, 0.0, threshold / theta.double())).to(bias.dtype)
+    potential = neuron._buffers.get("initial_potential")  # in units of θ
+    if potential is not None and bool(silent.any()):
+        dims = max(potential.dim(), silent.dim())
+        quiet = along_channels(silent, dims + 1).squeeze(0) if silent.dim() else silent
+        new.initial_potential = torch.where(quiet, 0.0, potential)
+    return new

@@ -1,0 +1,100 @@
+"""What every site's neurons did in a simulation, and would have done under an even current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rheobase.graph.interpreter import run, schedule
+from rheobase.graph.node import Node
+from rheobase.graph.sites import Site
+from rheobase.network.simulation import Simulation
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import Neuron
+from rheobase.signals.signal import Constant, Signal, TimeSeries, along_channels
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A site's neurons over their whole window, for some images.
+
+    Attributes:
+        site: the site.
+        neuron: its neurons.
+        steps: T of the site.
+        current: z, the time-mean of what arrives, [B, C, ...].
+        spikes: N, the spikes that they emit, whole numbers in float64.
+        even: M, the spikes they would emit for z at every step.
+        amplitude: what a spike is worth, broadcastable; 0 for a silent channel.
+    """
+
+    site: Site
+    neuron: Neuron
+    steps: int
+    current: Tensor
+    spikes: Tensor
+    even: Tensor
+    amplitude: Tensor
+
+
+def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[Observation], None]) -> None:
+    """Simulate images [B, ...] in memory format for ``steps`` steps and show every site, in execution order."""
+    # nothing is overwritten: the current is read again after the neurons have fired
+    fire = Simulation(network).advance(steps)
+    sites = {site.name: site for site in network.sites}
+
+    def watch(node: Node, signal: Signal) -> Signal:
+        emitted = fire(node, signal)
+        if node.operation == "site":
+            assert isinstance(emitted, TimeSeries)
+            neuron = network.neuron(node.name)
+            even = neuron.under_even_current(signal, emitted.steps)
+            amplitude = along_channels(neuron.amplitude, even.dim() - 1)
+            amplitude = torch.where(amplitude.isinf(), 0.0, amplitude)  # a silent channel
+            see(
+                Observation(
+                    sites[node.name],
+                    neuron,
+                    emitted.steps,
+                    signal.mean(),
+                    _count(emitted.values, amplitude),
+                    _count(even, amplitude),
+                    amplitude,
+                )
+            )
+        return emitted
+
+    run(network.graph, network.between, network.begin(images), watch)
+
+
+def _count(values: Tensor, amplitude: Tensor) -> Tensor:
+    """Spike counts [B, C, ...] from ``amplitude * spikes`` [T, B, C, ...]."""
+    return torch.where(amplitude > 0, values.double().sum(0) / amplitude, 0.0).round()
+
+
+def analog_values(
+    network: SpikingNetwork, images: Tensor, emit: Callable[[Node, Tensor], Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What arrives at every site of the analog network, and what it makes of it.
+
+    Args:
+        network: the network.
+        images: [B, ...].
+        emit: what a site hands on instead of its activation: (node, activation).
+    """
+    arrived: dict[str, Tensor] = {}
+    activation: dict[str, Tensor] = {}
+
+    def keep(node: Node, signal: Signal) -> Signal:
+        value = network.ann.analog(node, signal)
+        if node.operation != "site":
+            return value
+        arrived[node.name], activation[node.name] = signal.mean(), value.mean()
+        return value if emit is None else Constant(emit(node, value.mean()))
+
+    plan = schedule(network.ann.nodes[1:], keep={network.ann.output})
+    run(network.ann, plan, {network.ann.nodes[0].name: Constant(images)}, keep)
+    return arrived, activation

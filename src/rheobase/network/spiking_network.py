@@ -1,0 +1,367 @@
+"""The spiking network: a graph whose sites are neurons, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.core.errors import ModelError, RecipeError
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import overwriting, run, schedule
+from rheobase.graph.node import Node
+from rheobase.graph.operations import in_memory_format
+from rheobase.graph.rewrites.alignment import aligned
+from rheobase.graph.sites import site_table, split_at_sites
+from rheobase.network.checks import check_input
+from rheobase.network.simulation import Monitor, Simulation
+from rheobase.neurons import Neuron, WindowNeuron
+from rheobase.signals.alignment import Alignment
+from rheobase.signals.signal import Constant, Signal, TimeSeries, prefix_means
+
+DEFAULT_MEMORY_BUDGET = 2**30
+MOST_TIMESTEPS = 2**16
+"""A bound against slips of the keyboard: rate coding has its last digit after some thousand steps."""
+ROWS_IN_FLIGHT = 128
+"""Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
+
+
+Execution = Literal["steps", "counts"]
+"""The faithful simulation, or the closed form on time-means."""
+
+
+@dataclass
+class Provenance:
+    """What is needed to make the same network again, and what was done on the way."""
+
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+
+
+class SpikingNetwork(nn.Module):
+    """A converted network. Made by :func:`rheobase.convert` or :func:`rheobase.load`.
+
+    The image is presented unchanged at every step (direct coding), every site is a layer of neurons, and the output is
+    the time-mean of the last, analog, segment. What is affine before the first site and after the last one is computed
+    once.
+
+    Attributes:
+        graph: affine segments between sites, with the tensors the spiking network uses.
+        ann: the analog network it was made from (batch normalisation folded).
+        neurons: one layer of neurons for each site, in execution order.
+        sites: the site table.
+        nodes: the nodes up to the last sites, in the order they run; where sites differ in T, with the nodes that align
+            trains (:mod:`rheobase.signals.alignment`).
+        between: those of them that come after the first sites.
+        overwriting: those that may write over their first input.
+        timesteps: T it was converted for; where sites have a T of their own, the longest.
+        alignment: how a train that reaches a site with another T is aligned to it.
+        recipe: the recipe it was made by, as plain values.
+        memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
+        execution: how to run: ``"steps"``, the simulation; ``"counts"``, the closed form on means; ``"auto"``: the
+            latter where every neuron has one, which gives the same answer at the analog network's cost.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20().eval(), rb.RateCoding(timesteps=4), calibration=images)
+        >>> snn(images).shape
+        torch.Size([8, 10])
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ann: Graph,
+        neurons: Sequence[Neuron],
+        timesteps: int,
+        recipe: Mapping[str, Any],
+        provenance: Provenance | None = None,
+        alignment: Alignment | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph, self.ann = graph, ann
+        self.neurons = nn.ModuleList(neurons)
+        self.timesteps = timesteps
+        self.alignment = alignment or Alignment()
+        self.recipe = dict(recipe)
+        self.provenance = provenance or Provenance()
+        self.memory_budget = DEFAULT_MEMORY_BUDGET
+        self.execution: Execution | Literal["auto"] = "auto"
+        self.plan()
+        self.eval()
+
+    def plan(self) -> None:
+        """Read the structure of ``graph`` again; needed only after it was replaced."""
+        self.sites = site_table(self.graph)
+        if len(self.sites) != len(self.neurons):
+            raise RecipeError(f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites", where="network")
+        self._index = {site.name: site.index for site in self.sites}
+        before, between, readout = split_at_sites(self.graph)
+        made_early = {node.name for node in before}
+        made_spiking = {node.name for node in between}
+        needed_late = {name for node in (*between, *readout) for name in node.inputs}
+        own = {site.name: self.steps_of(site.name) for site in self.sites}
+        waiting = {site.name for site in self.sites if not self.neuron(site.name).streams}
+        self.streams = not waiting and len(set(own.values())) == 1
+        self._early = schedule(before[1:], keep=needed_late & made_early)
+        read = {name for node in readout for name in node.inputs} or {self.graph.output}
+        self._read = sorted(read & (made_spiking | made_early))
+        if len(set(own.values())) > 1 and len(waiting) < len(own):
+            between = aligned(between, own, waiting, keep=self._read)
+        self.nodes = (*before, *between)
+        self.between = schedule(between, keep={*self._read, *made_early})
+        self._late = schedule(readout, keep={self.graph.output})
+        self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *made_early, self.graph.output})
+        self._floats_held, self._floats_stepped = _peak_floats(self.graph, self._early, self.between)
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
+        """Logits [B, ...]: time-mean of the output over ``timesteps`` steps (default: those it was converted for).
+
+        Raises:
+            DataError: if the images do not fit the network.
+            RecipeError: if its neurons cannot run for so many steps.
+        """
+        return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
+
+    @torch.inference_mode()
+    def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
+        """Logits after each t of ``timesteps``, from one simulation of the longest: [R, B, ...].
+
+        Args:
+            images: [B, ...], the same at every step.
+            timesteps: step counts, each >= 1.
+            monitor: called for every site and piece of the batch.
+        """
+        images = self.check_images(images)
+        wanted = self.step_counts(timesteps)
+        if self.runs_as() == "counts":
+            return torch.stack([self._count(images, t, monitor) for t in wanted])
+        pieces = images.split(self.piece_size(max(wanted)))
+        return torch.cat([self._simulate(piece, wanted, monitor) for piece in pieces], dim=1)
+
+    @torch.inference_mode()
+    def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Run step by step: yields (t, logits after t steps), t from 1. The state of all neurons is kept between.
+
+        Where neurons wait for their whole input, t counts the steps of the last ones, and all before them have run.
+
+        Example:
+            >>> for t, logits in snn.stream(images):  # doctest: +SKIP
+            ...     print(t, logits.argmax(1))
+        """
+        images = self.check_images(images)
+        steps = self.timesteps if timesteps is None else timesteps
+        self.check_timesteps(steps)
+        simulation = Simulation(self, overwrite=True)
+        early = self.begin(images)
+        totals: dict[str, Tensor] = {}
+        if not self.streams:
+            yield from self._stream_at_the_end(images, steps)
+            return
+        for t in range(1, steps + 1):
+            values = dict(early)
+            run(self.graph, self.between, values, simulation.advance(1), self.overwriting)
+            for name in self._read:
+                value = values[name].mean()
+                totals[name] = totals[name] + value if name in totals else value.clone()
+            yield t, self._finish({name: total / t for name, total in totals.items()})
+
+    def _stream_at_the_end(self, images: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
+        values = self.begin(images)
+        run(self.graph, self.between, values, Simulation(self).advance(steps))
+        last = max((s.steps for s in (values[name] for name in self._read) if isinstance(s, TimeSeries)), default=1)
+        for t in range(1, last + 1):
+            means = {name: _mean_after(values[name], t) for name in self._read}
+            yield t, self._finish(means)
+
+    def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
+        """The closed form: every site's mean output from its mean current."""
+
+        def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+            site = self.sites[self._index[node.name]]
+            neuron = cast(WindowNeuron, self.neurons[site.index])
+            rate = neuron.rate(current, neuron.steps(timesteps, self.timesteps), overwrite=overwrite)
+            if monitor is not None:
+                monitor(site, Constant(rate))
+            return rate
+
+        pieces = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
+        return torch.cat([self.graph.on_held_values(piece, emit) for piece in pieces])
+
+    def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
+        # where neurons wait for their input, what the network answers after t steps is no prefix of a longer run
+        runs = [timesteps] if self.streams else [(t,) for t in timesteps]
+        return torch.cat([self._simulate_once(images, wanted, monitor) for wanted in runs])
+
+    def _simulate_once(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
+        values = self.begin(images)
+        simulation = Simulation(self, monitor, overwrite=True)
+        run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
+        return self.answer(values, timesteps)
+
+    def runs_as(self) -> Execution:
+        """How the network runs now: by ``execution``, or the closed form where every neuron has one.
+
+        Raises:
+            RecipeError: if the closed form is asked for and a neuron has none, naming the site.
+        """
+        if self.execution == "steps":
+            return "steps"
+        for site, neuron in zip(self.sites, self.neurons, strict=True):
+            if not isinstance(neuron, WindowNeuron):
+                if self.execution == "auto":
+                    return "steps"
+                raise RecipeError(
+                    f"has {type(neuron).__name__} neurons, whose count depends on when its input comes",
+                    where=site.name,
+                    remedy='use execution="steps" or "auto"',
+                )
+        return "counts"
+
+    def steps_of(self, site: str, timesteps: int | None = None) -> int:
+        """T of a site when the network runs for ``timesteps`` (default: those it was converted for)."""
+        return self.neuron(site).steps(self.timesteps if timesteps is None else timesteps, self.timesteps)
+
+    def mean_steps(self, timesteps: int | None = None) -> float:
+        """T on average over all sites when the network runs for ``timesteps`` (the papers' T of mixed networks)."""
+        return sum(self.steps_of(site.name, timesteps) for site in self.sites) / len(self.sites)
+
+    def begin(self, images: Tensor) -> dict[str, Signal]:
+        """Signals before the first sites, from images in memory format; ``between`` runs from here."""
+        values: dict[str, Signal] = {self.graph.nodes[0].name: Constant(images)}
+        run(self.graph, self._early, values, self.graph.analog)
+        return values
+
+    def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
+        """Logits after each t, [R, B, ...], from the signals that ``between`` leaves.
+
+        Where neurons wait for their whole input there is one t, and every branch counts with the mean of all its steps.
+        """
+        if not self.streams:
+            return self.mean_answer(values).unsqueeze(0)
+        means = {name: prefix_means(values[name], timesteps) for name in self._read}
+        batch = next(iter(means.values())).shape[1]
+        logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
+        return logits.unflatten(0, (len(timesteps), batch))
+
+    def mean_answer(self, values: dict[str, Signal]) -> Tensor:
+        """Logits [B, ...] after all steps; differentiable."""
+        return self._finish({name: values[name].mean() for name in self._read})
+
+    def _finish(self, means: dict[str, Tensor]) -> Tensor:
+        values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}
+        run(self.graph, self._late, values, self.graph.analog)
+        return values[self.graph.output].mean()
+
+    def neuron(self, site: str) -> Neuron:
+        """The neurons of a site, by its name."""
+        return cast(Neuron, self.neurons[self._index[site]])
+
+    # -- checks and sizes ------------------------------------------------------------------------------------------
+
+    def check_images(self, images: Tensor) -> Tensor:
+        """Images on the device and in the memory format the network runs in.
+
+        Raises:
+            DataError: if they have another shape or dtype, or hold NaN or infinite values.
+        """
+        check_input(self.graph, images)
+        return in_memory_format(images.to(self.graph.device))
+
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuse a number of steps the neurons cannot run for.
+
+        Raises:
+            RecipeError: naming the site.
+        """
+        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or not 1 <= timesteps <= MOST_TIMESTEPS:
+            raise RecipeError(
+                f"is {timesteps!r}", where="timesteps", remedy=f"use a whole number from 1 to {MOST_TIMESTEPS}"
+            )
+        for site, neuron in zip(self.sites, self.neurons, strict=True):
+            reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
+            if reason:
+                name = str(self.recipe.get("name", "Recipe"))
+                again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
+                if cast(Neuron, neuron).timesteps is not None and not cast(Neuron, neuron).recalibrates:
+                    again = "quantise and train with other levels"
+                raise RecipeError(
+                    f"cannot run for {timesteps} steps: {reason}",
+                    where=site.name,
+                    remedy=f"run it for {self.timesteps}, or {again}",
+                )
+
+    def step_counts(self, timesteps: Sequence[int]) -> tuple[int, ...]:
+        """The numbers of steps that were asked for, in their order.
+
+        Raises:
+            RecipeError: if there is none, or the neurons cannot run for one of them, naming the site.
+        """
+        if not isinstance(timesteps, Iterable):
+            raise RecipeError(f"is {timesteps!r}, not several", where="timesteps", remedy="give a list, such as [4, 8]")
+        wanted = tuple(timesteps)
+        if not wanted:
+            raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        for t in wanted:
+            self.check_timesteps(t)
+        return wanted
+
+    def runs_for(self, timesteps: int) -> bool:
+        """Whether the neurons can run for so many steps."""
+        neurons = cast(Iterable[Neuron], self.neurons)
+        return all(neuron.check_timesteps(timesteps, self.timesteps) is None for neuron in neurons)
+
+    def piece_size(self, timesteps: int) -> int:
+        """How many images are worked on at once. An image's result does not depend on it."""
+        return min(self.images_in_budget(timesteps), -(-ROWS_IN_FLIGHT // timesteps))
+
+    def images_in_budget(self, timesteps: int) -> int:
+        """How many images' live signals fit into the memory budget at once; at least one."""
+        return max(1, self.memory_budget // (4 * (self._floats_held + timesteps * self._floats_stepped)))
+
+
+def check_converted(network: object) -> None:
+    """Refuse what is not a spiking network, such as the network that was to be converted.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    if not isinstance(network, SpikingNetwork):
+        raise ModelError(
+            f"is of type {type(network).__name__}, not a SpikingNetwork",
+            where="network",
+            remedy="convert it first, rb.convert(network, recipe, calibration=...), or rb.load a saved one",
+        )
+
+
+def _mean_after(signal: Signal, t: int) -> Tensor:
+    return prefix_means(signal, (min(t, signal.steps) if isinstance(signal, TimeSeries) else t,))[0]
+
+
+def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:
+    """Largest number of live floats for one image: (held ones, those that there are for every step)."""
+    nodes = (*graph.nodes, *(node for node, _ in spiking))  # those that align are not of the graph
+    sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in nodes}
+    live = {graph.nodes[0].name}
+    held = sizes[graph.nodes[0].name]
+    for node, released in early:
+        live.add(node.name)
+        held = max(held, sum(sizes[name] for name in live))
+        live -= set(released)
+    stepped, peak = set[str](), 1
+    for node, released in spiking:
+        # a neuron reads its currents and writes its spikes: both are counted; its potential is a step's worth
+        stepped.add(node.name)
+        peak = max(peak, sum(sizes[name] for name in stepped))
+        stepped -= set(released)
+    return held + max(sizes.values()), peak

@@ -1,0 +1,112 @@
+"""Integrate-and-fire under the time-mean of its current: the neuron of QVM and QAC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheobase.activations.activation import Rounding
+from rheobase.core.errors import RecipeError
+from rheobase.neurons.window import WindowNeuron
+from rheobase.signals.signal import Signal, along_channels
+
+
+class ConstantCurrent(WindowNeuron):
+    r"""Integrate-and-fire under the time-mean of its current, the same at every step (QVM, section 4.1; QAC, Eq. 14).
+
+    .. math:: u[t] = v[t-1] + z, \qquad s[t] = [u[t] \ge \theta], \qquad v[t] = u[t] - \theta s[t]
+
+    At T = L and with the V0 of the activation's rounding, it emits exactly the quantised activation (QVM, Theorems 1
+    and 2): no unevenness error, since z is even by construction. The potential is kept as what has come in and a whole
+    number of spikes that have gone out, so that nothing is lost by rounding however long it runs.
+
+    From 0 ≤ V0 ≤ θ the count is that of the closed form. From any other V0, where calibration may move it, it is not (a
+    neuron that starts below 0 may be late for good, one that starts above θ fires although z is negative): then
+    :meth:`rate` steps.
+
+    Args:
+        threshold: θ > 0, [] or [C].
+        timesteps: T of this site.
+        rounding: of the activation it stands for.
+        initial_potential: V0/θ, a number, [] or [C]; default the one that belongs to the rounding.
+        strict: fire only above θ, not at it; default where V0 = θ, so that silence stays silent.
+
+    Example:
+        >>> from rheobase.signals import Constant
+        >>> neuron = ConstantCurrent(torch.tensor(1.0), timesteps=4)
+        >>> neuron.fire(Constant(torch.full((1, 1), 0.4)), 4).flatten()
+        tensor([0., 1., 0., 1.])
+    """
+
+    kind = "constant_current"
+    initial_potential: Tensor | None
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        timesteps: int,
+        rounding: Rounding = "round",
+        initial_potential: float | Tensor | None = None,
+        strict: bool | None = None,
+    ) -> None:
+        super().__init__(threshold, timesteps, rounding)
+        if initial_potential is not None:
+            initial_potential = torch.as_tensor(initial_potential, dtype=threshold.dtype, device=threshold.device)
+            if not bool(torch.isfinite(initial_potential).all()):
+                raise RecipeError("must be finite", where="initial potential", remedy="calibrate with a smaller step")
+        self.register_buffer("initial_potential", initial_potential)
+        self._strict = bool(torch.all(torch.as_tensor(self.potential) == 1)) if strict is None else strict
+
+    @property
+    def potential(self) -> float | Tensor:
+        """V0/θ."""
+        return super().potential if self.initial_potential is None else self.initial_potential
+
+    @property
+    def strict(self) -> bool:
+        """Whether it fires only above the threshold, not at it."""
+        return self._strict
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether 0 ≤ V0 ≤ θ everywhere."""
+        v0 = self.initial_potential
+        return v0 is None or bool(((v0 >= 0) & (v0 <= 1)).all())
+
+    def config(self) -> dict[str, Any]:
+        """All but θ and V0."""
+        return {**super().config(), "strict": self._strict}
+
+    def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
+        """θ·n/T for a mean current z, [B, C, ...], in closed form where V0 allows it, else counted step by step."""
+        if self.has_closed_form:
+            return super().rate(current, steps, overwrite=overwrite)
+        count = torch.zeros_like(current)
+        for spikes in self._spikes(current, steps):
+            count += spikes
+        return count.mul_(along_channels(self.threshold / steps, current.dim()))
+
+    def fire(self, signal: Signal, steps: int) -> Tensor:
+        """One spike a step at most, whenever what has come in is worth one more."""
+        z = signal.mean()
+        theta = along_channels(self.threshold, z.dim())
+        values = z.new_empty(steps, *z.shape)
+        for spikes, value in zip(self._spikes(z, steps), values, strict=True):
+            torch.mul(spikes, theta, out=value)
+        return values
+
+    def _spikes(self, z: Tensor, steps: int) -> Iterator[Tensor]:
+        """Whether it fires at each step, 0 or 1, [B, C, ...]."""
+        whole = z * along_channels(steps / self.threshold, z.dim())  # all that will have come in, in units of θ
+        offset = self.potential - 1 if self.strict else self.potential
+        if isinstance(offset, Tensor):
+            offset = along_channels(offset, z.dim())
+        count = torch.zeros_like(z)
+        for t in range(steps):
+            come = whole if t == steps - 1 else whole * ((t + 1) / steps)
+            spikes = self.reaches(come + offset, count).to(z.dtype)
+            count += spikes
+            yield spikes

@@ -1,0 +1,60 @@
+"""Calibration: statistics of the analog network, and the passes that set a spiking network's parameters by them."""
+
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.passes.bias_correction import BiasCorrection
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.error_calibration import ErrorCalibration
+from rheobase.passes.held_out import HeldOut
+from rheobase.passes.layers import Layer, layers
+from rheobase.passes.potential_correction import PotentialCorrection
+from rheobase.passes.scale_thresholds import ScaleThresholds
+from rheobase.passes.shift_current import ShiftCurrent
+from rheobase.passes.spatial_recalibration import SpatialRecalibration
+from rheobase.passes.statistics import channel_means, neuron_means
+from rheobase.passes.surrogate_calibration import SurrogateCalibration
+from rheobase.passes.temporal_bias import TemporalBias
+from rheobase.passes.temporal_correction import TemporalCorrection
+from rheobase.passes.thresholds import Thresholds
+from rheobase.passes.weight_calibration import WeightCalibration
+
+PASSES: dict[str, type[CalibrationPass]] = {
+    cls.model_fields["kind"].default: cls
+    for cls in (
+        Thresholds,
+        ScaleThresholds,
+        ShiftCurrent,
+        BiasCorrection,
+        PotentialCorrection,
+        WeightCalibration,
+        TemporalBias,
+        SurrogateCalibration,
+        ErrorCalibration,
+        SpatialRecalibration,
+        TemporalCorrection,
+    )
+}
+"""Every pass that a recipe can name, by its kind; :func:`rheobase.register` adds to them."""
+
+__all__ = [
+    "PASSES",
+    "BiasCorrection",
+    "CalibrationData",
+    "CalibrationPass",
+    "Changes",
+    "ErrorCalibration",
+    "HeldOut",
+    "Layer",
+    "PotentialCorrection",
+    "ScaleThresholds",
+    "ShiftCurrent",
+    "SpatialRecalibration",
+    "SurrogateCalibration",
+    "TemporalBias",
+    "TemporalCorrection",
+    "Thresholds",
+    "WeightCalibration",
+    "channel_means",
+    "integrate_fire",
+    "layers",
+    "neuron_means",
+]

@@ -1,0 +1,138 @@
+"""The parallel neuron as an activation that trains: the same arithmetic, with a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.neurons import ParallelIF
+from rheobase.signals.signal import along_channels
+
+Surrogate = Literal["straight_through", "rectangular"]
+
+
+class DAQCFS(nn.Module):
+    r"""Distribution-aware QCFS with the parameters of a layer of parallel neurons (DA calibration, Eqs. 4 and 17).
+
+    .. math::
+        a = \frac{\theta + \phi}{T} n, \qquad n = \mathrm{clip}(\lfloor u \rfloor, 0, T),
+        \qquad u = \frac{(z + \psi_{DA}) T + \psi}{\theta - \Delta b}
+
+    Gradient of n by the drive u: straight through the floor, 1 for ½ < u < T + ½ (QCFS: 0 < z < θ); or rung by rung
+    with a rectangle of unit slope, Σ 1/j over the rungs j = 1..T with |u/j − 1| <= ``band``: u/j − 1 is how far the
+    potential of rung j is above its threshold, in units of that.
+
+    θ and θ + φ may train by the logarithms of what they are multiplied by (``threshold_gain``, ``amplitude_gain``):
+    they stay positive, and one learning rate suits channels of any size. Δb counts up to 0.9 θ: what is left of the
+    threshold stays positive too.
+
+    Args:
+        neuron: whose parameters; they are copied, one for each channel.
+        channels: C.
+        timesteps: T.
+        surrogate: the gradient.
+        band: half the rectangle's width.
+    """
+
+    def __init__(
+        self,
+        neuron: ParallelIF,
+        channels: int,
+        timesteps: int,
+        surrogate: Surrogate = "straight_through",
+        band: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.timesteps, self.potential = timesteps, neuron.initial_potential
+        self.surrogate, self.band = surrogate, band
+        silent = neuron.threshold.isinf().expand(channels)
+        self.register_buffer("silent", silent.clone())
+
+        def parameter(value: Tensor | None, default: float) -> nn.Parameter:
+            filled = torch.full_like(neuron.threshold, default) if value is None else value
+            return nn.Parameter(torch.where(silent, default, filled.expand(channels)).detach().clone())
+
+        self.threshold = parameter(neuron.threshold, 1.0)
+        self.pre = parameter(neuron.pre, 0.0)
+        self.post = parameter(neuron.post, 0.0)
+        self.output_bias = parameter(neuron.output_bias, 0.0)
+        self.threshold_gain, self.amplitude_gain = parameter(None, 0.0), parameter(None, 0.0)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``z``: [B, C, ...]."""
+        theta = self.threshold * self.threshold_gain.exp()
+        firing = theta - self.output_bias.minimum(_LARGEST_BIAS * theta)
+        scale = torch.where(self.silent, 0.0, self.timesteps / firing)
+        offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * theta) / firing)
+        amplitude = (self.threshold + self.post) * self.amplitude_gain.exp()
+        worth = torch.where(self.silent, 0.0, amplitude / self.timesteps)
+        return _Ladder.apply(z, scale, offset, worth, self.timesteps, self.surrogate, self.band)
+
+    @staticmethod
+    def trained(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The neurons' ``threshold``, ``pre``, ``post`` and ``output_bias``, [C], from a state dict that holds them."""
+        part = {name: state[f"{prefix}.{name}"] for name in _PARAMETERS}
+        theta = part["threshold"] * part["threshold_gain"].exp()
+        post = part["post"]
+        # where no gain was trained φ stays to the bit: a sum and a difference would round it, and report a change
+        if bool(part["threshold_gain"].any()) or bool(part["amplitude_gain"].any()):
+            post = (part["threshold"] + post) * part["amplitude_gain"].exp() - theta
+        bias = part["output_bias"].minimum(_LARGEST_BIAS * theta)
+        return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": bias}
+
+    silent: Tensor
+
+
+_LARGEST_BIAS = 0.9
+"""Of Δb, in thresholds."""
+_PARAMETERS = ("threshold", "pre", "post", "output_bias", "threshold_gain", "amplitude_gain")
+
+
+class _Ladder(torch.autograd.Function):
+    """w · clip(⌊m z + c⌋, 0, T) with m, c, w of shape [C]; one node, because time goes into passes over memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        scale: Tensor,
+        offset: Tensor,
+        worth: Tensor,
+        timesteps: int,
+        surrogate: Surrogate,
+        band: float,
+    ) -> Tensor:
+        ctx.save_for_backward(z, scale, offset, worth)
+        ctx.settings = timesteps, surrogate, band
+        return _drive(z, scale, offset).floor_().clamp_(0, timesteps).mul_(along_channels(worth, z.dim()))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        z, scale, offset, worth = ctx.saved_tensors
+        timesteps, surrogate, band = ctx.settings
+        by_z, by_scale, by_offset, by_worth = (None,) * 4
+        others = [d for d in range(z.dim()) if d != 1]
+        drive = _drive(z, scale, offset)
+        if ctx.needs_input_grad[3]:
+            by_worth = (drive.floor().clamp_(0, timesteps) * gradient).sum(others)
+        if surrogate == "straight_through":
+            slope = ((drive > 0.5) & (drive < timesteps + 0.5)) * gradient
+        else:
+            slope = torch.zeros_like(drive)
+            for j in range(1, timesteps + 1):
+                slope.add_(((drive - j).abs_() <= band * j).to(drive.dtype), alpha=1 / j)
+            slope *= gradient
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            along = slope.sum(others)
+            by_scale, by_offset = (slope * z).sum(others) * worth, along * worth
+        if ctx.needs_input_grad[0]:
+            by_z = slope.mul_(along_channels(scale * worth, z.dim()))
+        return by_z, by_scale, by_offset, by_worth, None, None, None
+
+
+def _drive(z: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return (z * along_channels(scale, z.dim())).add_(along_channels(offset, z.dim()))

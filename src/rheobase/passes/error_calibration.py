@@ -1,0 +1,124 @@
+"""Pre- and post-firing values that make every channel right on average: FS-PC's layer-wise error calibration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.sites import Site
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import ParallelIF
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, parallel_if, within_budget
+from rheobase.passes.held_out import HeldOut
+from rheobase.passes.thresholds import few
+from rheobase.passes.walk import Pieces, Walk, channel_mean
+from rheobase.signals.signal import along_channels
+
+
+class ErrorCalibration(CalibrationPass):
+    r"""Layer by layer, set ψ_DA and φ so that every channel's current and output are right on average (FS-PC).
+
+    Two streams go through the network: the original one, activations a and currents z, and that of the spiking network,
+    currents z' and counts n, all layers before calibrated already. For each channel, over images and places,
+
+    .. math:: \psi_{DA} = E[z] - E[z'], \qquad \theta + \phi = T \, E[a] / E[n]
+
+    with n counted after ψ_DA is in place. This is where the moving averages of Hao et al. 2025 (DA calibration,
+    Algorithm 1, lines 7-15) would have to settle for both errors to be zero; their update of φ settles elsewhere,
+    because the error it averages contains φ. Each layer is done before the next one starts, so one pass is enough.
+
+    a is the analog network's activation as it is. FS-PC clips it at θ; then what clipping loses stays lost.
+
+    Undone if it does not help on held-out images.
+
+    Args:
+        images: how many calibration images go through the network at once; fewer where the memory budget says so.
+        post: also φ; else only ψ_DA.
+    """
+
+    kind: Literal["error_calibration"] = "error_calibration"
+    images: int = Field(default=512, ge=1)
+    post: bool = True
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Set ``pre`` and ``post`` of every neuron."""
+        for site in network.sites:
+            parallel_if(network, site)
+        changes = Changes()
+        check = HeldOut(network, data.held_out)
+        images = within_budget(network, data.fit, self.images, changes)
+        calibrate_errors(network, images, changes, post=self.post, progress=progress)
+        changes.notes.append(check.keep_better())
+        changes.changed = check.original.changed(network)
+        return changes
+
+
+def calibrate_errors(
+    network: SpikingNetwork,
+    images: Tensor,
+    changes: Changes,
+    *,
+    pre: bool | None = True,
+    post: bool | None = True,
+    statistics: bool = False,
+    progress: bool = False,
+) -> None:
+    """Go through both networks side by side and set ψ_DA and φ of every site.
+
+    Args:
+        network: with parallel neurons; its graph may hold batch normalisation.
+        images: [N, ...].
+        changes: where notes go.
+        pre: set ψ_DA; False: to none; None: leave it.
+        post: likewise φ.
+        statistics: also give every batch normalisation the mean and variance of what arrives at it.
+        progress: show a progress bar.
+    """
+    original = Walk(network.ann, images)
+    walk = Walk(network.graph, images, restated if statistics else None)
+    for site in track(network.sites, "calibrating errors", show=progress):
+        node, wanted = original.to_site()
+        _, current = walk.to_site()
+        neuron = parallel_if(network, site)
+        steps = neuron.steps(network.timesteps, network.timesteps)
+        target = [network.ann.activate(node, z) for z in wanted]
+        if pre is not None:
+            missing = channel_mean(wanted) - channel_mean(current)
+            neuron.pre = missing.to(neuron.threshold.dtype) if pre else None
+        if post is not None:
+            neuron.post = None
+        if post:
+            rate = channel_mean([neuron.count(z, steps) for z in current]) / steps
+            neuron.post = _post(site, neuron, channel_mean(target), rate, changes)
+        original.emit(target)
+        walk.emit([neuron.rate(z, steps) for z in current])
+    network.graph = walk.graph
+
+
+def _post(site: Site, neuron: ParallelIF, target: Tensor, rate: Tensor, changes: Changes) -> Tensor:
+    """φ = E[a]/E[n/T] − θ; 0 where there is nothing to scale."""
+    theta = neuron.threshold.double().expand(rate.shape)
+    never = (rate == 0) & (target > 0) & theta.isfinite()
+    if bool(never.any()):
+        changes.notes.append(f"{site.name}: channels {few(never)} never fire though their activation does: φ = 0")
+    usable = (rate > 0) & (target > 0)
+    amplitude = torch.where(usable, target / torch.where(usable, rate, 1.0), theta)
+    return torch.where(theta.isinf(), 0.0, amplitude - theta).to(neuron.threshold.dtype)
+
+
+def restated(graph: Graph, node: Node, pieces: Pieces) -> Graph:
+    """The graph, with the mean and variance of what arrives at a batch normalisation in place of its own."""
+    if node.operation != "batch_norm":
+        return graph
+    mean = channel_mean(pieces)
+    centred = [(z.double() - along_channels(mean, z.dim())).square_() for z in pieces]
+    values = {"running_mean": mean, "running_var": channel_mean(centred)}
+    like = graph.tensor(node.parameters["running_mean"])
+    return graph.replace(tensors={node.parameters[k]: v.to(like.dtype) for k, v in values.items()})

@@ -1,0 +1,146 @@
+"""The simulation layer by layer: a site's steps and images all at once, for passes that look at time-means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import run
+from rheobase.graph.node import Node
+from rheobase.graph.operations import in_memory_format
+from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
+from rheobase.graph.sites import Site
+from rheobase.network.simulation import Simulation
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import Neuron
+from rheobase.signals.signal import Constant, Signal, TimeSeries, step_by_step
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A site about to fire, and the operations that only it, of all sites so far, needs.
+
+    Attributes:
+        site: the site.
+        neuron: its neurons.
+        nodes: the operations, in execution order.
+        inputs: what they read: trains that earlier sites emitted, or held values.
+        source: the value that the site reads.
+    """
+
+    site: Site
+    neuron: Neuron
+    nodes: tuple[Node, ...]
+    inputs: dict[str, Signal]
+    source: str
+
+    @torch.inference_mode()
+    def pieces(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
+        """Values of all nodes and of what the site emits, with the weights and neurons that the network has now.
+
+        A few images at a time, as many as the memory budget of the network allows; in their order.
+        """
+        batch = next(_images(signal) for signal in self.inputs.values())
+        size = network.piece_size(network.timesteps)
+        for start in range(0, batch, size):
+            values = {name: _part(signal, slice(start, start + size)) for name, signal in self.inputs.items()}
+            advance = Simulation(network).advance(network.timesteps)
+            run(network.graph, [(node, ()) for node in self.nodes], values, advance)
+            currents = step_by_step(values[self.source], network.steps_of(self.site.name))
+            spikes, _ = self.neuron.run(currents, self.neuron.init(currents.shape[1:], currents[0]))
+            yield {**values, self.site.name: TimeSeries(spikes)}
+
+    def mean_output(self, network: SpikingNetwork) -> Tensor:
+        """Time-mean [B, C, ...] of what the neurons emit, as they are now."""
+        return torch.cat([values[self.site.name].mean() for values in self.pieces(network)])
+
+    def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
+        """The site's mean current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
+
+        Exact, because the operations are affine; a max-pool gate counts as the maximum.
+        """
+        values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}
+        run(graph, [(node, ()) for node in self.nodes], values, graph.analog)
+        return values[self.source].mean()
+
+
+def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
+    """Every site in execution order, each before it fires.
+
+    What the caller changes of a layer's neurons or weights before it asks for the next layer is what the layer fires
+    with. One pass costs a simulation, as much again where the caller asks for what the layer emits, and memory for what
+    one layer emits to the next, of all steps and images.
+
+    Args:
+        network: the network; its ``graph`` may be replaced on the way by one with the same nodes.
+        images: [B, ...].
+    """
+    nodes = {node.name: node for node in network.nodes}
+    groups = _first_needed(network)
+    last_read: dict[str, int] = {}
+    for site, group in zip(network.sites, groups, strict=True):
+        for node in (*group, nodes[site.name]):
+            last_read |= dict.fromkeys(node.inputs, site.index)
+    values: dict[str, Signal] = {
+        network.graph.nodes[0].name: Constant(in_memory_format(images.to(network.graph.device)))
+    }
+    for site, group in zip(network.sites, groups, strict=True):
+        (source,) = nodes[site.name].inputs
+        read = {source, *(name for node in group for name in node.inputs)}
+        inputs = {name: values[name] for name in read & set(values)}
+        layer = Layer(site, network.neuron(site.name), tuple(group), inputs, source)
+        yield layer
+        aligned = [node for node in network.nodes if node.operation == ALIGN and node.inputs == (site.name,)]
+        made = {site.name, *(node.name for node in (*group, *aligned))}
+        later = {name for name in made if last_read.get(name, -1) > site.index}
+        values = {name: value for name, value in values.items() if last_read.get(name, -1) > site.index}
+        start = 0
+        for piece in layer.pieces(network):
+            for node in aligned:
+                piece[node.name] = Simulation(network).advance(network.timesteps)(node, piece[site.name])
+            for name in later:
+                if name not in values:
+                    values[name] = _empty(piece[name], len(images))
+                _part(values[name], slice(start, start + _images(piece[name]))).values.copy_(piece[name].values)
+            start += _images(piece[site.name])
+
+
+def _images(signal: Signal) -> int:
+    return signal.values.shape[isinstance(signal, TimeSeries)]
+
+
+def _part(signal: Signal, images: slice) -> Signal:
+    return TimeSeries(signal.values[:, images]) if isinstance(signal, TimeSeries) else Constant(signal.values[images])
+
+
+def _empty(like: Signal, images: int) -> Signal:
+    """Room for the signal of so many images, in the memory format the network runs in."""
+    steps = like.steps if isinstance(like, TimeSeries) else 1
+    rest = like.values.shape[2:] if isinstance(like, TimeSeries) else like.values.shape[1:]
+    layout = torch.channels_last if len(rest) == 3 else torch.contiguous_format
+    room = torch.empty(
+        (steps * images, *rest), dtype=like.values.dtype, device=like.values.device, memory_format=layout
+    )
+    return TimeSeries(room.unflatten(0, (steps, images))) if isinstance(like, TimeSeries) else Constant(room)
+
+
+def _first_needed(network: SpikingNetwork) -> list[list[Node]]:
+    """For each site, the operations it needs that no earlier site needs, in execution order."""
+    nodes = network.nodes
+    by_name = {node.name: node for node in nodes}
+    taken = {nodes[0].name, *(node.name for node in nodes if node.operation in ("site", ALIGN))}
+    groups = []
+    for site in network.sites:
+        wanted, found = list(by_name[site.name].inputs), set[str]()
+        while wanted:
+            name = wanted.pop()
+            if name not in taken:
+                taken.add(name)
+                found.add(name)
+                wanted.extend(by_name[name].inputs)
+        groups.append([node for node in nodes if node.name in found])
+    return groups

@@ -1,0 +1,43 @@
+"""A constant current beside what arrives: the shift of RTS and SNN Calibration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import IntegrateFire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+
+
+class ShiftCurrent(CalibrationPass):
+    r"""Add a part of the threshold to the current, spread evenly over the steps: :math:`-b = shift \cdot \theta / T`.
+
+    The shift term of Deng & Gu 2021 (RTS), also in the neuron of Li et al. 2021. Under a constant current the count is
+    that of an initial potential V0 = shift · θ; the first spikes come later.
+
+    Args:
+        shift: in units of θ.
+    """
+
+    kind: Literal["shift_current"] = "shift_current"
+    shift: float = Field(default=0.5, gt=0, le=1)
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Set ``bias`` [C] of every neuron."""
+        changes = Changes()
+        for site in network.sites:
+            neuron = integrate_fire(network, site)
+            theta = neuron.threshold.expand(site.channels)
+            add_bias(neuron, torch.where(theta.isinf(), 0.0, -self.shift * theta / network.steps_of(site.name)))
+            changes.changed[site.name] = ["bias"]
+        return changes
+
+
+def add_bias(neuron: IntegrateFire, bias: Tensor) -> None:
+    """Add a constant bias [C] to what the neuron has."""
+    neuron.bias = bias if neuron.bias is None else neuron.bias + bias

@@ -1,0 +1,248 @@
+"""Initial potentials and thresholds trained through the simulation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.core.errors import CalibrationError
+from rheobase.core.progress import track
+from rheobase.core.seeds import generator
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.graph.interpreter import run
+from rheobase.graph.node import Node
+from rheobase.graph.operations import in_memory_format
+from rheobase.graph.sites import Site
+from rheobase.network.simulation import Simulation
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron
+from rheobase.neurons.surrogate import fire_with_gradient
+from rheobase.passes.calibration_pass import CalibrationPass, Changes
+from rheobase.passes.held_out import Snapshot, logit_error
+from rheobase.passes.statistics import Granularity
+from rheobase.signals.signal import Constant, Signal, along_channels, step_by_step
+
+EXACT = 1e-8
+"""Relative squared error of logits that is rounding."""
+
+
+class SurrogateCalibration(CalibrationPass):
+    r"""Train V0 and θ of every site through the simulation, weights frozen, to the ANN's logits; no labels.
+
+    .. math::
+        \mathcal{L} = \Big\| \frac{1}{T} \sum_t o_{SNN}(t) - o_{ANN} \Big\|^2, \qquad
+        \theta = \theta_0 e^{\rho}, \quad V_0 / \theta = v_0 + \delta
+
+    QAC, section 4.4 (Eq. 15), by AdamW (without weight decay: Adam) with a cosine schedule on ρ and δ, which start at
+    zero; θ stays positive, V0 may leave [0, θ]. The gradient goes through the whole simulation, spikes by a surrogate
+    (:func:`rheobase.neurons.surrogate.fire_with_gradient`). The paper's own formulas for θ (Eqs. 17 and 62) have the
+    sign opposite to that of their derivation (Eqs. 60, 61) and leave out that θ is also what a spike carries; they are
+    not used.
+
+    After every epoch the network is judged by its logits on held-out images; the best one is kept, which may be the one
+    that the pass was given. Where V0 of neurons under a constant current leaves [0, θ] they have no closed form any
+    more: such a site is simulated in every execution, and named in the notes.
+
+    A network that gives the quantised ANN's answer exactly, as QVM and QAC do at T = L, has nothing to be calibrated
+    and is left alone. Plain neurons have, and so has any other T.
+
+    Memory: all steps of a mini-batch at all sites.
+
+    Args:
+        train: what to train.
+        granularity: one ρ and one δ a site, or one a channel.
+        epochs: how often all images to fit on are gone through.
+        batch_size: images of a mini-batch.
+        learning_rate: at the start; of ρ and δ, which have no unit.
+        weight_decay: pulls ρ and δ back to zero.
+        width: of the surrogate, in units of θ.
+        seed: of the mini-batches.
+
+    Raises:
+        CalibrationError: for neurons that are neither integrate-and-fire nor under a constant current.
+    """
+
+    kind: Literal["surrogate_calibration"] = "surrogate_calibration"
+    train: Literal["both", "threshold", "potential"] = "both"
+    granularity: Granularity = "channel"
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0, ge=0, allow_inf_nan=False)
+    width: float = Field(default=1, gt=0, allow_inf_nan=False)
+    seed: int = 0
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Set ``threshold`` and ``initial_potential``; ``history`` has a record for each epoch, 0 for the start."""
+        trained = [_Trained(network, site, self.train, self.granularity) for site in network.sites]
+        images = in_memory_format(data.fit.to(network.graph.device))
+        with torch.inference_mode():
+            reference = network.ann(images)
+        original = kept = Snapshot(network)
+        best = self._record(network, data, 0, None)
+        changes = Changes(history=[best])
+        if max(logit_error(network, images), best.get("logit_error", 0.0)) < EXACT:
+            # Adam would make whole steps of what is only rounding
+            changes.notes.append("the original network kept: it gives the ANN's logits already, nothing to calibrate")
+            return changes
+
+        optimiser = torch.optim.AdamW(
+            [parameter for site in trained for parameter in site.parameters],
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        batches = -(-len(images) // self.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * batches)
+        draws = generator(self.seed)
+        for epoch in track(range(1, self.epochs + 1), "training potentials and thresholds", show=progress):
+            total = 0.0
+            for rows in torch.randperm(len(images), generator=draws).split(self.batch_size):
+                with torch.enable_grad():
+                    loss = (self._logits(network, images[rows], trained) - reference[rows].clone()).square().mean()
+                    optimiser.zero_grad()
+                    loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += float(loss.detach()) * len(rows)
+                fault = _fault(loss, trained)
+                if fault is not None:
+                    changes.notes.append(
+                        f"stopped in epoch {epoch}: {fault} no longer finite; epoch {best['epoch']} kept; use a "
+                        "smaller learning rate"
+                    )
+                    break
+            else:
+                for site in trained:
+                    site.write()
+                record = self._record(network, data, epoch, total / len(images))
+                changes.history.append(record)
+                if "logit_error" not in record or record["logit_error"] < best["logit_error"]:
+                    best, kept = record, Snapshot(network)
+                continue
+            break
+        kept.restore(network)
+        changes.changed = original.changed(network)
+        changes.notes += self._verdict(data, changes, best)
+        for site in trained:
+            if isinstance(site.neuron, ConstantCurrent) and not site.neuron.has_closed_form:
+                changes.notes.append(f"{site.site.name}: V0 outside [0, θ], simulated step by step in every execution")
+        return changes
+
+    def _logits(self, network: SpikingNetwork, images: Tensor, trained: list[_Trained]) -> Tensor:
+        values = network.begin(images)
+        run(
+            network.graph,
+            network.between,
+            values,
+            _Differentiable(network, trained, self.width).advance(network.timesteps),
+        )
+        return network.mean_answer(values)
+
+    def _record(self, network: SpikingNetwork, data: CalibrationData, epoch: int, loss: float | None) -> dict[str, Any]:
+        record: dict[str, Any] = {"epoch": epoch}
+        if loss is not None:
+            record["loss"] = loss
+        if len(data.held_out):
+            record["logit_error"] = logit_error(network, data.held_out)
+        return record
+
+    def _verdict(self, data: CalibrationData, changes: Changes, best: dict[str, Any]) -> list[str]:
+        if len(data.held_out) == 0:
+            return [f"not checked: no images are held out; epoch {best['epoch']} kept"]
+        if best["epoch"] == 0:
+            return ["the original network kept: no epoch lowered the logit error on held-out images"]
+        before, after = changes.history[0]["logit_error"], best["logit_error"]
+        return [
+            f"squared logit error on {len(data.held_out)} held-out images {before:.3g} -> {after:.3g}, "
+            f"epoch {best['epoch']}"
+        ]
+
+
+class _Trained:
+    """θ and V0 of a site as functions of what is trained."""
+
+    def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
+        neuron = network.neuron(site.name)
+        if not isinstance(neuron, IntegrateFire | ConstantCurrent):
+            raise CalibrationError(
+                f"has {type(neuron).__name__} neurons, which have no potential to train",
+                where=site.name,
+                remedy="use this pass with integrate_fire or constant_current neurons",
+            )
+        if type(neuron) not in (IntegrateFire, ConstantCurrent):  # what fires in training is their rule
+            raise CalibrationError(
+                f"has {type(neuron).__name__} neurons, which fire by a rule of their own",
+                where=site.name,
+                remedy="use this pass with integrate_fire or constant_current neurons",
+            )
+        self.site, self.neuron = site, neuron
+        self.start = neuron.threshold.clone()
+        shape = (site.channels,) if granularity == "channel" else ()
+        self.scale, self.shift = (torch.zeros(shape, dtype=self.start.dtype, device=self.start.device) for _ in "ab")
+        v0 = neuron.potential if isinstance(neuron, ConstantCurrent) else neuron.initial_potential
+        self.v0 = torch.as_tensor(v0, dtype=self.start.dtype, device=self.start.device).clone()
+        self.parameters = [
+            parameter.requires_grad_()
+            for parameter, name in ((self.scale, "threshold"), (self.shift, "potential"))
+            if train in ("both", name)
+        ]
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, [] or [C]."""
+        silent = self.start.isinf()
+        return torch.where(silent, self.start, torch.where(silent, 1.0, self.start) * self.scale.exp())
+
+    @property
+    def potential(self) -> Tensor:
+        """V0/θ; [], [C], or [C, ...]."""
+        return self.v0 + along_channels(self.shift, 1 + self.v0.dim())
+
+    def write(self) -> None:
+        """Give the neurons what is trained."""
+        if self.scale.requires_grad:
+            self.neuron.threshold = self.threshold.detach().clone()
+        if self.shift.requires_grad:
+            self.neuron.initial_potential = self.potential.detach().clone()
+
+    def finite(self) -> bool:
+        """Whether θ and V0 still are, silent channels aside, and what they are to be changed by."""
+        alive = (self.threshold.isfinite() & (self.threshold > 0)) | self.start.isinf()
+        return all(
+            bool(x.all())
+            for x in (
+                alive,
+                self.potential.isfinite(),
+                *(p.grad.isfinite() for p in self.parameters if p.grad is not None),
+            )
+        )
+
+
+def _fault(loss: Tensor, trained: list[_Trained]) -> str | None:
+    """What is not finite: the first such site, or the loss."""
+    for site in trained:
+        if not site.finite():
+            return f"θ, V0 or their gradients at {site.site.name} are"
+    return None if bool(torch.isfinite(loss)) else "the logits are"
+
+
+class _Differentiable(Simulation):
+    """The simulation with the parameters that are trained, differentiable in them."""
+
+    def __init__(self, network: SpikingNetwork, trained: list[_Trained], width: float) -> None:
+        super().__init__(network)
+        self.trained = {site.site.name: site for site in trained}
+        self.width = width
+
+    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> Tensor:
+        site, steps = self.trained[node.name], self.steps_of(node.name)
+        if isinstance(neuron, ConstantCurrent):
+            signal, strict, bias = Constant(signal.mean()), neuron.strict, None
+        else:
+            strict, bias = False, cast(IntegrateFire, neuron).bias
+        return fire_with_gradient(
+            step_by_step(signal, steps), site.threshold, site.potential, bias, strict=strict, width=self.width
+        )

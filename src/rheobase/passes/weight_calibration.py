@@ -1,0 +1,147 @@
+"""Weights adjusted layer by layer to the spikes that really arrive: the weight stage of SNN Calibration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.core.seeds import generator
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.graph.operations import in_memory_format
+from rheobase.graph.sites import Site
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import IntegrateFire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.held_out import HeldOut
+from rheobase.passes.layers import Layer, layers
+from rheobase.passes.statistics import observe
+from rheobase.signals.signal import along_channels
+
+
+class WeightCalibration(CalibrationPass):
+    r"""Layer by layer, fit weights and biases so that the neurons' mean output meets the ANN's activation.
+
+    Li et al. 2021, section 4.3, first stage of the advanced pipeline on ImageNet. With x̄ the time-mean of the spikes
+    that arrive (layers before are calibrated already) and q the staircase of the neuron, with a straight-through
+    gradient,
+
+    .. math:: \min_{W, c} \; \big\| q(W \bar x + c) - a \big\|^2
+
+    by Adam on batches of calibration images. A layer is what no site before needed: usually one convolution; in a
+    residual block also the projection of the shortcut. A tensor that several operations share is left alone, and so is
+    a layer whose fit gets worse. All is undone if it does not help on held-out images.
+
+    Args:
+        learning_rate: of Adam; 1e-5 in the paper.
+        iterations: for each layer; 5000 in the paper.
+        batch_size: images for each iteration.
+        images: how many calibration images to use, all simulated at once; 1024 in the paper.
+        seed: of the batches.
+    """
+
+    kind: Literal["weight_calibration"] = "weight_calibration"
+    learning_rate: float = Field(default=1e-5, gt=0)
+    iterations: int = Field(default=5000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    images: int = Field(default=128, ge=1)
+    seed: int = 0
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Replace tensors of ``network.graph``; ``network.ann`` keeps its own."""
+        images = data.fit[: self.images]
+        for site in network.sites:
+            integrate_fire(network, site)
+        check = HeldOut(network, data.held_out)
+        changes = Changes()
+        activations = _activations(network, images)
+        draws = generator(self.seed)
+        for layer in track(layers(network, images), "fitting weights", show=progress, total=len(network.sites)):
+            names = _own_tensors(network, layer, changes)
+            if names and self._fit(network, layer, names, activations[layer.site.index], draws):
+                changes.changed[layer.site.name] = names
+        if not changes.changed:
+            changes.notes.append("the original network kept: no layer's error fell")
+            return changes
+        changes.notes.append(check.keep_better())
+        if network.graph is check.original.graph:
+            changes.changed = {}
+        return changes
+
+    def _fit(
+        self, network: SpikingNetwork, layer: Layer, names: list[str], target: Tensor, draws: torch.Generator
+    ) -> bool:
+        """Fit the tensors of one layer; False if that made its error larger."""
+        neuron = integrate_fire(network, layer.site)
+        means = {name: signal.mean().clone() for name, signal in layer.inputs.items()}
+        start = network.graph
+        trained = {name: start.tensor(name).clone().requires_grad_() for name in names}
+        graph = start.replace()
+        for name, tensor in trained.items():
+            graph.put(name, tensor)
+        optimiser = torch.optim.Adam(trained.values(), lr=self.learning_rate)
+
+        def error(rows: Tensor) -> Tensor:
+            current = layer.mean_current(graph, {name: mean[rows] for name, mean in means.items()})
+            return (staircase(current, neuron, network.steps_of(layer.site.name)) - target[rows]).square().mean()
+
+        everything = torch.arange(len(target))
+        with torch.no_grad():
+            before = float(error(everything))
+        for _ in range(self.iterations):
+            rows = torch.randperm(len(target), generator=draws)[: self.batch_size]
+            optimiser.zero_grad()
+            error(rows).backward()
+            optimiser.step()
+        with torch.no_grad():
+            after = float(error(everything))
+        if not after < before:
+            return False
+        network.graph = start.replace(tensors={name: tensor.detach() for name, tensor in trained.items()})
+        return True
+
+
+def staircase(current: Tensor, neuron: IntegrateFire, timesteps: int) -> Tensor:
+    """Time-mean output for a constant current, with the gradient of clip(current, 0, θ) in its place.
+
+    θ/T · clip(⌊(T (I − b) + V0)/θ⌋, 0, T), Bu et al. 2022, Theorem 2. ``current``: [B, C, ...].
+    """
+    dims = current.dim()
+    theta = along_channels(neuron.threshold, dims)
+    finite = torch.where(theta.isinf(), 1.0, theta)
+    potential = along_channels(neuron.initial_potential, dims)
+    if neuron.bias is not None:
+        bias = neuron.bias.mean(0) if neuron.bias.dim() == 2 else neuron.bias
+        current = current - along_channels(bias, dims)
+    scaled = timesteps * current / finite
+    floor = torch.floor(scaled + potential)
+    through = torch.clamp(scaled, 0, timesteps)
+    count = through + (torch.clamp(floor, 0, timesteps) - through).detach()
+    return torch.where(theta.isinf(), 0.0, finite / timesteps * count)
+
+
+def _activations(network: SpikingNetwork, images: Tensor) -> list[Tensor]:
+    """The ANN's activations of every site, [B, C, ...]."""
+    found: list[list[Tensor]] = [[] for _ in network.sites]
+
+    def keep(site: Site, activation: Tensor) -> None:
+        found[site.index].append(activation.clone())
+
+    observe(network.ann, images, keep)
+    return [in_memory_format(torch.cat(parts).to(network.graph.device)) for parts in found]
+
+
+def _own_tensors(network: SpikingNetwork, layer: Layer, changes: Changes) -> list[str]:
+    """Tensors that only this layer's operations use."""
+    used: dict[str, int] = {}
+    for node in network.graph.nodes:
+        for name in node.parameters.values():
+            used[name] = used.get(name, 0) + 1
+    own = [name for node in layer.nodes for name in node.parameters.values()]
+    shared = [name for name in dict.fromkeys(own) if used[name] > 1]
+    if shared:
+        changes.notes.append(f"{layer.site.name}: {', '.join(shared)} left alone, used by several operations")
+    return [name for name in own if used[name] == 1]

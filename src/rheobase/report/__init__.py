@@ -1,1 +1,0 @@
-"""The report of a comparison: cells on disk, tables, plots and a page."""
