@@ -25,7 +25,7 @@ def main(batch: int = 128) -> None:
         networks[levels] = rb.convert(rb.quantise(resnet20(), recipe, calibration=images), recipe)
     functions = {"ReLU network": lambda: relu(images), "quantised network": lambda: networks[4].ann(images)}
     for levels, network in networks.items():
-        assert network.runs_as() == "counts"
+        assert network.execution_mode == "counts"
         functions[f"counts, T = {levels}"] = partial(network, images)
         functions[f"for_inference, T = {levels}"] = partial(rb.for_inference(network), images)
     with torch.inference_mode():

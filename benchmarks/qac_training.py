@@ -34,7 +34,7 @@ def recipe(arguments: argparse.Namespace) -> rb.Recipe:
         mean_timesteps=arguments.mean_timesteps,
         parametrisation=arguments.parametrisation,
         granularity=arguments.granularity,
-        most=arguments.most,
+        max_timesteps=arguments.max_timesteps,
         rate=arguments.rate,
         matched=not arguments.unmatched,
     )
@@ -63,7 +63,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parametrisation", default="t_alpha", help="n_d, n_alpha, d_alpha or t_alpha")
     parser.add_argument("--mean-timesteps", type=lambda s: s if s == "free" else float(s), default=3.0)
     parser.add_argument("--granularity", default="layer")
-    parser.add_argument("--most", type=int, default=32)
+    parser.add_argument("--max-timesteps", type=int, default=32)
     parser.add_argument("--rate", type=float, default=rb.QAC().activation.rate)  # type: ignore[union-attr]
     parser.add_argument("--unmatched", action="store_true", help="one learning rate for bits, step sizes and weights")
     parser.add_argument("--epochs", type=int, default=6)
@@ -111,7 +111,7 @@ def main() -> None:
         "mean_timesteps": model.mean_timesteps,
         "steps_at_the_start": start,
         "steps": {name: part.levels for name, part in model.activations.items()},
-        "steps_before_rounding": {name: float(part.real_steps.detach()) for name, part in model.learned.items()},
+        "steps_before_rounding": {name: float(part.real_steps.detach()) for name, part in model.activations.items()},
         "thresholds": {name: part.saturation.detach().tolist() for name, part in model.activations.items()},
         "notes": list(done.notes),
         "history": [asdict(epoch) for epoch in done.history],

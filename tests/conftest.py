@@ -19,7 +19,7 @@ import networks
 import rheobase as rb
 from rheobase.graph import Graph, capture, fold_batch_norm
 from rheobase.methods import METHODS
-from rheobase.methods.parts import NEURON_PARTS
+from rheobase.methods.neuron_part import NEURON_PARTS
 from rheobase.neurons import NEURONS
 from rheobase.passes import PASSES
 

@@ -226,7 +226,7 @@ def test_averaging_everywhere_is_a_constant_current() -> None:
     images = grid_images(name).double()
     a = rb.convert(qnet, constant).double()
     b = rb.convert(qnet, plain, calibration=grid_images(name)).double()
-    assert (a.runs_as(), b.runs_as()) == ("counts", "steps")
+    assert (a.execution_mode, b.execution_mode) == ("counts", "steps")
     assert a.mean_steps() == b.mean_steps() == 10 / 3
     torch.testing.assert_close(a(images), b(images))
 

@@ -136,7 +136,23 @@ def test_recipe_for_another_t() -> None:
     assert at(rb.QAC(), 2) == rb.QAC(mean_timesteps=2)
     assert at(rb.Pascal(), 2) == rb.Pascal(levels=2)
     assert at(rb.Pascal(), 2, quantised=True) == rb.Pascal()
-    assert at(rb.QVM(levels=4), 2) == rb.QVM(levels=4)
+    assert at(rb.QVM(levels=4), 2) == rb.QVM(levels=4, timesteps=2)
+    assert at(rb.QVM(levels=4, timesteps=8), 2) == rb.QVM(levels=4, timesteps=2)
+
+
+def test_a_t_that_sites_were_given_is_not_replaced_without_a_word(tmp_path: Path) -> None:
+    sites = [node.name for node in traced().sites]
+    own = rb.methods.IntegrateFireNeuron(timesteps={name: 2 + i for i, name in enumerate(sites)})
+    recipe = rb.RateCoding(timesteps=3).replace(name="own", timesteps=1 + len(sites), neuron=own)
+    with pytest.raises(RecipeError, match="sites have a T of their own"):
+        recipe.with_timesteps(4)
+    found = compared(
+        tmp_path, recipes={"own": recipe, "Pascal": rb.Pascal(levels=2)}, timesteps=(4,), training=TRAINING
+    )
+    reasons = {cell.method: cell.reason for cell in found.cells}
+    assert "sites have a T of their own" in str(reasons["own"])
+    assert "as many steps as the network has levels" in str(reasons["Pascal"])
+    assert {cell.status for cell in found.cells} == {"refused"}
 
 
 def test_every_published_method_is_there() -> None:

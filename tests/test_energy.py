@@ -21,7 +21,7 @@ from rheobase import zoo
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.graph import Graph, capture, fold_batch_norm
 from rheobase.graph.synapses import WorkCounter
-from rheobase.measure._energy import count_spikes
+from rheobase.measure._energy import spikes_per_image
 from rheobase.measure._pascal_cost import energy_ratio
 from rheobase.neurons import IntegrateFire
 
@@ -230,15 +230,15 @@ def test_gates_pass_one_spike_a_window() -> None:
     counter = WorkCounter(snn.graph, spiking=True)
     gates = [node for node in snn.graph.nodes if node.operation == "max_pool"]
     assert {node.name for node in gates} < set(counter.sources)
-    seen, spikes = count_spikes(snn, images, 4, counter.sources)
+    seen, spikes = spikes_per_image(snn, images, 4, counter.sources)
     assert seen == len(images)
     for gate in gates:
         (before,) = gate.inputs
-        arrived, passed = float(spikes[before].sum()), float(spikes[gate.name].sum())
+        arrived, passed = float(spikes[before].magnitude.sum()), float(spikes[gate.name].magnitude.sum())
         assert 0.25 * arrived <= passed + 1e-9
         assert passed < arrived
     found = rb.energy(snn, images)
-    last = float(spikes[gates[-1].name].sum())
+    last = float(spikes[gates[-1].name].magnitude.sum())
     assert found.rows[-1].acs == pytest.approx(last * networks.CLASSES)
     assert any("max-pooling" in text for text in found.not_counted)
 

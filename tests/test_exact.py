@@ -57,7 +57,7 @@ def test_every_network_converts_exactly(name: str, recipe: Recipe) -> None:
     if name == "QCFSResNet" and recipe.name == "QVM" and recipe.activation.rounding != "round":  # type: ignore[union-attr]
         pytest.skip("its sites were trained to round to the nearest")
     snn = rb.convert(qnet, recipe)
-    assert snn.runs_as() == "counts"
+    assert snn.execution_mode == "counts"
     if recipe.name == "QAC":
         assert sum(snn.steps_of(site.name) for site in snn.sites) == 5 * len(snn.sites) // 2
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert [n.config() for n in again.neurons] == [n.config() for n in snn.neurons]
         # from the stored network to another method, without the original
         other = rb.convert(again, rb.RateCoding(timesteps=4, threshold="saturation"), calibration=images)
-        assert other.runs_as() == "steps"
+        assert other.execution_mode == "steps"
         assert torch.equal(other.ann(images), snn(images))
 
 
@@ -260,7 +260,7 @@ def test_passes_that_do_not_fit_such_neurons() -> None:
 
 def test_the_closed_form_where_there_is_none() -> None:
     snn = copy.deepcopy(grid_snn("MLP"))
-    assert snn.runs_as() == "steps"
+    assert snn.execution_mode == "steps"
     snn.execution = "counts"
     with pytest.raises(RecipeError, match=r"IntegrateFire neurons, whose count depends on when"):
         snn(grid_images("MLP"))

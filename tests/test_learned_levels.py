@@ -13,11 +13,15 @@ from torch import Tensor
 
 import rheobase as rb
 from rheobase.activations.learned_staircase import PARAMETERS, LearnedStaircase
-from rheobase.activations.step_target import StepTarget, level_notes
+from rheobase.activations.step_target import StepTarget
 from rheobase.core.errors import ModelError, TraceError
 
 CASES = sorted(PARAMETERS)
 BY_CHANNEL = ("n_d", "n_alpha", "t_alpha")
+
+
+def named(parts: list[LearnedStaircase]) -> dict[str, LearnedStaircase]:
+    return {str(i): part for i, part in enumerate(parts)}
 
 
 def test_worked_out_by_hand() -> None:
@@ -156,15 +160,15 @@ def test_the_mean_is_met_exactly(case: str, t: list[float], mean: float, done: f
     """The largest sum of levels that the mean allows, whatever t were, ties included; every t within the bounds."""
     parts = []
     for value in t:
-        part = LearnedStaircase(case, 1.0, 0.8, most=8)
+        part = LearnedStaircase(case, 1.0, 0.8, max_timesteps=8)
         part.set_steps(value)
         parts.append(part)
-    StepTarget(mean, 8).hold(parts, done)
+    StepTarget(mean, 8).hold(named(parts), done)
     levels = [part.levels for part in parts]
     assert sum(levels) == min(math.floor(mean * len(t) + 1e-6), 8 * len(t))
     assert all(1 <= level <= 8 for level in levels)
     again = [float(part.real_steps) for part in parts]
-    StepTarget(mean, 8).hold(parts, 0.1)
+    StepTarget(mean, 8).hold(named(parts), 0.1)
     assert [part.levels for part in parts] == levels  # nothing is left to do
     assert [float(part.real_steps) for part in parts] == pytest.approx(again, abs=0.6)
     seen = [min(max(value, 1), 8) if done < 0.5 else min(max(math.floor(value + 0.5), 1), 8) for value in t]
@@ -175,40 +179,40 @@ def test_the_mean_is_met_exactly(case: str, t: list[float], mean: float, done: f
 
 def test_what_is_met_already_stays() -> None:
     parts = [LearnedStaircase("t_alpha", t) for t in (1.2, 2.3, 4.4)]
-    StepTarget(7 / 3, 32).hold(parts, 0.0)
+    StepTarget(7 / 3, 32).hold(named(parts), 0.0)
     assert [float(part.real_steps) for part in parts] == pytest.approx([1.2, 2.3, 4.4])
     StepTarget(2.0, 32).hold(
-        parts, 0.0
+        named(parts), 0.0
     )  # one has to give way: the one nearest to its edge, 4.4 falls by 0.9, 2.3 by 0.8
     assert [part.levels for part in parts] == [1, 1, 4]
 
 
 def test_levels_settle() -> None:
     part = LearnedStaircase("t_alpha", 2.3)
-    target = StepTarget(None, 32, settle=0.5)
-    target.hold([part], 0.49)
+    target = StepTarget(None, 32, freeze_after=0.5)
+    target.hold({"only": part}, 0.49)
     assert float(part.real_steps) == pytest.approx(2.3)
-    target.hold([part], 0.5)
+    target.hold({"only": part}, 0.5)
     assert float(part.real_steps) == 2.0
 
 
 def test_a_step_size_that_falls_to_zero() -> None:
     """Case 3: t = α/d would grow without end; it is held at the bound, and a note says so."""
-    part = LearnedStaircase("d_alpha", 4.0, 1.0, most=16)
+    part = LearnedStaircase("d_alpha", 4.0, 1.0, max_timesteps=16)
     with torch.no_grad():
         part.step_size.fill_(-0.1)  # type: ignore[operator]
     assert part.levels == 16
     assert bool(part(torch.rand(2, 2)).isfinite().all())
-    StepTarget(None, 16).hold([part], 0.1)
+    StepTarget(None, 16).hold({"only": part}, 0.1)
     assert float(part.step_size) == pytest.approx(1 / 16)  # type: ignore[arg-type]
     one = LearnedStaircase("t_alpha", 1.0)
-    notes = level_notes({"first": part, "second": one})
+    notes = StepTarget(None, 16).notes({"first": part, "second": one})
     assert notes == [
         "learned levels: a single one, a spike or none, at second",
         "learned levels: as many as the bound allows at first (16)",
-        "learned levels: training drove t above the bound and was held there at first (1 steps)",
+        "learned levels: training drove t above the bound and was stopped there at first (1 steps)",
     ]
-    assert level_notes({"only": one}) == ["learned levels: a single one, a spike or none, at every site"]
+    assert StepTarget(None, 16).notes({"only": one}) == ["learned levels: a single one, a spike or none, at every site"]
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def test_a_step_size_that_falls_to_zero() -> None:
         (("t_alpha", float("nan")), {}, "steps: are nan"),
         (("t_alpha", 3.0, float("inf")), {}, "threshold: is not positive and finite"),
         (("t_alpha", 3.0, -1.0), {}, "threshold: is not positive and finite"),
-        (("t_alpha", 3.0), {"most": 0}, "levels: is 0"),
+        (("t_alpha", 3.0), {"max_timesteps": 0}, "levels: is 0"),
         (("d_alpha", 3.0, torch.ones(4)), {}, "threshold for each channel"),
     ],
 )

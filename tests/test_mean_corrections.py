@@ -17,7 +17,6 @@ from rheobase.passes import CalibrationData
 from rheobase.passes.held_out import Snapshot, logit_error
 from rheobase.passes.layers import layers
 from rheobase.passes.statistics import observe
-from rheobase.passes.weight_calibration import staircase
 
 PASSES = {
     "bias": rb.passes.BiasCorrection(images=12),
@@ -144,7 +143,9 @@ def test_potential_correction_by_hand(granularity: str) -> None:
 def test_the_staircase_is_the_neuron_under_a_constant_current() -> None:
     neuron = IntegrateFire(torch.tensor([0.7, 1.3, float("inf")]), torch.tensor(0.25), torch.tensor([0.1, -0.2, 0.0]))
     current = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    result = staircase(current, neuron, 6)
+    response = neuron.response(6)
+    assert response is not None
+    result = response.mean_with_gradient(current)
     currents = current.detach().expand(6, -1, -1)
     emitted, _ = neuron.run(currents, neuron.init(currents.shape[1:], currents[0]))
     # a sum in other order may fall on the other side of a tie

@@ -20,7 +20,7 @@ from conftest import grid_graph, grid_images
 from rheobase.core.errors import CalibrationError, DataError, RecipeError
 from rheobase.graph import capture
 from rheobase.measure.plots import distribution_plot
-from rheobase.methods.parts import ParallelNeuron
+from rheobase.methods.neuron_part import ParallelNeuron
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import IntegrateFire, ParallelIF
 from rheobase.passes import CalibrationData
@@ -64,7 +64,7 @@ def test_the_neuron_is_the_papers_ladder(seed: int, steps: int, potential: float
     torch.testing.assert_close(emitted, torch.tensor(expected, dtype=torch.float64).movedim(2, 0))
     fired = emitted != 0
     assert bool((fired[1:] >= fired[:-1]).all())  # sorted: once it fires it goes on
-    count = neuron.count(z, steps)
+    count = neuron.response(steps).count(z)
     assert torch.equal(fired.sum(0), count.long())
     assert torch.equal(neuron.rate(z, steps), count * ((theta + post) / steps))
     written = z.clone()
@@ -81,10 +81,10 @@ def test_golden_counts() -> None:
     z = torch.tensor([[0.4, 0.4, 0.4, -0.2]])
     bias = torch.tensor([0.0, 0.5, -1.0, 0.0])
     neuron = ParallelIF(torch.tensor(1.0), 4, output_bias=bias)
-    assert neuron.count(z, 4).tolist() == [[2, 4, 1, 0]]
+    assert neuron.response(4).count(z).tolist() == [[2, 4, 1, 0]]
     # ψ_DA = 0.25 adds a whole rung at T = 4; φ changes what a spike is worth and not how many there are
     moved = ParallelIF(torch.tensor(1.0), 4, pre=torch.full((4,), 0.25), post=torch.full((4,), 1.0))
-    assert moved.count(z, 4).tolist() == [[3, 3, 3, 0]]
+    assert moved.response(4).count(z).tolist() == [[3, 3, 3, 0]]
     assert moved.rate(z, 4).tolist() == [[1.5, 1.5, 1.5, 0]]
     # ψ is half a θ at any T
     assert [float(ParallelIF(torch.tensor(1.0), 4).rate(torch.tensor([[0.4]]), t)) for t in (1, 2, 8)] == [
@@ -139,7 +139,7 @@ def unlabelled(images: Tensor, held_out: int = 0) -> CalibrationData:
 @pytest.mark.parametrize("name", networks.GRID)
 def test_counts_are_steps(name: str, tmp_path: Path) -> None:
     images, snn = grid_images(name), converted(name)
-    assert snn.runs_as() == "counts"
+    assert snn.execution_mode == "counts"
     again = rb.load(rb.save(snn, tmp_path / "saved"))
     assert torch.equal(again(images), snn(images))
     exact = copy.deepcopy(snn).double()

@@ -21,7 +21,7 @@ from rheobase.core.errors import CalibrationError, DataError, ModelError, Recipe
 from rheobase.graph.sites import site_table
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure.plots import site_steps, steps_plot
-from rheobase.methods.learned_activation import _relative_error
+from rheobase.methods.qac import _relative_error
 from rheobase.passes.statistics import histograms, maxima
 from rheobase.training import Trained, checkpoint
 from rheobase.training.loop import _optimiser
@@ -112,12 +112,12 @@ def test_training_meets_the_mean_and_the_answer_converts(case: Parametrisation) 
     assert [epoch.mean_timesteps for epoch in result.history] == [2.4, 2.4]  # 12 of 12.5 steps over five sites
     model = result.model
     assert isinstance(model, TrainableGraph)
-    for name, part in model.learned.items():
+    for name, part in model.activations.items():
         assert float(part.real_steps.detach()) == pytest.approx(part.levels, abs=0.01), name
     snn = rb.convert(model, rb.QAC())
     assert [snn.steps_of(site.name) for site in snn.sites] == levels(model)
     assert snn.timesteps == max(levels(model))
-    assert snn.runs_as() == "counts"
+    assert snn.execution_mode == "counts"
     with torch.no_grad():
         answer = snn(images)
         assert torch.equal(answer, snn.ann(images))
@@ -149,7 +149,7 @@ def test_steps_go_where_the_loss_wants_them() -> None:
 
 def test_without_a_mean_steps_grow_to_the_bound() -> None:
     """Case 3 with the equations as they stand: d falls to zero, t = α/d is held at the bound; said, and convertible."""
-    recipe = rb.QAC(mean_timesteps="free", parametrisation="d_alpha", most=6, rate=1e3)
+    recipe = rb.QAC(mean_timesteps="free", parametrisation="d_alpha", max_timesteps=6, rate=1e3)
     result = rb.train(
         quantised(recipe), digits().train, rb.Training(epochs=1, learning_rate=0.05, batch_size=32), validation=None
     )
@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     for other, word in (
         (rb.QAC(mean_timesteps=2, rate=50), "activations target was StepTarget"),
         (rb.QAC(mean_timesteps=2.5, rate=40), "rates"),
-        (rb.QAC(mean_timesteps=2.5, rate=50, most=8), "most="),
+        (rb.QAC(mean_timesteps=2.5, rate=50, max_timesteps=8), "max_timesteps="),
         (rb.Pascal(levels=2), "network"),
     ):
         with pytest.raises(TrainingError, match=f"another run.*{word}"):
@@ -211,7 +211,7 @@ def test_no_decay_and_rates_of_their_own() -> None:
     for group in _optimiser(network, rb.Training(epochs=1, learning_rate=0.1)).param_groups:
         seen |= {names[id(parameter)]: (group["weight_decay"], group["rate"]) for parameter in group["params"]}
     assert set(seen) == set(names.values())
-    for name, part in network.learned.items():
+    for name, part in network.activations.items():
         for leaf in ("bits", "step_size"):
             assert seen[f"{name}.{leaf}"] == (0.0, part.rates[leaf])
     assert seen["conv.weight"] == (5e-4, 1.0)
@@ -281,10 +281,10 @@ def test_from_the_command_line(
         ({"mean_timesteps": 0.9}, "mean_timesteps: input should be greater than or equal to 1"),
         ({"mean_timesteps": float("nan")}, "mean_timesteps"),
         ({"mean_timesteps": "few"}, "mean_timesteps"),
-        ({"mean_timesteps": 9, "most": 8}, "mean_timesteps 9 is above the bound"),
+        ({"mean_timesteps": 9, "max_timesteps": 8}, "mean_timesteps 9 is above the bound"),
         ({"parametrisation": "t_d"}, "parametrisation"),
         ({"parametrisation": "d_alpha", "granularity": "channel"}, "d_alpha has one threshold a layer"),
-        ({"most": 1}, "most"),
+        ({"max_timesteps": 1}, "max_timesteps"),
         ({"rate": -1}, "rate"),
         ({"levels": 4}, "unknown field 'levels'"),
     ],
@@ -327,7 +327,7 @@ def test_a_site_that_is_never_active() -> None:
 
 def test_training_that_diverges_names_the_parameter() -> None:
     network = copy.deepcopy(quantised(rb.QAC(mean_timesteps=2, parametrisation="n_d")))
-    name = next(iter(network.learned))
+    name = next(iter(network.activations))
     with torch.no_grad():
         network.get_parameter(f"{name}.step_size").fill_(-1.0)
     with pytest.raises(TrainingError, match=rf"{name}\.step_size is -1, no positive number"):

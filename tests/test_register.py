@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import networks
+import own_neurons
 import rheobase as rb
 from command_line import Run, assert_refused, runner
 from conftest import grid_images
@@ -21,9 +22,8 @@ from rheobase.core.errors import CalibrationError, RecipeError, StoreError
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
 from rheobase.methods import METHODS, NeuronPart
-from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, State
+from rheobase.neurons import Alphabet, ConstantCurrent, IntegrateFire, MembraneNeuron, Neuron, ParallelIF, State
 from rheobase.passes import CalibrationData, CalibrationPass, Changes
-from rheobase.signals.signal import along_channels
 
 pytestmark = pytest.mark.usefixtures("own_parts")
 
@@ -40,20 +40,19 @@ class LowerThresholds(CalibrationPass):
         return Changes({site.name: ["threshold"] for site in network.sites})
 
 
-class SignedIF(IntegrateFire):
+class SignedIF(MembraneNeuron):
     """A spike of −θ takes back one of θ (Wang et al. 2022)."""
 
     kind = "signed"
-    run = Neuron.run
+    alphabet = Alphabet.signed(1)
+    remembers = True
 
-    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        return (*super().init(shape, like), torch.zeros(shape, dtype=like.dtype))
+    def capacity(self, steps: int) -> tuple[int, int]:
+        return 0, steps
 
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        potential, net = self.integrate(current, state[:1], t), state[1]
-        theta = along_channels(self.threshold, current.dim())
-        spikes = (potential >= theta).to(current.dtype) - ((potential <= -theta) & (net > 0)).to(current.dtype)
-        return spikes, (potential - self.emit(spikes), net + spikes)
+    def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
+        assert sent is not None
+        return (potential >= threshold).to(potential.dtype) - ((potential <= -threshold) & (sent > 0)).to(potential)
 
 
 class SignedNeuron(NeuronPart):
@@ -130,7 +129,7 @@ def test_converted_saved_loaded(network: str, tmp_path: Path) -> None:
 def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = signed()
     text, folder = recipe.to_yaml(), rb.save(convert(recipe), tmp_path / "net")
-    from rheobase.methods.parts import NEURON_PARTS
+    from rheobase.methods.neuron_part import NEURON_PARTS
     from rheobase.neurons import NEURONS
     from rheobase.passes import PASSES
 
@@ -144,17 +143,101 @@ def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch:
         rb.load(folder)
 
 
-def test_passes_that_fire_by_themselves_refuse_a_rule_of_its_own(tmp_path: Path) -> None:
-    snn = convert(signed())
-    for own in (rb.passes.TemporalBias(batch_size=8), rb.passes.SurrogateCalibration()):
-        recipe = signed().model_copy(update={"calibration": (rb.passes.Thresholds(), own)})
-        with pytest.raises(CalibrationError, match="SignedIF neurons"):
-            rb.convert(snn, recipe, calibration=grid_images("MLP"))
-    recipe = signed().model_copy(update={"calibration": (rb.passes.Thresholds(), rb.passes.BiasCorrection())})
-    assert rb.convert(snn, recipe, calibration=grid_images("MLP")).provenance.passes[1]["notes"]
+PASSES = (
+    rb.passes.ScaleThresholds(images=8, sweeps=1),
+    rb.passes.ShiftCurrent(),
+    rb.passes.BiasCorrection(images=8),
+    rb.passes.PotentialCorrection(images=8),
+    rb.passes.WeightCalibration(images=8, iterations=2),
+    rb.passes.TemporalBias(batch_size=8, iterations=2, updates=3),
+    rb.passes.SurrogateCalibration(epochs=1, batch_size=8),
+)
+
+
+@pytest.mark.parametrize("neuron", [SignedNeuron, own_neurons.BurstNeuron, own_neurons.TernaryNeuron])
+@pytest.mark.parametrize("own", PASSES, ids=lambda own: own.kind)
+def test_every_pass_follows_the_rule_of_the_neuron(
+    own: CalibrationPass, neuron: type[NeuronPart], tmp_path: Path
+) -> None:
+    rb.register(SignedNeuron)
+    own_neurons.register()
+    images = grid_images("OptionAResNet")
+    passes = (rb.passes.Thresholds(), own)
+    recipe = rb.Recipe(name="own", timesteps=3, neuron=neuron(), calibration=passes)
+    snn = rb.convert(networks.build("OptionAResNet"), recipe, calibration=images)
+    record = snn.provenance.passes[1]
+    assert record["changed"] or any("kept" in note for note in record["notes"])
+    logits = snn(images)
+    *_, (_, last) = snn.stream(images)
+    torch.testing.assert_close(last, logits)
+    assert torch.equal(rb.load(rb.save(snn, tmp_path / "net"))(images), logits)
+    assert rb.latency(snn).final == 3
+    cost, row = rb.energy(snn, images), rb.evaluate(snn, images, [3]).rows[0]
+    neurons = sum(site.neurons for site in snn.sites)
+    assert cost.spikes == pytest.approx(row.spike_rate * neurons * 3)
+    assert cost.events == pytest.approx(row.event_rate * neurons * 3)
+    found = rb.diagnose(snn, images)
+    assert sum(r.spike_rate * r.neurons for r in found.rows) == pytest.approx(row.spike_rate * neurons)
+
+
+def test_passes_for_parameters_that_a_neuron_has_not_are_refused() -> None:
+    own_neurons.register()
+    recipe = rb.Recipe(
+        name="x",
+        timesteps=2,
+        neuron=own_neurons.BurstNeuron(),
+        calibration=(rb.passes.Thresholds(), rb.passes.ErrorCalibration()),
+    )
+    with pytest.raises(CalibrationError, match="has Burst neurons, which have no such parameters: pre, post"):
+        rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
+
+
+def test_a_neuron_that_nir_has_no_word_for_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("nir")
     with pytest.raises(StoreError, match="SignedIF neurons, for which NIR has no node"):
-        rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
+        rb.exchange.export_nir(convert(signed()), tmp_path / "net.nir", reset="subtract")
+
+
+def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
+    own_neurons.register()
+    images = grid_images("OptionAResNet")
+    protocol = own_neurons.Rehearsal(steps=3)
+    base = rb.RateCoding(timesteps=4)
+    recipe = base.replace(name="rehearsed", protocol=protocol)
+    assert rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
+    plain = rb.convert(networks.build("OptionAResNet"), base, calibration=images)
+    snn = rb.convert(networks.build("OptionAResNet"), recipe, calibration=images)
+    assert snn.execution_mode == "steps"
+    logits = snn(images)
+    assert not torch.equal(logits, plain(images))
+    assert torch.equal(torch.cat([snn(part) for part in images.split(7)]), logits)
+    assert torch.equal(rb.load(rb.save(snn, tmp_path / "net"))(images), logits)
+    # every site waits for its input, and works for three more steps before its four
+    found = rb.latency(snn)
+    assert all(row.internal == 3 for row in found.rows)
+    assert found.final == 4 * len(found.critical_path)
+    assert rb.energy(snn, images).updates == rb.energy(plain, images).updates * 7 / 4
+    snn.execution = "counts"
+    with pytest.raises(RecipeError, match="depends on when their input arrives"):
+        snn(images)
+    snn.execution = "auto"
+    with pytest.raises(CalibrationError, match="wait for their input"):
+        rb.convert(
+            plain,
+            recipe.replace(calibration=(rb.passes.Thresholds(), rb.passes.TemporalBias(batch_size=8))),
+            calibration=images,
+        )
+
+    # the first site by hand: neurons that end below zero after three steps are silent in the four that count
+    seen: list[Tensor] = []
+    snn.readouts(images[:2], (4,), monitor=lambda site, train: seen.append(train.values) if site.index == 0 else None)
+    currents: list[Tensor] = []
+    plain.ann.on_held_values(images[:2], lambda node, z, _: currents.append(z.clone()) or z.relu())
+    neuron = plain.neuron(plain.sites[0].name)
+    start = neuron.init(currents[0].shape, currents[0])
+    _, (end,) = neuron.run(currents[0].expand(3, *currents[0].shape), start)
+    values, _ = neuron.run(currents[0].expand(4, *currents[0].shape), start)
+    assert torch.equal(torch.cat(seen, 1), torch.where(end < 0, 0.0, values))
 
 
 def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
@@ -172,7 +255,10 @@ def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None
             return Forgetful(torch.tensor(1.0), torch.tensor(0.5))
 
     rb.register(ForgetfulNeuron)
-    snn = convert(rb.Recipe(name="x", timesteps=2, neuron=ForgetfulNeuron(), calibration=(rb.passes.Thresholds(),)))
+    recipe = rb.Recipe(name="x", timesteps=2, neuron=ForgetfulNeuron())
+    with pytest.raises(RecipeError, match=r"Forgetful: cannot be built from its buffers .*'leak'"):
+        convert(recipe.replace(calibration=(rb.passes.Thresholds(),)))
+    snn = convert(recipe)
     with pytest.raises(StoreError, match=r"forgetful.*'leak'.*constructor must take"):
         rb.save(snn, tmp_path / "net")
     assert not list(tmp_path.iterdir())
@@ -221,6 +307,31 @@ class OldRateNeuron(SignedNeuron):
     builds = OldRate
 
 
+class Counts(SignedIF):
+    kind = "counts"
+    run = Neuron.run
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        return super().step(2 * current, state, t)
+
+
+class CountsNeuron(SignedNeuron):
+    kind: Literal["counts"] = "counts"  # type: ignore[assignment]
+    builds = Counts
+
+
+class Halved(ParallelIF):
+    kind = "halved"
+
+    def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
+        return super().rate(current, steps, overwrite=overwrite) / 2
+
+
+class HalvedNeuron(SignedNeuron):
+    kind: Literal["halved"] = "halved"  # type: ignore[assignment]
+    builds = Halved
+
+
 class InheritsNeuron(SignedNeuron):
     kind: Literal["inherits"] = "inherits"  # type: ignore[assignment]
     builds = Inherits
@@ -258,7 +369,9 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
         (Taken, "'thresholds' is taken by rheobase.passes.thresholds.Thresholds"),
         (OldRunNeuron, "OldRun.run: has no argument overwrite"),
         (OldRateNeuron, "OldRate.rate: has no argument overwrite"),
-        (InheritsNeuron, "Inherits: steps by a rule of its own and inherits run from IntegrateFire"),
+        (InheritsNeuron, "Inherits: has a step of its own and inherits run from IntegrateFire"),
+        (CountsNeuron, "Counts: has a step of its own and inherits count from SignedIF"),
+        (HalvedNeuron, "Halved: has a rate of its own and inherits response from ParallelIF"),
         (TakenNeurons, "'pasc' is taken by rheobase.neurons.pasc.Pasc"),
         (Homeless, "Homeless.builds"),
         (OPI, "'OPI' is taken"),
@@ -270,7 +383,7 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
 def test_what_cannot_be_registered(part: Any, word: str) -> None:
     with pytest.raises(RecipeError, match=word):
         rb.register(part)
-    assert "taken" not in rb.methods.parts.NEURON_PARTS
+    assert "taken" not in rb.methods.neuron_part.NEURON_PARTS
 
 
 def test_again_in_a_notebook() -> None:

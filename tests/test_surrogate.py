@@ -20,7 +20,7 @@ from rheobase.core.errors import CalibrationError, DataError, RecipeError
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import ConstantCurrentNeuron, PascNeuron
 from rheobase.neurons import ConstantCurrent, IntegrateFire
-from rheobase.neurons.surrogate import fire_with_gradient
+from rheobase.neurons.surrogate import above_threshold, at_threshold, fire_with_gradient
 from rheobase.signals.signal import Constant
 
 # -- V0 anywhere --------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_any_initial_potential(theta: list[int], v0: list[int], z: list[float], 
         initial_potential=torch.tensor(v0s, dtype=torch.float64),
         strict=strict,
     )
-    assert neuron.has_closed_form == all(0 <= v <= 1 for v in v0s)
+    assert (neuron.response(4) is not None) == all(0 <= v <= 1 for v in v0s)
     trains = torch.tensor(expected, dtype=torch.float64).movedim(2, 0)
     fired = neuron.fire(Constant(currents), steps)
     assert torch.equal((fired != 0).double(), trains)
@@ -103,9 +103,9 @@ def test_only_sites_that_need_it_are_stepped(name: str, tmp_path: Path) -> None:
     for index, v0 in stepped.items():
         snn.neurons[index].initial_potential = v0.double()
     snn.neurons[1].initial_potential = torch.linspace(0, 1, snn.sites[1].channels).double()
-    assert [site.index for site in snn.sites if not snn.neuron(site.name).has_closed_form] == sorted(stepped)
+    assert [site.index for site in snn.sites if snn.neuron(site.name).response(4) is None] == sorted(stepped)
     images = grid_images(name)[:5].double()
-    assert snn.runs_as() == "counts"
+    assert snn.execution_mode == "counts"
     counts = [snn(images, timesteps=t) for t in (4, 8)]
     assert float((counts[0] - uncalibrated).abs().max()) > 1e-3
     again = rb.load(rb.save(snn, tmp_path / "net"))
@@ -175,7 +175,8 @@ def test_forward_it_is_the_simulation() -> None:
     z, theta, v0 = (torch.rand(*shape, generator=g, dtype=torch.float64) for shape in ((5, 3), (3,), (3,)))
     for strict in (False, True):
         expected = ConstantCurrent(theta, 6, initial_potential=v0, strict=strict).fire(Constant(z), 6)
-        ours = fire_with_gradient(z.expand(6, 5, 3), theta, v0, strict=strict)
+        rule = above_threshold if strict else at_threshold
+        ours = fire_with_gradient(z.expand(6, 5, 3), theta, v0, count=rule)
         torch.testing.assert_close(ours, expected)
 
 
@@ -229,7 +230,7 @@ def test_one_step_is_adams() -> None:
     assert snn.provenance.passes[0]["notes"][0] == "not checked: no images are held out; epoch 1 kept"
     for neuron, before in zip(snn.neurons, start.neurons, strict=True):
         assert isinstance(neuron, ConstantCurrent)
-        rho, delta = torch.log(neuron.threshold / before.threshold), neuron.potential - 0.5
+        rho, delta = torch.log(neuron.threshold / before.threshold), torch.as_tensor(neuron.v0) - 0.5
         for moved in (rho, delta):
             assert abs(float(torch.as_tensor(moved))) == pytest.approx(1e-3, rel=1e-2)
 
@@ -288,7 +289,7 @@ def test_potentials_that_leave_their_range_are_noted() -> None:
     )
     snn = calibrated(part, n=4)  # none held out: it stays, good or not
     images = grid_images("MLP").double()
-    outside = [site.name for site in snn.sites if not snn.neuron(site.name).has_closed_form]
+    outside = [site.name for site in snn.sites if snn.neuron(site.name).response(4) is None]
     noted = [note.split(":")[0] for note in snn.provenance.passes[0]["notes"] if "simulated step by step" in note]
     assert outside
     assert noted == outside
@@ -331,7 +332,7 @@ def test_bad_input() -> None:
             rb.passes.SurrogateCalibration(**wrong)  # type: ignore[arg-type]
     part = rb.passes.SurrogateCalibration()
     recipe = rb.Recipe(name="pasc", timesteps=None, neuron=PascNeuron(), calibration=(part,))
-    with pytest.raises(CalibrationError, match="Pasc neurons, which have no potential to train"):
+    with pytest.raises(CalibrationError, match="Pasc neurons, whose threshold and potential belong"):
         rb.convert(quantised("MLP"), recipe, calibration=grid_images("MLP"))
     with pytest.raises(DataError, match="calibration: is needed: pasc sets surrogate_calibration"):
         rb.convert(quantised("MLP"), recipe)

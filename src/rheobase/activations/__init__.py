@@ -1,8 +1,8 @@
 """Quantised activations that networks are trained with so that a spiking network can match them."""
 
-from rheobase.activations.activation import QuantisedActivation, Rounding
+from rheobase.activations.activation import Constraint, QuantisedActivation, Rounding
 from rheobase.activations.learned_staircase import LearnedStaircase
 from rheobase.activations.staircase import QCFS, Staircase
 from rheobase.activations.step_target import StepTarget
 
-__all__ = ["QCFS", "LearnedStaircase", "QuantisedActivation", "Rounding", "Staircase", "StepTarget"]
+__all__ = ["QCFS", "Constraint", "LearnedStaircase", "QuantisedActivation", "Rounding", "Staircase", "StepTarget"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -19,15 +19,23 @@ INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 
 
 
 class QuantisedActivation(nn.Module, ABC):
-    """What a quantised activation tells about the site it stands at.
+    r"""An activation with levels, as a module that trains; the spiking network's site is made from it.
+
+    What converts is the staircase :math:`a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)` with the θ, L and
+    Q that the module has at conversion. How it gets there is its own affair: θ may be a parameter, or follow from
+    others; L may be fixed or learned. :func:`rheobase.register` makes a part of a recipe known that puts such modules
+    at the sites (:class:`rheobase.methods.ActivationPart`); ``rb.testing.check_activation`` puts one through its
+    promises.
 
     Attributes:
         levels: L, a whole number from 1.
-        rounding: how it rounds to a level.
+        rounding: Q, how it rounds to a level.
         rates: learning rates of its parameters by name, in units of the weights'; 1 where none is given. None of its
             parameters decays.
     """
 
+    learns_levels: ClassVar[bool] = False
+    """Whether L changes in training."""
     levels: int
     rounding: Rounding
     rates: Mapping[str, float] = MappingProxyType({})
@@ -43,8 +51,21 @@ class QuantisedActivation(nn.Module, ABC):
         return attributes, {"threshold": self.saturation.detach()}
 
     def identity(self) -> str:
-        """What tells it from others of the same shapes, and does not train."""
+        """What distinguishes it from others of the same shapes, and does not train."""
         return self.extra_repr()
+
+
+class Constraint(Protocol):
+    """What training holds the activations of all sites to, together."""
+
+    def hold(self, activations: Mapping[str, Any], done: float) -> None:
+        """Move the activations, by the names of their sites, to where they are allowed.
+
+        Called after every training step; ``done`` is the share of the training that is over, 0 to 1.
+        """
+
+    def notes(self, activations: Mapping[str, Any]) -> list[str]:
+        """What the user should know about where they ended."""
 
 
 def check_levels(levels: int) -> int:

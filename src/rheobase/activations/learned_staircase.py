@@ -31,9 +31,10 @@ class LearnedStaircase(QuantisedActivation):
 
     .. math:: Q(x) = \frac{\alpha}{t} \, \mathrm{clip}(\lfloor x t / \alpha + 1/2 \rfloor, 0, t)
 
-    with t rounded to the nearest whole number from 1 to ``most``. Gradients pass straight through both roundings: for
-    0 <= x <= α, ∂Q/∂x = 1, ∂Q/∂t = −(Q − x)/t and ∂Q/∂α = (Q − x)/α; above, 0, 0 and 1; below, 0. What trains is one
-    of four pairs, of which t and α follow by t = 2ⁿ and α = d t; the chain rule gives the paper's Eqs. 7-10:
+    with t rounded to the nearest whole number from 1 to ``max_timesteps``. Gradients pass straight through both
+    roundings: for 0 <= x <= α, ∂Q/∂x = 1, ∂Q/∂t = −(Q − x)/t and ∂Q/∂α = (Q − x)/α; above, 0, 0 and 1; below, 0. What
+    trains is one of four pairs, of which t and α follow by t = 2ⁿ and α = d t; the chain rule gives the paper's Eqs.
+    7-10:
 
     ==================  ===============  ====================  ===========================
     parametrisation     parameters       0 <= x <= α           x > α
@@ -54,7 +55,7 @@ class LearnedStaircase(QuantisedActivation):
         steps: t >= 1 where training starts.
         threshold: α > 0 where training starts; a number, or a tensor [C] for one a channel (not with ``"d_alpha"``,
             where t would differ from channel to channel).
-        most: the bound of t.
+        max_timesteps: the bound of t.
         rate: how fast t moves, in units of what was found to do (``STEP_RATE``); 0: t stays.
         matched: scale the learning rates of the other parametrisations such that the first step moves t and α as it
             would with ``"t_alpha"``. Without, all parameters have the learning rate of the weights, times ``rate`` that
@@ -69,8 +70,9 @@ class LearnedStaircase(QuantisedActivation):
         tensor([[0.0000, 0.0000, 0.2500, 0.5000, 1.0000]])
     """
 
+    learns_levels = True
     rounding: Rounding = "round"
-    held: Tensor
+    stopped: Tensor
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class LearnedStaircase(QuantisedActivation):
         steps: float,
         threshold: float | Tensor = 1.0,
         *,
-        most: int = 32,
+        max_timesteps: int = 32,
         rate: float = 1.0,
         matched: bool = True,
     ) -> None:
@@ -92,8 +94,8 @@ class LearnedStaircase(QuantisedActivation):
             raise ModelError(
                 "is not positive and finite", where="threshold", remedy="start from a percentile of the activation"
             )
-        if not 1 <= steps <= check_levels(most):
-            raise ModelError(f"are {steps!r}", where="steps", remedy=f"start from 1 to {most}")
+        if not 1 <= steps <= check_levels(max_timesteps):
+            raise ModelError(f"are {steps!r}", where="steps", remedy=f"start from 1 to {max_timesteps}")
         if parametrisation == "d_alpha" and alpha.dim():
             raise ModelError(
                 "has a threshold for each channel, and then t = α/d has no one value for the layer",
@@ -101,12 +103,12 @@ class LearnedStaircase(QuantisedActivation):
                 remedy="use one threshold a layer, or another parametrisation",
             )
         self.parametrisation: Parametrisation = parametrisation
-        self.most = most
+        self.max_timesteps = max_timesteps
         t = alpha.new_tensor(float(steps))
         start = {"bits": t.log2(), "step_size": alpha / t, "threshold": alpha, "steps": t}
         for name in PARAMETERS[parametrisation]:
             self.register_parameter(name, nn.Parameter(start[name].clone()))
-        self.register_buffer("held", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("stopped", torch.zeros((), dtype=torch.int64))
         self.rates = _rates(parametrisation, float(t), float(alpha.mean()), rate, matched)
 
     @property
@@ -128,11 +130,11 @@ class LearnedStaircase(QuantisedActivation):
 
     @property
     def levels(self) -> int:  # type: ignore[override]
-        """t rounded (halves up), from 1 to ``most``: L and T of the site."""
+        """t rounded (halves up), from 1 to ``max_timesteps``: L and T of the site."""
         t = float(self.real_steps.detach())
         if math.isnan(t):
             raise ModelError("are NaN", where="learned steps", remedy="load weights from before training diverged")
-        return int(min(max(math.floor(t + 0.5), 1), self.most)) if math.isfinite(t) else self.most
+        return int(min(max(math.floor(t + 0.5), 1), self.max_timesteps)) if math.isfinite(t) else self.max_timesteps
 
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
@@ -165,7 +167,8 @@ class LearnedStaircase(QuantisedActivation):
     def identity(self) -> str:
         """The parametrisation and the bound; what is learned is in tensors."""
         rates = ", ".join(f"{name} {rate:.6g}" for name, rate in self.rates.items())
-        return f"learned levels, parametrisation={self.parametrisation}, most={self.most}, rates: {rates}"
+        bound = f"max_timesteps={self.max_timesteps}"
+        return f"learned levels, parametrisation={self.parametrisation}, {bound}, rates: {rates}"
 
 
 def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float, matched: bool) -> dict[str, float]:

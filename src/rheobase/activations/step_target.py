@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,22 +17,6 @@ _MARGIN = 0.1
 _INSIDE = 1e-3
 
 
-def level_notes(activations: Mapping[str, LearnedStaircase]) -> list[str]:
-    """What the user should know about the levels of the sites: those at a bound."""
-    single = [name for name, part in activations.items() if part.levels == 1]
-    bound = [f"{name} ({part.levels})" for name, part in activations.items() if part.levels == part.most]
-    ran = [f"{name} ({int(part.held)} steps)" for name, part in activations.items() if int(part.held)]
-    found = []
-    if single:
-        which = "every site" if len(single) == len(activations) else ", ".join(single)
-        found.append(f"learned levels: a single one, a spike or none, at {which}")
-    if bound:
-        found.append(f"learned levels: as many as the bound allows at {', '.join(bound)}")
-    if ran:
-        found.append(f"learned levels: training drove t above the bound and was held there at {', '.join(ran)}")
-    return found
-
-
 @dataclass(frozen=True)
 class StepTarget:
     """The mean T that learned levels are held to, by projection after every training step.
@@ -43,46 +27,68 @@ class StepTarget:
 
     Attributes:
         mean: of the rounded t over the sites, or the nearest below it; None: only the bounds hold.
-        most: bound of every t.
-        settle: the share of the training after which levels stay as they are, for the weights to adapt to them.
+        max_timesteps: bound of every t.
+        freeze_after: the share of the training after which levels stay as they are, for the weights to adapt to them.
     """
 
     mean: float | None
-    most: int
-    settle: float = 0.6
+    max_timesteps: int
+    freeze_after: float = 0.6
 
     def budget(self, sites: int) -> int:
         """The sum of the levels that the mean allows."""
-        return self.most * sites if self.mean is None else min(math.floor(self.mean * sites + 1e-6), self.most * sites)
+        return (
+            self.max_timesteps * sites
+            if self.mean is None
+            else min(math.floor(self.mean * sites + 1e-6), self.max_timesteps * sites)
+        )
 
     @torch.no_grad()
-    def hold(self, activations: Sequence[LearnedStaircase], done: float) -> None:
+    def hold(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
         """Move the levels of the sites to where they are allowed.
 
         Args:
-            activations: of all sites that learn.
+            activations: of all sites.
             done: the share of the training that is over.
         """
-        before = torch.stack([part.real_steps.detach() for part in activations]).double().cpu()
+        parts = list(activations.values())
+        before = torch.stack([part.real_steps.detach() for part in parts]).double().cpu()
         if bool(before.isnan().any()):
             return  # the training loop reports it
-        for part, t in zip(activations, before.tolist(), strict=True):
-            if t > self.most:
-                part.held += 1
-        after = before.clamp(1, self.most)
-        if done >= self.settle:
-            after = (after + 0.5).floor().clamp(1, self.most)
+        for part, t in zip(parts, before.tolist(), strict=True):
+            if t > self.max_timesteps:
+                part.stopped += 1
+        after = before.clamp(1, self.max_timesteps)
+        if done >= self.freeze_after:
+            after = (after + 0.5).floor().clamp(1, self.max_timesteps)
         if self.mean is not None:
             after = self._project(after)
-        for part, old, new in zip(activations, before.tolist(), after.tolist(), strict=True):
+        for part, old, new in zip(parts, before.tolist(), after.tolist(), strict=True):
             if old != new:
                 part.set_steps(new)
+
+    def notes(self, activations: Mapping[str, LearnedStaircase]) -> list[str]:
+        """Sites whose levels ended at a bound."""
+        single = [name for name, part in activations.items() if part.levels == 1]
+        bound = [f"{name} ({part.levels})" for name, part in activations.items() if part.levels == self.max_timesteps]
+        stopped = [f"{name} ({int(part.stopped)} steps)" for name, part in activations.items() if int(part.stopped)]
+        found = []
+        if single:
+            which = "every site" if len(single) == len(activations) else ", ".join(single)
+            found.append(f"learned levels: a single one, a spike or none, at {which}")
+        if bound:
+            found.append(f"learned levels: as many as the bound allows at {', '.join(bound)}")
+        if stopped:
+            found.append(
+                f"learned levels: training drove t above the bound and was stopped there at {', '.join(stopped)}"
+            )
+        return found
 
     def _project(self, t: Tensor) -> Tensor:
         # A site has at least k levels after a shift of at most t − k + 1/2. The wanted sum is n and one for each of the
         # `room` largest of these numbers, so the shift has to lie between the last of them and the next.
         room = self.budget(len(t)) - len(t)
-        edges = t[:, None] - torch.arange(2, self.most + 1) + 0.5
+        edges = t[:, None] - torch.arange(2, self.max_timesteps + 1) + 0.5
         falling, order = edges.flatten().sort(descending=True, stable=True)
         levels = 1 + torch.bincount(order[:room] // edges.shape[1], minlength=len(t))
         last_in = float(falling[room - 1]) if room > 0 else math.inf
@@ -90,4 +96,4 @@ class StepTarget:
         inward = min((last_in - first_out) / 2, _MARGIN)  # not onto the edge, where the next step tips the level back
         shift = first_out + inward if first_out >= 0 else min(last_in - inward, 0.0)
         # where several t are equal, no shift gives the sum: then the first of them get the further level
-        return (t - shift).clamp(levels - 0.5 + _INSIDE, levels + 0.5 - _INSIDE).clamp(1, self.most)
+        return (t - shift).clamp(levels - 0.5 + _INSIDE, levels + 0.5 - _INSIDE).clamp(1, self.max_timesteps)

@@ -26,7 +26,7 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
         "folder": folder,
         "recipe": network.recipe,
         "timesteps": network.timesteps,
-        "execution": network.runs_as(),
+        "execution": network.execution_mode,
         "input_shape": list(network.graph.input_shape),
         "sites": [
             {
@@ -86,7 +86,7 @@ def show_conversion(network: SpikingNetwork, out: Path, evaluation: Evaluation |
 def show_evaluation(evaluation: Evaluation, network: SpikingNetwork, console: Console) -> None:
     """Print the table, and how the network was run for it."""
     evaluation.print(console)
-    console.print(f"Run as {network.runs_as()}: {EXECUTIONS[network.runs_as()]}.", soft_wrap=True)
+    console.print(f"Run as {network.execution_mode}: {EXECUTIONS[network.execution_mode]}.", soft_wrap=True)
 
 
 def show_markdown(text: str, title: str, console: Console) -> None:

@@ -38,7 +38,7 @@ def evaluate(
     set_fusion(fuse.value)
     network = store.load(network_folder)
     network.execution = execution.value
-    ran_as = network.runs_as()
+    ran_as = network.execution_mode
     loader, used = images_for(network, data_spec, folder, preprocessing)
     evaluation = evaluate_network(network, loader, steps, progress=show_progress())
     document = {

@@ -15,7 +15,6 @@ from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import parse_yaml
 from rheobase.data.readers import Preprocessing
 from rheobase.methods import Recipe
-from rheobase.neurons import WindowNeuron
 
 
 class Fusion(StrEnum):
@@ -160,7 +159,7 @@ def check_execution(execution: Execution, recipe: Recipe, test_source: object) -
     """Refuse, before the long work, an execution that the recipe's neurons do not have."""
     if execution is not Execution.auto and test_source is None:
         raise DataError("has no effect without test images", where="--execution", remedy="leave it out, or give --test")
-    if execution is Execution.counts and not issubclass(recipe.neuron.builds, WindowNeuron):
+    if execution is Execution.counts and not recipe.neuron.builds.closed_form:
         raise RecipeError(
             f"is counts, and the neurons of {recipe.name} have no closed form",
             where="--execution",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -188,7 +189,9 @@ def _cells(
     for wait in (False, True):
         put_off = []
         for method, t, seed in grid:
-            recipe = at(recipes[method], t, runner.quantised)
+            recipe = recipes[method]
+            with contextlib.suppress(RecipeError):  # its cell says why it cannot have this T
+                recipe = at(recipe, t, runner.quantised)
             asked = key(recipe.to_dict(), runner.training_of(recipe), t, seed)
             cell = results.find(asked)
             if cell is None:
@@ -216,18 +219,8 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
-    """The recipe for another T; where levels decide, for L = T (or a mean of T), unless they are given."""
-    fields = recipe.to_dict()
-    if recipe.activation is None:
-        fields["timesteps"] = timesteps
-        for part in (fields["neuron"], *fields["calibration"]):
-            if part.get("timesteps") is not None:
-                part["timesteps"] = timesteps
-    elif not quantised:
-        for name in ("levels", "mean_timesteps"):
-            if name in fields["activation"] and fields["activation"][name] is None:
-                fields["activation"][name] = timesteps
-    return Recipe(**fields)
+    """The recipe for another T; for a network that is quantised already, as it is: its levels decide."""
+    return recipe if recipe.activation is not None and quantised else recipe.with_timesteps(timesteps)
 
 
 @dataclass(frozen=True)
@@ -336,6 +329,7 @@ class _Runner:
         )
 
     def _measure(self, recipe: Recipe, timesteps: int, seed: int) -> dict[str, Any]:
+        recipe = at(recipe, timesteps, self.quantised)
         images = cast(_Images, self.parts["calibration"]).some(self.limit, seed)
         model, training_seconds, options = self.model, None, {"max_pool": self.max_pool}
         if self.trains(recipe):
@@ -357,7 +351,7 @@ class _Runner:
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
-            "execution": network.runs_as(),
+            "execution": network.execution_mode,
             "notes": notes,
         }
 

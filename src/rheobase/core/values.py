@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,6 +32,18 @@ class Value(BaseModel):
             kind = getattr(type(self).model_fields.get("kind"), "default", None)
             where = self.place or (kind if isinstance(kind, str) else type(self).__name__)
             raise explained(error, where, type(self).model_fields, self.refusal) from None
+
+    def replace(self, **fields: Any) -> Self:
+        """The same value with other fields, checked like a new one.
+
+        Raises:
+            RecipeError: (or what ``refusal`` says) as when it is made.
+        """
+        return type(self)(**{**dict(self), **fields})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As :meth:`replace`; pydantic's own does not check what it is given."""
+        return self.replace(**(update or {}))
 
 
 def explained(

@@ -29,6 +29,7 @@ from rheobase.core.paths import as_path
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, activation, max_pool
+from rheobase.network.protocol import PROTOCOLS
 from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.neurons import NEURONS, Neuron
 from rheobase.signals.alignment import Alignment
@@ -168,6 +169,7 @@ class _Document(_Entry):
     version: int
     timesteps: int = Field(ge=1)
     alignment: Alignment = Alignment()
+    protocol: dict[str, Any] | None = None
     recipe: dict[str, Any]
     provenance: Provenance
     sites: list[dict[str, Any]]  # for people; load reads the graph
@@ -207,6 +209,7 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "version": VERSION,
         "timesteps": network.timesteps,
         "alignment": network.alignment.model_dump(),
+        "protocol": None if network.protocol is None else network.protocol.model_dump(mode="json"),
         "recipe": network.recipe,
         "provenance": asdict(network.provenance),
         "sites": [{"name": s.name, "shape": s.shape, "neurons": s.neurons} for s in network.sites],
@@ -334,12 +337,27 @@ def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> 
     spiking = graph(document.graph)
     ann = spiking if document.ann == document.graph else graph(document.ann)
     neurons = [neuron(entry) for entry in document.neurons]
+    protocol = document.protocol
     return SpikingNetwork(
-        spiking, ann, neurons, document.timesteps, document.recipe, document.provenance, document.alignment
+        spiking,
+        ann,
+        neurons,
+        document.timesteps,
+        document.recipe,
+        document.provenance,
+        document.alignment,
+        None if protocol is None else PROTOCOLS[protocol["kind"]](**protocol),
     )
 
 
 def _check_kinds(document: _Document, where: str) -> None:
+    protocol = document.protocol
+    if protocol is not None and protocol.get("kind") not in PROTOCOLS:
+        raise StoreError(
+            f"the protocol is of the unknown kind {protocol.get('kind')!r}",
+            where=where,
+            remedy="import the module that registers it (rb.register), or upgrade rheobase if a newer one has it",
+        )
     for index, entry in enumerate(document.neurons):
         if entry.kind not in NEURONS:
             raise StoreError(

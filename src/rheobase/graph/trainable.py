@@ -10,9 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.activations.activation import QuantisedActivation
-from rheobase.activations.learned_staircase import LearnedStaircase
-from rheobase.activations.step_target import StepTarget, level_notes
+from rheobase.activations.activation import Constraint, QuantisedActivation
 from rheobase.core.errors import DataError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import schedule
@@ -34,7 +32,7 @@ class TrainableGraph(nn.Module):
         graph: as traced, batch normalisation not folded.
         activations: one for each site, by its name.
         notes: what tracing rewrote.
-        target: what the levels of activations that learn them are held to.
+        constraint: what the activations are held to while they train.
     """
 
     def __init__(
@@ -42,10 +40,10 @@ class TrainableGraph(nn.Module):
         graph: Graph,
         activations: Mapping[str, QuantisedActivation],
         notes: Sequence[str] = (),
-        target: StepTarget | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         super().__init__()
-        self.target, self.momentum = target, 0.1
+        self.constraint, self.momentum = constraint, 0.1
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         trained = {
@@ -77,9 +75,9 @@ class TrainableGraph(nn.Module):
         return found
 
     @property
-    def learned(self) -> dict[str, LearnedStaircase]:
-        """Of these, those that learn their levels."""
-        return {name: part for name, part in self.activations.items() if isinstance(part, LearnedStaircase)}
+    def learns_levels(self) -> bool:
+        """Whether the levels of a site change in training."""
+        return any(getattr(part, "learns_levels", False) for part in self.activations.values())
 
     @property
     def mean_timesteps(self) -> float:
@@ -87,17 +85,17 @@ class TrainableGraph(nn.Module):
         return statistics.fmean(part.levels for part in self.activations.values())
 
     def constrain(self, done: float) -> None:
-        """Hold learned levels to their target; :func:`rheobase.train` calls it after every step.
+        """Hold the activations to their constraint; :func:`rheobase.train` calls it after every step.
 
         Args:
             done: the share of the training that is over, 0 to 1.
         """
-        if self.target is not None:
-            self.target.hold(list(self.learned.values()), done)
+        if self.constraint is not None:
+            self.constraint.hold(self.activations, done)
 
-    def level_notes(self) -> list[str]:
-        """Where learned levels ended at a bound."""
-        return level_notes(self.learned)
+    def constraint_notes(self) -> list[str]:
+        """What the constraint says of where the activations ended."""
+        return [] if self.constraint is None else self.constraint.notes(self.activations)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.activations.staircase import staircase
+from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.progress import track
 from rheobase.data.batches import Batches, batches, count
 from rheobase.graph.node import Node
@@ -17,6 +17,7 @@ from rheobase.graph.sites import Site
 from rheobase.network.folding import check_unfolded
 from rheobase.network.observe import Observation, analog_values, observe
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.neurons.response import Response
 from rheobase.signals.alignment import Alignment
 
 TERMS = ("inherited", "segment", "clipping", "quantisation", "offset", "unevenness")
@@ -66,13 +67,13 @@ class SiteDiagnosis:
         error: e, what the neurons emit on average less the analog activation.
         terms: the parts of e by their names, in the order of ``TERMS``.
         own: e without what is inherited: what this site adds.
-        spike_rate: spikes of a neuron in a step.
-        saturated: share of neurons × images that spike at every step.
+        spike_rate: spikes of a neuron in a step, those of either sign.
+        saturated: share of neurons × images that emit all they can.
         residual: of the potentials; None for neurons that have none.
         channels: how many.
         dead_channels: channels without a spike on any image.
         dead_in_ann: those of them that are never active in the analog network either.
-        saturated_channels: channels in which every neuron spikes at every step on every image.
+        saturated_channels: channels in which every neuron emits all it can on every image.
     """
 
     site: str
@@ -162,21 +163,21 @@ class Diagnosis:
         return self.to_markdown()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def diagnose(
     network: SpikingNetwork, images: Batches, *, timesteps: int | None = None, progress: bool = False
 ) -> Diagnosis:
     r"""Take the error of every site apart, neuron by neuron, against the analog network on the same images.
 
-    What a neuron emits on average is :math:`\bar o = (A/T)\,N`, with N spikes of worth A (θ for most neurons) in T
+    What a neuron emits on average is :math:`\bar o = (A/T)\,N`, with N spikes, net, of amplitude A (θ for most) in T
     steps. Its error :math:`e = \bar o - a` from the analog activation a = f(z_a) is the sum of
 
     .. math::
         \begin{aligned}
         \text{inherited} &= f(z') - f(z_a) \\
         \text{segment} &= f(z) - f(z') \\
-        \text{clipping} &= c - f(z), & c &= \min(f(z), A) \\
-        \text{quantisation} &= q - c, & q &= \tfrac{A}{T} \, \mathrm{clip}(Q(\tfrac{T}{A} z), 0, T) \\
+        \text{clipping} &= c - f(z), & c &= \min(f(z), \tfrac{A}{T} n) \\
+        \text{quantisation} &= q - c, & q &= \tfrac{A}{T} \, \mathrm{clip}(Q(\tfrac{T}{A} z), 0, n) \\
         \text{offset} &= \tfrac{A}{T} M - q \\
         \text{unevenness} &= \tfrac{A}{T} (N - M)
         \end{aligned}
@@ -186,7 +187,7 @@ def diagnose(
     - *segment*: z is the time-mean of what really arrives. It differs from z' where a calibration has changed weights,
       where max-pooling let other trains through than that of the largest mean, where a train of another T was cut short
       or stretched (:class:`rheobase.signals.Alignment`), and by rounding.
-    - *clipping*: no neuron emits more than A at every step.
+    - *clipping*: no neuron emits more than its capacity n in T steps (T where it emits at most one spike a step).
     - *quantisation*: nor anything but a multiple of A/T. q is the nearest one (of z clipped where f saturates), the
       best that T steps can do; if f is quantised itself, the one that its own rounding Q gives with T levels.
     - *offset*: M is the number of spikes under the same current spread evenly. It differs from that one by what the
@@ -237,7 +238,7 @@ def diagnose(
 
             observe(network, piece, steps, see)
             if changed:
-                emitted = {name: o.spikes * (o.amplitude / o.steps) for name, o in found.items()}
+                emitted = {name: o.spikes.net * (o.amplitude / o.steps) for name, o in found.items()}
 
                 def emit(node: Node, a: Tensor, emitted: dict[str, Tensor] = emitted) -> Tensor:
                     return emitted[node.name].to(a.dtype)
@@ -257,11 +258,12 @@ def diagnose(
 
 def _nearest(site: Site, current: Tensor, found: Observation) -> Tensor:
     """q: the current rounded to what T steps can emit."""
-    current = current.clamp(0.0, site.upper)
     spiking = found.amplitude > 0
-    threshold = torch.where(spiking, found.amplitude, 1.0)
-    q = staircase(current, threshold=threshold, levels=found.steps, rounding=site.rounding)
-    return torch.where(spiking, q, 0.0)
+    lower, upper = found.neuron.capacity(found.steps)
+    gain = torch.where(spiking, found.steps / torch.where(spiking, found.amplitude, 1.0), 0.0)
+    unit = found.amplitude / found.steps
+    offset, strict = INITIAL_POTENTIAL[site.rounding], site.rounding == "ceil"
+    return Response(gain, offset, max(lower, 0), upper, unit, strict).mean(current.clamp(0.0, site.upper))
 
 
 def _changes_segments(network: SpikingNetwork) -> bool:
@@ -291,8 +293,9 @@ class _Sums:
         """What a site did; a, f(z'), f(z) and q, [B, C, ...]."""
         # in the activation's own arithmetic, so that equal levels are equal numbers
         level = found.amplitude / found.steps
-        even, emitted = (counts.to(level.dtype) * level for counts in (found.even, found.spikes))
-        clipped = passed.minimum(level * found.steps)
+        lower, upper = found.neuron.capacity(found.steps)
+        even, emitted = (counts.net.to(level.dtype) * level for counts in (found.even, found.spikes))
+        clipped = passed.minimum(level * upper).maximum(level * lower)
         chain = [x.double() for x in (activation, expected, passed, clipped, nearest, even, emitted)]
         a = chain[0]
         error = chain[-1] - a
@@ -303,19 +306,19 @@ class _Sums:
             for i, value in enumerate((part, part.abs(), part * sign)):
                 sums[i] += float(value.sum())
         self.activation += float(a.sum())
-        self.spikes += float(found.spikes.sum())
-        full = found.spikes >= found.steps
+        self.spikes += float(found.spikes.magnitude.sum())
+        full = found.spikes.net >= upper
         self.saturated += int(full.sum())
-        self.fired = self.fired | _channels(found.spikes > 0).any(1).cpu()
+        self.fired = self.fired | _channels(found.spikes.events > 0).any(1).cpu()
         self.active = self.active | _channels(a > 0).any(1).cpu()
         self.full = self.full & _channels(full).all(1).cpu()
-        residual = found.neuron.residual(found.current, found.spikes, found.steps)
+        residual = found.neuron.residual(found.current, found.spikes.net, found.steps)
         if residual is None:
             self.has_residual = False
             return
         self.residual += float(residual.sum())
         # a margin for rounding: the potential is what came in less what went out, and that was summed in float32
-        self.below += int(((residual < -1e-4) & (found.spikes > 0)).sum())
+        self.below += int(((residual < -1e-4) & (found.spikes.net > lower)).sum())
         self.above += int(((residual > 1 + 1e-4) & ~full).sum())
 
     def row(self, timesteps: int, images: int) -> SiteDiagnosis:

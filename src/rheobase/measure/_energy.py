@@ -22,8 +22,7 @@ from rheobase.measure._latency import Timetable
 from rheobase.measure.costs import Costs, read_costs
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
-from rheobase.neurons import Neuron
-from rheobase.signals.signal import Signal, TimeSeries, along_channels
+from rheobase.signals.signal import Signal, SpikeCounts, count_spikes
 
 READOUT = "readout"
 
@@ -36,7 +35,7 @@ class LayerEnergy:
         layer: name of the site, or ``"readout"``.
         timesteps: T of the site; None for the readout.
         neurons: of the site.
-        spikes: that they emit.
+        spikes: that they emit, those of either sign; k at once count k times.
         macs: multiply-accumulates of the spiking network.
         acs: its accumulates, those that spikes drive and those that they do not.
         updates: additions to potentials and counters.
@@ -45,6 +44,7 @@ class LayerEnergy:
         ann_macs: multiply-accumulates of the analog network.
         ann_acs: its additions: pooling, residual sums.
         ann_picojoules: of both.
+        events: steps at which they emit anything.
     """
 
     layer: str
@@ -59,6 +59,7 @@ class LayerEnergy:
     ann_macs: float
     ann_acs: float
     ann_picojoules: float
+    events: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class Energy:
         return sum(row.spikes for row in self.rows)
 
     @property
+    def events(self) -> float:
+        """Steps at which a neuron emits anything, over all neurons."""
+        return sum(row.events for row in self.rows)
+
+    @property
     def picojoules(self) -> float:
         """Energy of the spiking network."""
         return sum(row.picojoules for row in self.rows)
@@ -138,6 +144,7 @@ class Energy:
             "updates",
             "comparisons",
             "spikes",
+            "events",
             "picojoules",
             "ann_macs",
             "ann_picojoules",
@@ -244,26 +251,29 @@ def energy(
             raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
         shapes = {node.name: node.shape for node in network.graph.nodes}
         seen = 0
-        spikes = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
+        given = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
+        spikes = {name: SpikeCounts(value, value, value) for name, value in given.items()}
     else:
-        seen, spikes = count_spikes(network, images, steps, spiking.sources, progress)
+        seen, spikes = spikes_per_image(network, images, steps, spiking.sources, progress)
     return _Sums(network, steps, table).result(spiking, analog, spikes, seen)
 
 
-def count_spikes(
+def spikes_per_image(
     network: SpikingNetwork, images: Batches, steps: int, sources: tuple[str, ...], progress: bool = False
-) -> tuple[int, dict[str, Tensor]]:
+) -> tuple[int, dict[str, SpikeCounts]]:
     """Number of images, and the mean number of spikes of every neuron of each source in all its steps, [C, ...].
 
     By the network's own ``execution``; simulated where max-pooling lets spikes through, which only time decides.
     """
-    totals: dict[str, Tensor] = {}
+    totals: dict[str, list[Tensor]] = {}
 
-    def add(name: str, spikes: Tensor) -> None:
-        totals[name] = totals[name] + spikes if name in totals else spikes
+    def add(name: str, emitted: Signal) -> None:
+        found = count_spikes(emitted)
+        parts = [part.sum(0) for part in (found.events, found.magnitude, found.net)]
+        totals[name] = [a + b for a, b in zip(totals[name], parts, strict=True)] if name in totals else parts
 
     def watch(site: Site, emitted: Signal) -> None:
-        add(site.name, spikes_of(network.neuron(site.name), emitted, network.steps_of(site.name, steps)).sum(0))
+        add(site.name, emitted)
 
     gates = set(sources) - {site.name for site in network.sites}
     seen = 0
@@ -272,27 +282,18 @@ def count_spikes(
         if not gates:
             network.readouts(batch, (steps,), monitor=watch)
             continue
-        with torch.inference_mode():
+        with torch.no_grad():
             for piece in network.check_images(batch).split(network.piece_size(steps)):
                 fire = Simulation(network, watch).advance(steps)
 
                 def through(node: Node, signal: Signal, fire: Any = fire) -> Signal:
                     passed = fire(node, signal)
                     if node.name in gates:
-                        assert isinstance(passed, TimeSeries)
-                        add(node.name, passed.values.count_nonzero(dim=(0, 1)).double())
+                        add(node.name, passed)
                     return passed
 
                 run(network.graph, network.between, network.begin(piece), through)
-    return seen, {name: total.cpu() / seen for name, total in totals.items()}
-
-
-def spikes_of(neuron: Neuron, emitted: Signal, steps: int) -> Tensor:
-    """Spikes of each neuron over all steps, [B, C, ...], whole numbers in float64; those of either sign count."""
-    values = emitted.values.abs().double()
-    values = values.sum(0) if isinstance(emitted, TimeSeries) else values * steps
-    amplitude = along_channels(neuron.amplitude, values.dim()).to(values.device)
-    return torch.where(amplitude.isfinite() & (amplitude != 0), values / amplitude.abs(), 0.0).round()
+    return seen, {name: SpikeCounts(*(part.cpu() / seen for part in parts)) for name, parts in totals.items()}
 
 
 def layer_of(graph: Graph) -> dict[str, str]:
@@ -318,7 +319,9 @@ class _Sums:
             node.name: self.times.steps(node.name) or 1 for node in between
         }  # the others are worked out once
 
-    def result(self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, Tensor], images: int) -> Energy:
+    def result(
+        self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, SpikeCounts], images: int
+    ) -> Energy:
         names = [*(site.name for site in self.network.sites), READOUT]
         macs, acs, ann_macs, ann_acs = (dict.fromkeys(names, 0.0) for _ in range(4))
         layers = layer_of(self.network.graph)
@@ -326,7 +329,9 @@ class _Sums:
             times = self.stepped.get(name, 1)
             macs[layers[name]] += work.macs * times
             acs[layers[name]] += work.acs * times
-            acs[layers[name]] += sum(float((spikes[s] * reach.cpu()).sum()) for s, reach in work.reach.items())
+            acs[layers[name]] += sum(
+                float((spikes[s].magnitude * reach.cpu()).sum()) for s, reach in work.reach.items()
+            )
         layers = layer_of(self.network.ann)
         for name, work in analog.work.items():
             ann_macs[layers[name]] += work.macs
@@ -345,16 +350,15 @@ class _Sums:
         )
 
     def _row(
-        self, name: str, macs: float, acs: float, ann_macs: float, ann_acs: float, spikes: Mapping[str, Tensor]
+        self, name: str, macs: float, acs: float, ann_macs: float, ann_acs: float, spikes: Mapping[str, SpikeCounts]
     ) -> LayerEnergy:
-        neurons, fired, updates, comparisons, steps = 0, 0.0, 0, 0, None
+        neurons, fired, events, updates, comparisons, steps = 0, 0.0, 0.0, 0, 0, None
         for site in self.network.sites:
             if site.name == name:
-                steps, neurons, fired = self.network.steps_of(name, self.steps), site.neurons, float(spikes[name].sum())
-                before = self._steps_before(name)
-                neuron = self.network.neuron(name)
-                updates = neurons * neuron.updates(before, steps)
-                comparisons = neurons * neuron.comparisons(before, steps)
+                steps, neurons = self.network.steps_of(name, self.steps), site.neurons
+                fired, events = float(spikes[name].magnitude.sum()), float(spikes[name].events.sum())
+                updates, comparisons = self.network.neuron_work(name, self._steps_before(name), steps)
+                updates, comparisons = neurons * updates, neurons * comparisons
         c = self.costs
         return LayerEnergy(
             name,
@@ -369,6 +373,7 @@ class _Sums:
             ann_macs,
             ann_acs,
             c.mac * ann_macs + c.ac * ann_acs,
+            events,
         )
 
     def _steps_before(self, site: str) -> int | None:

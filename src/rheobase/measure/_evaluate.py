@@ -17,7 +17,7 @@ from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, check_answers, count
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
-from rheobase.signals.signal import Signal, TimeSeries, along_channels
+from rheobase.signals.signal import Signal, SpikeTrain, count_spikes, count_spikes_by_step
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class Row:
         accuracy: fraction of images whose largest logit is the label's; None without labels.
         agreement: fraction of images on which the analog network predicts the same class.
         logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
-        spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for.
+        spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for. Spikes of
+            either sign count, and k emitted at once count k times (:func:`rheobase.signals.count_spikes`).
         mean_timesteps: t on average over the sites, where they run for different numbers of steps; else t.
+        event_rate: steps at which a neuron emits anything, as a share of all; less than ``spike_rate`` where neurons
+            emit several spikes at once.
     """
 
     timesteps: int
@@ -39,6 +42,7 @@ class Row:
     logit_error: float
     spike_rate: float
     mean_timesteps: float
+    event_rate: float
 
 
 @dataclass(frozen=True)
@@ -164,24 +168,22 @@ class _Tally:
         self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
         self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
         self.error = torch.zeros(len(timesteps), dtype=torch.float64)
-        self.execution = network.runs_as()
+        self.execution = network.execution_mode
         self.spikes = torch.zeros(len(network.sites), len(timesteps), dtype=torch.float64)
+        self.events = torch.zeros_like(self.spikes)
 
     def watch(self, site: Site, emitted: Signal) -> None:
         """Spikes of a network that streams, up to each of the step counts."""
-        assert isinstance(emitted, TimeSeries)
-        running = torch.stack([torch.count_nonzero(step) for step in emitted.values]).cumsum(0).cpu()
-        self.spikes[site.index] += running[[t - 1 for t in self.timesteps]]
+        assert isinstance(emitted, SpikeTrain)
+        found, wanted = count_spikes_by_step(emitted), [t - 1 for t in self.timesteps]
+        self.spikes[site.index] += found.magnitude.cumsum(0).cpu()[wanted]
+        self.events[site.index] += found.events.cumsum(0).cpu()[wanted]
 
     def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
         """Spikes of a run for the i-th step count."""
-        if isinstance(emitted, TimeSeries):
-            self.spikes[site.index, i] += int(torch.count_nonzero(emitted.values))
-            return
-        neuron = self.network.neuron(site.name)
-        steps = self.network.steps_of(site.name, self.timesteps[i])
-        worth = along_channels(neuron.amplitude, emitted.values.dim()) / steps
-        self.spikes[site.index, i] += float((emitted.values / worth).round_().sum(dtype=torch.float64))
+        found = count_spikes(emitted)
+        self.spikes[site.index, i] += float(found.magnitude.sum())
+        self.events[site.index, i] += float(found.events.sum())
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits after each step count, [R, B, ...]."""
@@ -193,7 +195,7 @@ class _Tally:
         ]
         return torch.cat(runs)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
         logits = self.logits(images).cpu()
         reference = network.ann(images.to(network.graph.device)).cpu()
@@ -212,7 +214,7 @@ class _Tally:
     def result(self, digest: str) -> Evaluation:
         sites = self.network.sites
         places = {t: sum(s.neurons * self.network.steps_of(s.name, t) for s in sites) for t in self.timesteps}
-        total = self.spikes.sum(0)
+        total, events = self.spikes.sum(0), self.events.sum(0)
         rows = tuple(
             Row(
                 t,
@@ -221,6 +223,7 @@ class _Tally:
                 float(self.error[i]) / self.images,
                 float(total[i]) / (self.images * places[t]),
                 self.network.mean_steps(t),
+                float(events[i]) / (self.images * places[t]),
             )
             for i, t in enumerate(self.timesteps)
         )

@@ -208,19 +208,20 @@ class Timetable:
             self.arriving[node.name] = parts or {node.name: Timing(1)}
 
     def _fire(self, site: str, parts: list[Timing]) -> Timing:
-        neuron, steps = self.network.neuron(site), self.network.steps_of(site, self.timesteps)
+        steps = self.network.steps_of(site, self.timesteps)
         # when each part can be used: as it comes, or when the last of it has come
-        usable = [(t.start if neuron.streams and t.steps == steps else t.end + 1, len(t.path), t.path) for t in parts]
+        waits = self.network.waits(site)
+        usable = [(t.end + 1 if waits or t.steps != steps else t.start, len(t.path), t.path) for t in parts]
         start, _, path = max(usable)
         before = {t.steps for t in parts}
-        internal = neuron.internal_steps(before.pop() if len(before) == 1 else None, steps)
+        internal = self.network.internal_steps(site, before.pop() if len(before) == 1 else None, steps)
         return Timing(start, steps, (*path, site), internal)
 
     def steps(self, node: str) -> int | None:
         """T of the train at a node; None for a held value, which trains of different T have become between neurons that
         wait. Others have the longest."""
         found = {t.steps for t in self.arriving[node].values() if t.steps is not None}
-        if len(found) > 1 and not any(self.network.neuron(site.name).streams for site in self.network.sites):
+        if len(found) > 1 and all(self.network.waits(site.name) for site in self.network.sites):
             return None
         return max(found, default=None)
 

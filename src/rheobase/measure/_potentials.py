@@ -12,7 +12,7 @@ from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
-from rheobase.neurons import IntegrateFire
+from rheobase.neurons import Neuron
 from rheobase.signals.signal import Signal, along_channels
 
 
@@ -49,7 +49,7 @@ class Potentials:
         return counts.long(), edges
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) -> Potentials:
     """Simulate up to a step and read the potentials of a site before it fires (Wu et al. 2024, Fig. 4).
 
@@ -78,16 +78,16 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     if not isinstance(step, int) or not 1 <= step <= network.timesteps:
         raise RecipeError(f"is {step!r}", where="step", remedy=f"use 1 to {network.timesteps}")
     neuron = network.neuron(site)
-    if not isinstance(neuron, IntegrateFire):
+    if not neuron.has_membrane:
         raise RecipeError(f"has {type(neuron).__name__} neurons, without a potential at each step", where=site)
     images = network.check_images(images)
     pieces = [_before_firing(network, neuron, piece, site, step) for piece in images.split(network.piece_size(1))]
     values = torch.cat(pieces)
-    theta = along_channels(neuron.threshold, values.dim())
+    theta = along_channels(neuron.amplitude, values.dim())
     return Potentials(site, step, torch.where(theta.isinf(), torch.nan, values / theta).cpu())
 
 
-def _before_firing(network: SpikingNetwork, neuron: IntegrateFire, images: Tensor, site: str, step: int) -> Tensor:
+def _before_firing(network: SpikingNetwork, neuron: Neuron, images: Tensor, site: str, step: int) -> Tensor:
     simulation = Simulation(network)
     early = network.begin(images)
     found: list[Tensor] = []
@@ -96,7 +96,7 @@ def _before_firing(network: SpikingNetwork, neuron: IntegrateFire, images: Tenso
 
         def watch(node: Node, signal: Signal, t: int = t) -> Signal:
             if node.name == site and t == step - 1:
-                found.append(neuron.integrate(*simulation.before(node, signal), t))
+                found.append(neuron.potential(*simulation.before(node, signal), t))
             return simulation.fire(node, signal)
 
         run(network.graph, network.between, dict(early), watch)

@@ -82,7 +82,7 @@ class Unevenness:
         return self.to_markdown()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def unevenness(
     network: SpikingNetwork, images: Batches, timesteps: int | None = None, *, progress: bool = False
 ) -> Unevenness:
@@ -155,7 +155,7 @@ class _Sums:
 
     def add(self, found: Observation, activation: Tensor) -> None:
         """What a site did, and the ANN's activation."""
-        spikes, even, spike = found.spikes, found.even, found.amplitude / found.steps
+        spikes, even, spike = found.spikes.net, found.even.net, found.amplitude / found.steps
         self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
         self.even += float((even * spike).sum(dtype=torch.float64))
         # in the activation's own arithmetic, so that equal levels are equal numbers

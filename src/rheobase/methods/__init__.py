@@ -2,22 +2,21 @@
 
 from rheobase.methods._convert import convert
 from rheobase.methods._quantise import quantise
+from rheobase.methods.activation_part import ActivationPart, StaircaseActivation
 from rheobase.methods.adaptive_levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
 from rheobase.methods.da_parallel import DAParallel
 from rheobase.methods.ftbc import FTBC
-from rheobase.methods.learned_activation import LearnedActivation
-from rheobase.methods.opi import OPI
-from rheobase.methods.parallel_conversion import ParallelConversion
-from rheobase.methods.parts import (
+from rheobase.methods.neuron_part import (
     ConstantCurrentNeuron,
     IntegrateFireNeuron,
     NeuronPart,
     ParallelNeuron,
     PascNeuron,
-    StaircaseActivation,
 )
+from rheobase.methods.opi import OPI
+from rheobase.methods.parallel_conversion import ParallelConversion
 from rheobase.methods.pascal import Pascal
-from rheobase.methods.qac import QAC
+from rheobase.methods.qac import QAC, LearnedActivation
 from rheobase.methods.qvm import QVM
 from rheobase.methods.rate_coding import RateCoding
 from rheobase.methods.recipe import METHODS, Recipe
@@ -32,6 +31,7 @@ __all__ = [
     "QAC",
     "QVM",
     "RTS",
+    "ActivationPart",
     "AdaptedLevels",
     "ConstantCurrentNeuron",
     "DAParallel",

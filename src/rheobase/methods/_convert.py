@@ -83,7 +83,9 @@ def convert(
     neurons = [recipe.neuron.build(site, graph) for site in sites]
     start = written if any(part.unfolded for part in recipe.calibration) else graph
     steps = _timesteps(recipe, neurons)
-    network = SpikingNetwork(start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment)
+    network = SpikingNetwork(
+        start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment, recipe.protocol
+    )
     if recipe.alignment is not None:
         provenance.notes.append(_alignment_note(network, recipe.alignment))
     network.to(graph.device)
@@ -127,7 +129,7 @@ def _analog(
     if isinstance(model, SpikingNetwork):
         graph, notes = model.ann, []
     else:
-        graph, notes = model.to_graph(), [*model.notes, *model.level_notes()]
+        graph, notes = model.to_graph(), [*model.notes, *model.constraint_notes()]
     if data is not None:
         check_input(graph, data.fit[:1])
     return graph, notes

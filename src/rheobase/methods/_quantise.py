@@ -12,7 +12,8 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.methods.recipe import AnyActivation, Recipe
+from rheobase.methods.activation_part import ActivationPart
+from rheobase.methods.recipe import Recipe
 
 
 def quantise(
@@ -68,10 +69,10 @@ def quantise(
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
-    return TrainableGraph(graph, modules, notes, activation.target).to(graph.device)
+    return TrainableGraph(graph, modules, notes, activation.constraint).to(graph.device)
 
 
-def _activation(recipe: Recipe) -> AnyActivation:
+def _activation(recipe: Recipe) -> ActivationPart:
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.Pascal(4)")
     if recipe.activation is None:

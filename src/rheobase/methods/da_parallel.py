@@ -82,4 +82,4 @@ def DAParallel(
         seed=seed,
     )
     stages = (*((stage_1,) if spatial else ()), *((stage_2,) if temporal else ()))
-    return base.model_copy(update={"name": "DAParallel", "calibration": (*base.calibration, *stages)})
+    return base.replace(name="DAParallel", calibration=(*base.calibration, *stages))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheobase.methods.parts import ParallelNeuron
+from rheobase.methods.neuron_part import ParallelNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.neurons.parallel import Order
 from rheobase.passes import ErrorCalibration, Thresholds

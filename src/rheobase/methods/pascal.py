@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rheobase.methods.parts import Levels, PascNeuron, StaircaseActivation
+from rheobase.methods.activation_part import StaircaseActivation
+from rheobase.methods.by_site import Levels
+from rheobase.methods.neuron_part import PascNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rheobase.activations.activation import Rounding
-from rheobase.methods.parts import ConstantCurrentNeuron, Levels, StaircaseActivation
+from rheobase.methods.activation_part import StaircaseActivation
+from rheobase.methods.by_site import Levels
+from rheobase.methods.neuron_part import ConstantCurrentNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, va
 from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value, explained
 from rheobase.core.yaml_text import parse_yaml, read_yaml
-from rheobase.methods.learned_activation import LearnedActivation
-from rheobase.methods.parts import NEURON_PARTS, IntegrateFireNeuron, NeuronPart, StaircaseActivation
+from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
+from rheobase.methods.neuron_part import NEURON_PARTS, IntegrateFireNeuron, NeuronPart
+from rheobase.network.protocol import PROTOCOLS, Protocol
 from rheobase.passes import PASSES, CalibrationPass
 from rheobase.signals.alignment import Alignment
 
@@ -40,7 +41,8 @@ def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
 
 AnyNeuron = Annotated[SerializeAsAny[NeuronPart], _known_by(NEURON_PARTS)]
 AnyPass = Annotated[SerializeAsAny[CalibrationPass], _known_by(PASSES)]
-AnyActivation = Annotated[StaircaseActivation | LearnedActivation, Field(discriminator="kind")]
+AnyActivation = Annotated[SerializeAsAny[ActivationPart], _known_by(ACTIVATION_PARTS)]
+AnyProtocol = Annotated[SerializeAsAny[Protocol], _known_by(PROTOCOLS)]
 
 
 class Recipe(Value):
@@ -53,6 +55,7 @@ class Recipe(Value):
         activation: what every site of the analog network is trained with; None for any.
         alignment: what becomes of trains where T changes from site to site; None: their mean. Only for neurons that
             take their input step by step.
+        protocol: the phases in which every site runs; None: one phase of T steps.
         calibration: passes, run in this order.
 
     Example:
@@ -69,7 +72,33 @@ class Recipe(Value):
     neuron: AnyNeuron = IntegrateFireNeuron()
     activation: AnyActivation | None = None
     alignment: Alignment | None = None
+    protocol: AnyProtocol | None = None
     calibration: tuple[AnyPass, ...] = ()
+
+    def with_timesteps(self, timesteps: int) -> Recipe:
+        """The same method for another T.
+
+        T of the recipe and of its neurons is replaced. Where the levels of the trained network decide for how many
+        steps it runs, they become L = T (PASCAL, QVM) or a mean of T (QAC). Levels that were given stay, and QVM then
+        runs for T ≠ L. This is the only way that comparisons and the command line give a recipe another T.
+
+        Raises:
+            RecipeError: if sites were given a T or levels of their own, which one T for all would lose; or levels
+                were given and the neurons run for as many steps.
+
+        Example:
+            >>> import rheobase as rb
+            >>> rb.FTBC(timesteps=8).with_timesteps(4) == rb.FTBC(timesteps=4)
+            True
+            >>> rb.Pascal().with_timesteps(4) == rb.Pascal(levels=4)
+            True
+        """
+        if self.activation is None or self.timesteps is not None:
+            return self.replace(timesteps=timesteps, neuron=self.neuron.with_timesteps(timesteps))
+        activation = self.activation.with_timesteps(timesteps)
+        apart = activation.timesteps not in (None, timesteps)
+        neuron = self.neuron.with_timesteps(timesteps, always=apart)
+        return self.replace(timesteps=timesteps if apart else None, neuron=neuron, activation=activation)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

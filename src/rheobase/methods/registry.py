@@ -7,16 +7,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from rheobase.core.errors import RecipeError
-from rheobase.methods.parts import NEURON_PARTS, NeuronPart
+from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
+from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
 from rheobase.methods.recipe import METHODS, published
-from rheobase.neurons import NEURONS, Neuron, WindowNeuron
+from rheobase.network.protocol import PROTOCOLS, Protocol
+from rheobase.neurons import NEURONS, Neuron
 from rheobase.passes import PASSES, CalibrationPass
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 def register(part: T) -> T:
-    """Make a pass, a neuron or a method of your own known by its name, to recipes, files and the command line.
+    """Make a pass, a neuron, an activation, a protocol or a method of your own known by its name.
+
+    Recipes, files and the command line then know it.
 
     Use it as a decorator. It runs when the module is imported, so whoever reads a recipe or a network with the part
     imports the module first (``rheobase --import my_module ...``). The same class registered again, in a notebook,
@@ -24,7 +28,8 @@ def register(part: T) -> T:
 
     Args:
         part: a :class:`rheobase.passes.CalibrationPass`; a :class:`rheobase.methods.NeuronPart`, with the neurons
-            that it ``builds``; or a function that returns a recipe, whose arguments all have defaults.
+            that it ``builds``; a :class:`rheobase.methods.ActivationPart`; a :class:`rheobase.network.Protocol`; or a
+            function that returns a recipe, whose arguments all have defaults.
 
     Returns:
         The class as it is; the function with its options validated.
@@ -36,27 +41,16 @@ def register(part: T) -> T:
         >>> import rheobase as rb
         >>> @rb.register
         ... def Early(timesteps: int = 4):
-        ...     return rb.RateCoding(timesteps=timesteps).model_copy(update={"name": "Early"})
+        ...     return rb.RateCoding(timesteps=timesteps).replace(name="Early")
         >>> rb.Recipe.from_yaml("{method: Early, timesteps: 2}").timesteps
         2
     """
-    if isinstance(part, type) and issubclass(part, CalibrationPass):
+    if isinstance(part, type) and issubclass(part, NeuronPart):
+        _register_neuron(part)
+    elif isinstance(part, type) and issubclass(part, tuple(_REGISTRIES)):
         _complete(part)
-        _put(PASSES, _kind(part), part)
-    elif isinstance(part, type) and issubclass(part, NeuronPart):
-        _complete(part)
-        neuron = getattr(part, "builds", None)
-        if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
-            raise RecipeError("does not say which neurons", where=f"{part.__name__}.builds", remedy="builds = MyNeuron")
-        _complete(neuron)
-        _check_overwrite(neuron.run)
-        if issubclass(neuron, WindowNeuron):
-            _check_overwrite(neuron.rate)
-        _check_run(neuron)
-        kind = _kind(part)
-        _free(NEURON_PARTS, kind, part)
-        _put(NEURONS, getattr(neuron, "kind", None), neuron)
-        _put(NEURON_PARTS, kind, part)
+        known = next(known for base, known in _REGISTRIES.items() if issubclass(part, base))
+        _put(known, _kind(part), part)
     elif inspect.isfunction(part):
         needed = [name for name, p in inspect.signature(part).parameters.items() if p.default is p.empty]
         if needed:
@@ -65,14 +59,37 @@ def register(part: T) -> T:
         return cast(T, published(part))
     else:
         raise RecipeError(
-            "is no pass, no neuron of a recipe and no function that returns a recipe",
+            "is no pass, neuron, activation or protocol of a recipe, and no function that returns a recipe",
             where=getattr(part, "__name__", repr(part)),
-            remedy="derive it from CalibrationPass or NeuronPart; a Neuron is registered by the part that builds it",
+            remedy="derive it from CalibrationPass, NeuronPart, ActivationPart or Protocol; a Neuron is registered by "
+            "the part that builds it",
         )
     return part
 
 
-def _kind(part: type[CalibrationPass] | type[NeuronPart]) -> Any:
+_REGISTRIES: dict[type, dict[str, Any]] = {
+    CalibrationPass: PASSES,
+    ActivationPart: ACTIVATION_PARTS,
+    Protocol: PROTOCOLS,
+}
+
+
+def _register_neuron(part: type[NeuronPart]) -> None:
+    _complete(part)
+    neuron = getattr(part, "builds", None)
+    if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
+        raise RecipeError("does not say which neurons", where=f"{part.__name__}.builds", remedy="builds = MyNeuron")
+    _complete(neuron)
+    _check_overwrite(neuron.run)
+    _check_overwrite(neuron.rate)
+    _check_rules(neuron)
+    kind = _kind(part)
+    _free(NEURON_PARTS, kind, part)
+    _put(NEURONS, getattr(neuron, "kind", None), neuron)
+    _put(NEURON_PARTS, kind, part)
+
+
+def _kind(part: Any) -> Any:
     return part.model_fields["kind"].default
 
 
@@ -113,12 +130,29 @@ def _check_overwrite(method: Callable[..., Any]) -> None:
         )
 
 
-def _check_run(neuron: type[Neuron]) -> None:
-    """See that ``run``, which simulations call, is not inherited from a parent that steps otherwise."""
-    owner = {name: next(cls for cls in neuron.__mro__ if name in vars(cls)) for name in ("step", "run")}
-    if owner["run"] is not Neuron and owner["step"] is not owner["run"] and issubclass(owner["step"], owner["run"]):
-        raise RecipeError(
-            f"steps by a rule of its own and inherits run from {owner['run'].__name__}, which has another",
-            where=neuron.__name__,
-            remedy="define run too; run = Neuron.run repeats step",
-        )
+_RULES = (
+    # what a class that redefines the first must redefine too, because it would say something else
+    ("step", "run", "run = Neuron.run repeats step"),
+    ("step", "count", "give the rule as count(potential, threshold, sent); MembraneNeuron has the step"),
+    ("rate", "response", "define response too; return None if rate is no staircase"),
+)
+
+
+def _check_rules(neuron: type[Neuron]) -> None:
+    """See that what a neuron inherits says the same as what it defines."""
+    for own, inherited, remedy in _RULES:
+        owner = {name: _owner(neuron, name) for name in (own, inherited)}
+        if owner[own] is None or owner[inherited] is None or owner[inherited] is Neuron:
+            continue
+        if owner[own] is not owner[inherited] and issubclass(owner[own], owner[inherited]):
+            raise RecipeError(
+                f"has a {own} of its own and inherits {inherited} from {owner[inherited].__name__}, which has another "
+                "rule",
+                where=neuron.__name__,
+                remedy=remedy,
+            )
+
+
+def _owner(neuron: type[Neuron], name: str) -> Any:
+    """The class that defines a method, or None."""
+    return next((cls for cls in neuron.__mro__ if name in vars(cls)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheobase.methods.parts import IntegrateFireNeuron
+from rheobase.methods.neuron_part import IntegrateFireNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes import ShiftCurrent, Thresholds
 from rheobase.passes.statistics import Granularity

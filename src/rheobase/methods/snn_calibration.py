@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rheobase.core.errors import RecipeError
-from rheobase.methods.parts import IntegrateFireNeuron
+from rheobase.methods.neuron_part import IntegrateFireNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes import BiasCorrection, PotentialCorrection, ShiftCurrent, Thresholds, WeightCalibration
 from rheobase.passes.statistics import Granularity

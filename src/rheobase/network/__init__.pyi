@@ -1,6 +1,7 @@
 from .folding import fold_thresholds as fold_thresholds
 from .inference import InferenceNetwork as InferenceNetwork
 from .inference import for_inference as for_inference
+from .protocol import Protocol as Protocol
 from .simulation import Simulation as Simulation
 from .spiking_network import Monitor as Monitor
 from .spiking_network import Provenance as Provenance
@@ -9,6 +10,7 @@ from .spiking_network import SpikingNetwork as SpikingNetwork
 __all__ = [
     "InferenceNetwork",
     "Monitor",
+    "Protocol",
     "Provenance",
     "Simulation",
     "SpikingNetwork",

@@ -79,7 +79,16 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
             f"{FOLDED}: spikes carry {threshold:g}, and what sites emit is not in the units of the analog network"
         )
     graph = rescale(network.graph, after, before)
-    folded = SpikingNetwork(graph, network.ann, neurons, network.timesteps, network.recipe, provenance)
+    folded = SpikingNetwork(
+        graph,
+        network.ann,
+        neurons,
+        network.timesteps,
+        network.recipe,
+        provenance,
+        network.alignment,
+        network.protocol,
+    )
     folded.execution, folded.memory_budget = network.execution, network.memory_budget
     return folded
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted
-from rheobase.neurons import Neuron, WindowNeuron
+from rheobase.neurons.response import Response
 
 
 class InferenceNetwork(nn.Module):
@@ -31,7 +29,7 @@ class InferenceNetwork(nn.Module):
 
     Attributes:
         graph: the segments between sites, in the new units.
-        steps: site -> T.
+        responses: site -> the staircase of its neurons.
         timesteps: T of the network; where sites have a T of their own, the longest.
     """
 
@@ -39,31 +37,23 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         network.check_timesteps(timesteps)
         self.timesteps = timesteps
-        self.steps: dict[str, int] = {}
-        self.strict: set[str] = set()
+        self.responses: dict[str, Response] = {}
         after, before, shift = {}, {}, {}
         for site in network.sites:
-            neuron = network.neuron(site.name)
-            steps = neuron.steps(timesteps, network.timesteps)
-            reason = _why_not(neuron, steps)
-            if reason is not None:
-                raise RecipeError(
-                    f"{reason}: nothing can move into weights",
-                    where=site.name,
-                    remedy="run the network itself: snn(images)",
-                )
-            neuron = cast(WindowNeuron, neuron)
-            self.steps[site.name] = steps
-            before[site.name], shift[site.name] = neuron.line(steps)
-            worth = neuron.worth()
-            after[site.name] = torch.where(worth > 0, worth, 1.0) / steps  # a silent channel emits nothing anyway
-            if neuron.strict:
-                self.strict.add(site.name)
+            steps = network.steps_of(site.name, timesteps)
+            response = _response(network, site.name, steps)
+            self.responses[site.name] = response
+            before[site.name] = response.gain
+            offset = torch.as_tensor(response.offset, dtype=response.gain.dtype, device=response.gain.device)
+            shift[site.name] = offset - int(response.strict)
+            after[site.name] = torch.where(
+                response.unit > 0, response.unit, 1.0
+            )  # a silent channel emits nothing anyway
         self.graph = rescale(network.graph, after, before, shift)
         self._rows = min(network.images_in_budget(1), ROWS_IN_FLIGHT)
         self.eval()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, ...] of images [B, ...].
 
@@ -76,28 +66,26 @@ class InferenceNetwork(nn.Module):
 
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()
-        return (z.ceil_() if node.name in self.strict else z.floor_()).clamp_(0, self.steps[node.name])
+        response = self.responses[node.name]
+        return (z.ceil_() if response.strict else z.floor_()).clamp_(response.lower, response.upper)
 
 
-def _why_not(neuron: Neuron, steps: int) -> str | None:
-    """Why a site's rate is not clip(⌊m z + c⌋, 0, T) of its line; None if it is."""
-    if not isinstance(neuron, WindowNeuron):
-        return f"has {type(neuron).__name__} neurons, whose count depends on when its input comes"
-    if not neuron.has_closed_form:
-        return "has neurons that start outside [0, θ] and have to be stepped"
-    if not _rate_is_of_the_line(neuron, steps):
-        return f"has {type(neuron).__name__} neurons, whose rate is not that of their line"
-    return None
+def _response(network: SpikingNetwork, site: str, steps: int) -> Response:
+    """The staircase of a site.
 
-
-@torch.no_grad()
-def _rate_is_of_the_line(neuron: WindowNeuron, steps: int) -> bool:
-    """Whether the neuron's own rate is that of m and c, half-way between edges; a registered one may have another."""
-    m, c, worth = torch.broadcast_tensors(*(value.reshape(-1) for value in (*neuron.line(steps), neuron.worth())))
-    drive = torch.arange(-1, steps + 2).to(m).add(0.5)[:, None]
-    count = (drive.ceil() if neuron.strict else drive.floor()).clamp(0, steps)
-    wanted = torch.where(m > 0, worth * count / steps, 0.0)
-    return torch.allclose(neuron.rate((drive - c) / torch.where(m > 0, m, 1.0), steps), wanted)
+    Raises:
+        RecipeError: if its neurons have no closed form, or one that is no staircase.
+    """
+    neuron = network.neuron(site)
+    if not neuron.closed_form or network.protocol is not None:
+        reason = f"has {type(neuron).__name__} neurons, whose count depends on when their input arrives"
+    elif (response := neuron.response(steps)) is not None:
+        return response
+    else:
+        reason = "has neurons that start outside [0, θ] and have to be stepped"
+    raise RecipeError(
+        f"{reason}: nothing can move into weights", where=site, remedy="run the network itself: snn(images)"
+    )
 
 
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:
@@ -106,7 +94,7 @@ def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> Infe
     Twice the memory for weights, and what is calibrated in the network afterwards does not reach what this returns.
 
     Args:
-        network: converted by a recipe with a closed form (``network.runs_as() == "counts"``); it is left as it is.
+        network: converted by a recipe with a closed form (``network.execution_mode == "counts"``); it is left as it is.
         timesteps: T; default the one it was converted for.
 
     Raises:

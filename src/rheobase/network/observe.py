@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rheobase.graph.interpreter import run, schedule
@@ -14,29 +13,30 @@ from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signals.signal import Constant, Signal, TimeSeries, along_channels
+from rheobase.neurons.response import finite_amplitude
+from rheobase.signals.signal import Constant, Signal, SpikeCounts, SpikeTrain, along_channels, count_spikes
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A site's neurons over their whole window, for some images.
+    """A site's neurons over all their steps, for some images.
 
     Attributes:
         site: the site.
         neuron: its neurons.
         steps: T of the site.
         current: z, the time-mean of what arrives, [B, C, ...].
-        spikes: N, the spikes that they emit, whole numbers in float64.
-        even: M, the spikes they would emit for z at every step.
-        amplitude: what a spike is worth, broadcastable; 0 for a silent channel.
+        spikes: what they emitted.
+        even: what they would emit for z at every step.
+        amplitude: of one spike, broadcastable; 0 for a silent channel.
     """
 
     site: Site
     neuron: Neuron
     steps: int
     current: Tensor
-    spikes: Tensor
-    even: Tensor
+    spikes: SpikeCounts
+    even: SpikeCounts
     amplitude: Tensor
 
 
@@ -49,30 +49,15 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
     def watch(node: Node, signal: Signal) -> Signal:
         emitted = fire(node, signal)
         if node.operation == "site":
-            assert isinstance(emitted, TimeSeries)
+            assert isinstance(emitted, SpikeTrain)
             neuron = network.neuron(node.name)
-            even = neuron.under_even_current(signal, emitted.steps)
-            amplitude = along_channels(neuron.amplitude, even.dim() - 1)
-            amplitude = torch.where(amplitude.isinf(), 0.0, amplitude)  # a silent channel
-            see(
-                Observation(
-                    sites[node.name],
-                    neuron,
-                    emitted.steps,
-                    signal.mean(),
-                    _count(emitted.values, amplitude),
-                    _count(even, amplitude),
-                    amplitude,
-                )
-            )
+            even = count_spikes(neuron.under_even_current(signal, emitted.steps))
+            amplitude = finite_amplitude(along_channels(neuron.amplitude, emitted.values.dim() - 1))
+            current = signal.mean()
+            see(Observation(sites[node.name], neuron, emitted.steps, current, count_spikes(emitted), even, amplitude))
         return emitted
 
     run(network.graph, network.between, network.begin(images), watch)
-
-
-def _count(values: Tensor, amplitude: Tensor) -> Tensor:
-    """Spike counts [B, C, ...] from ``amplitude * spikes`` [T, B, C, ...]."""
-    return torch.where(amplitude > 0, values.double().sum(0) / amplitude, 0.0).round()
 
 
 def analog_values(

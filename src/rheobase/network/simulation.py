@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,15 +13,15 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import max_pool
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
-from rheobase.neurons import Neuron, State, WindowNeuron
-from rheobase.signals.signal import Constant, Signal, TimeSeries, lift, step_by_step
+from rheobase.neurons import Neuron, State
+from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, lift, step_by_step
 
 if TYPE_CHECKING:
     from rheobase.network.spiking_network import SpikingNetwork
 
 Monitor = Callable[[Site, Signal], None]
-"""Called for every site with what it emits: ``amplitude * spikes`` of the piece at hand, [T, B, C, ...]; in closed form
-its time-mean, held, [B, C, ...]."""
+"""Called for every site with what it emits for the piece of the batch at hand: a SpikeTrain [T, B, C, ...]; in closed
+form its time-mean, MeanSpikes [B, C, ...]."""
 
 
 class Simulation:
@@ -58,24 +59,26 @@ class Simulation:
         if node.operation == ALIGN:
             return self.network.alignment.align(signal, self.steps_of(node.attributes["site"]))
         index = self.network._index[node.name]
-        train = TimeSeries(self.emit(node, cast(Neuron, self.network.neurons[index]), signal))
+        train = self.emit(node, cast(Neuron, self.network.neurons[index]), signal)
         if self.monitor is not None:
             self.monitor(self.network.sites[index], train)
         return train
 
     def steps_of(self, site: str) -> int:
         """T of a site for these steps of the network."""
-        return self.network.neuron(site).steps(self.steps, self.network.timesteps)
+        return self.network.steps_of(site, self.steps)
 
-    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> Tensor:
-        """``amplitude * spikes`` of a site's neurons, [T, B, C, ...]."""
+    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> SpikeTrain:
+        """The spikes of a site's neurons over these steps."""
         steps = self.steps_of(node.name)
-        if isinstance(neuron, WindowNeuron):
-            return neuron.fire(signal, steps)
+        if self.network.protocol is not None:
+            return self.network.protocol.emit(neuron, signal, steps)
+        if not neuron.streams:
+            return neuron.train_of(signal, steps)
         _, state = self.before(node, signal)
         overwrite = isinstance(signal, TimeSeries) and node.name in self.overwriting
         values, self.states[node.name] = neuron.run(step_by_step(signal, steps), state, self.done, overwrite=overwrite)
-        return values
+        return SpikeTrain(values, neuron.amplitude)
 
     def gate(self, node: Node, signal: Signal) -> Signal:
         """Max-pooling of a train: each window lets through the input with the largest running sum so far.
@@ -87,7 +90,9 @@ class Simulation:
         if not self.network.streams:
             _, winners = max_pool(signal.mean(), **node.attributes, return_indices=True)
             flat = winners.flatten(2).expand(signal.steps, *winners.flatten(2).shape)
-            return TimeSeries(signal.values.flatten(3).gather(3, flat).reshape(signal.steps, *winners.shape))
+            return replace(
+                signal, values=signal.values.flatten(3).gather(3, flat).reshape(signal.steps, *winners.shape)
+            )
         (total,) = self.states.get(node.name) or (torch.zeros_like(signal.values[0]),)
         passed = []
         for value in signal.values:
@@ -95,4 +100,4 @@ class Simulation:
             _, winners = max_pool(total, **node.attributes, return_indices=True)
             passed.append(value.flatten(2).gather(2, winners.flatten(2)).reshape(winners.shape))
         self.states[node.name] = (total,)
-        return TimeSeries(torch.stack(passed))
+        return replace(signal, values=torch.stack(passed))  # spikes stay spikes

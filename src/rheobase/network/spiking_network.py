@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,15 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.alignment import aligned
 from rheobase.graph.sites import site_table, split_at_sites
 from rheobase.network.checks import check_input
+from rheobase.network.protocol import Protocol
 from rheobase.network.simulation import Monitor, Simulation
-from rheobase.neurons import Neuron, WindowNeuron
+from rheobase.neurons import Neuron
 from rheobase.signals.alignment import Alignment
-from rheobase.signals.signal import Constant, Signal, TimeSeries, prefix_means
+from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, prefix_means
 
 DEFAULT_MEMORY_BUDGET = 2**30
 MOST_TIMESTEPS = 2**16
-"""A bound against slips of the keyboard: rate coding has its last digit after some thousand steps."""
+"""An upper bound that catches typing errors; rate coding has converged to its last digit after some thousand steps."""
 ROWS_IN_FLIGHT = 128
 """Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
 
@@ -62,10 +63,12 @@ class SpikingNetwork(nn.Module):
         overwriting: those that may write over their first input.
         timesteps: T it was converted for; where sites have a T of their own, the longest.
         alignment: how a train that reaches a site with another T is aligned to it.
+        protocol: the phases in which every site runs; None: one phase of T steps.
         recipe: the recipe it was made by, as plain values.
         memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
         execution: how to run: ``"steps"``, the simulation; ``"counts"``, the closed form on means; ``"auto"``: the
-            latter where every neuron has one, which gives the same answer at the analog network's cost.
+            latter where every neuron has one, which gives the same answer at the analog network's cost. Anything else
+            is refused where it is set. ``execution_mode`` says which of the two runs.
 
     Example:
         >>> import torch, rheobase as rb
@@ -85,18 +88,32 @@ class SpikingNetwork(nn.Module):
         recipe: Mapping[str, Any],
         provenance: Provenance | None = None,
         alignment: Alignment | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         super().__init__()
         self.graph, self.ann = graph, ann
+        self.protocol = protocol
         self.neurons = nn.ModuleList(neurons)
         self.timesteps = timesteps
         self.alignment = alignment or Alignment()
         self.recipe = dict(recipe)
         self.provenance = provenance or Provenance()
         self.memory_budget = DEFAULT_MEMORY_BUDGET
-        self.execution: Execution | Literal["auto"] = "auto"
+        self.execution = "auto"
         self.plan()
         self.eval()
+
+    @property
+    def execution(self) -> Execution | Literal["auto"]:
+        """How to run."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, wanted: Execution | Literal["auto"]) -> None:
+        known = (*get_args(Execution), "auto")
+        if wanted not in known:
+            raise RecipeError(f"is {wanted!r}", where="execution", remedy=f"use one of {', '.join(known)}")
+        self._execution = wanted
 
     def plan(self) -> None:
         """Read the structure of ``graph`` again; needed only after it was replaced."""
@@ -109,7 +126,7 @@ class SpikingNetwork(nn.Module):
         made_spiking = {node.name for node in between}
         needed_late = {name for node in (*between, *readout) for name in node.inputs}
         own = {site.name: self.steps_of(site.name) for site in self.sites}
-        waiting = {site.name for site in self.sites if not self.neuron(site.name).streams}
+        waiting = {site.name for site in self.sites if self.waits(site.name)}
         self.streams = not waiting and len(set(own.values())) == 1
         self._early = schedule(before[1:], keep=needed_late & made_early)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
@@ -133,7 +150,7 @@ class SpikingNetwork(nn.Module):
         """
         return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
         """Logits after each t of ``timesteps``, from one simulation of the longest: [R, B, ...].
 
@@ -144,12 +161,12 @@ class SpikingNetwork(nn.Module):
         """
         images = self.check_images(images)
         wanted = self.step_counts(timesteps)
-        if self.runs_as() == "counts":
+        if self.execution_mode == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
         pieces = images.split(self.piece_size(max(wanted)))
         return torch.cat([self._simulate(piece, wanted, monitor) for piece in pieces], dim=1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Run step by step: yields (t, logits after t steps), t from 1. The state of all neurons is kept between.
 
@@ -189,10 +206,12 @@ class SpikingNetwork(nn.Module):
 
         def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
             site = self.sites[self._index[node.name]]
-            neuron = cast(WindowNeuron, self.neurons[site.index])
-            rate = neuron.rate(current, neuron.steps(timesteps, self.timesteps), overwrite=overwrite)
-            if monitor is not None:
-                monitor(site, Constant(rate))
+            neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
+            if monitor is not None and not neuron.alphabet.binary:  # how its count is spread over the steps matters
+                monitor(site, neuron.train_of(Constant(current), steps))
+            rate = neuron.rate(current, steps, overwrite=overwrite)
+            if monitor is not None and neuron.alphabet.binary:
+                monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
             return rate
 
         pieces = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
@@ -209,24 +228,43 @@ class SpikingNetwork(nn.Module):
         run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
         return self.answer(values, timesteps)
 
-    def runs_as(self) -> Execution:
-        """How the network runs now: by ``execution``, or the closed form where every neuron has one.
+    @property
+    def execution_mode(self) -> Execution:
+        """How the network runs now: as ``execution`` says; ``"auto"`` is the closed form where every neuron has one.
 
         Raises:
-            RecipeError: if the closed form is asked for and a neuron has none, naming the site.
+            RecipeError: if the closed form is asked for and a site has none, naming it.
         """
         if self.execution == "steps":
             return "steps"
-        for site, neuron in zip(self.sites, self.neurons, strict=True):
-            if not isinstance(neuron, WindowNeuron):
-                if self.execution == "auto":
-                    return "steps"
-                raise RecipeError(
-                    f"has {type(neuron).__name__} neurons, whose count depends on when its input comes",
-                    where=site.name,
-                    remedy='use execution="steps" or "auto"',
-                )
+        for site in self.sites:
+            neuron = self.neuron(site.name)
+            if neuron.closed_form and self.protocol is None:
+                continue
+            if self.execution == "auto":
+                return "steps"
+            raise RecipeError(
+                f"has {type(neuron).__name__} neurons, whose count depends on when their input arrives",
+                where=site.name,
+                remedy='use execution="steps" or "auto"',
+            )
         return "counts"
+
+    def waits(self, site: str) -> bool:
+        """Whether a site needs its whole input before it emits its first step."""
+        return self.protocol is not None or not self.neuron(site).streams
+
+    def internal_steps(self, site: str, before: int | None, steps: int) -> int:
+        """Steps that a site works on before it emits ``steps`` steps, for an input of ``before`` (None: a constant)."""
+        if self.protocol is not None:
+            return self.protocol.internal_steps(steps)
+        return self.neuron(site).internal_steps(before, steps)
+
+    def neuron_work(self, site: str, before: int | None, steps: int) -> tuple[int, int]:
+        """Additions and comparisons of one neuron of a site for an image; see Neuron.updates and Neuron.comparisons."""
+        neuron = self.neuron(site)
+        worked = steps if self.protocol is None else steps + self.protocol.internal_steps(steps)
+        return neuron.updates(before, worked), neuron.comparisons(before, worked)
 
     def steps_of(self, site: str, timesteps: int | None = None) -> int:
         """T of a site when the network runs for ``timesteps`` (default: those it was converted for)."""
@@ -293,7 +331,7 @@ class SpikingNetwork(nn.Module):
             if reason:
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
-                if cast(Neuron, neuron).timesteps is not None and not cast(Neuron, neuron).recalibrates:
+                if cast(Neuron, neuron).timesteps is not None and cast(Neuron, neuron).trained_timesteps:
                     again = "quantise and train with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",

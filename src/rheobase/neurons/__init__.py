@@ -1,13 +1,29 @@
 """Neurons: the spiking side of a site. Each has explicit state, and pure arithmetic that can be tested alone."""
 
 from rheobase.neurons.constant_current import ConstantCurrent
+from rheobase.neurons.fused import set_fusion
 from rheobase.neurons.integrate_fire import IntegrateFire
+from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.neuron import Neuron, State
 from rheobase.neurons.parallel import ParallelIF
 from rheobase.neurons.pasc import Pasc
+from rheobase.neurons.response import Alphabet, Response
 from rheobase.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
 """Every kind of neuron by the name it has in saved networks; :func:`rheobase.register` adds to them."""
 
-__all__ = ["NEURONS", "ConstantCurrent", "IntegrateFire", "Neuron", "ParallelIF", "Pasc", "State", "WindowNeuron"]
+__all__ = [
+    "NEURONS",
+    "Alphabet",
+    "ConstantCurrent",
+    "IntegrateFire",
+    "MembraneNeuron",
+    "Neuron",
+    "ParallelIF",
+    "Pasc",
+    "Response",
+    "State",
+    "WindowNeuron",
+    "set_fusion",
+]

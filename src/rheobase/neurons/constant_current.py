@@ -10,8 +10,10 @@ from torch import Tensor
 
 from rheobase.activations.activation import Rounding
 from rheobase.core.errors import RecipeError
+from rheobase.neurons.response import Response
+from rheobase.neurons.surrogate import above_threshold, at_threshold, fire_with_gradient
 from rheobase.neurons.window import WindowNeuron
-from rheobase.signals.signal import Signal, along_channels
+from rheobase.signals.signal import Constant, Signal, along_channels, step_by_step
 
 
 class ConstantCurrent(WindowNeuron):
@@ -42,6 +44,8 @@ class ConstantCurrent(WindowNeuron):
     """
 
     kind = "constant_current"
+    settable = ("threshold", "initial_potential")
+    differentiable = True
     initial_potential: Tensor | None
 
     def __init__(
@@ -58,36 +62,26 @@ class ConstantCurrent(WindowNeuron):
             if not bool(torch.isfinite(initial_potential).all()):
                 raise RecipeError("must be finite", where="initial potential", remedy="calibrate with a smaller step")
         self.register_buffer("initial_potential", initial_potential)
-        self._strict = bool(torch.all(torch.as_tensor(self.potential) == 1)) if strict is None else strict
+        self._strict = bool(torch.all(torch.as_tensor(self.v0) == 1)) if strict is None else strict
 
     @property
-    def potential(self) -> float | Tensor:
+    def v0(self) -> float | Tensor:
         """V0/θ."""
-        return super().potential if self.initial_potential is None else self.initial_potential
+        return super().v0 if self.initial_potential is None else self.initial_potential
 
     @property
     def strict(self) -> bool:
         """Whether it fires only above the threshold, not at it."""
         return self._strict
 
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether 0 ≤ V0 ≤ θ everywhere."""
+    def response(self, steps: int) -> Response | None:
+        """None where V0 is outside [0, θ]."""
         v0 = self.initial_potential
-        return v0 is None or bool(((v0 >= 0) & (v0 <= 1)).all())
+        return super().response(steps) if v0 is None or bool(((v0 >= 0) & (v0 <= 1)).all()) else None
 
     def config(self) -> dict[str, Any]:
         """All but θ and V0."""
         return {**super().config(), "strict": self._strict}
-
-    def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """θ·n/T for a mean current z, [B, C, ...], in closed form where V0 allows it, else counted step by step."""
-        if self.has_closed_form:
-            return super().rate(current, steps, overwrite=overwrite)
-        count = torch.zeros_like(current)
-        for spikes in self._spikes(current, steps):
-            count += spikes
-        return count.mul_(along_channels(self.threshold / steps, current.dim()))
 
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """One spike a step at most, whenever what has come in is worth one more."""
@@ -101,7 +95,7 @@ class ConstantCurrent(WindowNeuron):
     def _spikes(self, z: Tensor, steps: int) -> Iterator[Tensor]:
         """Whether it fires at each step, 0 or 1, [B, C, ...]."""
         whole = z * along_channels(steps / self.threshold, z.dim())  # all that will have come in, in units of θ
-        offset = self.potential - 1 if self.strict else self.potential
+        offset = self.v0 - 1 if self.strict else self.v0
         if isinstance(offset, Tensor):
             offset = along_channels(offset, z.dim())
         count = torch.zeros_like(z)
@@ -110,3 +104,11 @@ class ConstantCurrent(WindowNeuron):
             spikes = self.reaches(come + offset, count).to(z.dtype)
             count += spikes
             yield spikes
+
+    def run_with_gradient(
+        self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
+    ) -> Tensor:
+        """Stepped under the mean current; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
+        currents = step_by_step(Constant(signal.mean()), steps)
+        rule = above_threshold if self.strict else at_threshold
+        return fire_with_gradient(currents, threshold, initial_potential, count=rule, width=width)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
+from rheobase.neurons.neuron import check_threshold
+from rheobase.neurons.response import Response, finite_amplitude
 from rheobase.neurons.window import WindowNeuron
 from rheobase.signals.signal import Signal, along_channels
 
@@ -48,7 +50,9 @@ class ParallelIF(WindowNeuron):
     """
 
     kind = "parallel"
-    recalibrates = True
+    trained_threshold = False
+    trained_timesteps = False
+    settable = ("threshold", "pre", "post", "output_bias")
     pre: Tensor | None
     post: Tensor | None
     output_bias: Tensor | None
@@ -80,8 +84,7 @@ class ParallelIF(WindowNeuron):
     @staticmethod
     def check_threshold(threshold: Tensor) -> None:
         """Positive; infinity is a silent channel."""
-        if not bool((threshold > 0).all()):
-            raise RecipeError("must be positive and not NaN", where="threshold", remedy="calibrate it on real images")
+        check_threshold(threshold)
 
     @property
     def amplitude(self) -> Tensor:
@@ -94,57 +97,43 @@ class ParallelIF(WindowNeuron):
         return self.threshold if self.output_bias is None else self.threshold - self.output_bias
 
     @property
-    def potential(self) -> float:
+    def v0(self) -> float:
         """ψ/θ."""
         return self.initial_potential
 
     @property
-    def calibrated(self) -> list[str]:
-        """What of it was fitted to one T."""
+    def fitted(self) -> list[str]:
+        """Of ψ_DA, φ and Δb, those that it has."""
         return [name for name in ("pre", "post", "output_bias") if getattr(self, name) is not None]
 
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
         """Any T; once calibrated, that T."""
-        if timesteps != nominal and self.calibrated:
-            return f"its {', '.join(self.calibrated)} were calibrated for T = {self.timesteps}"
+        if timesteps != nominal and self.fitted:
+            return f"its {', '.join(self.fitted)} were calibrated for T = {self.timesteps}"
         return super().check_timesteps(timesteps, nominal)
 
-    def line(self, steps: int) -> tuple[Tensor, Tensor]:
-        """(m, c), [] or [C], of the drive m z + c: what has come in, in units of ϑ; 0 for a silent channel."""
-        theta, firing = self.threshold, self.firing_threshold
-        offset = self.initial_potential * theta
+    def response(self, steps: int) -> Response:
+        """⌊(T (z + ψ_DA) + ψ)/ϑ⌋, each spike worth (θ + φ)/T; 0 for a silent channel."""
+        offset = self.initial_potential * self.threshold
         if self.pre is not None:
             offset = offset + steps * self.pre
-        silent = theta.isinf()
-        return torch.where(silent, 0.0, steps / firing), torch.where(silent, 0.0, offset / firing)
-
-    def worth(self) -> Tensor:
-        """θ + φ, and 0 for a silent channel: finite, to multiply with."""
-        return torch.where(self.threshold.isinf(), 0.0, self.amplitude)
-
-    def count(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """n for a mean current z [B, C, ...], floats with whole values."""
-        scale, offset = (along_channels(value, current.dim()) for value in self.line(steps))
-        drive = current.mul_(scale) if overwrite else current * scale
-        return drive.add_(offset).floor_().clamp_(0, steps)
+        silent, firing = self.threshold.isinf(), self.firing_threshold
+        gain, offset = torch.where(silent, 0.0, steps / firing), torch.where(silent, 0.0, offset / firing)
+        return Response(gain, offset, 0, steps, finite_amplitude(self.amplitude) / steps)
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
         """What has come in, in units of ϑ, less n."""
-        scale, offset = (along_channels(value, current.dim()) for value in self.line(steps))
-        return current.double() * scale + offset - spikes
-
-    def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """(θ + φ) n/T for a mean current z, [B, C, ...]."""
-        return self.count(current, steps, overwrite=overwrite).mul_(along_channels(self.worth() / steps, current.dim()))
+        response = self.response(steps)
+        gain, offset = (along_channels(torch.as_tensor(v), current.dim()) for v in (response.gain, response.offset))
+        return current.double() * gain + offset - spikes
 
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """Every rung of the ladder against the same drive."""
         z = signal.mean()
-        scale, offset = (along_channels(value, z.dim()) for value in self.line(steps))
-        drive = (z * scale).add_(offset)
+        drive = self.response(steps).drive(z)
         rungs = range(steps, 0, -1) if self.order == "last" else range(1, steps + 1)
         spikes = torch.stack([drive >= j for j in rungs]).to(z.dtype)
-        return spikes.mul_(along_channels(self.worth(), z.dim()))
+        return spikes.mul_(along_channels(finite_amplitude(self.amplitude), z.dim()))
 
     def config(self) -> dict[str, Any]:
         """All but the tensors."""

@@ -65,7 +65,7 @@ class Pasc(WindowNeuron):
         """Spikes counted after stages 1 and 2, not yet clipped; whole numbers, [B, C, ...]."""
         before = signal.steps if isinstance(signal, TimeSeries) else self.timesteps  # held: Algorithm 2
         scale = along_channels(self.timesteps / self.threshold, signal.mean().dim())
-        offset = self.potential - 1 if self.strict else self.potential
+        offset = self.v0 - 1 if self.strict else self.v0
         count = torch.zeros_like(signal.mean())
         drive = count
         for come in _running_means(signal, before):

@@ -1,13 +1,27 @@
-"""Firing with a gradient: the simulation that V0 and θ are trained through."""
+"""Firing with a gradient: the simulation that parameters are trained through."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rheobase.signals.signal import along_channels
+
+Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(potential, threshold, net number of spikes sent or None) -> spikes."""
+
+
+def at_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
+    """One spike at θ and above."""
+    return (potential >= threshold).to(potential.dtype)
+
+
+def above_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
+    """One spike above θ."""
+    return (potential > threshold).to(potential.dtype)
 
 
 def fire_with_gradient(
@@ -16,56 +30,67 @@ def fire_with_gradient(
     initial_potential: Tensor,
     bias: Tensor | None = None,
     *,
-    strict: bool = False,
+    count: Rule = at_threshold,
+    remembers: bool = False,
+    edges: tuple[int, ...] = (1,),
     width: float = 1.0,
 ) -> Tensor:
-    r"""Integrate-and-fire with soft reset over a train, differentiable in everything.
+    r"""A neuron with soft reset over all steps, differentiable in everything.
 
     .. math::
-        u[t] = v[t-1] + I[t] - b[t], \qquad s[t] = H(u[t]/\theta - 1), \qquad v[t] = u[t] - \theta s[t]
+        u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = K(u[t]/\theta), \qquad v[t] = u[t] - \theta k[t]
 
-    Forward, H is the step; backward, it is a ramp of the given width: :math:`H'(x) = [|x| < w/2] / w` (Wu et al. 2018,
-    "spatio-temporal backpropagation", the rectangle). The reset is differentiated too, so that at w = 1 what a current
-    or potential adds is emitted once, when the potential next comes into the band, and not again. The gradient by θ has
-    all its parts: the threshold, the reset, and the amplitude that spikes carry.
+    Forward, K is the neuron's rule, a staircase with its edges at whole numbers e. Backward, each edge is a ramp of the
+    given width: :math:`K'(x) = \sum_e [|x - e| < w/2] / w` (Wu et al. 2018, "spatio-temporal backpropagation", the
+    rectangle). The reset is differentiated too, so that at w = 1 what a current or potential adds is emitted once, when
+    the potential next comes into the band, and not again. The gradient by θ has all its parts: the threshold, the
+    reset, and the amplitude of the spikes.
 
     Args:
         currents: I, [T, B, C, ...].
         threshold: θ, [] or [C]; an infinite one emits zeros and has no gradient.
         initial_potential: V0/θ; [], [C], or [C, ...].
         bias: b, [C] or [T, C].
-        strict: fire only above θ.
+        count: the rule: spikes for a potential.
+        remembers: whether the rule is given the net number of spikes sent so far.
+        edges: e, where the rule rises by one spike, in units of θ.
         width: w, in units of θ.
 
     Returns:
-        θ·s, [T, B, C, ...].
+        θ·k, [T, B, C, ...].
     """
     dims = currents.dim() - 1
     theta = along_channels(threshold, dims)
     amplitude = torch.where(theta.isinf(), 0.0, theta)
     theta = torch.where(theta.isinf(), 1.0, theta)
     potential = along_channels(initial_potential, dims) * amplitude
+    sent = torch.zeros_like(currents[0]) if remembers else None
     emitted = []
     for t, current in enumerate(currents):
         potential = potential + current
         if bias is not None:
             potential = potential - along_channels(bias[t] if bias.dim() == 2 else bias, dims)
-        fired = potential > theta if strict else potential >= theta
-        value = amplitude * _Spike.apply(potential / theta - 1, fired, width)
+        with torch.no_grad():
+            spikes = count(potential, theta, sent)
+            sent = None if sent is None else sent + spikes
+        value = amplitude * _Spikes.apply(potential / theta, spikes, edges, width)
         potential = potential - value
         emitted.append(value)
     return torch.stack(emitted)
 
 
-class _Spike(torch.autograd.Function):
+class _Spikes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distance: Tensor, fired: Tensor, width: float) -> Tensor:
+    def forward(ctx: Any, drive: Tensor, spikes: Tensor, edges: tuple[int, ...], width: float) -> Tensor:
+        slope = torch.zeros_like(drive, dtype=torch.uint8)
+        for edge in edges:
+            slope += (drive - edge).abs() < width / 2
         ctx.width = width
-        ctx.save_for_backward(distance.abs() < width / 2)
-        return fired.to(distance.dtype)
+        ctx.save_for_backward(slope)
+        return spikes.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
-        (near,) = ctx.saved_tensors
-        return gradient * near / ctx.width, None, None
+        (slope,) = ctx.saved_tensors
+        return gradient * slope / ctx.width, None, None, None

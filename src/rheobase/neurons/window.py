@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
-from rheobase.activations.staircase import clipped_count
 from rheobase.core.errors import RecipeError
 from rheobase.neurons.neuron import Neuron, State
-from rheobase.signals.signal import Constant, Signal, along_channels
+from rheobase.neurons.response import Response, finite_amplitude
+from rheobase.signals.signal import Constant, Signal, SpikeTrain, along_channels
 
 
 class WindowNeuron(Neuron):
@@ -31,6 +31,8 @@ class WindowNeuron(Neuron):
     """
 
     streams = False
+    closed_form = True
+    trained_threshold = True
     timesteps: int
     threshold: Tensor
     rounding: Rounding
@@ -57,7 +59,7 @@ class WindowNeuron(Neuron):
         return self.threshold
 
     @property
-    def potential(self) -> float | Tensor:
+    def v0(self) -> float | Tensor:
         """V0, in units of θ/L; a number, or [] or [C]."""
         return INITIAL_POTENTIAL[self.rounding]
 
@@ -66,36 +68,36 @@ class WindowNeuron(Neuron):
         """Whether it fires only above the threshold, not at it."""
         return self.rounding == "ceil"
 
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether the count is that of the formula above."""
-        return True
-
-    def line(self, steps: int) -> tuple[Tensor, Tensor]:
-        """(m, c), [] or [C]: n = clip(⌊m z + c⌋, 0, T), or ⌈m z + c⌉ where the neuron fires only above θ."""
-        offset = self.potential - 1 if self.strict else self.potential
-        return steps / self.threshold, torch.as_tensor(offset, dtype=self.threshold.dtype, device=self.threshold.device)
-
-    def worth(self) -> Tensor:
-        """What a spike emits, [] or [C]."""
-        return self.amplitude
+    def response(self, steps: int) -> Response | None:
+        """The formula above; None where a subclass has another count."""
+        return Response(steps / self.threshold, self.v0, *self.capacity(steps), self.threshold / steps, self.strict)
 
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """θ·n/T for a mean current z, [B, C, ...]: what the neuron emits on average over ``steps`` steps."""
-        count = clipped_count(current, self.threshold, steps, self.potential, self.strict, overwrite=overwrite)
-        return count.mul_(along_channels(self.threshold / steps, current.dim()))
+        """What the neuron emits on average over ``steps`` steps for a mean current z, [B, C, ...].
+
+        By its response; a neuron without one is simulated under that current.
+        """
+        response = self.response(steps)
+        if response is not None:
+            return response.mean(current, overwrite=overwrite)
+        counts = SpikeTrain(self.fire(Constant(current), steps), self.amplitude).counts.sum(0)
+        return counts * along_channels(finite_amplitude(self.amplitude) / steps, current.dim())
 
     @abstractmethod
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """The simulation, step by step: what arrives -> ``amplitude * spikes``, [steps, B, C, ...]."""
 
-    def under_even_current(self, signal: Signal, steps: int) -> Tensor:
-        """What it emits for the mean, held."""
-        return self.fire(Constant(signal.mean()), steps)
+    def train_of(self, signal: Signal, steps: int) -> SpikeTrain:
+        """All steps, for what arrives at the site in all of its steps."""
+        return SpikeTrain(self.fire(signal, steps), self.amplitude)
 
-    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
+    def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
+        """What it emits for the time-mean."""
+        return self.train_of(Constant(signal.mean()), steps)
+
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor | None:
         """T z/θ + V0/θ − N."""
-        start = along_channels(torch.as_tensor(self.potential), current.dim())
+        start = along_channels(torch.as_tensor(self.v0), current.dim())
         return steps * current.double() / along_channels(self.threshold, current.dim()) + start - spikes
 
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:

@@ -2,7 +2,7 @@
 
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.passes.bias_correction import BiasCorrection
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.error_calibration import ErrorCalibration
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import Layer, layers
@@ -54,7 +54,7 @@ __all__ = [
     "Thresholds",
     "WeightCalibration",
     "channel_means",
-    "integrate_fire",
     "layers",
     "neuron_means",
+    "settable",
 ]

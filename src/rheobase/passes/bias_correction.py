@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.layers import Layer
 from rheobase.passes.mean_corrections import correct_layers
 from rheobase.passes.shift_current import add_bias
@@ -38,8 +38,8 @@ class BiasCorrection(CalibrationPass):
         targets = channel_means(network.ann, images)
 
         def correct(layer: Layer, mean: Tensor) -> None:
-            neuron = integrate_fire(network, layer.site)
+            neuron = network.neuron(layer.site.name)
             excess = mean.movedim(1, 0).flatten(1).double().mean(1) - targets[layer.site.index].to(mean.device)
-            add_bias(neuron, torch.where(neuron.threshold.isinf(), 0.0, excess).to(mean.dtype))
+            add_bias(neuron, torch.where(neuron.amplitude.isinf(), 0.0, excess).to(mean.dtype))
 
-        return correct_layers(network, data, images, correct, "correcting biases", progress)
+        return correct_layers(network, data, images, correct, "bias", progress)

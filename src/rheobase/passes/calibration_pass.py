@@ -14,7 +14,7 @@ from rheobase.core.values import Value
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import IntegrateFire, ParallelIF
+from rheobase.neurons import Neuron
 from rheobase.passes.statistics import observe
 from rheobase.signals.signal import Signal
 
@@ -79,59 +79,56 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
 
 
-def refuse_mixed_steps(network: SpikingNetwork) -> None:
+def refuse_waiting(network: SpikingNetwork) -> None:
     """For passes that go through time step by step, all sites at once.
 
     Raises:
-        CalibrationError: if sites run for different T.
+        CalibrationError: if sites run for different T, or one waits for its whole input.
     """
-    if len({network.steps_of(site.name) for site in network.sites}) > 1:
+    if not network.streams:
         raise CalibrationError(
-            "go through time together, and these sites run for different numbers of steps",
+            "go through time together, and these sites run for different numbers of steps, or wait for their input",
             where="the steps of this pass",
-            remedy="give all sites one T, or use a pass that goes layer by layer, such as BiasCorrection",
+            remedy="give all sites one T and neurons that stream, or use a pass that goes layer by layer, such as "
+            "BiasCorrection",
         )
 
 
-def integrate_fire(network: SpikingNetwork, site: Site, *, plain: bool = False) -> IntegrateFire:
-    """The site's neurons, if they are such that a current can be added to.
+def settable(
+    network: SpikingNetwork, site: Site, *parameters: str, streaming: bool = False, fresh: bool = False
+) -> Neuron:
+    """The neurons of a site, if they declare parameters that a pass is going to set.
 
     Args:
         network: the network.
         site: the site.
-        plain: refuse subclasses too, for a pass that computes itself when neurons fire.
+        parameters: their names, as in ``Neuron.settable``.
+        streaming: they must emit step by step, too.
+        fresh: the pass chooses them from data, without regard to what they are.
 
     Raises:
-        CalibrationError: if they are of another kind.
+        CalibrationError: naming the site, and what its neurons lack.
     """
     neuron = network.neuron(site.name)
-    if plain and isinstance(neuron, IntegrateFire) and type(neuron) is not IntegrateFire:
+    missing = [name for name in parameters if name not in neuron.settable]
+    kind = type(neuron).__name__
+    if neuron.trained_threshold and (missing or streaming or fresh):
         raise CalibrationError(
-            f"has {type(neuron).__name__} neurons, which fire by a rule of their own",
-            where=site.name,
-            remedy="use this pass with plain integrate-and-fire neurons",
-        )
-    if not isinstance(neuron, IntegrateFire):
-        raise CalibrationError(
-            f"has {type(neuron).__name__} neurons, whose threshold and potential belong to the trained activation",
+            f"has {kind} neurons, whose threshold and potential belong to the trained activation",
             where=site.name,
             remedy="use this pass with integrate-and-fire neurons",
         )
-    return neuron
-
-
-def parallel_if(network: SpikingNetwork, site: Site) -> ParallelIF:
-    """The site's neurons, if they are parallel ones.
-
-    Raises:
-        CalibrationError: if they are of another kind.
-    """
-    neuron = network.neuron(site.name)
-    if not isinstance(neuron, ParallelIF):
+    if missing:
         raise CalibrationError(
-            f"has {type(neuron).__name__} neurons, which have no such parameters",
+            f"has {kind} neurons, which have no such parameters: {', '.join(missing)}",
             where=site.name,
-            remedy="use this pass with parallel neurons: rb.ParallelConversion, rb.DAParallel",
+            remedy=f"use this pass with neurons that have {', '.join(missing)}, or leave it out",
+        )
+    if streaming and not neuron.streams:
+        raise CalibrationError(
+            f"has {kind} neurons, which wait for their whole input",
+            where=site.name,
+            remedy="use this pass with neurons that stream, such as integrate-and-fire",
         )
     return neuron
 

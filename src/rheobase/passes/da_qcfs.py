@@ -37,6 +37,9 @@ class DAQCFS(nn.Module):
         band: half the rectangle's width.
     """
 
+    TRAINED = ("threshold", "pre", "post", "output_bias")
+    """Parameters of the neurons that training may change."""
+
     def __init__(
         self,
         neuron: ParallelIF,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,8 +14,7 @@ from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import ParallelIF
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, parallel_if, within_budget
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.thresholds import few
 from rheobase.passes.walk import Pieces, Walk, channel_mean
@@ -50,7 +49,7 @@ class ErrorCalibration(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``pre`` and ``post`` of every neuron."""
         for site in network.sites:
-            parallel_if(network, site)
+            settable(network, site, "pre", "post")
         changes = Changes()
         check = HeldOut(network, data.held_out)
         images = within_budget(network, data.fit, self.images, changes)
@@ -86,8 +85,8 @@ def calibrate_errors(
     for site in track(network.sites, "calibrating errors", show=progress):
         node, wanted = original.to_site()
         _, current = walk.to_site()
-        neuron = parallel_if(network, site)
-        steps = neuron.steps(network.timesteps, network.timesteps)
+        neuron: Any = network.neuron(site.name)
+        steps = network.steps_of(site.name)
         target = [network.ann.activate(node, z) for z in wanted]
         if pre is not None:
             missing = channel_mean(wanted) - channel_mean(current)
@@ -95,14 +94,14 @@ def calibrate_errors(
         if post is not None:
             neuron.post = None
         if post:
-            rate = channel_mean([neuron.count(z, steps) for z in current]) / steps
+            rate = channel_mean([neuron.response(steps).count(z) for z in current]) / steps
             neuron.post = _post(site, neuron, channel_mean(target), rate, changes)
         original.emit(target)
         walk.emit([neuron.rate(z, steps) for z in current])
     network.graph = walk.graph
 
 
-def _post(site: Site, neuron: ParallelIF, target: Tensor, rate: Tensor, changes: Changes) -> Tensor:
+def _post(site: Site, neuron: Any, target: Tensor, rate: Tensor, changes: Changes) -> Tensor:
     """φ = E[a]/E[n/T] − θ; 0 where there is nothing to scale."""
     theta = neuron.threshold.double().expand(rate.shape)
     never = (rate == 0) & (target > 0) & theta.isfinite()

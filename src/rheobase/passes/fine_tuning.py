@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from abc import abstractmethod
@@ -15,13 +16,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from rheobase.core.errors import CalibrationError, DivergedError
+from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
 from rheobase.data.batches import check_labels
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.graph import Graph
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, parallel_if
+from rheobase.neurons import ParallelIF
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.da_qcfs import DAQCFS, Surrogate
 from rheobase.passes.held_out import Snapshot
 from rheobase.training import Training, checkpoint, train
@@ -64,7 +66,7 @@ class FineTuning(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Train; the best of start and epochs on the held-out images stays."""
         for site in network.sites:
-            parallel_if(network, site)
+            settable(network, site, *DAQCFS.TRAINED)
         if self.target != "ann" and data.fit_labels is None:
             raise CalibrationError(
                 f"{self.stage} learns from labels, and the calibration data has none",
@@ -79,9 +81,12 @@ class FineTuning(CalibrationPass):
         if not names:
             return changes
         state = self._train(network, data, names, changes, progress)
-        if state is not None:
-            self.adopt(network, state)
-        after = self._loss(network, data)
+        try:
+            if state is not None:
+                self.adopt(network, state)
+            after = self._loss(network, data)
+        except RecipeError:  # training left a value that no neuron can have
+            after = math.inf
         checked = f"{len(data.held_out)} held-out" if len(data.held_out) else f"the {len(data.fit)} fitted"
         change = f"loss on {checked} images {before:.4g} -> {after:.4g}"
         if not after <= before:
@@ -126,13 +131,13 @@ class FineTuning(CalibrationPass):
         tensors = {name: state[name].to(device) for name in network.graph.tensor_names if name in state}
         network.graph = network.graph.replace(tensors=tensors)
         for site in network.sites:
-            neuron = parallel_if(network, site)
+            neuron = network.neuron(site.name)
+            silent, changed = neuron.amplitude.isinf(), {}
             for name, found in DAQCFS.trained(state, site.name).items():
-                value = found.to(device)
-                given = getattr(neuron, name)
+                value, given = found.to(device), getattr(neuron, name)
                 if given is not None or bool(value.any()):
-                    silent = neuron.threshold.isinf()
-                    setattr(neuron, name, torch.where(silent, 0.0 if given is None else given, value))
+                    changed[name] = torch.where(silent, 0.0 if given is None else given, value)
+            neuron.set(**changed)
 
     def changed(self, network: SpikingNetwork, original: Snapshot) -> dict[str, list[str]]:
         """What of each site's neurons, and of the operations before it, is not what it was."""
@@ -202,9 +207,8 @@ class FineTuning(CalibrationPass):
 
 def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: float = 0.5) -> DAQCFS:
     site = network.sites[index]
-    neuron = parallel_if(network, site)
-    steps = neuron.steps(network.timesteps, network.timesteps)
-    return DAQCFS(neuron, site.channels, steps, surrogate, band)
+    neuron = cast(ParallelIF, network.neuron(site.name))
+    return DAQCFS(neuron, site.channels, network.steps_of(site.name), surrogate, band)
 
 
 def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> CalibrationData:

@@ -17,7 +17,7 @@ from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signals.signal import Constant, Signal, TimeSeries, step_by_step
+from rheobase.signals.signal import Constant, Signal, TimeSeries
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Layer:
     Attributes:
         site: the site.
         neuron: its neurons.
+        node: its node.
         nodes: the operations, in execution order.
         inputs: what they read: trains that earlier sites emitted, or held values.
         source: the value that the site reads.
@@ -34,6 +35,7 @@ class Layer:
 
     site: Site
     neuron: Neuron
+    node: Node
     nodes: tuple[Node, ...]
     inputs: dict[str, Signal]
     source: str
@@ -50,9 +52,7 @@ class Layer:
             values = {name: _part(signal, slice(start, start + size)) for name, signal in self.inputs.items()}
             advance = Simulation(network).advance(network.timesteps)
             run(network.graph, [(node, ()) for node in self.nodes], values, advance)
-            currents = step_by_step(values[self.source], network.steps_of(self.site.name))
-            spikes, _ = self.neuron.run(currents, self.neuron.init(currents.shape[1:], currents[0]))
-            yield {**values, self.site.name: TimeSeries(spikes)}
+            yield {**values, self.site.name: advance(self.node, values[self.source])}
 
     def mean_output(self, network: SpikingNetwork) -> Tensor:
         """Time-mean [B, C, ...] of what the neurons emit, as they are now."""
@@ -92,7 +92,7 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         (source,) = nodes[site.name].inputs
         read = {source, *(name for node in group for name in node.inputs)}
         inputs = {name: values[name] for name in read & set(values)}
-        layer = Layer(site, network.neuron(site.name), tuple(group), inputs, source)
+        layer = Layer(site, network.neuron(site.name), nodes[site.name], tuple(group), inputs, source)
         yield layer
         aligned = [node for node in network.nodes if node.operation == ALIGN and node.inputs == (site.name,)]
         made = {site.name, *(node.name for node in (*group, *aligned))}

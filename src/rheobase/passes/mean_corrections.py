@@ -9,7 +9,7 @@ from torch import Tensor
 from rheobase.core.progress import track
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import Changes, integrate_fire
+from rheobase.passes.calibration_pass import Changes, settable
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import Layer, layers
 
@@ -19,14 +19,16 @@ def correct_layers(
     data: CalibrationData,
     images: Tensor,
     correct: Callable[[Layer, Tensor], None],
-    description: str,
+    parameter: str,
     progress: bool,
 ) -> Changes:
     """Hand each layer, with the time-mean [B, C, ...] of what it emits, to ``correct``; undo all if it did not help."""
     for site in network.sites:
-        integrate_fire(network, site)
+        settable(network, site, parameter, streaming=True)
     check = HeldOut(network, data.held_out)
-    for layer in track(layers(network, images), description, show=progress, total=len(network.sites)):
+    for layer in track(
+        layers(network, images), f"correcting {parameter.replace('_', ' ')}", show=progress, total=len(network.sites)
+    ):
         correct(layer, layer.mean_output(network))
     note = check.keep_better()
     return Changes(check.original.changed(network), [note])

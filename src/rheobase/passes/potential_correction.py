@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.layers import Layer
 from rheobase.passes.mean_corrections import correct_layers
 from rheobase.passes.statistics import neuron_means
@@ -38,11 +38,12 @@ class PotentialCorrection(CalibrationPass):
         targets = neuron_means(network.ann, images)
 
         def correct(layer: Layer, mean: Tensor) -> None:
-            neuron = integrate_fire(network, layer.site)
+            neuron = network.neuron(layer.site.name)
             missing = targets[layer.site.index].to(mean.device) - mean.double().mean(0)
             dims = mean.dim()
-            theta = along_channels(neuron.threshold, dims)
+            theta = along_channels(neuron.amplitude, dims)
             rise = torch.where(theta.isinf(), 0.0, network.steps_of(layer.site.name) * missing / theta)
-            neuron.initial_potential = (along_channels(neuron.initial_potential, dims) + rise).to(mean.dtype)
+            there = along_channels(cast(Tensor, neuron.initial_potential), dims)
+            neuron.set(initial_potential=(there + rise).to(mean.dtype))
 
-        return correct_layers(network, data, images, correct, "correcting potentials", progress)
+        return correct_layers(network, data, images, correct, "initial_potential", progress)

@@ -14,8 +14,7 @@ from rheobase.graph.interpreter import Schedule, run
 from rheobase.graph.operations import in_memory_format
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import IntegrateFire
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import HeldOut, relative_error
 from rheobase.signals.signal import Signal
 
@@ -47,8 +46,8 @@ class ScaleThresholds(CalibrationPass):
         if room < wanted:
             notes.append(f"only {room} images simulated at once: more do not fit into the memory budget")
         images = in_memory_format(data.fit[: min(wanted, room)].to(network.graph.device))
-        neurons = [integrate_fire(network, site) for site in network.sites]
-        original = [neuron.threshold for neuron in neurons]
+        neurons = [settable(network, site, "threshold", streaming=True) for site in network.sites]
+        original = [cast(Tensor, neuron.threshold) for neuron in neurons]
         check = HeldOut(network, data.held_out[: self.images])
         for sweep in range(self.sweeps):
             _sweep(network, images, self.factor ** (0.5**sweep), progress)
@@ -58,7 +57,7 @@ class ScaleThresholds(CalibrationPass):
         changed = {
             site.name: ["threshold"]
             for site, neuron, threshold in zip(network.sites, neurons, original, strict=True)
-            if not torch.equal(neuron.threshold, threshold)
+            if not torch.equal(cast(Tensor, neuron.threshold), threshold)
         }
         return Changes(changed, notes)
 
@@ -72,8 +71,8 @@ def _sweep(network: SpikingNetwork, images: Tensor, factor: float, progress: boo
     best = _error_from(network, plan, values, reference)
     for i, (node, _) in enumerate(track(plan, "scaling thresholds", show=progress)):
         if node.operation == "site":
-            neuron = cast(IntegrateFire, network.neuron(node.name))
-            start = neuron.threshold
+            neuron = network.neuron(node.name)
+            start = cast(Tensor, neuron.threshold)
             for candidate in (factor, 1 / factor):
                 neuron.threshold = start * candidate
                 error = _error_from(network, plan[i:], values, reference)

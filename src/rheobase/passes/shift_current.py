@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import IntegrateFire
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.neurons import Neuron
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 
 
 class ShiftCurrent(CalibrationPass):
@@ -31,13 +31,14 @@ class ShiftCurrent(CalibrationPass):
         """Set ``bias`` [C] of every neuron."""
         changes = Changes()
         for site in network.sites:
-            neuron = integrate_fire(network, site)
-            theta = neuron.threshold.expand(site.channels)
+            neuron = settable(network, site, "bias", streaming=True)
+            theta = neuron.amplitude.expand(site.channels)
             add_bias(neuron, torch.where(theta.isinf(), 0.0, -self.shift * theta / network.steps_of(site.name)))
             changes.changed[site.name] = ["bias"]
         return changes
 
 
-def add_bias(neuron: IntegrateFire, bias: Tensor) -> None:
+def add_bias(neuron: Neuron, bias: Tensor) -> None:
     """Add a constant bias [C] to what the neuron has."""
-    neuron.bias = bias if neuron.bias is None else neuron.bias + bias
+    there = cast("Tensor | None", neuron.bias)
+    neuron.set(bias=bias if there is None else there + bias)

@@ -10,7 +10,7 @@ from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.graph import Graph
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import Changes, parallel_if, within_budget
+from rheobase.passes.calibration_pass import Changes, within_budget
 from rheobase.passes.da_qcfs import DAQCFS
 from rheobase.passes.error_calibration import calibrate_errors
 from rheobase.passes.fine_tuning import FineTuning, _module
@@ -53,7 +53,7 @@ class SpatialRecalibration(FineTuning):
                 "the original network kept: it has no batch normalisation, or has it folded already; nothing to do"
             )
             return []
-        errors = any(parallel_if(network, site).calibrated for site in network.sites)
+        errors = any(network.neuron(site.name).fitted for site in network.sites)
         images = within_budget(network, data.fit, self.images, changes)
         calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
         names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))

@@ -18,12 +18,11 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron
-from rheobase.neurons.surrogate import fire_with_gradient
-from rheobase.passes.calibration_pass import CalibrationPass, Changes
+from rheobase.neurons import Neuron
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import Snapshot, logit_error
 from rheobase.passes.statistics import Granularity
-from rheobase.signals.signal import Constant, Signal, along_channels, step_by_step
+from rheobase.signals.signal import Signal, SpikeTrain, along_channels
 
 EXACT = 1e-8
 """Relative squared error of logits that is rounding."""
@@ -62,7 +61,7 @@ class SurrogateCalibration(CalibrationPass):
         seed: of the mini-batches.
 
     Raises:
-        CalibrationError: for neurons that are neither integrate-and-fire nor under a constant current.
+        CalibrationError: for neurons without a gradient, or without a threshold and initial potential to train.
     """
 
     kind: Literal["surrogate_calibration"] = "surrogate_calibration"
@@ -127,7 +126,7 @@ class SurrogateCalibration(CalibrationPass):
         changes.changed = original.changed(network)
         changes.notes += self._verdict(data, changes, best)
         for site in trained:
-            if isinstance(site.neuron, ConstantCurrent) and not site.neuron.has_closed_form:
+            if site.neuron.closed_form and site.neuron.response(network.steps_of(site.site.name)) is None:
                 changes.notes.append(f"{site.site.name}: V0 outside [0, θ], simulated step by step in every execution")
         return changes
 
@@ -165,25 +164,18 @@ class _Trained:
     """θ and V0 of a site as functions of what is trained."""
 
     def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
-        neuron = network.neuron(site.name)
-        if not isinstance(neuron, IntegrateFire | ConstantCurrent):
+        neuron = settable(network, site, "threshold", "initial_potential")
+        if not neuron.differentiable:
             raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which have no potential to train",
+                f"has {type(neuron).__name__} neurons, which have no gradient",
                 where=site.name,
-                remedy="use this pass with integrate_fire or constant_current neurons",
-            )
-        if type(neuron) not in (IntegrateFire, ConstantCurrent):  # what fires in training is their rule
-            raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which fire by a rule of their own",
-                where=site.name,
-                remedy="use this pass with integrate_fire or constant_current neurons",
+                remedy="use this pass with neurons that are differentiable, such as integrate_fire or constant_current",
             )
         self.site, self.neuron = site, neuron
-        self.start = neuron.threshold.clone()
+        self.start = cast(Tensor, neuron.threshold).clone()
         shape = (site.channels,) if granularity == "channel" else ()
         self.scale, self.shift = (torch.zeros(shape, dtype=self.start.dtype, device=self.start.device) for _ in "ab")
-        v0 = neuron.potential if isinstance(neuron, ConstantCurrent) else neuron.initial_potential
-        self.v0 = torch.as_tensor(v0, dtype=self.start.dtype, device=self.start.device).clone()
+        self.v0 = torch.as_tensor(neuron.v0, dtype=self.start.dtype, device=self.start.device).clone()
         self.parameters = [
             parameter.requires_grad_()
             for parameter, name in ((self.scale, "threshold"), (self.shift, "potential"))
@@ -204,9 +196,9 @@ class _Trained:
     def write(self) -> None:
         """Give the neurons what is trained."""
         if self.scale.requires_grad:
-            self.neuron.threshold = self.threshold.detach().clone()
+            self.neuron.set(threshold=self.threshold.detach().clone())
         if self.shift.requires_grad:
-            self.neuron.initial_potential = self.potential.detach().clone()
+            self.neuron.set(initial_potential=self.potential.detach().clone())
 
     def finite(self) -> bool:
         """Whether θ and V0 still are, silent channels aside, and what they are to be changed by."""
@@ -237,12 +229,7 @@ class _Differentiable(Simulation):
         self.trained = {site.site.name: site for site in trained}
         self.width = width
 
-    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> Tensor:
-        site, steps = self.trained[node.name], self.steps_of(node.name)
-        if isinstance(neuron, ConstantCurrent):
-            signal, strict, bias = Constant(signal.mean()), neuron.strict, None
-        else:
-            strict, bias = False, cast(IntegrateFire, neuron).bias
-        return fire_with_gradient(
-            step_by_step(signal, steps), site.threshold, site.potential, bias, strict=strict, width=self.width
-        )
+    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> SpikeTrain:
+        site = self.trained[node.name]
+        values = neuron.run_with_gradient(signal, self.steps_of(node.name), site.threshold, site.potential, self.width)
+        return SpikeTrain(values, neuron.amplitude)

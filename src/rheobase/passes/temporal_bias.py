@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,9 +18,9 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import IntegrateFire
-from rheobase.neurons.neuron import SILENT
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire, refuse_mixed_steps
+from rheobase.neurons import Neuron
+from rheobase.neurons.response import finite_amplitude
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, refuse_waiting, settable
 from rheobase.passes.held_out import Snapshot, relative_error
 from rheobase.passes.statistics import channel_means
 from rheobase.signals.signal import Signal, along_channels
@@ -37,14 +37,16 @@ class TemporalBias(CalibrationPass):
     Wu et al. 2024, Algorithm 1. At every site and step, with u the potential before firing,
 
     .. math::
-        b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,[u[t] - b[t] \ge \theta]] - E[\min(a, \theta)] \big)
+        b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,k(u[t] - b[t])] - E[\min(a, m\theta)] \big)
 
-    where E is the mean over all calibration images and the channel's places. This is repeated ``updates`` times with
-    the same u; then the step is done with the new b[t], and what it emits goes on to the next layer and the next step.
-    Three things differ from the print: b is *subtracted* from the potential (Eq. 4 adds what line 3 defines as
-    SNN − ANN, which diverges); the target is clipped at θ, more than which no neuron can emit; and all batches are
-    pooled, so that their order and size do not matter. With ``updates=1`` only whole passes are repeated, as in the
-    paper; more of them settle a bias before anything that depends on it is looked at, without another simulation.
+    where E is the mean over all calibration images and the channel's places, k the spikes that the neuron's rule makes
+    of a potential (one at θ and above, for integrate-and-fire) and m the most that it emits in a step. This is repeated
+    ``updates`` times with the same u; then the step is done with the new b[t], and what it emits goes on to the next
+    layer and the next step. Three things differ from the print: b is *subtracted* from the potential (Eq. 4 adds what
+    line 3 defines as SNN − ANN, which diverges); the target is clipped at θ, more than which no neuron can emit; and
+    all batches are pooled, so that their order and size do not matter. With ``updates=1`` only whole passes are
+    repeated, as in the paper; more of them settle a bias before anything that depends on it is looked at, without
+    another simulation.
 
     A bias at (site, step) depends only on earlier sites and steps, so all layers are corrected in *one* simulation of
     the calibration images, step by step. That is Algorithm 1's order of layers, and costs (iterations) simulations in
@@ -87,10 +89,14 @@ class TemporalBias(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the start."""
         changes = Changes()
-        refuse_mixed_steps(network)
+        neurons = _neurons(network)
+        refuse_waiting(network)
         images = self._images(data, changes)
-        neurons = _with_biases(network)
-        ceilings = [torch.where(neuron.threshold.isinf(), 0.0, neuron.threshold) for neuron in neurons]
+        for site, neuron in zip(network.sites, neurons, strict=True):
+            zeros = torch.zeros(network.timesteps, site.channels, device=neuron.amplitude.device)
+            there = cast("Tensor | None", neuron.bias)
+            neuron.set(bias=zeros if there is None else zeros + there)
+        ceilings = [finite_amplitude(neuron.amplitude) * neuron.alphabet.most for neuron in neurons]
         targets, slopes = {}, {name: self.ramp * depth for name, depth in relative_depths(network.sites).items()}
         for site, mean, ceiling in zip(
             network.sites, channel_means(network.ann, images, ceilings), ceilings, strict=True
@@ -168,14 +174,16 @@ class _Judge:
         return record
 
 
-def _with_biases(network: SpikingNetwork) -> list[IntegrateFire]:
-    """All neurons, each with a bias [T, C] of its own."""
-    neurons = []
-    for site in network.sites:
-        neuron = integrate_fire(network, site, plain=True)
-        zeros = torch.zeros(network.timesteps, site.channels, device=neuron.threshold.device)
-        neuron.bias = zeros if neuron.bias is None else zeros + neuron.bias
-        neurons.append(neuron)
+def _neurons(network: SpikingNetwork) -> list[Neuron]:
+    """All neurons, if they have a membrane potential and a bias."""
+    neurons = [settable(network, site, "bias", streaming=True) for site in network.sites]
+    for site, neuron in zip(network.sites, neurons, strict=True):
+        if not neuron.has_membrane:
+            raise CalibrationError(
+                f"has {type(neuron).__name__} neurons, without a membrane potential that a bias could be fitted to",
+                where=site.name,
+                remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
+            )
     return neurons
 
 
@@ -190,10 +198,14 @@ def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor]
         def correct(node: Node, signal: Signal, t: int = t, fire: Any = fire) -> Signal:
             if node.operation == "site":
                 neuron: Any = network.neuron(node.name)
-                current, (potential,) = simulation.before(node, signal)
-                potential = potential + current
+                current, state = simulation.before(node, signal)
+                potential = neuron.potential(current, state, t, bias=False)
+
+                def spikes(left: Tensor, rows: slice) -> Tensor:
+                    return neuron.spikes_at(left, tuple(part[rows] for part in state))
+
                 for _ in range(updates):
-                    excess = firing_excess(potential, neuron.bias[t], neuron.threshold, targets[node.name][t])
+                    excess = firing_excess(potential, neuron.bias[t], neuron.amplitude, targets[node.name][t], spikes)
                     neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
             return fire(node, signal)
 
@@ -224,8 +236,14 @@ def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) ->
     return mean * (1 + rise * r.unsqueeze(1))
 
 
-def firing_excess(potential: Tensor, bias: Tensor, threshold: Tensor, target: Tensor) -> Tensor:
-    """E[θ [u − b ≥ θ]] − target of each channel, [C], float64: what a step emits too much on average.
+def firing_excess(
+    potential: Tensor,
+    bias: Tensor,
+    threshold: Tensor,
+    target: Tensor,
+    spikes: Callable[[Tensor, slice], Tensor] | None = None,
+) -> Tensor:
+    """E[θ k(u − b)] − target of each channel, [C], float64: what a step emits too much on average.
 
     The spikes are counted, so the result does not depend on the order of images.
 
@@ -234,23 +252,28 @@ def firing_excess(potential: Tensor, bias: Tensor, threshold: Tensor, target: Te
         bias: b, [C].
         threshold: θ, [] or [C]; a channel with θ = ∞ has no excess.
         target: mean activation, [C].
+        spikes: k, the spikes that potentials make, given which images of the batch they are of; default: one at θ and
+            above.
     """
     dims, channels = potential.dim(), potential.shape[1]
-    bias, threshold = along_channels(bias, dims), along_channels(threshold, dims)
     others = [d for d in range(dims) if d != 1]
-    count = torch.zeros(channels, dtype=torch.float64, device=potential.device)
-    # pieces that stay in the cache; ones and zeros in the potential's own dtype are much faster to sum than booleans
-    for piece in potential.split(max(1, PIECE // potential[0].numel())):
-        count += (piece - bias).ge_(threshold).sum(others)
+    bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
+    total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
+    # pieces that stay in the cache
+    size = max(1, PIECE // potential[0].numel())
+    for start in range(0, len(potential), size):
+        rows = slice(start, start + size)
+        left = potential[rows] - bias
+        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum(others)
     places = potential.numel() // channels
-    theta = threshold.double().flatten().expand(channels)
-    return torch.where(theta == SILENT, 0.0, theta * count / places - target)
+    amplitude = threshold.double().flatten().expand(channels)
+    return torch.where(amplitude.isinf(), 0.0, amplitude * total / places - target)
 
 
 def _diverged(network: SpikingNetwork) -> str | None:
     """The first site with a bias beyond all thresholds."""
     for site, neuron in zip(network.sites, network.neurons, strict=True):
-        bias, threshold = neuron.get_buffer("bias"), neuron.get_buffer("threshold")
-        if not bool((bias.abs() <= DIVERGED * threshold).all()):
+        bias, amplitude = neuron.get_buffer("bias"), cast(Neuron, neuron).amplitude
+        if not bool((bias.abs() <= DIVERGED * amplitude).all()):
             return site.name
     return None

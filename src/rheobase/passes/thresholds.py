@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -13,9 +13,8 @@ from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.graph import Graph
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import ParallelIF
 from rheobase.neurons.neuron import SILENT
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.statistics import Granularity, Histogram, histograms, maxima, percentiles
 
 ThresholdMethod = Literal["max", "percentile", "mse", "saturation"]
@@ -23,6 +22,9 @@ ThresholdMethod = Literal["max", "percentile", "mse", "saturation"]
 
 class Thresholds(CalibrationPass):
     """Set θ of every site.
+
+    What is chosen is the value at which a neuron saturates: for neurons that emit at most one spike a step, θ; for
+    those that emit up to n in T steps (``Neuron.capacity``), nθ/T.
 
     Args:
         method: ``max``, the running maximum (Diehl et al. 2015); ``percentile``, an exact order statistic (Rueckauer
@@ -52,7 +54,7 @@ class Thresholds(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
         for site in network.sites:
-            if _is_calibrated(network, site):
+            if settable(network, site, "threshold", fresh=True).fitted:
                 raise CalibrationError(
                     "has biases that were calibrated for the thresholds it has",
                     where=site.name,
@@ -62,15 +64,10 @@ class Thresholds(CalibrationPass):
         maximum = maxima(graph, images, self.granularity)
         if self.method == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
-            found = []
-            for site, histogram in zip(network.sites, counted, strict=True):
-                neuron = network.neurons[site.index]
-                steps = network.steps_of(site.name)
-                # in a single step no train is uneven, and a window neuron looks at the mean alone
-                constant = not site.previous or steps == 1 or isinstance(neuron, ParallelIF)
-                start = float(cast("Tensor | float", neuron.initial_potential)) + self.shift
-                potential = start if constant else None
-                found.append(least_squares(histogram, steps, potential, self.candidates))
+            found = [
+                least_squares(histogram, *_levels_and_offset(network, site, self.shift), self.candidates)
+                for site, histogram in zip(network.sites, counted, strict=True)
+            ]
         elif self.method == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
         elif self.method == "saturation":
@@ -81,8 +78,10 @@ class Thresholds(CalibrationPass):
             found = maximum
         changes = Changes()
         for site, value, largest in zip(network.sites, found, maximum, strict=True):
-            threshold = self._usable(site, value, largest, changes).to(graph.device)
-            network.neurons[site.index].threshold = threshold if self.granularity == "channel" else threshold[0]
+            saturation = self._usable(site, value, largest, changes).to(graph.device)
+            steps, levels = network.steps_of(site.name), _levels(network, site)
+            threshold = saturation if levels == steps else saturation * (steps / levels)
+            network.neuron(site.name).set(threshold=threshold if self.granularity == "channel" else threshold[0])
             changes.changed[site.name] = ["threshold"]
         return changes
 
@@ -102,12 +101,18 @@ class Thresholds(CalibrationPass):
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
 
 
-def _is_calibrated(network: SpikingNetwork, site: Site) -> bool:
-    """Whether the neurons have what was fitted to the thresholds they have."""
-    neuron = network.neuron(site.name)
-    if isinstance(neuron, ParallelIF):
-        return bool(neuron.calibrated)
-    return integrate_fire(network, site).bias is not None
+def _levels(network: SpikingNetwork, site: Site) -> int:
+    """The most spikes that a site's neurons emit in all their steps."""
+    return network.neuron(site.name).capacity(network.steps_of(site.name))[1]
+
+
+def _levels_and_offset(network: SpikingNetwork, site: Site, shift: float) -> tuple[int, float | None]:
+    """The levels of a site's staircase above zero, and where its steps lie; None where spike trains feed the site."""
+    neuron, steps = network.neuron(site.name), network.steps_of(site.name)
+    response = neuron.response(steps)
+    # in a single step no train is uneven, and a neuron in closed form looks at the mean alone
+    constant = not site.previous or steps == 1 or neuron.closed_form
+    return _levels(network, site), float(response.offset) + shift if constant and response is not None else None
 
 
 def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
@@ -128,36 +133,38 @@ def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
     return torch.full_like(like, site.upper)
 
 
-def least_squares(
-    histogram: Histogram, timesteps: int, initial_potential: float | None, candidates: int = 95
-) -> Tensor:
-    """θ of each row with the least expected squared error between the activation a and what the neuron emits.
+def least_squares(histogram: Histogram, levels: int, offset: float | None, candidates: int = 95) -> Tensor:
+    """The saturating value s of each row with the least expected squared error between the activation a and what the
+    neuron emits.
 
-    A neuron under a constant current is the quantiser q(a) = θ/T · clip(⌊aT/θ + V0/θ⌋, 0, T) (Bu et al. 2022). Under a
-    spike train the membrane stands anywhere when the last spike arrives, and V0 no longer fixes where the steps of the
-    staircase lie: the count is ⌊aT/θ + u⌋ with u anywhere in [0, 1), which is right on average, min(a, θ), and has the
-    variance (θ/T)² f (1 − f), f the fractional part of aT/θ. That is twice a fixed quantiser's error, so the best θ is
-    smaller.
+    A neuron that emits at most n spikes in all its steps saturates at s = nθ/T; one that emits at most one a step has
+    n = T and s = θ. Under a constant current it is the quantiser q(a) = s/n · clip(⌊an/s + V0/θ⌋, 0, n) (Bu et al.
+    2022). Under a spike train the membrane stands anywhere when the last spike arrives, and V0 no longer fixes where
+    the steps of the staircase lie: the count is ⌊an/s + u⌋ with u anywhere in [0, 1), which is right on average,
+    min(a, s), and has the variance (s/n)² f (1 − f), f the fractional part of an/s. That is twice a fixed quantiser's
+    error, so the best s is smaller.
 
     Args:
         histogram: of the activation a.
-        timesteps: T.
-        initial_potential: V0/θ for a site with constant current; None for one that spike trains feed.
+        levels: n.
+        offset: V0/θ for a site with a constant current; None for one that spike trains feed.
         candidates: how many, in steps of 1 % down from the maximum.
     """
     # in units of the maximum every row has the same bins and candidates: errors are one product of matrices
     a = histogram.middles()
-    theta = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64).unsqueeze(1)
-    steps = a * timesteps / theta
-    if initial_potential is None:
+    saturation = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64).unsqueeze(1)
+    steps = a * levels / saturation
+    if offset is None:
         fraction = steps - torch.floor(steps)
-        squared = torch.where(a < theta, (theta / timesteps).square() * fraction * (1 - fraction), (a - theta).square())
+        squared = torch.where(
+            a < saturation, (saturation / levels).square() * fraction * (1 - fraction), (a - saturation).square()
+        )
     else:
-        emitted = theta / timesteps * torch.clamp(torch.floor(steps + initial_potential), 0, timesteps)
+        emitted = saturation / levels * torch.clamp(torch.floor(steps + offset), 0, levels)
         squared = (a - emitted).square()
     errors = histogram.counts.double() @ squared.T  # [R, candidates]
     first_best = (errors <= errors.min(1, keepdim=True).values).to(torch.int8).argmax(1)
-    return (histogram.maximum.double() * theta[first_best, 0]).float()
+    return (histogram.maximum.double() * saturation[first_best, 0]).float()
 
 
 def few(mask: Tensor) -> str:

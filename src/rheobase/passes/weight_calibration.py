@@ -8,18 +8,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import IntegrateFire
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, integrate_fire
+from rheobase.neurons.response import Response
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import Layer, layers
 from rheobase.passes.statistics import observe
-from rheobase.signals.signal import along_channels
 
 
 class WeightCalibration(CalibrationPass):
@@ -54,7 +54,8 @@ class WeightCalibration(CalibrationPass):
         """Replace tensors of ``network.graph``; ``network.ann`` keeps its own."""
         images = data.fit[: self.images]
         for site in network.sites:
-            integrate_fire(network, site)
+            settable(network, site, "bias", streaming=True)
+            self._response(network, site.name)
         check = HeldOut(network, data.held_out)
         changes = Changes()
         activations = _activations(network, images)
@@ -75,7 +76,7 @@ class WeightCalibration(CalibrationPass):
         self, network: SpikingNetwork, layer: Layer, names: list[str], target: Tensor, draws: torch.Generator
     ) -> bool:
         """Fit the tensors of one layer; False if that made its error larger."""
-        neuron = integrate_fire(network, layer.site)
+        response = self._response(network, layer.site.name)
         means = {name: signal.mean().clone() for name, signal in layer.inputs.items()}
         start = network.graph
         trained = {name: start.tensor(name).clone().requires_grad_() for name in names}
@@ -86,7 +87,7 @@ class WeightCalibration(CalibrationPass):
 
         def error(rows: Tensor) -> Tensor:
             current = layer.mean_current(graph, {name: mean[rows] for name, mean in means.items()})
-            return (staircase(current, neuron, network.steps_of(layer.site.name)) - target[rows]).square().mean()
+            return (response.mean_with_gradient(current) - target[rows]).square().mean()
 
         everything = torch.arange(len(target))
         with torch.no_grad():
@@ -103,24 +104,16 @@ class WeightCalibration(CalibrationPass):
         network.graph = start.replace(tensors={name: tensor.detach() for name, tensor in trained.items()})
         return True
 
-
-def staircase(current: Tensor, neuron: IntegrateFire, timesteps: int) -> Tensor:
-    """Time-mean output for a constant current, with the gradient of clip(current, 0, θ) in its place.
-
-    θ/T · clip(⌊(T (I − b) + V0)/θ⌋, 0, T), Bu et al. 2022, Theorem 2. ``current``: [B, C, ...].
-    """
-    dims = current.dim()
-    theta = along_channels(neuron.threshold, dims)
-    finite = torch.where(theta.isinf(), 1.0, theta)
-    potential = along_channels(neuron.initial_potential, dims)
-    if neuron.bias is not None:
-        bias = neuron.bias.mean(0) if neuron.bias.dim() == 2 else neuron.bias
-        current = current - along_channels(bias, dims)
-    scaled = timesteps * current / finite
-    floor = torch.floor(scaled + potential)
-    through = torch.clamp(scaled, 0, timesteps)
-    count = through + (torch.clamp(floor, 0, timesteps) - through).detach()
-    return torch.where(theta.isinf(), 0.0, finite / timesteps * count)
+    @staticmethod
+    def _response(network: SpikingNetwork, site: str) -> Response:
+        response = network.neuron(site).response(network.steps_of(site))
+        if response is None:
+            raise CalibrationError(
+                "has neurons whose response to a constant current is no fixed staircase",
+                where=site,
+                remedy="put this pass before those that set a bias for each step, or a potential outside [0, θ]",
+            )
+        return response
 
 
 def _activations(network: SpikingNetwork, images: Tensor) -> list[Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from rheobase.core.values import Value
-from rheobase.signals.signal import Constant, Signal, TimeSeries
+from rheobase.signals.signal import Constant, Signal
 
 
 class Alignment(Value):
@@ -43,11 +44,11 @@ class Alignment(Value):
     reduction: Literal["average", "truncate"] = "average"
 
     def align(self, signal: Signal, steps: int) -> Signal:
-        """The signal for a site that runs for ``steps``: a train of so many, or held."""
+        """The signal for a site that runs for ``steps`` steps: a train of that many, or a constant."""
         if isinstance(signal, Constant) or signal.steps == steps:
             return signal
         if signal.steps < steps and self.expansion == "replicate":
-            return TimeSeries(signal.values[[t * signal.steps // steps for t in range(steps)]])
+            return replace(signal, values=signal.values[[t * signal.steps // steps for t in range(steps)]])
         if signal.steps > steps and self.reduction == "truncate":
-            return TimeSeries(signal.values[:steps])
+            return replace(signal, values=signal.values[:steps])
         return Constant(signal.mean())

@@ -147,8 +147,8 @@ def activations(module: nn.Module) -> dict[str, str]:
     """What no tensor tells of quantised activations: levels and rounding, or how levels are learned and what for."""
     found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}
     for name, part in module.named_modules():
-        if isinstance(part, TrainableGraph) and part.target is not None:
-            found[f"{name} target".strip()] = repr(part.target)
+        if isinstance(part, TrainableGraph) and part.constraint is not None:
+            found[f"{name} target".strip()] = repr(part.constraint)
     return found
 
 

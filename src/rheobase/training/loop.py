@@ -208,7 +208,7 @@ def train(
         result.eval(),
         tuple(run.history),
         run.best_epoch() if training.keep == "best" else len(run.history),
-        (*notes, *(note for part in _learning(result) for note in part.level_notes())),
+        (*notes, *(note for part in _learning(result) for note in part.constraint_notes())),
     )
 
 
@@ -451,7 +451,7 @@ def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_log
 
 def _learning(network: nn.Module) -> list[TrainableGraph]:
     """The networks in it that learn their levels."""
-    return [part for part in network.modules() if isinstance(part, TrainableGraph) and part.learned]
+    return [part for part in network.modules() if isinstance(part, TrainableGraph) and part.learns_levels]
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

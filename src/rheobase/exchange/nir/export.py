@@ -20,7 +20,7 @@ from rheobase.exchange.nir.package import Reset, check_reset, require_nir
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
-from rheobase.neurons import IntegrateFire, Neuron
+from rheobase.neurons import Neuron
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,11 @@ def export_nir(
 def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
     """What NIR cannot say of a site."""
     site, neuron = network.sites[index], cast(Neuron, network.neurons[index])
-    if type(neuron) is not IntegrateFire:
+    if neuron.kind != "integrate_fire":
         what = f"has {type(neuron).__name__} neurons, for which NIR has no node"
         return [Loss(site.name, what, "convert with integrate-and-fire neurons, such as rb.RateCoding")]
     found = []
+    bias = cast("Tensor | None", neuron.bias)
     if reset == "value":
         found.append(
             Loss(
@@ -145,10 +146,10 @@ def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
                 'reset="subtract" (--reset subtract)',
             )
         )
-    if bool((neuron.initial_potential != 0).any()):
+    if bool((torch.as_tensor(neuron.v0) != 0).any()):
         without = "convert with initial_potential=0, or RTS, which gives the same charge step by step"
         found.append(Loss(site.name, "starts from an initial potential, which NIR's IF does not have", without))
-    if neuron.bias is not None and neuron.bias.dim() == 2 and bool((neuron.bias != neuron.bias[0]).any()):
+    if bias is not None and bias.dim() == 2 and bool((bias != bias[0]).any()):
         constant = "use a method whose bias is constant, such as rb.RTS or rb.SNNCalibration"
         found.append(Loss(site.name, "has a bias for each step, and NIR one for all", constant))
     if network.steps_of(site.name) != network.timesteps:
@@ -187,15 +188,13 @@ def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
     """What NIR is told in place of bias and initial potential, [] or [C]: at each step 1/T of their sum over T."""
     theta = torch.as_tensor(neuron.threshold).double()
     current = torch.zeros_like(theta)
-    if isinstance(neuron, IntegrateFire):
-        potential = neuron.initial_potential.double()
-        potential = potential.flatten(1).mean(1) if potential.dim() > 1 else potential
-        if neuron.bias is not None:
-            bias = neuron.bias.double()
-            constant = bias.dim() == 1 or bool((bias == bias[0]).all())
-            current = current - (bias.reshape(-1, bias.shape[-1])[0] if constant else bias.mean(0))
-    else:
-        potential = torch.tensor(float(getattr(neuron, "potential", 0.0)), dtype=torch.float64)
+    potential = torch.as_tensor(neuron.v0).double()
+    potential = potential.flatten(1).mean(1) if potential.dim() > 1 else potential
+    bias = neuron._buffers.get("bias")
+    if bias is not None:
+        bias = bias.double()
+        constant = bias.dim() == 1 or bool((bias == bias[0]).all())
+        current = current - (bias.reshape(-1, bias.shape[-1])[0] if constant else bias.mean(0))
     return current + torch.where(theta.isinf(), 0.0, potential * theta / steps)
 
 

@@ -137,7 +137,7 @@ def adapt_levels(
             where="model",
             remedy="quantise it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...)",
         )
-    if model.learned:
+    if model.learns_levels:
         raise ModelError(
             "learns its levels in training, and they cannot be adapted too",
             where="model",

@@ -18,7 +18,7 @@ from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.adaptive_levels.clusters import clusters
-from rheobase.methods.parts import trained
+from rheobase.methods.neuron_part import trained
 from rheobase.network.checks import check_input
 from rheobase.passes.statistics import observe
 from rheobase.signals.signal import along_channels

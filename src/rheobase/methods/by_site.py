@@ -1,0 +1,25 @@
+"""Whole numbers given by the site's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from rheobase.core.errors import RecipeError
+
+Levels = Annotated[int, Field(ge=1, strict=True)]
+
+
+def for_each_site(values: Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
+    """A whole number for every site, in execution order, from one by the site's name.
+
+    Raises:
+        RecipeError: if a site has none, or a name is no site.
+    """
+    wrong = [f"no {what} for {name}" for name in names if name not in values]
+    wrong += [f"{name} is no site" for name in values if name not in names]
+    if wrong:
+        raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
+    return {name: values[name] for name in names}

@@ -1,0 +1,204 @@
+"""The common step of neurons with a membrane potential: integrate, fire, reset by subtraction."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import RecipeError
+from rheobase.neurons.neuron import Neuron, State, check_threshold, even_mean
+from rheobase.neurons.response import Response, finite_amplitude
+from rheobase.neurons.surrogate import fire_with_gradient
+from rheobase.signals.signal import Signal, SpikeTrain, along_channels, step_by_step
+
+
+class MembraneNeuron(Neuron):
+    r"""Integrates its current and takes from the potential what it emits (soft reset, reset by subtraction).
+
+    .. math::
+        u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \mathrm{spikes}(u[t]), \qquad v[t] = u[t] - \theta k[t]
+
+    A subclass says how many spikes k a potential makes (:meth:`count`) and out of which ``alphabet``; all else is here.
+    For unit steps from the least to the most of the alphabet, the rule :math:`k = \lfloor u / \theta \rfloor` (clipped)
+    keeps the potential in [0, θ) as long as no clip acts.
+
+    Args:
+        threshold: θ > 0, what a spike takes from the potential and adds to the next layer's input; [] or [C]; infinity
+            for a channel that must stay silent.
+        initial_potential: V0/θ; [], [C], or one for each neuron, [C, ...].
+        bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
+        timesteps: T of this site, where it has one of its own.
+
+    Raises:
+        RecipeError: for a threshold that is not positive, or an impossible T.
+    """
+
+    has_membrane = True
+    differentiable = True
+    settable = ("threshold", "initial_potential", "bias")
+    remembers: ClassVar[bool] = False
+    """Whether the rule needs the net number of spikes sent so far; then it is the second part of the state."""
+    threshold: Tensor
+    initial_potential: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        initial_potential: Tensor,
+        bias: Tensor | None = None,
+        timesteps: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_threshold(threshold)
+        if timesteps is not None and timesteps < 1:
+            raise RecipeError(f"is {timesteps}", where="timesteps", remedy="use a whole number from 1")
+        self.timesteps = timesteps
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("initial_potential", initial_potential)
+        self.register_buffer("bias", bias)
+
+    @abstractmethod
+    def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
+        """k: the spikes that a potential u makes.
+
+        Args:
+            potential: u, [B, C, ...].
+            threshold: θ, as it broadcasts against it; infinite for silent channels.
+            sent: net number of spikes emitted before, if the neuron ``remembers``; else None.
+
+        Returns:
+            Whole numbers of the alphabet in the potential's dtype, in memory of their own.
+        """
+
+    @property
+    def amplitude(self) -> Tensor:
+        """θ."""
+        return self.threshold
+
+    @property
+    def v0(self) -> Tensor:
+        """V0/θ."""
+        return self.initial_potential
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Potentials, in units of θ, at which the count rises by one: where a surrogate gradient acts."""
+        return tuple(range(self.alphabet.least + 1, self.alphabet.most + 1))
+
+    def response(self, steps: int) -> Response | None:
+        """⌊(T (z − b) + V0)/θ⌋ within the capacity; None where the bias changes over time or V0 is not in [0, θ]."""
+        v0 = self.initial_potential
+        if not bool(((v0 >= 0) & (v0 <= 1)).all()) or (self.bias is not None and self.bias.dim() == 2):
+            return None
+        silent = self.threshold.isinf()
+        gain = torch.where(silent, 0.0, steps / self.threshold)
+        unit = finite_amplitude(self.threshold) / steps
+        if self.bias is None:
+            return Response(gain, v0, *self.capacity(steps), unit)
+        constant = -self.bias * gain
+        offset = v0 + (constant.reshape(-1, *(1,) * (v0.dim() - 1)) if v0.dim() > 1 else constant)
+        return Response(gain, offset, *self.capacity(steps), unit, constant=constant)
+
+    @property
+    def fitted(self) -> list[str]:
+        """A bias."""
+        return [] if self.bias is None else ["bias"]
+
+    # -- simulation ----------------------------------------------------------------------------------------------------
+
+    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
+        """V0 for every neuron; a view of one value a channel where all its neurons have the same."""
+        theta = finite_amplitude(along_channels(self.threshold, len(shape)))
+        potential = (along_channels(self.initial_potential, len(shape)) * theta).to(like.dtype).expand(shape)
+        return (potential, torch.zeros((), dtype=like.dtype, device=like.device).expand(shape))[: 1 + self.remembers]
+
+    def potential(self, current: Tensor, state: State, t: int, *, bias: bool = True) -> Tensor:
+        """u[t], or v[t−1] + I[t] without the bias."""
+        potential = state[0] + current
+        if bias and self.bias is not None:
+            now = self.bias[t] if self.bias.dim() == 2 else self.bias
+            potential = potential - along_channels(now, current.dim())
+        return potential
+
+    def spikes_at(self, potential: Tensor, state: State) -> Tensor:
+        """k for u."""
+        theta = along_channels(self.threshold, potential.dim())
+        return self.count(potential, theta, state[1] if self.remembers else None)
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Integrate, fire, subtract."""
+        potential = self.potential(current, state, t)
+        spikes = self.spikes_at(potential, state)
+        after: State = (potential - self.emit(spikes),)
+        return spikes, (*after, state[1] + spikes) if self.remembers else after
+
+    def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
+        """The same numbers as repeated :meth:`step`, in memory that is used again."""
+        values = currents if overwrite else torch.empty_like(currents)
+        theta = along_channels(self.threshold, currents.dim() - 1)
+        amplitude = finite_amplitude(theta)
+        potential = torch.empty_like(currents[0]).copy_(state[0]) if len(currents) else state[0]
+        sent = torch.empty_like(currents[0]).copy_(state[1]) if self.remembers and len(currents) else None
+        for offset, (current, value) in enumerate(zip(currents, values, strict=True)):
+            potential += current
+            if self.bias is not None:
+                now = self.bias[t + offset] if self.bias.dim() == 2 else self.bias
+                potential -= along_channels(now, current.dim())
+            spikes = self.count(potential, theta, sent)
+            if sent is not None:
+                sent += spikes
+            torch.mul(spikes, amplitude, out=value)
+            potential -= value
+        return values, (potential,) if sent is None else (potential, sent)
+
+    def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
+        """With the mean of the biases at every step, where there is one for each."""
+        if self.bias is None or self.bias.dim() == 1:
+            return super().under_even_current(signal, steps)
+        return self.rebuilt(bias=even_mean(self.bias)).under_even_current(signal, steps)
+
+    def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
+        """v[T]/θ = V0/θ + (T z − Σ b[t])/θ − N."""
+        dims = current.dim()
+        theta = along_channels(self.threshold, dims)
+        come = steps * current.double()
+        if self.bias is not None:
+            bias = self.bias.double().sum(0) if self.bias.dim() == 2 else steps * self.bias.double()
+            come = come - along_channels(bias, dims)
+        left = along_channels(self.initial_potential, dims) + come / theta - spikes
+        return torch.where(theta.isinf(), 0.0, left)
+
+    def run_with_gradient(
+        self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
+    ) -> Tensor:
+        """Through the neuron's own rule; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
+        currents = step_by_step(signal, steps)
+        return fire_with_gradient(
+            currents,
+            threshold,
+            initial_potential,
+            self.bias,
+            count=self.count,
+            remembers=self.remembers,
+            edges=self.edges,
+            width=width,
+        )
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
+        """A neuron with a bias for each step has been calibrated for that many."""
+        reason = super().check_timesteps(timesteps, nominal)
+        if reason or self.bias is None or self.bias.dim() == 1:
+            return reason
+        if len(self.bias) == self.steps(timesteps, nominal):
+            return None
+        return f"its biases were calibrated for T = {len(self.bias)}"
+
+    def config(self) -> dict[str, Any]:
+        """``timesteps``."""
+        return {"timesteps": self.timesteps}

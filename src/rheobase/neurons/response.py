@@ -1,0 +1,125 @@
+"""What a neuron can emit, and what it gives under a constant current: read by passes, diagnosis, export, inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rheobase.signals.signal import along_channels
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The whole numbers of spikes that a neuron may emit in one step.
+
+    Attributes:
+        values: rising, 0 among them.
+
+    Example:
+        >>> Alphabet.upto(3).values, Alphabet.signed(1).values
+        ((0, 1, 2, 3), (-1, 0, 1))
+    """
+
+    values: tuple[int, ...]
+
+    @classmethod
+    def upto(cls, most: int) -> Alphabet:
+        """0, 1, ..., most."""
+        return cls(tuple(range(most + 1)))
+
+    @classmethod
+    def signed(cls, most: int) -> Alphabet:
+        """-most, ..., most."""
+        return cls(tuple(range(-most, most + 1)))
+
+    @property
+    def least(self) -> int:
+        """The smallest number of spikes in a step; below 0 for neurons that can take spikes back."""
+        return self.values[0]
+
+    @property
+    def most(self) -> int:
+        """The largest number of spikes in a step."""
+        return self.values[-1]
+
+    @property
+    def binary(self) -> bool:
+        """Whether a step has one spike or none."""
+        return self.values == (0, 1)
+
+    def __str__(self) -> str:
+        if len(self.values) > 3 and self.values == tuple(range(self.least, self.most + 1)):
+            return f"{{{self.least}..{self.most}}}"
+        return "{" + ", ".join(map(str, self.values)) + "}"
+
+
+BINARY = Alphabet((0, 1))
+
+
+@dataclass(frozen=True)
+class Response:
+    r"""The staircase that a neuron gives under a constant current z over T steps.
+
+    .. math:: n = \mathrm{clip}(\lfloor g z + c \rfloor, n_{min}, n_{max}), \qquad \bar o = u \, n
+
+    with the net number of spikes n and the time-mean output :math:`\bar o`. Where the neuron fires only *above* its
+    threshold (``strict``), a step is taken beyond its edge and not at it: :math:`\lceil g z + c \rceil - 1`.
+
+    Integrate-and-fire with soft reset has g = T/θ, c = V0/θ, n from 0 to T and u = θ/T (Bu et al. 2022, Theorem 2).
+
+    Attributes:
+        gain: g > 0, spikes for a current of 1, [] or [C]; 0 for a channel that never fires.
+        offset: c; a number, [], [C] or [C, ...].
+        lower: n_min; the capacity of the neuron in T steps.
+        upper: n_max; likewise.
+        unit: u, what one spike adds to the time-mean, amplitude / T, [] or [C]; 0 for a channel that never fires.
+        strict: whether it fires only above threshold.
+        constant: the part of c that stands for a current (a bias) and not for the rounding.
+
+    Example:
+        >>> response = Response(torch.tensor(4.0), 0.5, 0, 4, torch.tensor(0.25))
+        >>> response.mean(torch.tensor([[-1.0, 0.1, 0.2, 0.6, 3.0]]))
+        tensor([[0.0000, 0.0000, 0.2500, 0.5000, 1.0000]])
+    """
+
+    gain: Tensor
+    offset: Tensor | float
+    lower: int
+    upper: int
+    unit: Tensor
+    strict: bool = False
+    constant: Tensor | float = 0.0
+
+    def drive(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
+        """g z + c for a mean current z, [B, C, ...]; less 1 where the neuron is strict, so that ⌈·⌉ counts."""
+        gain = along_channels(self.gain, z.dim())
+        drive = z.mul_(gain) if overwrite else z * gain
+        offset = self.offset - 1 if self.strict else self.offset
+        if isinstance(offset, Tensor):
+            drive += along_channels(offset, z.dim())
+        elif offset:
+            drive += offset
+        return drive
+
+    def count(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
+        """n, floats with whole values, [B, C, ...]. With ``overwrite`` it is written over ``z``."""
+        drive = self.drive(z, overwrite=overwrite)
+        return (drive.ceil_() if self.strict else drive.floor_()).clamp_(self.lower, self.upper)
+
+    def mean(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
+        """The time-mean output for a mean current z, [B, C, ...]."""
+        return self.count(z, overwrite=overwrite).mul_(along_channels(self.unit, z.dim()))
+
+    def mean_with_gradient(self, z: Tensor) -> Tensor:
+        """The same, with the gradient of the clipped line in the staircase's place (straight-through estimator)."""
+        constant = along_channels(torch.as_tensor(self.constant, dtype=z.dtype, device=z.device), z.dim())
+        line = (z * along_channels(self.gain, z.dim()) + constant).clamp(self.lower, self.upper)
+        count = line + (self.count(z.detach()) - line).detach()
+        return count * along_channels(self.unit, z.dim())
+
+
+def finite_amplitude(amplitude: Tensor) -> Tensor:
+    """An amplitude to multiply with: 0 for a channel that never fires, whose threshold is infinite."""
+    return torch.where(amplitude.isinf(), 0.0, amplitude)

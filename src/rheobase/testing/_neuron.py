@@ -1,0 +1,199 @@
+"""What every neuron promises, put to the test."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rheobase.core.errors import RecipeError
+from rheobase.exchange.store import load, save
+from rheobase.graph import Graph, Node
+from rheobase.measure._diagnose import diagnose
+from rheobase.measure._energy import energy
+from rheobase.measure._evaluate import evaluate
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons import Neuron
+from rheobase.signals.signal import Constant, SpikeTrain, TimeSeries, count_spikes, count_spikes_by_step
+from rheobase.testing._check import expect
+
+CHANNELS, BATCH = 3, 5
+
+
+def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
+    """Put a neuron through what :class:`rheobase.neurons.Neuron` promises; use it in the tests of your own neurons.
+
+    - A run equals repeated steps, in any cut, and whether or not it may write over the currents.
+    - Spikes are whole numbers of its alphabet, and their sum stays within its capacity.
+    - Under constant currents it gives the response that it declares; in closed form likewise.
+    - A membrane potential makes the spikes that the step emits; a differentiable run emits what the run emits.
+    - The constructor rebuilds it from buffers and configuration; impossible thresholds are refused where they are set.
+    - Evaluation, energy and diagnosis count the same spikes; a saved network gives the same bits; an image's result
+      does not depend on its batch.
+
+    Args:
+        neuron: scalar parameters, or one for each of three channels; registered, so that a network with it can be
+            loaded.
+        steps: T; one that the neuron can run for.
+        seed: of the currents.
+
+    Raises:
+        AssertionError: naming what does not hold.
+
+    Example:
+        >>> import torch
+        >>> from rheobase.neurons import IntegrateFire
+        >>> check_neuron(IntegrateFire(torch.tensor(0.7), torch.tensor(0.5)))
+    """
+    generator = torch.Generator().manual_seed(seed)
+    currents = torch.randn(steps, BATCH, CHANNELS, 2, generator=generator) * 1.5 + 0.3
+    _check_declarations(neuron)
+    if neuron.streams:
+        _check_runs(neuron, currents)
+    if neuron.has_membrane:
+        _check_membrane(neuron, currents)
+    train = neuron.train_of(TimeSeries(currents.clone()), steps)
+    _check_spikes(neuron, train)
+    _check_batches(neuron, currents)
+    _check_response(neuron, steps)
+    if neuron.differentiable:
+        _check_gradient(neuron, currents)
+    _check_network(neuron, steps, generator)
+
+
+def _check_declarations(neuron: Neuron) -> None:
+    expect(0 in neuron.alphabet.values, "the alphabet has no 0: a neuron must be able to stay silent")
+    expect(list(neuron.alphabet.values) == sorted(set(neuron.alphabet.values)), "the alphabet does not rise")
+    expect(set(neuron.settable) <= set(neuron._buffers), f"settable names what is no buffer: {neuron.settable}")
+    again = neuron.rebuilt(**json.loads(json.dumps(neuron.config())))
+    for name, value in neuron._buffers.items():
+        other = again._buffers[name]
+        same = value is None if other is None else value is not None and torch.equal(value, other)
+        expect(same, f"the constructor changes {name}")
+    if "threshold" in neuron.settable:
+        try:
+            neuron.set(threshold=-torch.ones(CHANNELS))
+        except RecipeError:
+            return
+        raise AssertionError("a negative threshold is not refused")
+
+
+def _check_runs(neuron: Neuron, currents: Tensor) -> None:
+    whole, end = neuron.run(currents.clone(), neuron.init(currents.shape[1:], currents))
+    over, _ = neuron.run(currents.clone(), neuron.init(currents.shape[1:], currents), overwrite=True)
+    expect(torch.equal(whole, over), "a run that writes over its currents emits something else")
+    for cut in range(1, len(currents)):
+        first, state = neuron.run(currents[:cut].clone(), neuron.init(currents.shape[1:], currents))
+        second, state = neuron.run(currents[cut:].clone(), state, cut)
+        expect(torch.equal(torch.cat([first, second]), whole), f"a run cut after step {cut} emits something else")
+        expect(all(map(torch.equal, state, end)), f"a run cut after step {cut} ends in another state")
+    state, spikes = neuron.init(currents.shape[1:], currents), []
+    for t, current in enumerate(currents):
+        fired, state = neuron.step(current, state, t)
+        spikes.append(neuron.emit(fired))
+    expect(torch.equal(torch.stack(spikes), whole), "repeated steps emit something else than the run")
+
+
+def _check_membrane(neuron: Neuron, currents: Tensor) -> None:
+    state = neuron.init(currents.shape[1:], currents)
+    for t, current in enumerate(currents):
+        spikes = neuron.spikes_at(neuron.potential(current, state, t), state)
+        fired, state = neuron.step(current, state, t)
+        expect(torch.equal(spikes, fired), f"the potential of step {t} makes other spikes than the step emits")
+
+
+def _check_spikes(neuron: Neuron, train: SpikeTrain) -> None:
+    found = {int(count) for count in train.counts.unique()}
+    expect(found <= set(neuron.alphabet.values), f"emits {sorted(found)}, outside its alphabet {neuron.alphabet}")
+    values = torch.stack([neuron.emit(step) for step in train.counts])
+    torch.testing.assert_close(values, train.values, msg="emits no whole numbers of spikes")
+    lower, upper = neuron.capacity(train.steps)
+    counts = count_spikes(train)
+    expect(bool(((counts.net >= lower) & (counts.net <= upper)).all()), "emits more than its capacity")
+    expect(torch.equal(counts.net, train.counts.double().sum(0)), "the net count is not the sum of the spikes")
+    expect(torch.equal(counts.magnitude, train.counts.double().abs().sum(0)), "the magnitude is not that of the spikes")
+    by_step = count_spikes_by_step(train)
+    expect(float(by_step.events.sum()) == float(counts.events.sum()), "events differ by the way they are counted")
+    expect(float(by_step.magnitude.sum()) == float(counts.magnitude.sum()), "spikes differ by the way they are counted")
+
+
+def _check_batches(neuron: Neuron, currents: Tensor) -> None:
+    whole = neuron.train_of(TimeSeries(currents.clone()), len(currents)).values
+    for image in range(BATCH):
+        alone = neuron.train_of(TimeSeries(currents[:, image : image + 1].clone()), len(currents)).values
+        expect(torch.equal(alone[:, 0], whole[:, image]), f"image {image} emits something else alone than in its batch")
+
+
+def _check_response(neuron: Neuron, steps: int) -> None:
+    response = neuron.response(steps)
+    if response is None:
+        return
+    gain = response.gain.reshape(-1, 1).double()
+    offset = torch.as_tensor(response.offset, dtype=torch.float64)
+    expect(offset.dim() <= 1, "check_neuron needs one offset, or one for each channel")
+    # half-way between the edges of the staircase, where rounding cannot tip a step
+    drive = torch.arange(response.lower - 1, response.upper + 2, dtype=torch.float64) + 0.5
+    z = (drive - offset.reshape(-1, 1)) / torch.where(gain > 0, gain, 1.0)
+    current = z.expand(CHANNELS, -1).float().unsqueeze(0)
+    declared = response.mean(current.clone())
+    emitted = neuron.train_of(Constant(current.clone()), steps).mean()
+    torch.testing.assert_close(emitted, declared, msg=lambda text: f"the response is not what it emits: {text}")
+    if neuron.closed_form:
+        rate = neuron.rate(current.clone(), steps)
+        torch.testing.assert_close(rate, declared, msg=lambda text: f"the rate is not the response: {text}")
+        written = neuron.rate(current.clone(), steps, overwrite=True)
+        expect(torch.equal(rate, written), "a rate that writes over its current is another")
+
+
+def _check_gradient(neuron: Neuron, currents: Tensor) -> None:
+    threshold = neuron.amplitude.detach().clone().requires_grad_()
+    potential = torch.as_tensor(neuron.v0, dtype=currents.dtype).clone().requires_grad_()
+    steps = len(currents)
+    emitted = neuron.run_with_gradient(TimeSeries(currents), steps, threshold, potential, 1.0)
+    plain = neuron.train_of(TimeSeries(currents.clone()), steps).values
+    agree = float((emitted.detach() - plain).abs().lt(1e-5).double().mean())
+    expect(agree > 0.99, f"the differentiable run agrees with the run on {agree:.0%} of the spikes")
+    emitted.square().sum().backward()
+    for name, parameter in (("threshold", threshold), ("initial potential", potential)):
+        expect(parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"the {name} has no gradient")
+
+
+def _check_network(neuron: Neuron, steps: int, generator: torch.Generator) -> None:
+    features = 4
+
+    def weights(rows: int) -> Tensor:
+        return torch.randn(rows, features if rows == CHANNELS else CHANNELS, generator=generator)
+
+    nodes = [
+        Node("input", "input", shape=(features,)),
+        Node("first", "linear", ("input",), {}, {"weight": "w"}, (CHANNELS,)),
+        Node("site", "site", ("first",), {"upper": None}, {}, (CHANNELS,)),
+        Node("last", "linear", ("site",), {}, {"weight": "v"}, (2,)),
+    ]
+    graph = Graph(nodes, "last", {"w": weights(CHANNELS), "v": weights(2)})
+    network = SpikingNetwork(graph, graph, [neuron], steps, {"name": "check_neuron"})
+    images = torch.randn(2 * BATCH, features, generator=generator)
+    places = len(images) * CHANNELS * steps
+    row = evaluate(network, images, [steps]).rows[0]
+    cost = energy(network, images)
+    diagnosed = diagnose(network, images).rows[0]
+    counted = {
+        "evaluate": row.spike_rate * places,
+        "energy": cost.spikes * len(images),
+        "diagnose": diagnosed.spike_rate * places,
+    }
+    expect(len({round(value) for value in counted.values()}) == 1, f"spikes are counted differently: {counted}")
+    events = round(row.event_rate * places), round(cost.events * len(images))
+    expect(events[0] == events[1], f"events are counted differently: {events}")
+    logits = network(images)
+    cut = torch.cat([network(part) for part in images.split(3)])
+    expect(torch.equal(cut, logits), "logits depend on the batch")
+    if network.streams:
+        *_, (_, last) = network.stream(images)
+        torch.testing.assert_close(last, logits, msg="streaming gives another answer")
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load(save(network, Path(folder) / "network"))
+    expect(torch.equal(loaded(images), logits), "a loaded network gives other bits")
