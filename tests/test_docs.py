@@ -88,6 +88,16 @@ def test_architecture_is_that_of_the_tree() -> None:
     assert [re.findall(r"\w+", room) for room in rooms] == [re.findall(r"\.(\w+)", layer) for layer in layers]
 
 
+def test_paper_errors_names_tests_that_exist() -> None:
+    """Each ``file::test`` is there; ``::test`` is in the file named before it."""
+    named = re.findall(r"`(test_\w+\.py)?::(\w+)`", (ROOT / "docs" / "paper-errors.md").read_text())
+    assert named
+    file = ""
+    for given, test in named:
+        file = given or file
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 @pytest.mark.usefixtures("own_parts")
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__main__")])
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
