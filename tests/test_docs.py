@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 import rheobase
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS = {"nir.md": "nir"}  # packages of an extra
 MODULES = ["rheobase", *(m.name for m in pkgutil.walk_packages(rheobase.__path__, "rheobase."))]
 
@@ -26,8 +27,23 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+def commands(page: Path) -> list[str]:
+    lines = [line for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("rheobase ")]
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+def test_there_are_examples() -> None:
+    """Patterns that match no block at all would leave the tests below empty."""
+    assert WITH_PYTHON
+    assert WITH_COMMANDS
+
+
 @pytest.mark.usefixtures("own_parts")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name in NEEDS:
         pytest.importorskip(NEEDS[page.name])
@@ -38,14 +54,11 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         exec(compile(code, page.name, "exec", dont_inherit=True), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_command_lines(page: Path, tmp_path: Path) -> None:
-    lines = [line for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
-    commands = [line for line in lines if line.startswith("rheobase ")]
-    if commands:
-        quick = "from rheobase.cli.demonstration import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
-        subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, check=True, capture_output=True)
-    for command in commands:
+    quick = "from rheobase.cli.demonstration import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
+    subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, check=True, capture_output=True)
+    for command in commands(page):
         argv = [sys.executable, "-m", *shlex.split(command)]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
@@ -62,6 +75,27 @@ def test_links(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
             anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in anchors, f"{target}#{anchor}"
+
+
+def test_architecture_is_that_of_the_tree() -> None:
+    """Its files exist; its rooms are the import linter's, in the same order."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = re.findall(r"`(\w+/[\w/]+\.py)`", page)
+    assert files
+    assert [file for file in files if not (Path(rheobase.__path__[0]) / file).is_file()] == []
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, flags=re.MULTILINE)
+    assert [re.findall(r"\w+", room) for room in rooms] == [re.findall(r"\.(\w+)", layer) for layer in layers]
+
+
+def test_paper_errors_names_tests_that_exist() -> None:
+    """Each ``file::test`` is there; ``::test`` is in the file named before it."""
+    named = re.findall(r"`(test_\w+\.py)?::(\w+)`", (ROOT / "docs" / "paper-errors.md").read_text())
+    assert named
+    file = ""
+    for given, test in named:
+        file = given or file
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
 
 
 @pytest.mark.usefixtures("own_parts")
