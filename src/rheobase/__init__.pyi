@@ -10,6 +10,7 @@ from . import network as network
 from . import neurons as neurons
 from . import passes as passes
 from . import signals as signals
+from . import testing as testing
 from . import training as training
 from . import zoo as zoo
 from .activations.staircase import QCFS as QCFS
@@ -83,6 +84,7 @@ __all__ = [
     "register",
     "save",
     "signals",
+    "testing",
     "train",
     "training",
     "zoo",

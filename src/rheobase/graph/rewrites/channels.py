@@ -13,19 +13,18 @@ from rheobase.graph.trace.notes import Note
 def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
     """Permute the current of every site whose channels are not axis 1, and permute its output back.
 
-    Neurons, thresholds and passes take axis 1 of a site [B, C, ...] for its channels. In a network of tokens [B, N, C]
-    they are the last axis. Each operation knows which axis of its output holds them
-    (:meth:`rheobase.graph.operations.Operation.channel_axis`); of the network's input it is axis 1. A site that was
-    trained with one threshold for each channel has them at axis 1 already.
+    Neurons, thresholds and passes take axis 1 of a site [B, C, ...] for its channels. In a network of tokens [B, N, C],
+    the channels are the last axis. Each operation declares which axis of its output holds the channels
+    (:meth:`rheobase.graph.operations.Operation.channel_axis`); in the network's input it is axis 1. A site that was
+    trained with a threshold for each channel is left alone: those thresholds are along axis 1 already.
 
     Returns:
-        The graph, the same one if there is no such site, and a note for each.
+        The graph, unchanged if it has no such site, and a note for each such site.
     """
     axes = _channel_axes(graph)
     nodes: list[Node] = []
     notes: list[Note] = []
     renamed: dict[str, str] = {}
-    names = {node.name for node in graph.nodes}
     for node in graph.nodes:
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         axis = axes[node.name]
@@ -34,7 +33,6 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
             nodes.append(node)
             continue
         before, after = f"{node.name}.channels_first", f"{node.name}.channels_back"
-        assert not {before, after} & names
         order = [0, axis, *(i for i in range(1, len(node.shape) + 1) if i != axis)]
         back = [order.index(i) for i in range(len(order))]
         shape = tuple(node.shape[i - 1] for i in order[1:])
@@ -44,12 +42,8 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
             Node(after, "permute", (node.name,), {"dims": back}, {}, node.shape, node.origin),
         ]
         renamed[node.name] = after
-        notes.append(
-            Note(
-                node.origin,
-                f"its channels are axis {axis} of {['batch', *node.shape]}: moved to axis 1 for its neurons",
-            )
-        )
+        text = f"has its channels at axis {axis}; they are permuted to axis 1 for its neurons, and back"
+        notes.append(Note(node.origin, text))
     if not notes:
         return graph, []
     return graph.replace(nodes=nodes, output=renamed.get(graph.output, graph.output)), notes
