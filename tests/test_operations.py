@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.core.errors import ModelError, RecipeError, StoreError, TraceError
 from rheobase.graph import capture, fold_batch_norm
-from rheobase.graph.operations import OPERATIONS, Operation, Place, Scaled, Synapses, Value, Words
+from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Scaled, Synapses, Value, Words
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.graph.synapses import WorkCounter
 from rheobase.testing import check_operation
@@ -132,10 +132,10 @@ class Shuffle(Operation):
     def order(self, attributes: Mapping[str, Any], channels: int) -> Tensor:
         return torch.arange(channels).reshape(attributes["groups"], -1).T.flatten()
 
-    def synapses(self, at: Place) -> Synapses:
+    def synapses(self, at: NodeContext) -> Synapses:
         return "route"
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled:
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled:
         (factor,) = factors
         assert factor is not None
         varies = factor.dim() and factor.shape[0] > 1
@@ -266,10 +266,10 @@ class Whitening(Weighted):
         value = (x.unsqueeze(1) * weight.reshape(1, *weight.shape, *(1,) * (x.dim() - 2))).sum(2)
         return value if bias is None else value + bias.reshape(-1, *(1,) * (x.dim() - 2))
 
-    def along_inputs(self, at: Place, factor: Tensor) -> Tensor:
+    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
         return factor
 
-    def along_outputs(self, at: Place, factor: Tensor) -> Tensor:
+    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
         return factor.unsqueeze(-1)
 
 
@@ -391,28 +391,28 @@ def test_registering_again_replaces() -> None:
 
 
 class WrongFactor(Shuffle):
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled:
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled:
         (factor,) = factors
         return {}, factor
 
 
 class WrongOffset(Shuffle):
-    def to_inputs(self, at: Place, value: Tensor) -> Tensor:
+    def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
         return value
 
 
 class WrongOutput(Shuffle):
-    def scale_output(self, at: Place, factor: Tensor | None, offset: Tensor | None) -> dict[str, Tensor]:
+    def scale_output(self, at: NodeContext, factor: Tensor | None, offset: Tensor | None) -> dict[str, Tensor]:
         return {}
 
 
 class WrongAxis(Shuffle):
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int:
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
         return 2
 
 
 class NoAxis(Shuffle):
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int:
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
         return 4
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rheobase.core.errors import ModelError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, Operation, Place, Synapses
+from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
 
 Kind = Literal["spikes", "sums", "values", "currents", "constant"]
 """What flows on an edge:
@@ -85,7 +85,7 @@ class WorkCounter:
         operation = OPERATIONS.get(node.operation)
         if operation is None or not operation.affine:
             return self._nonlinear(node, inputs[0])
-        at = Place.of(node, self._nodes, self._tensors)
+        at = NodeContext.of(node, self._nodes, self._tensors)
         match operation.synapses(at):
             case "weights":
                 return self._weighted(at, operation, inputs)
@@ -114,7 +114,7 @@ class WorkCounter:
         self._leaves[node.name] = leaf
         return _Edge("spikes", leaf)
 
-    def _weighted(self, at: Place, operation: Operation, inputs: list[_Edge]) -> _Edge:
+    def _weighted(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
         products = _entries(at, operation, inputs)
         work = self.work[at.node.name]
         if all(edge.kind in EVENTS for edge in inputs):
@@ -125,7 +125,7 @@ class WorkCounter:
         work.padded = _whole(products) if dense is None else dense
         return self._fresh(at.node, "currents")
 
-    def _spread(self, at: Place, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
+    def _spread(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
         """Each element enters the windows, or pixels, that read it; the factor is part of the weights after it."""
         entries = _entries(at, operation, inputs)
         if inputs[0].kind in EVENTS:
@@ -136,13 +136,13 @@ class WorkCounter:
             self.work[at.node.name].acs += _whole(entries)
         return self._fresh(at.node, "currents")
 
-    def _scaled(self, at: Place, operation: Operation, inputs: list[_Edge]) -> _Edge:
+    def _scaled(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
         if inputs[0].kind in EVENTS:
             return _Edge(inputs[0].kind, _entries(at, operation, inputs))  # as above
         self.work[at.node.name].macs += prod(at.shape)
         return self._fresh(at.node, "currents")
 
-    def _joined(self, at: Place, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
+    def _joined(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
         kinds = {edge.kind for edge in inputs} - {"constant"}
         adding = how == "add"
         if kinds <= set(EVENTS):
@@ -176,7 +176,7 @@ class WorkCounter:
                 reach[name] = reach[name] + whole if name in reach else whole
 
 
-def _entries(at: Place, operation: Operation, inputs: list[_Edge]) -> Tensor:
+def _entries(at: NodeContext, operation: Operation, inputs: list[_Edge]) -> Tensor:
     return operation.entries(*(edge.entries for edge in inputs), **at.attributes, **at.parameters)
 
 

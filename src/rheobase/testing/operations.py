@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rheobase.core.errors import RecipeError
 from rheobase.exchange.store import load, save
 from rheobase.graph import Graph, Node, capture
-from rheobase.graph.operations import OPERATIONS, Operation, Place, Synapses
+from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
 from rheobase.graph.synapses import WorkCounter
 from rheobase.methods._convert import convert
 from rheobase.methods.rate_coding import RateCoding
@@ -79,7 +79,7 @@ class _Check:
         tensors = {argument: f"node.{argument}" for argument in self.parameters}
         self.node = Node("node", operation.name, names, self.attributes, tensors, tuple(value.shape[1:]), "node")
         self.exact = {a: t.double() if t.is_floating_point() else t for a, t in self.parameters.items()}
-        self.at = Place(self.node, self.shapes, self.exact)
+        self.at = NodeContext(self.node, self.shapes, self.exact)
 
     def run(self, function: Callable[..., Tensor] | None) -> None:
         """All checks."""

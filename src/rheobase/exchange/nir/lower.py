@@ -21,7 +21,7 @@ from rheobase.core.errors import StoreError
 from rheobase.exchange.nir.package import require_nir
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, NotExpressible, Place, Value
+from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, Value
 from rheobase.graph.operations.pooling import MeanPool
 
 _PARTIAL = "export the part of the network that NIR has words for, or keep it as a folder: rb.save(snn, ...)"
@@ -37,7 +37,7 @@ def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
             nodes.append(node)
             continue
         with _refused(node):
-            kernel, stride, padding, divisor = operation.window(Place.of(node, by_name, graph.tensors))
+            kernel, stride, padding, divisor = operation.window(NodeContext.of(node, by_name, graph.tensors))
         attributes = {"kernel_size": kernel, "stride": stride, "padding": padding, "divisor_override": 1}
         flat = len(node.shape) == 1  # the axes of space are gone
         shape = (node.shape[0], *(1 for _ in kernel)) if flat else node.shape
@@ -51,7 +51,7 @@ def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
 
 @contextmanager
 def _refused(node: Node) -> Iterator[None]:
-    """Name the node that NIR has no word for."""
+    """Raise the error that names the node for an operation that NIR does not have."""
     try:
         yield
     except NotExpressible as cause:
@@ -92,14 +92,14 @@ class Lowering:
         self.edges += [(source, "output") for source in output.sources]
 
     def value(self, node: Node) -> Value:
-        """A node of the graph in NIR's words."""
+        """Write a node of the graph."""
         if node.operation == "input":
             self.nodes["input"] = self.nir.Input(input_type={"input": np_shape(node.shape)})
             return Value(("input",), node.shape)
         return self.site(node) if node.operation == "site" else OPERATIONS[node.operation].lower(self, node)
 
     def site(self, node: Node) -> Value:
-        """An IF node."""
+        """Write an IF node."""
         theta = self.thresholds[node.name].cpu()
         if theta.dim():
             theta = theta.reshape(-1, *(1,) * (len(node.shape) - 1))
@@ -151,16 +151,16 @@ class Lowering:
     # -- the words of an operation (rheobase.graph.operations.Words) -----------------------------------------------
 
     def seen(self, node: Node, i: int = 0) -> Value:
-        """An input however its channels are seen."""
+        """Return an input, whose channels may be split into several axes."""
         return self.values[node.inputs[i]]
 
     def plain(self, node: Node, i: int = 0) -> Value:
-        """An input without a map of channels left to be written."""
+        """Return an input without a map: a pending map is written first."""
         self._check_whole(node)
         return self._plain(node.inputs[i])
 
     def mapped(self, node: Node, i: int = 0) -> Value:
-        """An input with a map of channels to be changed."""
+        """Return an input with a map of channels."""
         self._check_whole(node)
         return self.seen(node, i).mapped()
 
@@ -176,7 +176,7 @@ class Lowering:
             raise NotExpressible(f"reads the shape {[list(value.view or value.shape) for value in inputs]}")
 
     def parameter(self, node: Node, argument: str) -> Tensor | None:
-        """A tensor of a node."""
+        """Return a parameter of a node, or None."""
         return self.graph.tensor(node.parameters[argument]) if argument in node.parameters else None
 
     def write(self, name: str, value: Value, padding: Sequence[int] | None = None) -> Value:
@@ -193,7 +193,7 @@ class Lowering:
         return self.put(name, node, value.sources, value.shape)
 
     def convolution(self, node: Node) -> Value:
-        """Conv1d or Conv2d, in one group and with a square kernel."""
+        """Write Conv1d or Conv2d, in one group and with a square kernel."""
         value, a = self.plain(node), node.attributes
         if len(node.shape) not in (2, 3):
             raise NotExpressible(f"is a convolution in {len(node.shape) - 1} dimensions")
@@ -203,7 +203,7 @@ class Lowering:
         return self.named(node, made, value)
 
     def affine(self, node: Node) -> Value:
-        """Affine, of vectors."""
+        """Write Affine, for vectors."""
         value = self.plain(node)
         if len(node.shape) != 1:
             raise NotExpressible("is a linear layer over one of several axes")
@@ -211,7 +211,7 @@ class Lowering:
         return self.named(node, self.nir.Affine(weight=self.array(weight), bias=self.array(bias)), value)
 
     def sum_pool(self, node: Node) -> Value:
-        """SumPool2d, in one dimension a convolution."""
+        """Write SumPool2d, or a convolution in one dimension."""
         value, a = self.plain(node), node.attributes
         kernel, stride, padding = a["kernel_size"], a["stride"], a["padding"]
         if len(kernel) == 1:
@@ -226,13 +226,13 @@ class Lowering:
         return self.put(node.name, made, value.sources, node.shape)
 
     def flatten(self, node: Node) -> Value:
-        """Flatten, axes counted from the back."""
+        """Write Flatten, with axes counted from the last."""
         value = self.plain(node)
         made = self.nir.Flatten(input_type={"input": np_shape(value.shape)}, start_dim=-len(value.shape), end_dim=-1)
         return self.put(node.name, made, value.sources, node.shape)
 
     def sum(self, node: Node) -> Value:
-        """Edges that meet."""
+        """Return the sum of all inputs: edges into the next node."""
         sources: list[str] = []
         for i in range(len(node.inputs)):
             value = self.plain(node, i)

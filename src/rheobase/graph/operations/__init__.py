@@ -2,7 +2,7 @@
 
 from rheobase.graph.operations import affine, joins, pooling, shape, upsample, weighted  # noqa: F401 - fill the table
 from rheobase.graph.operations.kernels import in_memory_format
-from rheobase.graph.operations.operation import OPERATIONS, Operation, Place, Scaled, Synapses
+from rheobase.graph.operations.operation import OPERATIONS, NodeContext, Operation, Scaled, Synapses
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused
 
@@ -10,9 +10,9 @@ __all__ = [
     "OPERATIONS",
     "Call",
     "Fixed",
+    "NodeContext",
     "NotExpressible",
     "Operation",
-    "Place",
     "Ref",
     "Refused",
     "Scaled",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations.operation import Operation, Place, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all, reference
 
@@ -28,13 +28,13 @@ class Affine(Operation):
     trained = ("scale", "shift")
 
     def apply(self, x: Tensor, *, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """The affine map."""
+        """Multiply, then add."""
         if scale is not None:
             x = x * scale
         return x if shift is None else x + shift
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """A product with a constant, or a quotient by one."""
+        """Write one node for a product with a constant or a quotient by one."""
         if call.name == "neg":
             return write_affine(builder, call.input("self"), call.shape, scale=-1.0)
         x, factor = call["self"], call["other"]
@@ -52,14 +52,16 @@ class Affine(Operation):
         reciprocal = Fixed(1.0 / factor.value) if isinstance(factor, Fixed) else 1.0 / factor
         return write_affine(builder, x, call.shape, scale=reciprocal)
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Into the scale."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor into the scale."""
         (factor,) = factors
         assert factor is not None
         return {"scale": at.parameters["scale"] * factor if "scale" in at.parameters else factor}, None
 
-    def scale_output(self, at: Place, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
-        """Into the scale and the shift."""
+    def scale_output(
+        self, at: NodeContext, factor: Tensor | None, offset: Tensor | None
+    ) -> Mapping[str, Tensor] | None:
+        """Move both into the scale and the shift."""
         changed: dict[str, Tensor] = {}
         shift = at.parameters.get("shift")
         if factor is not None:
@@ -70,17 +72,17 @@ class Affine(Operation):
             changed["shift"] = offset.reshape(offset.shape or (1,)) if shift is None else shift + offset
         return changed
 
-    def synapses(self, at: Place) -> Synapses:
-        """A shift alone multiplies nothing."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Scale, or only move values if there is no scale."""
         return "scale" if "scale" in at.parameters else "route"
 
     def entries(self, x: Tensor, *, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Every element once, wherever it is broadcast to."""
+        """Each element once, at every position that it is broadcast to."""
         shapes = [parameter.shape for parameter in (scale, shift) if parameter is not None]
         return x.expand(torch.broadcast_shapes(x.shape, *shapes))
 
     def lower(self, words: Words, node: Node) -> Value:
-        """A map of channels."""
+        """Change the map of channels."""
         return words.mapped(node).scale(_of_channels(words, node, "scale"), _of_channels(words, node, "shift"))
 
 
@@ -127,11 +129,11 @@ class BatchNorm(Operation):
     def apply(
         self, x: Tensor, *, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, eps: float
     ) -> Tensor:
-        """The normalised values."""
+        """Normalise."""
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node; without learned weight and bias, they are 1 and 0."""
+        """Write one node; weight and bias are 1 and 0 if they are not learned."""
         mean, var = call["running_mean"], call["running_var"]
         parameters = {
             "weight": call.weight("weight") or Fixed(torch.ones_like(mean.value)),
@@ -142,14 +144,14 @@ class BatchNorm(Operation):
         attributes = {"eps": call["eps"]}
         return builder.add(self.name, (call.input("input"),), call.shape, attributes=attributes, parameters=parameters)
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int:
-        """What it normalises is axis 1."""
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
+        """Axis 1, which it normalises."""
         return 1
 
-    def synapses(self, at: Place) -> Synapses:
-        """A factor for each channel."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Scale."""
         return "scale"
 
     def entries(self, x: Tensor, **_: Any) -> Tensor:
-        """Every element once."""
+        """Each element once."""
         return x

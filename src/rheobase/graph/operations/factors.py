@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def constant_along(factor: Tensor, axes: Iterable[int]) -> bool:
-    """Whether a factor is one number along these axes of a sample."""
+    """Return whether a factor is constant along these axes of a sample."""
     return factor.dim() == 0 or all(factor.shape[axis] == 1 for axis in axes)
 
 
 def compact(factor: Tensor) -> Tensor:
-    """A factor with size 1 along every axis that it does not vary along."""
+    """Reduce a factor to size 1 along every axis that it is constant along."""
     for axis in range(factor.dim()):
         first = factor.narrow(axis, 0, 1)
         if bool((factor == first).all()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.affine import write_affine
-from rheobase.graph.operations.operation import Operation, Place, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.shape import write_reshape
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all, reference
@@ -28,14 +28,14 @@ class Add(Operation):
     makes_new_memory = True
 
     def apply(self, *xs: Tensor) -> Tensor:
-        """The sum."""
+        """Add."""
         total = xs[0]
         for x in xs[1:]:
             total = total + x
         return total
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """A sum or difference of two values, or an affine node if one is a constant."""
+        """Write a sum of two values, or an affine node if one is a constant."""
         left, right, alpha = call["self"], call["other"], call.get("alpha", 1)
         if call.name == "rsub":
             left, right = right, left
@@ -49,22 +49,22 @@ class Add(Operation):
             return write_affine(builder, left, call.shape, shift=_times(right, sign))
         return write_affine(builder, reference(right), call.shape, scale=float(sign), shift=left)
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """To the output, if all have the same."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output if it is the same for all inputs."""
         first = factors[0]
         same = all(f is not None and first is not None and torch.equal(f, first) for f in factors)
         return ({}, first) if same else None
 
-    def to_inputs(self, at: Place, value: Tensor) -> Tensor:
-        """A factor to every term, an offset to one of them."""
+    def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
+        """Every term takes the factor, one of them the offset."""
         return value
 
-    def synapses(self, at: Place) -> Synapses:
-        """The sum itself."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Add."""
         return "add"
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Edges that meet."""
+        """Write no node: edges that meet in a NIR node are added."""
         return words.sum(node)
 
 
@@ -82,12 +82,12 @@ class Concat(Operation):
     traced_from = ("cat", "stack")
 
     def apply(self, *xs: Tensor, dim: int) -> Tensor:
-        """The joined tensor."""
+        """Join."""
         batch = max(x.shape[0] for x in xs)
         return torch.cat([x if x.shape[0] == batch else x.expand(batch, *x.shape[1:]) for x in xs], dim)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node; before it an axis of size 1 for every part of a stack, and nodes for constants."""
+        """Write one node, after nodes for constants and for the new axis of a stack."""
         dim = call["dim"] % (len(call.shape) + 1)
         if dim == 0:
             raise Refused("concatenates along the batch axis", "concatenate along channels or space")
@@ -101,8 +101,8 @@ class Concat(Operation):
                 names.append(name)
         return builder.add(self.name, tuple(names), call.shape, attributes={"dim": dim})
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Joined like the inputs."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Join the factors like the inputs."""
         axis = at.attributes["dim"] - 1
         given = next(factor for factor in factors if factor is not None)
         ones = given.new_ones((1,) * len(at.shape))
@@ -114,12 +114,12 @@ class Concat(Operation):
         parts = [part.expand(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
         return {}, torch.cat(parts, axis)
 
-    def synapses(self, at: Place) -> Synapses:
-        """To another place."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Move values."""
         return "route"
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Every input among zeros, and edges that meet."""
+        """Write a map that places the channels of each input among zeros; edges add the maps."""
         if node.attributes["dim"] != 1:
             raise NotExpressible("joins along an axis of space")
         sources: list[str] = []
@@ -145,9 +145,9 @@ class ConstantTensor(Operation):
     name = "constant"
 
     def apply(self, *, value: Tensor) -> Tensor:
-        """The tensor."""
+        """Return the tensor."""
         return value
 
     def lower(self, words: Words, node: Node) -> Value:
-        """NIR has none."""
+        """Refuse."""
         raise NotExpressible("is a constant")

@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 Synapses = Literal["route", "sum", "interpolate", "scale", "weights", "add"]
-"""What an operation does with a spike that arrives, and the work that it takes:
+"""What an operation does with its inputs, and the work for spikes and for values that are not spikes. An entry is a
+coefficient that is not zero.
 
-- ``route``: moves it, to one place or several. No work.
-- ``sum``: adds it up over windows with a factor that is the same in all of them, as pooling by mean does. The factor
-  becomes part of the weights behind it, and the spike continues as a spike. Values that are no spikes take one addition
-  an entry.
-- ``interpolate``: the same with factors that differ. Values take one multiply-accumulate (MAC) an entry.
-- ``scale``: multiplies it by a constant, which becomes part of the weights behind it. Values take one MAC each.
-- ``weights``: multiplies it by weights. A spike takes one addition for every weight that is not zero, values one MAC.
-- ``add``: adds the inputs. Spikes continue as spikes; values take one addition each.
+- ``route`` moves them, each to one position or several. No work.
+- ``sum`` adds them up over windows, with one factor for a window (pooling by mean). The factor is part of the weights
+  that follow, so spikes stay spikes and take no work; values take one addition for each entry.
+- ``interpolate`` does the same with different factors. Values take one multiply-accumulate (MAC) for each entry.
+- ``scale`` multiplies them by a constant, which is part of the weights that follow. Values take one MAC each.
+- ``weights`` multiplies them by weights. Each entry takes one addition for a spike, and one MAC for a value.
+- ``add`` adds its inputs. Spikes stay spikes; values take one addition each.
 """
 
 Scaled = tuple[Mapping[str, Tensor], Tensor | None]
-"""Parameters that change, by name, and the factor that the output then lacks (None: 1)."""
+"""The changed parameters by name, and the factor that the output then lacks (None is 1)."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node with what surrounds it.
+class NodeContext:
+    """A node together with the shapes of its inputs and its tensors.
 
     Attributes:
         node: the node.
@@ -48,19 +48,19 @@ class Place:
     parameters: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, node: Node, nodes: Mapping[str, Node], tensors: Mapping[str, Tensor]) -> Place:
+    def of(cls, node: Node, nodes: Mapping[str, Node], tensors: Mapping[str, Tensor]) -> NodeContext:
         """A node of a graph, given its nodes and tensors by name."""
         parameters = {argument: tensors[name] for argument, name in node.parameters.items()}
         return cls(node, tuple(nodes[name].shape for name in node.inputs), parameters)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Of the node."""
+        """The node's attributes."""
         return self.node.attributes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample of its output."""
+        """Shape of a sample of its output."""
         return self.node.shape
 
 
@@ -79,7 +79,8 @@ class Operation(ABC):
 
     Tensors are batch-first, [B, ...]. One axis of a value holds its channels, ``channel_axis``. A **factor** or an
     **offset** broadcasts against one sample of a value: it is [], or has an axis for each of the sample's, of size 1 or
-    of full size; that of a layer of neurons is [] or [C, 1, ...]. Factors are positive, and computed with in float64.
+    of full size; that of a layer of neurons is [] or [C, 1, ...]. Factors of inputs are positive, factors of outputs
+    are not negative, and all are computed in float64.
 
     Attributes:
         name: in graphs and files.
@@ -119,19 +120,19 @@ class Operation(ABC):
 
     @abstractmethod
     def apply(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Value of a node: inputs [B, ...] by position, attributes and parameters by name -> [B, ...].
+        """Compute a node's value [B, ...] from inputs [B, ...] by position, and attributes and parameters by name.
 
-        The signature names every argument: a saved node that does not fit it is refused. The result for an image must
-        be the same to the bit in every batch.
+        The signature must name every argument: a saved node that does not fit it is refused. The value for an image
+        must be the same in every batch, bit for bit.
         """
 
     # -- from the user's network --------------------------------------------------------------------------------------
 
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
-        """Write the nodes for a torch call, and return the name of the one that has its value; one for each output.
+        """Write the nodes for a torch call, and return the name of the node for each output of the call.
 
-        By default one node: what depends on the network's input becomes its inputs, in the order of the call's schema;
-        tensors become parameters, and everything else attributes, by the names that they have in the schema.
+        The default writes one node. Arguments that depend on the network's input become its inputs, in the order of the
+        call's schema; other tensors become parameters, and plain values attributes, with their names in the schema.
 
         Raises:
             Refused: if the call is not affine with these arguments.
@@ -139,30 +140,32 @@ class Operation(ABC):
         inputs, fixed, plain = call.split()
         return builder.add(self.name, inputs, call.shape, attributes=plain, parameters=fixed)
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int | None:
-        """Axis of the output [B, ...] that holds its channels; None where it has none of its own (a constant).
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
+        """Axis of the output [B, ...] that holds the channels; None for a constant, which fits any.
 
         Args:
             at: the node.
-            axes: the same of every input. The default is the first of them that is not None.
+            axes: the axis of each input. The default returns the first that is not None.
         """
         return next((axis for axis in axes if axis is not None), None)
 
     # -- factors ------------------------------------------------------------------------------------------------------
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
         r"""Move the factors p of the inputs to the output: w' and q with :math:`op(p x; w) = q\, op(x; w')`.
 
         Args:
             at: the node, with the parameters w.
-            factors: p of every input; None is 1, and at least one is not None.
+            factors: p of each input; None is 1, and at least one is not None.
 
         Returns:
-            The parameters that change, by name, and q (None is 1); None if there are no such parameters.
+            The changed parameters by name, and q (None is 1); None if no such parameters exist.
         """
         return None
 
-    def scale_output(self, at: Place, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
+    def scale_output(
+        self, at: NodeContext, factor: Tensor | None, offset: Tensor | None
+    ) -> Mapping[str, Tensor] | None:
         r"""Move a factor f and an offset o of the output into the parameters: w' with
         :math:`op(x; w') = f\, op(x; w) + o`.
 
@@ -172,11 +175,11 @@ class Operation(ABC):
             offset: o; None is 0.
 
         Returns:
-            The parameters that change, by name; None if there are no such parameters.
+            The changed parameters by name; None if no such parameters exist.
         """
         return None
 
-    def to_inputs(self, at: Place, value: Tensor) -> Tensor | None:
+    def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor | None:
         r"""Move a factor or an offset of the output to the inputs.
 
         Returns:
@@ -188,29 +191,28 @@ class Operation(ABC):
 
     # -- spikes -------------------------------------------------------------------------------------------------------
 
-    def synapses(self, at: Place) -> Synapses | None:
-        """What the node does with a spike (:data:`Synapses`); None refuses to count operations."""
+    def synapses(self, at: NodeContext) -> Synapses | None:
+        """Return what the node does with spikes (:data:`Synapses`); None refuses to count its work."""
         return None
 
     def entries(self, *args: Any, **kwargs: Any) -> Tensor:
-        """How often each element of the inputs enters each element of the output; arguments as for ``apply``.
+        """Compute ``apply`` with every entry, a coefficient that is not zero, replaced by 1, and without an offset.
 
-        That is ``apply`` with every coefficient that is not zero replaced by 1, and without what does not depend on the
-        inputs. The default is right where all coefficients are 1 and nothing is added.
+        The default is ``apply`` itself, for operations whose coefficients are all 0 or 1 and that add nothing.
         """
         return self.apply(*args, **kwargs)
 
-    def dense_products(self, at: Place) -> int | None:
-        """Products of ``weights`` with zeros of weights and padding, as papers state them; None: those of entries."""
+    def dense_products(self, at: NodeContext) -> int | None:
+        """Return the number of products with zeros of weights and padding, as papers state it; None: the entries."""
         return None
 
     # -- other formats ------------------------------------------------------------------------------------------------
 
     def lower(self, words: Words, node: Node) -> Value:
-        """The node in the words of NIR.
+        """Write the node as NIR nodes.
 
         Raises:
-            NotExpressible: if NIR has no word for it.
+            NotExpressible: if NIR has no node for it.
         """
         raise NotExpressible(f"is the operation {self.name}")
 
@@ -218,10 +220,10 @@ class Operation(ABC):
 OPERATIONS: dict[str, Operation] = {}
 """Every operation by its name; :func:`rheobase.register` adds to them."""
 
-O = TypeVar("O", bound=type[Operation])  # noqa: E741
+T = TypeVar("T", bound=type[Operation])
 
 
-def built_in(operation: O) -> O:
+def built_in(operation: T) -> T:
     """Add an operation of this package to the table."""
     OPERATIONS[operation.name] = operation()
     return operation

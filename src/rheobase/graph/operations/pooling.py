@@ -13,7 +13,7 @@ from torch import Tensor
 from rheobase.graph.node import Node
 from rheobase.graph.operations.affine import write_affine
 from rheobase.graph.operations.factors import constant_along
-from rheobase.graph.operations.operation import Operation, Place, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.windows import Spatial, sum_over_windows
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Refused, whole_numbers
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Window(NamedTuple):
-    """A pooling by mean as a sum over windows, each number one for each axis of space, divided by one number."""
+    """A pooling by mean as a sum over equal windows and a division; lists have a number for each axis of space."""
 
     kernel_size: list[int]
     stride: list[int]
@@ -34,13 +34,13 @@ class Window(NamedTuple):
 class MeanPool(Operation):
     """Means over windows."""
 
-    def synapses(self, at: Place) -> Synapses:
-        """Into every window."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Sum over windows."""
         return "sum"
 
     @abstractmethod
-    def window(self, at: Place) -> Window:
-        """The same as a sum over equal windows, for NIR and chips that sum.
+    def window(self, at: NodeContext) -> Window:
+        """Return the node as a sum over equal windows, which is what NIR and some chips have.
 
         Raises:
             NotExpressible: if windows differ.
@@ -66,14 +66,14 @@ class AvgPool(MeanPool, Spatial):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        """The means."""
+        """Pool."""
         if len(kernel_size) == 1:
             return F.avg_pool1d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
         function = F.avg_pool2d if len(kernel_size) == 2 else F.avg_pool3d
         return function(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         attributes = {
             **_window(call),
             "count_include_pad": call["count_include_pad"],
@@ -84,7 +84,7 @@ class AvgPool(MeanPool, Spatial):
     def entries(
         self, x: Tensor, *, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool = False, **_: Any
     ) -> Tensor:
-        """Sums over the windows."""
+        """Sum over windows."""
 
         def pool(x: Tensor, axis: int) -> Tensor:
             kernel = kernel_size[axis]
@@ -92,8 +92,8 @@ class AvgPool(MeanPool, Spatial):
 
         return sum_over_windows(x, len(kernel_size), pool)
 
-    def window(self, at: Place) -> Window:
-        """Its own, unless it divides by less at the border."""
+    def window(self, at: NodeContext) -> Window:
+        """Its window, unless it divides by another number at the border."""
         a = at.attributes
         counted = a.get("count_include_pad", True) or not any(a["padding"])
         if a.get("ceil_mode") or not counted:
@@ -103,7 +103,7 @@ class AvgPool(MeanPool, Spatial):
         return Window(kernel, list(a["stride"] or kernel), list(a["padding"]), divisor)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """A sum; the exporter has put the divisor into the weights behind it."""
+        """Write a sum; the exporter moves the divisor into the weights that follow."""
         return words.sum_pool(node)
 
 
@@ -116,21 +116,21 @@ class AdaptiveAvgPool(MeanPool, Spatial):
     modules = ("AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d")
 
     def apply(self, x: Tensor, *, output_size: Any) -> Tensor:
-        """The means."""
+        """Pool."""
         function: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(output_size) - 1]
         return function(x, output_size)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         attributes = {"output_size": list(call.shape[1:])}
         return builder.add(self.name, (call.input("self"),), call.shape, attributes=attributes)
 
     def entries(self, x: Tensor, *, output_size: Any) -> Tensor:
-        """Sums over the windows."""
+        """Sum over windows."""
         return sum_over_windows(x, len(output_size), lambda x, axis: F.adaptive_avg_pool1d(x, output_size[axis]))
 
-    def window(self, at: Place) -> Window:
-        """Where the sizes divide."""
+    def window(self, at: NodeContext) -> Window:
+        """Its window, if the size of the input is a multiple of that of the output."""
         size, out = at.inputs[0][1:], at.attributes["output_size"]
         if any(n % m for n, m in zip(size, out, strict=True)):
             raise NotExpressible(f"pools {list(size)} to {list(out)} with windows of different sizes")
@@ -146,11 +146,11 @@ class Mean(MeanPool):
     traced_from = ("mean", "sum")
 
     def apply(self, x: Tensor, *, dim: list[int], keepdim: bool) -> Tensor:
-        """The mean."""
+        """Take the mean."""
         return x.mean(dim, keepdim)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node; behind it, for a sum, the number of values as a factor."""
+        """Write one node, and for a sum an affine node that multiplies it by the number of values."""
         x = call.input("self")
         shape = builder.shapes[x]
         rank = len(shape) + 1
@@ -163,16 +163,16 @@ class Mean(MeanPool):
             name = write_affine(builder, name, call.shape, scale=float(prod(shape[d - 1] for d in dims)))
         return name
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int | None:
-        """The same axis; the first if it is gone."""
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
+        """The same axis, or axis 1 if the mean is over the channels."""
         (axis,) = axes
         if axis is None or at.attributes["keepdim"]:
             return axis
         dims = _dims(at)
         return 1 if axis in dims else axis - sum(d < axis for d in dims)
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """To the output, if the mean is over nothing that it varies along."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output if it is constant along the axes of the mean."""
         (factor,) = factors
         assert factor is not None
         axes = [d - 1 for d in _dims(at)]
@@ -181,18 +181,18 @@ class Mean(MeanPool):
         return {}, factor if at.attributes["keepdim"] or not factor.dim() else factor.squeeze(axes)
 
     def entries(self, x: Tensor, *, dim: list[int], keepdim: bool) -> Tensor:
-        """The sum."""
+        """Sum."""
         return x.sum(dim, keepdim)
 
-    def window(self, at: Place) -> Window:
-        """The whole map."""
+    def window(self, at: NodeContext) -> Window:
+        """The whole map, if the mean is over all axes but the channels."""
         size = list(at.inputs[0][1:])
         if _dims(at) != list(range(2, len(size) + 2)):
             raise NotExpressible("is a mean over some axes only")
         return Window(size, size, [0] * len(size), prod(size))
 
 
-def _dims(at: Place) -> list[int]:
+def _dims(at: NodeContext) -> list[int]:
     return sorted(d % (len(at.inputs[0]) + 1) for d in at.attributes["dim"])
 
 
@@ -207,7 +207,7 @@ def _window(call: Call) -> dict[str, Any]:
 
 @built_in
 class MaxPool(Spatial):
-    """Max-pooling in 1, 2 or 3 dimensions; not affine: the caller of ``convert`` chooses what becomes of it."""
+    """Max-pooling in 1, 2 or 3 dimensions. It is not affine: the caller of ``convert`` chooses its replacement."""
 
     name = "max_pool"
     traced_from = ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
@@ -225,16 +225,16 @@ class MaxPool(Spatial):
         ceil_mode: bool,
         return_indices: bool = False,
     ) -> Any:
-        """The maxima; with ``return_indices``, and where they are."""
+        """Pool; with ``return_indices``, return the positions of the maxima too."""
         function: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_size) - 1]
         return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         window = _window(call)
         attributes = {**window, "dilation": whole_numbers(call["dilation"], len(window["kernel_size"]))}
         return builder.add(self.name, (call.input("self"),), call.shape, attributes=attributes)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """NIR has none."""
+        """Refuse."""
         raise NotExpressible("is max-pooling")

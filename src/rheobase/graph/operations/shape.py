@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.factors import compact, constant_along
-from rheobase.graph.operations.operation import Operation, Place, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Refused
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 class Route(Operation):
     """Moves values to other places."""
 
-    def synapses(self, at: Place) -> Synapses:
-        """To another place."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Move values."""
         return "route"
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """To the output, moved likewise."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output, like the values."""
         (factor,) = factors
         assert factor is not None
         moved = self.moved(at, factor) if factor.dim() else factor
         return None if moved is None else ({}, moved)
 
     @abstractmethod
-    def moved(self, at: Place, factor: Tensor) -> Tensor | None:
-        """A factor with the axes of the input, moved as the values are; None if it cannot be."""
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """Move a factor [...] with the axes of the input like the values; None if that is not possible."""
 
 
 @built_in
@@ -53,15 +53,15 @@ class Reshape(Route):
     )
 
     def apply(self, x: Tensor, *, shape: list[int]) -> Tensor:
-        """The view."""
+        """Return the view."""
         return x.reshape(x.shape[0], *shape)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node, unless the shape is the same."""
+        """Write one node, or none if the shape is the same."""
         return write_reshape(builder, call.input("self", "input"), call.shape)
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int | None:
-        """The axis that begins where the channels did; the one they are merged into if there is none.
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
+        """The axis that begins where the channels begin, or the axis that they are merged into.
 
         Two axes begin at the same place if the sizes before them have the same product: [C, H, W] -> [C, H W] and
         [N, C] -> [N, heads, C / heads] keep the axis, [C, H, W] -> [C H W] and [N, C] -> [N C] merge it into the first.
@@ -77,12 +77,12 @@ class Reshape(Route):
         merged = [i for i in range(len(new)) if begins[i] <= before]
         return (exactly or same or merged[-1:] or [0])[0] + 1
 
-    def moved(self, at: Place, factor: Tensor) -> Tensor:
-        """Reshaped."""
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Reshape the factor."""
         return compact(factor.expand(at.inputs[0]).reshape(at.shape))
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Channels that are split or joined are only seen otherwise; everything else must be a flattening."""
+        """Write nothing for channels that are split or joined, and a flattening otherwise."""
         value = words.seen(node)
         space = value.shape[1:]
         lead = len(node.shape) - len(space)
@@ -94,7 +94,7 @@ class Reshape(Route):
 
 
 def write_reshape(builder: Builder, x: str, shape: tuple[int, ...]) -> str:
-    """``x`` in another shape as a node; ``x`` itself where the shape is the same."""
+    """``x`` in another shape as a node; ``x`` unchanged if it has that shape."""
     if builder.shapes[x] == shape:
         return x
     return builder.add("reshape", (x,), shape, attributes={"shape": list(shape)})
@@ -108,11 +108,11 @@ class Permute(Route):
     traced_from = ("permute", "transpose", "t", "movedim", "swapaxes")
 
     def apply(self, x: Tensor, *, dims: list[int]) -> Tensor:
-        """The view."""
+        """Return the view."""
         return x.permute(dims)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         rank = len(call.shape) + 1
         dims = list(range(rank))
         if "dims" in call:
@@ -126,22 +126,22 @@ class Permute(Route):
             raise Refused("moves the batch axis, which must stay first", "keep axis 0 for the batch in every operation")
         return builder.add(self.name, (call.input("self"),), call.shape, attributes={"dims": dims})
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int | None:
-        """Where the axis went."""
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
+        """New position of the axis."""
         (axis,) = axes
         return None if axis is None else list(at.attributes["dims"]).index(axis)
 
-    def moved(self, at: Place, factor: Tensor) -> Tensor:
-        """Permuted."""
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Permute the factor."""
         return factor.permute(_axes(at.attributes))
 
-    def to_inputs(self, at: Place, value: Tensor) -> Tensor:
-        """Permuted back."""
+    def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
+        """Undo the permutation."""
         axes = _axes(at.attributes)
         return value.permute([axes.index(i) for i in range(len(axes))]) if value.dim() else value
 
     def lower(self, words: Words, node: Node) -> Value:
-        """A shuffle of channels."""
+        """Change the map of channels."""
         value, axes = words.seen(node), _axes(node.attributes)
         lead = len(axes) - len(value.shape[1:])
         if axes[lead:] != list(range(lead, len(axes))):
@@ -164,11 +164,11 @@ class Slice(Route):
     traced_from = ("slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind")
 
     def apply(self, x: Tensor, *, dim: int, start: int, stop: int, step: int) -> Tensor:
-        """The view."""
+        """Return the view."""
         return x[(slice(None),) * dim + (slice(start, stop, step),)]
 
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
-        """One node for each output, unless it is the whole axis; behind it a reshape where the axis goes."""
+        """Write one node for each output, or none for a whole axis; a reshape removes the axis of an index."""
         x = call.input("self")
         old = builder.shapes[x]
         dim = call["dim"] % (len(old) + 1)
@@ -198,15 +198,15 @@ class Slice(Route):
             start = stop
         return tuple(parts)
 
-    def moved(self, at: Place, factor: Tensor) -> Tensor:
-        """Sliced."""
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Slice the factor."""
         a = at.attributes
         if constant_along(factor, [a["dim"] - 1]):
             return factor
         return factor[(slice(None),) * (a["dim"] - 1) + (slice(a["start"], a["stop"], a["step"]),)]
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Some channels, or every other pixel from the first."""
+        """Change the map of channels, or its stride."""
         a, value = node.attributes, words.mapped(node)
         if a["dim"] == 1:
             return value.select(slice(a["start"], a["stop"], a["step"]))
@@ -218,7 +218,7 @@ class Slice(Route):
 
 
 def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int = 1) -> str:
-    """``x[start:stop:step]`` along ``dim`` as a node; ``x`` itself where that is the whole axis."""
+    """``x[start:stop:step]`` along ``dim`` as a node; ``x`` unchanged if the slice is the whole axis."""
     old = builder.shapes[x]
     if (start, stop, step) == (0, old[dim - 1], 1):
         return x
@@ -238,11 +238,11 @@ class Pad(Route):
     )
 
     def apply(self, x: Tensor, *, pad: list[int], mode: str, value: float | None) -> Tensor:
-        """The padded tensor."""
+        """Pad."""
         return F.pad(x, pad, mode, value)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         mode = call.get("mode", "constant")
         if call.name.startswith(("reflection", "replication")):
             mode = "reflect" if call.name.startswith("reflection") else "replicate"
@@ -255,8 +255,8 @@ class Pad(Route):
         attributes = {"pad": amounts, "mode": mode, "value": value}
         return builder.add(self.name, (call.input("self"),), call.shape, attributes=attributes)
 
-    def moved(self, at: Place, factor: Tensor) -> Tensor | None:
-        """Padded by 1 where the values are padded by 0; along other borders it must be one number."""
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """Pad the factor by 1 where the values are padded by 0; along other borders it must be constant."""
         pairs = _pairs(at.attributes, len(at.shape))
         varying = [axis for axis, pair in enumerate(pairs) if any(pair) and factor.shape[axis] > 1]
         if not varying:
@@ -266,18 +266,18 @@ class Pad(Route):
         backwards = [n for axis in reversed(range(len(pairs))) for n in (pairs[axis] if axis in varying else (0, 0))]
         return F.pad(factor, backwards, value=1.0)
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """To the output, moved likewise, unless the border is a constant other than 0."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output, unless the border is a constant other than 0."""
         if at.attributes["mode"] == "constant" and not _pads_by_zeros(at.attributes):
             return None
         return super().scale_inputs(at, factors)
 
     def entries(self, x: Tensor, *, pad: list[int], mode: str, value: float | None) -> Tensor:
-        """Of a constant border nothing."""
+        """A constant border has no entries."""
         return self.apply(x, pad=pad, mode=mode, value=0.0 if mode == "constant" else None)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Channels of zeros, or a convolution with a padding."""
+        """Add channels of zeros to the map, or write a convolution that pads."""
         pairs = _pairs(node.attributes, len(node.shape))
         (first, last), *space = pairs
         if not _pads_by_zeros(node.attributes) or min(map(min, pairs)) < 0:

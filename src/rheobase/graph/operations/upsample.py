@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations.operation import Place, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Synapses, built_in
 from rheobase.graph.operations.windows import Spatial, sum_over_windows
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call
@@ -33,11 +33,11 @@ class Upsample(Spatial):
     modules = ("Upsample",)
 
     def apply(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
-        """The interpolated map."""
+        """Interpolate."""
         return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         attributes = {
             "size": list(call.shape[1:]),
             "mode": _MODES[call.name],
@@ -45,12 +45,12 @@ class Upsample(Spatial):
         }
         return builder.add(self.name, (call.input("input", "self"),), call.shape, attributes=attributes)
 
-    def synapses(self, at: Place) -> Synapses:
-        """The nearest is a copy."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Move values if the mode is nearest, else interpolate."""
         return "route" if at.attributes["mode"] == "nearest" else "interpolate"
 
     def entries(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
-        """Pixels with a factor that is not zero."""
+        """Ones for the factors that are not zero."""
         if mode == "nearest":
             return self.apply(x, size=size, mode=mode, align_corners=align_corners)
 
@@ -60,5 +60,5 @@ class Upsample(Spatial):
         return sum_over_windows(x, len(size), along)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """NIR has none."""
+        """Refuse."""
         raise NotExpressible("is an upsampling")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.kernels import MIN_LINEAR_ROWS, conv_rows, in_memory_format, with_rows
-from rheobase.graph.operations.operation import Operation, Place, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, whole_numbers
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 
 class Weighted(Operation):
-    """Products with ``weight``, and a ``bias`` for each channel of the output.
+    """Products with a ``weight``, and a ``bias`` for each channel of the output.
+
+    Batch normalisation after it is folded into both.
 
     Attributes:
-        channels: axis of a sample that holds them, in the input and in the output.
+        channels: axis of a sample that holds the channels, in the input and in the output.
     """
 
     makes_new_memory = True
@@ -33,14 +35,14 @@ class Weighted(Operation):
 
     @abstractmethod
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **attributes: Any) -> Tensor:
-        """The kernel itself, on the rows that are given."""
+        """Compute the products and add the bias, for a batch of any size."""
 
     @abstractmethod
-    def along_inputs(self, at: Place, factor: Tensor) -> Tensor:
+    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
         """A factor [C] of the input's channels, as it broadcasts against the weight."""
 
     @abstractmethod
-    def along_outputs(self, at: Place, factor: Tensor) -> Tensor:
+    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
         """A factor [C] of the output's channels, as it broadcasts against the weight."""
 
     def channel_vector(self, value: Tensor) -> Tensor | None:
@@ -49,12 +51,12 @@ class Weighted(Operation):
             return value.reshape(())
         return value.reshape(-1) if value.numel() == value.shape[self.channels] else None
 
-    def channel_axis(self, at: Place, axes: Sequence[int | None]) -> int:
-        """Where the outputs of the weight are."""
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
+        """Axis of the outputs of the weight."""
         return range(len(at.shape))[self.channels] + 1
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Into the weight, if the factor is one for each channel."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move a factor for each channel into the weight."""
         (factor,) = factors
         assert factor is not None
         p, weight = self.channel_vector(factor), at.parameters["weight"]
@@ -62,8 +64,10 @@ class Weighted(Operation):
             return None
         return {"weight": weight * (self.along_inputs(at, p) if p.dim() else p)}, None
 
-    def scale_output(self, at: Place, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
-        """Into the weight and the bias, if there is one number for each channel."""
+    def scale_output(
+        self, at: NodeContext, factor: Tensor | None, offset: Tensor | None
+    ) -> Mapping[str, Tensor] | None:
+        """Move one number for each channel into the weight and the bias."""
         weight, bias = at.parameters["weight"], at.parameters.get("bias")
         changed: dict[str, Tensor] = {}
         if factor is not None:
@@ -81,16 +85,16 @@ class Weighted(Operation):
             changed["bias"] = o if bias is None else bias + o
         return changed
 
-    def synapses(self, at: Place) -> Synapses:
-        """A weight for each output."""
+    def synapses(self, at: NodeContext) -> Synapses:
+        """Weights."""
         return "weights"
 
     def entries(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
-        """Weights that are not zero."""
+        """Ones for the weights that are not zero."""
         return self.products(x, (weight != 0).to(x.dtype), None, **attributes)
 
-    def dense_products(self, at: Place) -> int:
-        """Every output has all weights of its channel."""
+    def dense_products(self, at: NodeContext) -> int:
+        """Every output reads all weights of its channel."""
         return prod(at.shape) * prod(at.parameters["weight"].shape[1:])
 
 
@@ -113,17 +117,17 @@ class Conv(Weighted):
         dilation: Any,
         groups: int,
     ) -> Tensor:
-        """The convolution."""
+        """Convolve."""
         a = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return with_rows(in_memory_format(x), conv_rows(), lambda y: self.products(y, weight, bias, **a))
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **attributes: Any) -> Tensor:
-        """The kernel."""
+        """Call the kernel."""
         function: Any = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
         return function(x, weight, bias, **attributes)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node; before it a padding, where ``padding="same"`` is one pixel more on one side."""
+        """Write one node, after a padding where ``padding="same"`` pads one pixel more on one side."""
         weight = call.weight("weight")
         assert weight is not None
         axes = weight.value.dim() - 2
@@ -150,18 +154,18 @@ class Conv(Weighted):
         parameters = {"weight": weight, "bias": call.weight("bias")}
         return builder.add(self.name, (x,), call.shape, attributes=attributes, parameters=parameters)
 
-    def along_inputs(self, at: Place, factor: Tensor) -> Tensor:
-        """Group g reads the channels g C/G ... and has the rows g C/G ... of the weight."""
+    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Repeat the factors of a group's inputs for each of its outputs."""
         groups, (out, into, *kernel) = at.attributes["groups"], at.parameters["weight"].shape
         rows = factor.reshape(groups, 1, into).expand(groups, out // groups, into)
         return rows.reshape(out, into, *(1 for _ in kernel))
 
-    def along_outputs(self, at: Place, factor: Tensor) -> Tensor:
-        """The weight's first axis."""
+    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """First axis of the weight."""
         return factor.reshape(-1, *(1,) * (at.parameters["weight"].dim() - 1))
 
     def lower(self, words: Words, node: Node) -> Value:
-        """A convolution."""
+        """Write a convolution."""
         return words.convolution(node)
 
 
@@ -185,18 +189,18 @@ class ConvTranspose(Weighted):
         groups: int,
         dilation: Any,
     ) -> Tensor:
-        """The transposed convolution."""
+        """Convolve."""
         a = {"stride": stride, "padding": padding, "output_padding": output_padding}
         a |= {"groups": groups, "dilation": dilation}
         return with_rows(in_memory_format(x), conv_rows(), lambda y: self.products(y, weight, bias, **a))
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **attributes: Any) -> Tensor:
-        """The kernel."""
+        """Call the kernel."""
         function: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
         return function(x, weight, bias, **attributes)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node."""
+        """Write one node."""
         weight = call.weight("weight")
         assert weight is not None
         axes = weight.value.dim() - 2
@@ -205,22 +209,22 @@ class ConvTranspose(Weighted):
         parameters = {"weight": weight, "bias": call.weight("bias")}
         return builder.add(self.name, (call.input("input"),), call.shape, attributes=attributes, parameters=parameters)
 
-    def along_inputs(self, at: Place, factor: Tensor) -> Tensor:
-        """The weight's first axis."""
+    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """First axis of the weight."""
         return factor.reshape(-1, *(1,) * (at.parameters["weight"].dim() - 1))
 
-    def along_outputs(self, at: Place, factor: Tensor) -> Tensor:
-        """The rows of group g feed the outputs g C/G ..., C of them the channels."""
+    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Repeat the factors of a group's outputs for each of its inputs."""
         groups, (into, out, *kernel) = at.attributes["groups"], at.parameters["weight"].shape
         rows = factor.reshape(groups, 1, out).expand(groups, into // groups, out)
         return rows.reshape(into, out, *(1 for _ in kernel))
 
-    def dense_products(self, at: Place) -> int:
-        """Every place of the input meets all weights."""
+    def dense_products(self, at: NodeContext) -> int:
+        """Every position of the input meets all weights."""
         return prod(at.inputs[0][1:]) * at.parameters["weight"].numel()
 
     def lower(self, words: Words, node: Node) -> Value:
-        """NIR has none."""
+        """Refuse."""
         raise NotExpressible("is a transposed convolution")
 
 
@@ -234,15 +238,15 @@ class Linear(Weighted):
     channels = -1
 
     def apply(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x Wᵀ + b."""
+        """Compute x Wᵀ + b."""
         return with_rows(x, MIN_LINEAR_ROWS, lambda y: F.linear(y, weight, bias))
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
-        """The kernel."""
+        """Call the kernel."""
         return F.linear(x, weight, bias)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """One node; a product with a matrix has the weight transposed."""
+        """Write one node; a product with a matrix transposes it into the weight."""
         if call.name != "linear":
             return self._trace_product(builder, call)
         parameters = {"weight": call.weight("weight"), "bias": call.weight("bias")}
@@ -262,14 +266,14 @@ class Linear(Weighted):
         parameters = {"weight": Fixed(weight.value.T.contiguous()), "bias": bias}
         return builder.add(self.name, (call.input(left),), call.shape, label="linear", parameters=parameters)
 
-    def along_inputs(self, at: Place, factor: Tensor) -> Tensor:
-        """The weight's last axis."""
+    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """Last axis of the weight."""
         return factor
 
-    def along_outputs(self, at: Place, factor: Tensor) -> Tensor:
-        """The weight's first axis."""
+    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
+        """First axis of the weight."""
         return factor.unsqueeze(-1)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """A matrix, for vectors."""
+        """Write an affine node."""
         return words.affine(node)

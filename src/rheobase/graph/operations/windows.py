@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from rheobase.graph.operations.factors import constant_along
-from rheobase.graph.operations.operation import Operation, Place, Scaled
+from rheobase.graph.operations.operation import NodeContext, Operation, Scaled
 
 
 class Spatial(Operation):
-    """Works on the axes of space, from the third of a batch [B, C, ...]: channels stay."""
+    """An operation on the axes of space of [B, C, ...], the same for each channel."""
 
-    def scale_inputs(self, at: Place, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """To the output, if the factor is the same everywhere in a channel."""
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output if it is constant in each channel."""
         (factor,) = factors
         assert factor is not None
         return ({}, factor) if constant_along(factor, range(1, len(at.inputs[0]))) else None

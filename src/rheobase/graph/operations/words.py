@@ -1,4 +1,4 @@
-"""What an operation is lowered to for NIR: the words it may use, which the exporter supplies."""
+"""The vocabulary in which operations are lowered to NIR; the exporter implements it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rheobase.graph.node import Node
 
 
 class NotExpressible(Exception):
-    """NIR has no word for a node; the argument is the reason as a clause ("is an upsampling")."""
+    """NIR has no node for an operation; the argument is the reason as a clause ("is an upsampling")."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the graph: the sum of NIR nodes, seen through a map of channels that is not written yet.
+    """A value of the graph: the sum of NIR nodes, through a map of channels that is not written yet.
 
     Attributes:
         sources: names of the NIR nodes.
         shape: of a sample, [C, ...].
         matrix: of the map, [C, C of the sources], float64; None: no map.
-        shift: added behind it, [C]; None: 0.
+        shift: added after the map, [C]; None: 0.
         stride: of the map along the axes of space.
-        view: the shape the value is seen in, where its channels are split into several axes; (): ``shape``.
+        view: the shape in the graph if its channels are split into several axes there; (): ``shape``.
     """
 
     sources: tuple[str, ...]
@@ -38,21 +38,21 @@ class Value:
     view: tuple[int, ...] = ()
 
     def mapped(self) -> Value:
-        """With a map: the identity if it has none."""
+        """The value with a map, the identity if it has none."""
         if self.matrix is not None:
             return self
         identity = torch.eye(self.shape[0], dtype=torch.float64)
         return replace(self, matrix=identity, stride=(1,) * (len(self.shape) - 1))
 
     def select(self, channels: Tensor | slice) -> Value:
-        """These of its channels, in this order."""
+        """Select channels, in the given order."""
         value = self.mapped()
         assert value.matrix is not None
         matrix, shift = value.matrix[channels], None if value.shift is None else value.shift[channels]
         return replace(value, shape=(len(matrix), *value.shape[1:]), matrix=matrix, shift=shift)
 
     def place(self, before: int, after: int) -> Value:
-        """With so many channels of zeros before and after its own."""
+        """Add channels of zeros before and after its own."""
         value = self.mapped()
         assert value.matrix is not None
         matrix = F.pad(value.matrix, (0, 0, before, after))
@@ -60,7 +60,7 @@ class Value:
         return replace(value, shape=(len(matrix), *value.shape[1:]), matrix=matrix, shift=shift)
 
     def scale(self, scale: Tensor | None, shift: Tensor | None) -> Value:
-        """Times ``scale`` [C], plus ``shift`` [C]."""
+        """Multiply by ``scale`` [C] and add ``shift`` [C]."""
         value = self.mapped()
         assert value.matrix is not None
         total = torch.zeros(value.shape[0], dtype=torch.float64) if value.shift is None else value.shift
@@ -71,42 +71,42 @@ class Value:
 
 
 class Words(Protocol):
-    """NIR's vocabulary. ``i`` is the number of an input of the node."""
+    """NIR's vocabulary. ``i`` is the index of an input of the node."""
 
     def plain(self, node: Node, i: int = 0) -> Value:
-        """An input without a map: one that is pending is written.
+        """Return an input without a map: a pending map is written first.
 
         Raises:
             NotExpressible: if its channels are split into several axes.
         """
 
     def mapped(self, node: Node, i: int = 0) -> Value:
-        """An input with a map of channels, to be changed.
+        """Return an input with a map of channels.
 
         Raises:
             NotExpressible: if its channels are split into several axes.
         """
 
     def seen(self, node: Node, i: int = 0) -> Value:
-        """An input however its channels are seen."""
+        """Return an input, whose channels may be split into several axes."""
 
     def parameter(self, node: Node, argument: str) -> Tensor | None:
-        """A parameter of a node; None if it has no such."""
+        """Return a parameter of a node, or None."""
 
     def convolution(self, node: Node) -> Value:
-        """A convolution with the attributes and parameters of ``conv``."""
+        """Write a convolution with the attributes and parameters of ``conv``."""
 
     def affine(self, node: Node) -> Value:
-        """A matrix with the parameters of ``linear``."""
+        """Write a matrix product with the parameters of ``linear``."""
 
     def sum_pool(self, node: Node) -> Value:
-        """Sums over windows, with the attributes of ``avg_pool``."""
+        """Write sums over windows with the attributes of ``avg_pool``."""
 
     def flatten(self, node: Node) -> Value:
-        """All axes as one."""
+        """Write a flattening."""
 
     def sum(self, node: Node) -> Value:
-        """The sum of all inputs."""
+        """Return the sum of all inputs."""
 
     def write(self, name: str, value: Value, padding: Sequence[int] | None = None) -> Value:
-        """A value with its map written: as a 1x1 convolution, with ``padding`` for each axis of space, or a matrix."""
+        """Write the map of a value: a 1x1 convolution, padded along each axis of space, or a matrix product."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, Place
+from rheobase.graph.operations import OPERATIONS, NodeContext
 from rheobase.graph.operations.weighted import Weighted
 
 
@@ -37,7 +37,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
         before = nodes[node.inputs[0]]
         folded = None
         if len(users[by_name[node.name].inputs[0]]) == 1 and before.name != graph.output:
-            folded = _folded(Place.of(before, by_name, tensors), gain, shift)
+            folded = _folded(NodeContext.of(before, by_name, tensors), gain, shift)
         if folded is not None:
             names = {argument: _own(graph, before, argument) for argument in folded}
             tensors.update({names[argument]: tensor for argument, tensor in folded.items()})
@@ -60,7 +60,7 @@ def _gain_and_shift(graph: Graph, node: Node) -> tuple[Tensor, Tensor]:
     return gain.reshape(shape), (p["bias"] - gain * p["running_mean"]).reshape(shape)
 
 
-def _folded(before: Place, gain: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
+def _folded(before: NodeContext, gain: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
     """The tensors of a layer with weights, times ``gain`` plus ``shift``; None if it cannot take them."""
     operation = OPERATIONS.get(before.node.operation)
     if not isinstance(operation, Weighted):

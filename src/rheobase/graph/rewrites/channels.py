@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, Place
+from rheobase.graph.operations import OPERATIONS, NodeContext
 from rheobase.graph.trace.notes import Note
 
 
@@ -58,5 +58,5 @@ def _channel_axes(graph: Graph) -> dict[str, int | None]:
         if operation is None:  # a site, or a call that was refused
             axes[node.name] = inputs[0] if inputs else None
         else:
-            axes[node.name] = operation.channel_axis(Place.of(node, nodes, tensors), inputs)
+            axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs)
     return axes

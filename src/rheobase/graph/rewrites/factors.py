@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, Place
+from rheobase.graph.operations import OPERATIONS, NodeContext
 
 Factors = Mapping[str, Tensor]
 
@@ -79,7 +79,7 @@ class _Forward:
         """The node for inputs in their new units, and the factor that its own value then lacks."""
         operation = OPERATIONS.get(node.operation)
         if operation is not None:
-            scaled = operation.scale_inputs(Place.of(node, self.nodes, self.tensors), factors)
+            scaled = operation.scale_inputs(NodeContext.of(node, self.nodes, self.tensors), factors)
             if scaled is not None:
                 return _with_tensors(node, scaled[0], self.tensors), scaled[1]
         return replace(node, inputs=tuple(map(self.scaled, node.inputs))), None
@@ -166,8 +166,8 @@ class _Backward:
         operation = OPERATIONS.get(node.operation)
         return None if operation is None else operation.to_inputs(self.place(node), value)
 
-    def place(self, node: Node) -> Place:
-        return Place.of(node, self.nodes, self.tensors)
+    def place(self, node: Node) -> NodeContext:
+        return NodeContext.of(node, self.nodes, self.tensors)
 
     def insert(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> str:
         names = self.inserted.setdefault(node.name, [])
