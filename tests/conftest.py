@@ -18,6 +18,7 @@ from torch import nn
 import networks
 import rheobase as rb
 from rheobase.graph import Graph, capture, fold_batch_norm
+from rheobase.graph.operations import OPERATIONS
 from rheobase.methods import METHODS
 from rheobase.methods.neuron_part import NEURON_PARTS
 from rheobase.neurons import NEURONS
@@ -37,7 +38,7 @@ def _seeded() -> None:
 @pytest.fixture
 def own_parts() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    known: tuple[dict[str, Any], ...] = (PASSES, NEURON_PARTS, NEURONS, METHODS)
+    known: tuple[dict[str, Any], ...] = (PASSES, NEURON_PARTS, NEURONS, METHODS, OPERATIONS)
     with ExitStack() as stack:
         for parts in known:
             stack.enter_context(mock.patch.dict(parts))

@@ -16,7 +16,7 @@ import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
 from rheobase.core.errors import CalibrationError, RecipeError
-from rheobase.graph.operations import OPERATIONS, max_pool
+from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import ConstantCurrentNeuron
 from rheobase.neurons import IntegrateFire
@@ -128,7 +128,7 @@ def reference(snn: rb.SpikingNetwork, images: Tensor, steps: dict[str, int], ali
     def operate(name: str, xs: list[Tensor]) -> Tensor:
         node = nodes[name]
         parameters = {argument: graph.tensor(tensor) for argument, tensor in node.parameters.items()}
-        return OPERATIONS[node.operation](*xs, **node.attributes, **parameters)
+        return OPERATIONS[node.operation].apply(*xs, **node.attributes, **parameters)
 
     def arriving(name: str, wanted: int) -> list[Tensor]:
         node = nodes[name]
@@ -140,14 +140,14 @@ def reference(snn: rb.SpikingNetwork, images: Tensor, steps: dict[str, int], ali
         if node.operation != "max_pool":
             return [operate(name, [branch[t] for branch in branches]) for t in range(wanted)]
         total = torch.stack(branches[0]).mean(0)
-        _, winners = max_pool(total, **node.attributes, return_indices=True)
+        _, winners = OPERATIONS["max_pool"].apply(total, **node.attributes, return_indices=True)
         return [x.flatten(2).gather(2, winners.flatten(2)).reshape(winners.shape) for x in branches[0]]
 
     def mean(name: str) -> Tensor:
         node = nodes[name]
         if node.operation == "max_pool":
             (source,) = node.inputs
-            return max_pool(mean(source), **node.attributes)
+            return OPERATIONS["max_pool"].apply(mean(source), **node.attributes)
         if node.operation == "site":
             return torch.stack(emitted[name]).mean(0)
         return images if node.operation == "input" else operate(name, [mean(source) for source in node.inputs])

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +24,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from rheobase.activations.analog import activation
 from rheobase.core.errors import StoreError
 from rheobase.core.paths import as_path
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, activation, max_pool
+from rheobase.graph.operations import OPERATIONS
 from rheobase.network.protocol import PROTOCOLS
 from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.neurons import NEURONS, Neuron
@@ -39,9 +40,9 @@ VERSION = 1
 STRUCTURE_FILE = "network.json"
 TENSORS_FILE = "tensors.safetensors"
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {**OPERATIONS, "site": activation, "max_pool": max_pool}
 _Scalar = bool | int | float | str | None
 _AGAIN = "copy the folder again from where it was made, or save the network again"
+_IMPORT = "import the module that registers it (rb.register), or upgrade rheobase if a newer one has it"
 
 
 def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -363,8 +364,7 @@ def _check_kinds(document: _Document, where: str) -> None:
             raise StoreError(
                 f"neurons {index} are of the unknown kind {entry.kind!r}",
                 where=where,
-                remedy=f"known kinds: {', '.join(NEURONS)}; import the module that registers it (rb.register), or "
-                "upgrade rheobase if a newer one has it",
+                remedy=f"known kinds: {', '.join(NEURONS)}; {_IMPORT}",
             )
         try:
             inspect.signature(NEURONS[entry.kind]).bind(**entry.config, **entry.buffers)
@@ -382,7 +382,8 @@ def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> No
     for index, node in enumerate(graph.nodes):
         reason = _fault(node, index, known, graph, tensors)
         if reason:
-            raise StoreError(f"node {node.name!r} {reason}", where=where, remedy=_AGAIN)
+            remedy = _AGAIN if "unknown operation" not in reason else f"{_IMPORT}, or {_AGAIN}"
+            raise StoreError(f"node {node.name!r} {reason}", where=where, remedy=remedy)
         known.add(node.name)
     if graph.output not in known:
         raise StoreError(f"the output {graph.output!r} is no node", where=where, remedy=_AGAIN)
@@ -393,7 +394,8 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
         return "is there twice"
     if (node.operation == "input") != (index == 0):
         return "is the first, but not the input" if index == 0 else "is a second input"
-    if node.operation != "input" and node.operation not in _FUNCTIONS:
+    function = activation if node.operation == "site" else getattr(OPERATIONS.get(node.operation), "apply", None)
+    if function is None and node.operation != "input":
         return f"has the unknown operation {node.operation!r}"
     if min(node.shape, default=1) < 0:
         return f"has the shape {list(node.shape)}"
@@ -403,9 +405,9 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
     for name in node.parameters.values():
         if graph.tensors.get(name) not in tensors:
             return f"uses the tensor {name!r}, which is not there"
-    if index > 0:
+    if function is not None:
         try:
-            inspect.signature(_FUNCTIONS[node.operation]).bind(*node.inputs, **node.attributes, **node.parameters)
+            inspect.signature(function).bind(*node.inputs, **node.attributes, **node.parameters)
         except TypeError as error:
             return f"({node.operation}): {error}"
     return None

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rheobase.activations.analog import activation
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, activation, in_memory_format, max_pool
+from rheobase.graph.operations import OPERATIONS, in_memory_format
 from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
 
 
@@ -100,7 +101,7 @@ class Graph(nn.Module):
         first, *rest = inputs
         steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
         if len(steps) > 1 or (steps and isinstance(first, Constant)):
-            return lift(OPERATIONS["add"], *inputs)
+            return lift(OPERATIONS["add"].apply, *inputs)
         for signal in rest:
             first.values.add_(signal.values)
         return first
@@ -108,13 +109,13 @@ class Graph(nn.Module):
     def compute(self, node: Node, *inputs: Signal) -> Signal:
         """Value of an affine node."""
         parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
-        function = OPERATIONS[node.operation]
+        function = OPERATIONS[node.operation].apply
         return lift(lambda *xs: function(*xs, **node.attributes, **parameters), *inputs)
 
     def analog(self, node: Node, signal: Signal) -> Signal:
         """What a non-linear node computes in the original network."""
         if node.operation == "max_pool":
-            return lift(lambda x: max_pool(x, **node.attributes), signal)
+            return lift(lambda x: OPERATIONS["max_pool"].apply(x, **node.attributes), signal)
         return lift(lambda x: self.activate(node, x), signal)
 
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 Nonlinear = Callable[[Node, Signal], Signal]
 
 
-MAKES_NEW_MEMORY = frozenset({"conv", "conv_transpose", "linear", "affine", "batch_norm", "add"})
-"""Operations whose result is never a view of an input."""
-
-
 Schedule = list[tuple[Node, tuple[str, ...]]]
 
 
@@ -45,7 +41,8 @@ def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
     """
     nodes = list(nodes)
     readers = Counter(name for node in nodes for name in set(node.inputs))
-    free = {n.name for n in nodes if n.operation in MAKES_NEW_MEMORY and readers[n.name] == 1} - {*keep}
+    new_memory = {name for name, operation in OPERATIONS.items() if operation.makes_new_memory}
+    free = {n.name for n in nodes if n.operation in new_memory and readers[n.name] == 1} - {*keep}
     return frozenset(
         n.name
         for n in nodes
@@ -74,7 +71,7 @@ def run(
         inputs = [values[name] for name in node.inputs]
         if node.operation == "add" and node.name in overwriting:
             values[node.name] = graph.add_(*inputs)
-        elif node.operation in OPERATIONS:
+        elif (operation := OPERATIONS.get(node.operation)) is not None and operation.affine:
             values[node.name] = graph.compute(node, *inputs)
         else:
             values[node.name] = nonlinear(node, *inputs)

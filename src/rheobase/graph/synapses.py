@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rheobase.core.errors import ModelError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
 
 Kind = Literal["spikes", "sums", "values", "currents", "constant"]
 """What flows on an edge:
@@ -66,6 +66,7 @@ class WorkCounter:
     def __init__(self, graph: Graph, *, spiking: bool) -> None:
         self.graph, self.spiking = graph, spiking
         self.work: dict[str, Work] = {}
+        self._nodes, self._tensors = {node.name: node for node in graph.nodes}, graph.tensors
         self._leaves: dict[str, Tensor] = {}
         edges: dict[str, _Edge] = {}
         with torch.inference_mode(False), torch.enable_grad():
@@ -81,20 +82,25 @@ class WorkCounter:
             return self._fresh(node, "values")
         if all(edge.kind == "constant" for edge in inputs):
             return _Edge("constant", torch.zeros(1, *node.shape, device=self.graph.device))
-        if node.operation in ("site", "max_pool"):
+        operation = OPERATIONS.get(node.operation)
+        if operation is None or not operation.affine:
             return self._nonlinear(node, inputs[0])
-        if node.operation in ("conv", "conv_transpose", "linear"):
-            return self._weighted(node, inputs[0])
-        if node.operation in ("avg_pool", "adaptive_avg_pool", "mean", "upsample"):
-            return self._spread(node, inputs[0])
-        if node.operation in ("affine", "batch_norm"):
-            return self._scaled(node, inputs[0])
-        if node.operation in ("add", "concat"):
-            return self._joined(node, inputs)
-        attributes = dict(node.attributes)
-        if node.operation == "pad":
-            attributes["value"] = 0.0 if attributes["mode"] == "constant" else None
-        return _Edge(inputs[0].kind, OPERATIONS[node.operation](inputs[0].entries, **attributes))
+        at = NodeContext.of(node, self._nodes, self._tensors)
+        match operation.synapses(at):
+            case "weights":
+                return self._weighted(at, operation, inputs)
+            case "sum" | "interpolate" as how:
+                return self._spread(at, operation, inputs, how)
+            case "scale":
+                return self._scaled(at, operation, inputs)
+            case "route" | "add" as how:
+                return self._joined(at, operation, inputs, how)
+            case other:
+                raise ModelError(
+                    f"is the operation {operation.name}, whose synapses are {other!r}: its work cannot be counted",
+                    where=node.name,
+                    remedy=f"define {type(operation).__name__}.synapses as one of {', '.join(get_args(Synapses))}",
+                )
 
     def _fresh(self, node: Node, kind: Kind) -> _Edge:
         return _Edge(kind, torch.ones(1, *node.shape, device=self.graph.device))
@@ -108,43 +114,37 @@ class WorkCounter:
         self._leaves[node.name] = leaf
         return _Edge("spikes", leaf)
 
-    def _weighted(self, node: Node, edge: _Edge) -> _Edge:
-        weight = self.graph.tensor(node.parameters["weight"])
-        products = _apply(node, edge.entries, (weight != 0).to(edge.entries.dtype))
-        if edge.kind in EVENTS:
-            self._arrive(node, products)
+    def _weighted(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
+        products = _entries(at, operation, inputs)
+        work = self.work[at.node.name]
+        if all(edge.kind in EVENTS for edge in inputs):
+            self._arrive(at.node, products)
         else:
-            self.work[node.name].macs += _whole(products)
-        if node.operation == "conv_transpose":  # every place of the input meets all weights, else every output its own
-            self.work[node.name].padded = edge.entries[0, 0].numel() * weight.numel()
-        else:
-            self.work[node.name].padded = products[0].numel() * prod(weight.shape[1:])
-        return self._fresh(node, "currents")
+            work.macs += _whole(products)
+        dense = operation.dense_products(at)
+        work.padded = _whole(products) if dense is None else dense
+        return self._fresh(at.node, "currents")
 
-    def _spread(self, node: Node, edge: _Edge) -> _Edge:
+    def _spread(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
         """Each element enters the windows, or pixels, that read it; the factor is part of the weights after it."""
-        if node.operation == "upsample" and node.attributes["mode"] == "nearest":
-            return _Edge(edge.kind, OPERATIONS["upsample"](edge.entries, **node.attributes))
-        entries = _windows(node, edge.entries)
-        if edge.kind in EVENTS:
+        entries = _entries(at, operation, inputs)
+        if inputs[0].kind in EVENTS:
             return _Edge("sums", entries)
-        if node.operation == "upsample":
-            self.work[node.name].macs += _whole(entries)
+        if how == "interpolate":
+            self.work[at.node.name].macs += _whole(entries)
         else:
-            self.work[node.name].acs += _whole(entries)
-        return self._fresh(node, "currents")
+            self.work[at.node.name].acs += _whole(entries)
+        return self._fresh(at.node, "currents")
 
-    def _scaled(self, node: Node, edge: _Edge) -> _Edge:
-        if edge.kind in EVENTS:
-            return edge  # as above
-        if node.operation == "batch_norm" or "scale" in node.parameters:
-            self.work[node.name].macs += prod(node.shape)
-            return self._fresh(node, "currents")
-        return edge
+    def _scaled(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
+        if inputs[0].kind in EVENTS:
+            return _Edge(inputs[0].kind, _entries(at, operation, inputs))  # as above
+        self.work[at.node.name].macs += prod(at.shape)
+        return self._fresh(at.node, "currents")
 
-    def _joined(self, node: Node, inputs: list[_Edge]) -> _Edge:
+    def _joined(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
         kinds = {edge.kind for edge in inputs} - {"constant"}
-        adding = node.operation == "add"
+        adding = how == "add"
         if kinds <= set(EVENTS):
             kind: Kind = "spikes" if kinds == {"spikes"} and (not adding or len(inputs) == 1) else "sums"
         elif kinds == {"values"} and not adding:
@@ -153,14 +153,15 @@ class WorkCounter:
             kind = "currents"
             for edge in inputs:
                 if edge.kind in EVENTS:  # into the sum, or the memory, that the others make
-                    self._arrive(node, edge.entries)
+                    self._arrive(at.node, edge.entries)
         if adding and kind == "currents":
             terms = [edge for edge in inputs if edge.kind == "values"]
             first = 1 if kinds == {"values"} else 0
-            self.work[node.name].acs += prod(node.shape) * (len(terms) - first)
-            return self._fresh(node, kind)
-        parts = [torch.ones_like(e.entries) if kind == "currents" and e.kind in EVENTS else e.entries for e in inputs]
-        return _Edge(kind, OPERATIONS[node.operation](*parts, **node.attributes))
+            self.work[at.node.name].acs += prod(at.shape) * (len(terms) - first)
+            return self._fresh(at.node, kind)
+        if kind == "currents":
+            inputs = [_Edge(e.kind, torch.ones_like(e.entries) if e.kind in EVENTS else e.entries) for e in inputs]
+        return _Edge(kind, _entries(at, operation, inputs))
 
     def _arrive(self, node: Node, entries: Tensor) -> None:
         """Every spike makes as many additions here as it has entries."""
@@ -175,44 +176,10 @@ class WorkCounter:
                 reach[name] = reach[name] + whole if name in reach else whole
 
 
+def _entries(at: NodeContext, operation: Operation, inputs: list[_Edge]) -> Tensor:
+    return operation.entries(*(edge.entries for edge in inputs), **at.attributes, **at.parameters)
+
+
 def _whole(entries: Tensor) -> int:
     # each is a whole number; a kernel may have found it by a transform that rounds
     return int(entries.detach().double().round().sum())
-
-
-def _apply(node: Node, x: Tensor, weight: Tensor) -> Tensor:
-    if node.operation == "linear":
-        return F.linear(x, weight)
-    a = node.attributes
-    if node.operation == "conv":
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-        return convolve(x, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
-    transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
-    return transposed(x, weight, None, a["stride"], a["padding"], a["output_padding"], a["groups"], a["dilation"])
-
-
-def _windows(node: Node, x: Tensor) -> Tensor:
-    """Sums over the windows of a pooling or interpolation with every factor 1."""
-    if node.operation == "mean":
-        return x.sum(node.attributes["dim"], node.attributes["keepdim"])
-    # all of them are products of one-dimensional ones
-    dims = len(node.attributes.get("kernel_size", node.attributes.get("output_size", node.attributes.get("size"))))
-    for d in range(dims):
-        axis = x.dim() - dims + d
-        matrix = _one_dimensional(node, d, x.shape[axis]).to(x)
-        x = torch.tensordot(x, matrix, dims=([axis], [0])).movedim(-1, axis)
-    return x
-
-
-def _one_dimensional(node: Node, d: int, length: int) -> Tensor:
-    """Which positions [length] enter which windows [places] along one axis, 0 or 1."""
-    one = torch.eye(length)[:, None]
-    a = node.attributes
-    if node.operation == "adaptive_avg_pool":
-        found = F.adaptive_avg_pool1d(one, a["output_size"][d])
-    elif node.operation == "avg_pool":
-        kernel, stride = a["kernel_size"][d], (a["stride"] or a["kernel_size"])[d]
-        found = F.avg_pool1d(one, kernel, stride, a["padding"][d], a.get("ceil_mode", False))
-    else:
-        found = F.interpolate(one, size=a["size"][d], mode="linear", align_corners=a["align_corners"])
-    return (found[:, 0] != 0).float()

@@ -15,10 +15,7 @@ from rheobase.core.errors import DataError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import schedule
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, in_memory_format, max_pool
-
-_TRAINED = {"conv", "conv_transpose", "linear", "affine", "batch_norm"}
-_STATISTICS = ("running_mean", "running_var")
+from rheobase.graph.operations import OPERATIONS, in_memory_format
 
 
 class TrainableGraph(nn.Module):
@@ -49,9 +46,9 @@ class TrainableGraph(nn.Module):
         trained = {
             name
             for node in graph.nodes
-            if node.operation in _TRAINED
+            if node.operation in OPERATIONS
             for argument, name in node.parameters.items()
-            if argument not in _STATISTICS
+            if argument in OPERATIONS[node.operation].trained
         }
         used = dict.fromkeys(n for node in graph.nodes if node.operation != "site" for n in node.parameters.values())
         for name in used:
@@ -123,13 +120,11 @@ class TrainableGraph(nn.Module):
     ) -> Tensor:
         if node.operation == "site":
             return modules[node.name](*inputs)
-        if node.operation == "max_pool":
-            return max_pool(*inputs, **node.attributes)
         arguments: dict[str, Any] = {argument: tensors[name] for argument, name in node.parameters.items()}
         if node.operation == "batch_norm":
             arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
             return F.batch_norm(inputs[0], **arguments)
-        return OPERATIONS[node.operation](*inputs, **node.attributes, **arguments)
+        return OPERATIONS[node.operation].apply(*inputs, **node.attributes, **arguments)
 
     def to_graph(self) -> Graph:
         """The network as it is now, as plain data with staircase sites."""

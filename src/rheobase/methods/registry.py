@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from rheobase.core.errors import RecipeError
+from rheobase.graph.operations import OPERATIONS, Operation
+from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
+from rheobase.graph.trace.activations import ACTIVATIONS
+from rheobase.graph.trace.no_effect import NO_EFFECT
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
 from rheobase.methods.recipe import METHODS, published
@@ -15,6 +19,7 @@ from rheobase.neurons import NEURONS, Neuron
 from rheobase.passes import PASSES, CalibrationPass
 
 T = TypeVar("T", bound=Callable[..., Any])
+_NODES = ("input", "site", "refused", ALIGN)
 
 
 def register(part: T) -> T:
@@ -28,8 +33,9 @@ def register(part: T) -> T:
 
     Args:
         part: a :class:`rheobase.passes.CalibrationPass`; a :class:`rheobase.methods.NeuronPart`, with the neurons
-            that it ``builds``; a :class:`rheobase.methods.ActivationPart`; a :class:`rheobase.network.Protocol`; or a
-            function that returns a recipe, whose arguments all have defaults.
+            that it ``builds``; a :class:`rheobase.methods.ActivationPart`; a :class:`rheobase.network.Protocol`; a
+            :class:`rheobase.graph.operations.Operation`; or a function that returns a recipe, whose arguments all have
+            defaults.
 
     Returns:
         The class as it is; the function with its options validated.
@@ -51,6 +57,13 @@ def register(part: T) -> T:
         _complete(part)
         known = next(known for base, known in _REGISTRIES.items() if issubclass(part, base))
         _put(known, _kind(part), part)
+    elif isinstance(part, type) and issubclass(part, Operation):
+        _complete(part)
+        _check_operation(part)
+        try:
+            OPERATIONS[part.name] = part()
+        except TypeError as error:
+            raise RecipeError(f"cannot be made without arguments ({error})", where=part.__name__) from None
     elif inspect.isfunction(part):
         needed = [name for name, p in inspect.signature(part).parameters.items() if p.default is p.empty]
         if needed:
@@ -59,10 +72,10 @@ def register(part: T) -> T:
         return cast(T, published(part))
     else:
         raise RecipeError(
-            "is no pass, neuron, activation or protocol of a recipe, and no function that returns a recipe",
+            "is no pass, neuron, activation, protocol or operation, and no function that returns a recipe",
             where=getattr(part, "__name__", repr(part)),
-            remedy="derive it from CalibrationPass, NeuronPart, ActivationPart or Protocol; a Neuron is registered by "
-            "the part that builds it",
+            remedy="derive it from CalibrationPass, NeuronPart, ActivationPart, Protocol or Operation; a Neuron is "
+            "registered by the part that builds it",
         )
     return part
 
@@ -89,6 +102,32 @@ def _register_neuron(part: type[NeuronPart]) -> None:
     _put(NEURON_PARTS, kind, part)
 
 
+def _check_operation(operation: type[Operation]) -> None:
+    """See that an operation has a name and torch calls of its own, and that networks can run it."""
+    where, name = operation.__name__, getattr(operation, "name", None)
+    if name in _NODES:
+        raise RecipeError(f"the name {name!r} is taken by the graph itself", where=where, remedy="choose another")
+    _free({known: type(found) for known, found in OPERATIONS.items()}, name, operation, 'name = "my_operation"')
+    calls = operation.traced_from
+    if not isinstance(calls, tuple) or not calls or not all(isinstance(call, str) for call in calls):
+        raise RecipeError(
+            f"is {calls!r}: no torch call would become this operation",
+            where=f"{where}.traced_from",
+            remedy='name the calls in a tuple, such as ("mylib::flip_channels",)',
+        )
+    taken = dict.fromkeys((*ACTIVATIONS, *NO_EFFECT), "the tracer")
+    taken |= {call: _place(type(o)) for key, o in OPERATIONS.items() if key != name for call in o.traced_from}
+    for call in calls:
+        if call in taken:
+            raise RecipeError(f"the call {call!r} is taken by {taken[call]}", where=where, remedy="name another call")
+    if not operation.affine:
+        raise RecipeError(
+            "is not affine, and a spike train has no time-mean through it",
+            where=where,
+            remedy="register affine operations only",
+        )
+
+
 def _kind(part: Any) -> Any:
     return part.model_fields["kind"].default
 
@@ -98,12 +137,10 @@ def _put(known: dict[str, Any], kind: Any, part: type) -> None:
     known[kind] = part
 
 
-def _free(known: dict[str, Any], kind: Any, part: Any) -> None:
+def _free(known: dict[str, Any], kind: Any, part: Any, remedy: str = 'kind: Literal["my_part"] = "my_part"') -> None:
     """See that a name is one, and not that of something else."""
     if not isinstance(kind, str) or not kind.isidentifier():
-        raise RecipeError(
-            "has no name to be called by in files", where=part.__name__, remedy='kind: Literal["my_part"] = "my_part"'
-        )
+        raise RecipeError("has no name to be called by in files", where=part.__name__, remedy=remedy)
     there = known.get(kind)
     if there is not None and _place(there) != _place(part):
         raise RecipeError(f"the name {kind!r} is taken by {_place(there)}", where=_place(part), remedy="choose another")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations import max_pool
+from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
 from rheobase.neurons import Neuron, State
@@ -85,6 +85,7 @@ class Simulation:
 
         Where neurons wait for their whole input, so does the gate: it lets through the input with the largest sum.
         """
+        max_pool: Callable[..., Any] = OPERATIONS[node.operation].apply
         if isinstance(signal, Constant):
             return lift(lambda x: max_pool(x, **node.attributes), signal)
         if not self.network.streams:

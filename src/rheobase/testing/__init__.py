@@ -1,4 +1,4 @@
-"""Conformance tests for parts from outside, and for our own: each puts a part through what its contract promises."""
+"""Conformance tests: each puts a neuron, an operation, an activation or a pass through what its contract promises."""
 
 import lazy_loader
 

@@ -169,7 +169,7 @@ class _Reader:
         if len(sources) == 1:
             return sources[0]
         made = f"{name}:sum"
-        total = OPERATIONS["add"](*(self.samples[source] for source in sources))
+        total = OPERATIONS["add"].apply(*(self.samples[source] for source in sources))
         self.add(Node(made, "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
         return made
 
@@ -182,7 +182,7 @@ class _Reader:
     ) -> None:
         """An affine operation."""
         parameters = {argument: f"{name}.{argument}" for argument in tensors}
-        result = OPERATIONS[operation](self.samples[arriving], **attributes, **tensors)
+        result = OPERATIONS[operation].apply(self.samples[arriving], **attributes, **tensors)
         self.tensors.update({parameters[argument]: tensor for argument, tensor in tensors.items()})
         self.add(Node(name, operation, (arriving,), attributes, parameters, tuple(result.shape[1:]), name), result)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-
-_OUTPUT_AXIS = {"conv": 0, "conv_transpose": 1, "linear": 0}
+from rheobase.graph.operations import OPERATIONS, NodeContext
+from rheobase.graph.operations.weighted import Weighted
 
 
 def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
@@ -35,38 +35,40 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
             continue
         gain, shift = _gain_and_shift(graph, node)
         before = nodes[node.inputs[0]]
-        if _foldable(before, users[by_name[node.name].inputs[0]], tensors, graph.output):
-            weight = tensors[before.parameters["weight"]]
-            bias_name = before.parameters.get("bias")
-            bias = tensors[bias_name].double() if bias_name else torch.zeros_like(shift)
-            weight_name, bias_name = (_own(graph, before, argument) for argument in ("weight", "bias"))
-            tensors[weight_name] = (weight.double() * _along(before, weight, gain)).to(weight.dtype)
-            tensors[bias_name] = (bias * gain + shift).to(weight.dtype)
-            parameters = {**before.parameters, "weight": weight_name, "bias": bias_name}
-            nodes[before.name] = replace(before, parameters=parameters)
+        folded = None
+        if len(users[by_name[node.name].inputs[0]]) == 1 and before.name != graph.output:
+            folded = _folded(NodeContext.of(before, by_name, tensors), gain, shift)
+        if folded is not None:
+            names = {argument: _own(graph, before, argument) for argument in folded}
+            tensors.update({names[argument]: tensor for argument, tensor in folded.items()})
+            nodes[before.name] = replace(before, parameters={**before.parameters, **names})
             renamed[node.name] = before.name
         else:
-            shape = (-1,) + (1,) * (len(node.shape) - 1)
             dtype = tensors[node.parameters["weight"]].dtype
             names = {"scale": f"{node.name}.scale", "shift": f"{node.name}.shift"}
-            tensors[names["scale"]] = gain.to(dtype).reshape(shape)
-            tensors[names["shift"]] = shift.to(dtype).reshape(shape)
+            tensors |= {names["scale"]: gain.to(dtype), names["shift"]: shift.to(dtype)}
             nodes[node.name] = replace(node, operation="affine", attributes={}, parameters=names)
             notes.append(f"{node.origin}: becomes a per-channel affine (no layer before it to fold into)")
     return Graph(list(nodes.values()), renamed.get(graph.output, graph.output), tensors), notes
 
 
 def _gain_and_shift(graph: Graph, node: Node) -> tuple[Tensor, Tensor]:
+    """g and β − g μ as they broadcast against a sample, [C, 1, ...], float64."""
     p = {argument: graph.tensor(name).double() for argument, name in node.parameters.items()}
     gain = p["weight"] / torch.sqrt(p["running_var"] + node.attributes["eps"])
-    return gain, p["bias"] - gain * p["running_mean"]
+    shape = (-1,) + (1,) * (len(node.shape) - 1)
+    return gain.reshape(shape), (p["bias"] - gain * p["running_mean"]).reshape(shape)
 
 
-def _foldable(before: Node, users: list[Node], tensors: dict[str, Tensor], output: str) -> bool:
-    if before.operation not in _OUTPUT_AXIS or len(users) != 1 or before.name == output:
-        return False
-    # over tokens a linear layer's features are the last axis, batch normalisation's the second
-    return before.operation != "linear" or len(before.shape) == 1
+def _folded(before: NodeContext, gain: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
+    """The tensors of a layer with weights, times ``gain`` plus ``shift``; None if it cannot take them."""
+    operation = OPERATIONS.get(before.node.operation)
+    if not isinstance(operation, Weighted):
+        return None
+    dtype = before.parameters["weight"].dtype
+    exact = {argument: tensor.double() for argument, tensor in before.parameters.items()}
+    changed = operation.scale_output(replace(before, parameters=exact), gain, shift)
+    return None if changed is None else {argument: tensor.to(dtype) for argument, tensor in changed.items()}
 
 
 def _own(graph: Graph, node: Node, argument: str) -> str:
@@ -74,13 +76,3 @@ def _own(graph: Graph, node: Node, argument: str) -> str:
     name = f"{node.name}.{argument}"
     shared = any(name in other.parameters.values() for other in graph.nodes if other.name != node.name)
     return f"{node.name}.folded_{argument}" if shared else name
-
-
-def _along(before: Node, weight: Tensor, gain: Tensor) -> Tensor:
-    if before.operation != "conv_transpose":
-        return gain.reshape((-1,) + (1,) * (weight.dim() - 1))
-    # weight [in, out/groups, ...]: the rows of group i feed output channels i*out/groups ...
-    groups = before.attributes["groups"]
-    per_group = gain.reshape(groups, 1, weight.shape[1])
-    rows = per_group.expand(groups, weight.shape[0] // groups, weight.shape[1]).reshape(weight.shape[:2])
-    return rows.reshape(*weight.shape[:2], *(1,) * (weight.dim() - 2))

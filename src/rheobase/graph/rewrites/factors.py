@@ -6,27 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS, NodeContext
 
-_WEIGHTED = ("conv", "conv_transpose", "linear", "affine")
 Factors = Mapping[str, Tensor]
 
 
-def _along(factor: Tensor, axes: int) -> Tensor:
-    """A [C] factor as it broadcasts against a tensor of ``axes`` axes whose first is the channels."""
-    return factor.reshape(-1, *(1,) * (axes - 1)) if factor.dim() else factor
+def _of_sample(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A [] or [C] factor or offset as it broadcasts against a sample [C, ...], in float64."""
+    return value.double().reshape(-1, *(1,) * (len(shape) - 1)) if value.dim() else value.double()
 
 
 def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None = None) -> Graph:
     """Multiply what nodes give by ``after`` and what sites receive by ``before``, within the weights around them.
 
-    A factor goes into the weights of the convolutions, linear layers and affines that read (``after``) or give
-    (``before``) the value, through sums, pooling, padding, slices, concatenation and flattening; where there are none,
-    as on a shortcut without weights, it becomes a per-channel affine of its own. Computed in float64.
+    A factor moves into the weights of the operations that read (``after``) or give (``before``) the value, through
+    operations that it commutes with (:class:`rheobase.graph.operations.Operation`). On a path without weights, such as
+    an identity shortcut, it becomes an affine node. Computed in float64.
 
     Args:
         graph: without batch normalisation.
@@ -42,9 +41,9 @@ def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None
     for site in (node.name for node in graph.sites):
         factor, offset = before.get(site), (shift or {}).get(site)
         if factor is not None:
-            backward.into(site, factor.double(), None)
+            backward.into(site, factor, None)
         if offset is not None:
-            backward.into(site, None, offset.double())
+            backward.into(site, None, offset)
     tensors = {}
     for name, tensor in backward.tensors.items():
         kept = name in graph.tensor_names and tensor is forward.originals[name]
@@ -72,83 +71,18 @@ class _Forward:
         self.nodes[node.name] = node
         own = self.after.get(node.name)
         if own is not None:
-            passed = own.double() if passed is None else passed * own.double()
+            own = _of_sample(own, node.shape)
+            passed = own if passed is None else passed * own
         self.pending[node.name] = passed
 
     def through(self, node: Node, factors: list[Tensor | None]) -> tuple[Node, Tensor | None]:
         """The node for inputs in their new units, and the factor that its own value then lacks."""
-        if node.operation in _WEIGHTED:
-            absorbed = self.absorb(node, factors[0])
-            if absorbed is not None:
-                return absorbed, None
-        else:
-            known, passed = self.commute(node, factors)
-            if known:
-                return node, passed
+        operation = OPERATIONS.get(node.operation)
+        if operation is not None:
+            scaled = operation.scale_inputs(NodeContext.of(node, self.nodes, self.tensors), factors)
+            if scaled is not None:
+                return _with_tensors(node, scaled[0], self.tensors), scaled[1]
         return replace(node, inputs=tuple(map(self.scaled, node.inputs))), None
-
-    def absorb(self, node: Node, p: Tensor | None) -> Node | None:
-        """A weighted node with the factor of its input in its weights; None if they do not lie along the channels."""
-        assert p is not None
-        if node.operation == "affine":
-            scale = _along(p, len(node.shape))
-            if "scale" in node.parameters:
-                scale = self.tensors[node.parameters["scale"]] * scale
-            return self.with_tensors(node, {"scale": scale})
-        weight = self.tensors[node.parameters["weight"]]
-        if p.dim() == 0:
-            return self.with_tensors(node, {"weight": weight * p})
-        if node.operation == "linear":
-            if len(self.shapes[node.inputs[0]]) != 1:
-                return None
-            return self.with_tensors(node, {"weight": weight * p})
-        if node.operation == "conv_transpose":
-            return self.with_tensors(node, {"weight": weight * _along(p, weight.dim())})
-        groups, (out, into) = node.attributes["groups"], weight.shape[:2]
-        rows = p.reshape(groups, 1, into).expand(groups, out // groups, into).reshape(out, into)
-        return self.with_tensors(node, {"weight": weight * rows.reshape(out, into, *(1,) * (weight.dim() - 2))})
-
-    def with_tensors(self, node: Node, tensors: Mapping[str, Tensor]) -> Node:
-        """The node with tensors of its own, that no other call of the same layer reads."""
-        names = {argument: f"{node.name}.rescaled_{argument}" for argument in tensors}
-        self.tensors.update({names[argument]: tensor for argument, tensor in tensors.items()})
-        return replace(node, parameters={**node.parameters, **names})
-
-    def commute(self, node: Node, factors: list[Tensor | None]) -> tuple[bool, Tensor | None]:
-        """Whether a node without weights gives the same in other units, and the factor that it then lacks."""
-        a, operation = node.attributes, node.operation
-        if operation == "add":
-            p = factors[0]
-            return all(f is not None and p is not None and torch.equal(f, p) for f in factors), p
-        if operation == "concat":
-            sizes = [self.shapes[name][0] for name in node.inputs]
-            one = torch.ones((), dtype=torch.float64, device=self.graph.device)
-            parts = [(one if f is None else f).expand(n) for f, n in zip(factors, sizes, strict=True)]
-            return a["dim"] == 1, torch.cat(parts)
-        (p,) = factors
-        assert p is not None
-        shape = self.shapes[node.inputs[0]]
-        if operation in ("avg_pool", "adaptive_avg_pool", "upsample", "max_pool"):
-            return True, p
-        if operation == "mean":
-            return p.dim() == 0 or 1 not in [d % (len(shape) + 1) for d in a["dim"]], p
-        if operation == "slice":
-            return True, p[a["start"] : a["stop"] : a["step"]] if a["dim"] == 1 and p.dim() else p
-        if operation == "pad":
-            first = 2 * (len(shape) - 1)  # pairs are listed from the last axis backwards
-            amounts = a["pad"][first : first + 2]
-            across = any(amounts) and p.dim() > 0
-            zeros = a["mode"] == "constant" and a["value"] in (None, 0)
-            if not zeros and (a["mode"] == "constant" or across):
-                return False, None
-            return True, F.pad(p, amounts, value=1.0) if across else p
-        if operation == "permute":
-            return p.dim() == 0 or a["dims"][1] == 1, p
-        if operation == "reshape":
-            if p.dim() and len(node.shape) == 1:
-                return True, p.repeat_interleave(node.shape[0] // shape[0])
-            return p.dim() == 0 or node.shape[:1] == shape[:1], p
-        return False, None
 
     def scaled(self, name: str) -> str:
         """The value in its old units: the name of an affine that multiplies it, if it lacks a factor."""
@@ -159,7 +93,7 @@ class _Forward:
         if made not in self.nodes:
             shape = self.shapes[name]
             tensor = f"{made}.scale"
-            self.tensors[tensor] = _along(p, len(shape))
+            self.tensors[tensor] = p
             node = Node(made, "affine", (name,), {}, {"scale": tensor}, shape, f"factor after {name}")
             self.nodes[made] = node
         return made
@@ -181,6 +115,7 @@ class _Backward:
     def into(self, site: str, factor: Tensor | None, offset: Tensor | None) -> None:
         """Make the site receive ``factor`` times its current, or ``offset`` more."""
         node = self.nodes[site]
+        factor, offset = (None if v is None else _of_sample(v, node.shape) for v in (factor, offset))
         source = self.push(node.inputs[0], factor, offset)
         self.nodes[site] = replace(node, inputs=(source, *node.inputs[1:]))
 
@@ -188,64 +123,51 @@ class _Backward:
         """The node that gives the value in new units: the same, or an affine after it."""
         node = self.nodes[name]
         if self.readers[name] == 1:
-            if self.adapt(node, factor, offset):
+            changed = self.changed(node, factor, offset)
+            if changed is not None:
+                self.nodes[name] = _with_tensors(node, changed, self.tensors)
                 return name
-            if node.operation == "add":
-                self.push_into_sum(node, factor, offset)
+            if self.push_into_inputs(node, factor, offset):
                 return name
         return self.insert(node, factor, offset)
 
-    def push_into_sum(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> None:
+    def push_into_inputs(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> bool:
+        """Give the inputs new units, if that does it: all of them a factor, one of them an offset."""
+        inputs = list(node.inputs)
         if factor is not None:
-            inputs = [self.push(term, factor, None) for term in node.inputs]
-        else:  # one term takes the shift, the first that has weights
-            able = [i for i, term in enumerate(node.inputs) if self.takes(term)]
-            inputs = list(node.inputs)
-            chosen = able[0] if able else 0
-            inputs[chosen] = self.push(inputs[chosen], None, offset)
-        self.nodes[node.name] = replace(node, inputs=tuple(inputs))
-
-    def takes(self, name: str) -> bool:
-        return self.readers[name] == 1 and self.nodes[name].operation in (*_WEIGHTED, "add")
-
-    def adapt(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> bool:
-        """Change a weighted node's own weights, if they lie along the channels."""
-        vector = any(t is not None and t.dim() for t in (factor, offset))
-        if node.operation not in _WEIGHTED or (node.operation == "linear" and len(node.shape) != 1 and vector):
-            return False
-        changed: dict[str, Tensor] = {}
-        weights, bias = ("scale", "shift") if node.operation == "affine" else ("weight", "bias")
-        along = len(node.shape) if node.operation == "affine" else 1
-        if factor is not None:
-            for argument in (weights, bias):
-                if argument in node.parameters:
-                    tensor = self.tensors[node.parameters[argument]]
-                    changed[argument] = tensor * self.output_factor(node, argument, tensor, factor, along)
-            if node.operation == "affine" and "scale" not in node.parameters:
-                changed["scale"] = _along(factor, along)
+            before = self.before(node, factor)
+            if before is None:
+                return False
+            inputs = [self.push(name, before, None) for name in inputs]
         if offset is not None:
-            size = 1 if node.operation == "affine" else node.shape[-1 if node.operation == "linear" else 0]
-            value = _along(offset, along) if offset.dim() else offset.expand(size)
-            if bias in node.parameters:
-                value = self.tensors[node.parameters[bias]] + value
-            changed[bias] = value
-        names = {argument: f"{node.name}.rescaled_{argument}" for argument in changed}
-        self.tensors.update({names[argument]: tensor for argument, tensor in changed.items()})
-        self.nodes[node.name] = replace(node, parameters={**node.parameters, **names})
+            before = self.before(node, offset)
+            if before is None:
+                return False
+            able = [i for i, name in enumerate(inputs) if self.takes(name, before)]
+            chosen = able[0] if able else 0
+            inputs[chosen] = self.push(inputs[chosen], None, before)
+        self.nodes[node.name] = replace(node, inputs=tuple(inputs))
         return True
 
-    @staticmethod
-    def output_factor(node: Node, argument: str, tensor: Tensor, factor: Tensor, along: int) -> Tensor:
-        """The factor of the output channels, as it broadcasts against one of the node's tensors."""
-        if factor.dim() == 0 or argument == "bias":
-            return factor
-        if argument in ("scale", "shift"):
-            return _along(factor, along)
-        if node.operation != "conv_transpose":
-            return _along(factor, tensor.dim())
-        groups, (into, out) = node.attributes["groups"], tensor.shape[:2]
-        rows = factor.reshape(groups, 1, out).expand(groups, into // groups, out).reshape(into, out)
-        return rows.reshape(into, out, *(1,) * (tensor.dim() - 2))
+    def takes(self, name: str, offset: Tensor) -> bool:
+        """Whether an offset gets into weights behind this node, or further on, and needs no affine here."""
+        node = self.nodes[name]
+        if self.readers[name] != 1:
+            return False
+        return self.changed(node, None, offset) is not None or self.before(node, offset) is not None
+
+    def changed(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
+        """The node's parameters with the factor or offset in them; None if it has none that can take it."""
+        operation = OPERATIONS.get(node.operation)
+        return None if operation is None else operation.scale_output(self.place(node), factor, offset)
+
+    def before(self, node: Node, value: Tensor) -> Tensor | None:
+        """A factor or an offset of the node's inputs in place of its own; None if there is none."""
+        operation = OPERATIONS.get(node.operation)
+        return None if operation is None else operation.to_inputs(self.place(node), value)
+
+    def place(self, node: Node) -> NodeContext:
+        return NodeContext.of(node, self.nodes, self.tensors)
 
     def insert(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> str:
         names = self.inserted.setdefault(node.name, [])
@@ -254,7 +176,7 @@ class _Backward:
         for argument, value in (("scale", factor), ("shift", offset)):
             if value is not None:
                 parameters[argument] = f"{made}.{argument}"
-                self.tensors[parameters[argument]] = _along(value, len(node.shape))
+                self.tensors[parameters[argument]] = value
         origin = f"factor after {node.name}"
         self.nodes[made] = Node(made, "affine", (node.name,), {}, parameters, node.shape, origin)
         self.readers[made] = 1
@@ -275,3 +197,10 @@ class _Backward:
             if name not in made:
                 put(name)
         return order
+
+
+def _with_tensors(node: Node, changed: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> Node:
+    """The node with tensors of its own, that no other call of the same layer reads."""
+    names = {argument: f"{node.name}.rescaled_{argument}" for argument in changed}
+    tensors.update({names[argument]: tensor for argument, tensor in changed.items()})
+    return replace(node, parameters={**node.parameters, **names})

@@ -3,7 +3,7 @@
 ``torch.export`` records the network as a torch.fx graph of ATen calls, so that ``nn.ReLU``, ``F.relu``,
 ``torch.relu_`` and ``x.relu()`` arrive here as one operation, in-place writes are already undone, shapes are known
 numbers, and every call of a reused module is a call of its own. What is left to do: name each call after the user's
-module, turn the ATen calls into the closed set of :mod:`rheobase.graph.operations`, and refuse the rest by name.
+module, turn the calls into the operations of :mod:`rheobase.graph.operations`, and refuse the rest by name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from rheobase.activations.staircase import Staircase
 from rheobase.core.errors import DataError, ModelError, RheobaseError, TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
+from rheobase.graph.rewrites.channels import channels_first
+from rheobase.graph.trace.builder import TRACE_BATCH, Builder
 from rheobase.graph.trace.notes import Capture, Note
+from rheobase.graph.trace.refusals import NO_SPIKING
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[type[nn.Module], str] = {
@@ -78,8 +80,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         return Capture(
             Graph([Node("input", "input", shape=tuple(example.shape[1:]))], "input", {}), [], builder.refusals
         )
-    graph = Graph(_needed(builder.nodes, output), output, builder.tensors)
-    found = Capture(graph, list(dict.fromkeys(builder.rewrites)), builder.refusals)
+    graph, moved = channels_first(Graph(_needed(builder.nodes, output), output, builder.tensors))
+    found = Capture(graph, list(dict.fromkeys([*builder.rewrites, *moved])), builder.refusals)
     _refuse_unreached(model, builder.reached, graph, found)
     if not found.refusals:
         if not graph.sites:

@@ -1,0 +1,62 @@
+"""Channels brought to axis 1 at every site."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS, NodeContext
+from rheobase.graph.trace.notes import Note
+
+
+def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
+    """Permute the current of every site whose channels are not axis 1, and permute its output back.
+
+    Neurons, thresholds and passes take axis 1 of a site [B, C, ...] for its channels. In a network of tokens [B, N, C],
+    the channels are the last axis. Each operation declares which axis of its output holds the channels
+    (:meth:`rheobase.graph.operations.Operation.channel_axis`); in the network's input it is axis 1. A site that was
+    trained with a threshold for each channel is left alone: those thresholds are along axis 1 already.
+
+    Returns:
+        The graph, unchanged if it has no such site, and a note for each such site.
+    """
+    axes = _channel_axes(graph)
+    nodes: list[Node] = []
+    notes: list[Note] = []
+    renamed: dict[str, str] = {}
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        axis = axes[node.name]
+        trained = any(graph.tensor(name).dim() for name in node.parameters.values())
+        if node.operation != "site" or axis in (None, 1) or trained:
+            nodes.append(node)
+            continue
+        before, after = f"{node.name}.channels_first", f"{node.name}.channels_back"
+        order = [0, axis, *(i for i in range(1, len(node.shape) + 1) if i != axis)]
+        back = [order.index(i) for i in range(len(order))]
+        shape = tuple(node.shape[i - 1] for i in order[1:])
+        nodes += [
+            Node(before, "permute", node.inputs, {"dims": order}, {}, shape, node.origin),
+            replace(node, inputs=(before,), shape=shape),
+            Node(after, "permute", (node.name,), {"dims": back}, {}, node.shape, node.origin),
+        ]
+        renamed[node.name] = after
+        text = f"has its channels at axis {axis}; they are permuted to axis 1 for its neurons, and back"
+        notes.append(Note(node.origin, text))
+    if not notes:
+        return graph, []
+    return graph.replace(nodes=nodes, output=renamed.get(graph.output, graph.output)), notes
+
+
+def _channel_axes(graph: Graph) -> dict[str, int | None]:
+    axes: dict[str, int | None] = {graph.nodes[0].name: 1}
+    nodes, tensors = {node.name: node for node in graph.nodes}, graph.tensors
+    for node in graph.nodes[1:]:
+        inputs = [axes[name] for name in node.inputs]
+        operation = OPERATIONS.get(node.operation)
+        if operation is None:  # a site, or a call that was refused
+            axes[node.name] = inputs[0] if inputs else None
+        else:
+            axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs)
+    return axes

@@ -1,0 +1,60 @@
+"""Torch calls that are activations: each becomes a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rheobase.graph.trace.call import Call, Fixed, Refused
+
+if TYPE_CHECKING:
+    from rheobase.graph.trace.builder import Builder
+
+MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
+"""Module classes whose only node is a site, which gets the module's name."""
+
+
+def _site(builder: Builder, call: Call, upper: float | None) -> str:
+    x, attributes = call.input("self"), {"upper": upper}
+    return builder.add("site", (x,), call.shape, label=call.name, modules=MODULES, attributes=attributes)
+
+
+def _relu(builder: Builder, call: Call) -> str:
+    return _site(builder, call, 6.0 if call.name == "relu6" else None)
+
+
+def _clamp(builder: Builder, call: Call) -> str:
+    lower, upper = (call["min_val"], call["max_val"]) if call.name == "hardtanh" else (call["min"], call.get("max"))
+    scalars = all(v is None or isinstance(v, (int, float)) for v in (lower, upper))
+    if not scalars or lower != 0 or (upper is not None and not upper > 0):
+        raise Refused(
+            f"clips to [{lower}, {upper}]; a spiking site needs 0 as lower and a positive upper bound",
+            "fine-tune the network with ReLU or clamp(0, a) in its place",
+        )
+    return _site(builder, call, None if upper is None else float(upper))
+
+
+def _staircase(builder: Builder, call: Call) -> str:
+    threshold = call["threshold"]
+    if not isinstance(threshold, Fixed):
+        raise Refused("has a threshold that depends on the input", "use a trained one")
+    if not bool((threshold.value > 0).all()):
+        raise Refused("has a trained threshold that is not positive", "load a checkpoint from before it crossed zero")
+    attributes = {"upper": None, "levels": call["levels"], "rounding": call["rounding"]}
+    return builder.add(
+        "site",
+        (call.input("z"),),
+        call.shape,
+        label="staircase",
+        modules=MODULES,
+        attributes=attributes,
+        parameters={"threshold": threshold},
+    )
+
+
+ACTIVATIONS: dict[str, Callable[[Builder, Call], str]] = {
+    **dict.fromkeys(("relu", "relu6"), _relu),
+    **dict.fromkeys(("hardtanh", "clamp", "clamp_min"), _clamp),
+    "rheobase::staircase": _staircase,
+}
+"""Name of a call (:class:`Call`) -> what writes the site."""

@@ -1,0 +1,306 @@
+"""An operation against its contract, by brute force."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheobase.core.errors import RecipeError
+from rheobase.exchange.store import load, save
+from rheobase.graph import Graph, Node, capture
+from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
+from rheobase.graph.synapses import WorkCounter
+from rheobase.methods._convert import convert
+from rheobase.methods.rate_coding import RateCoding
+
+
+def check_operation(
+    operation: str | type[Operation],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+    function: Callable[..., Tensor] | None = None,
+    seed: int = 0,
+) -> None:
+    """Check that an operation keeps its contract (:class:`rheobase.graph.operations.Operation`) on random inputs.
+
+    - Its value is affine in the inputs, the same to the bit for an image in every batch, and new memory if declared.
+    - The factors that it moves give the same values, and those of channels move to ``channel_axis``.
+    - Its synapses are the outputs that respond to each input alone.
+    - A network with it gives the same logits after saving and loading.
+    - ``function``, if given, is traced to it.
+
+    Args:
+        operation: a registered class, or its name.
+        shapes: of a sample of every input; small, because every element is tried alone.
+        attributes: of the node.
+        parameters: its tensors, float32 where they are real numbers.
+        function: of the inputs [B, ...], such as the torch call that it is traced from.
+        seed: of the inputs and factors.
+
+    Raises:
+        AssertionError: naming what is wrong.
+        RecipeError: if the operation is not registered.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> rb.testing.check_operation("permute", [(2, 3, 4)], attributes={"dims": [0, 2, 1, 3]})
+        >>> rb.testing.check_operation("linear", [(4,)], parameters={"weight": torch.randn(3, 4)})
+    """
+    name = operation if isinstance(operation, str) else getattr(operation, "name", operation.__name__)
+    known = OPERATIONS.get(name)
+    if known is None or (not isinstance(operation, str) and type(known) is not operation):
+        raise RecipeError("is not a registered operation", where=name, remedy="register it first: rb.register(...)")
+    _Check(known, shapes, attributes or {}, parameters or {}, torch.Generator().manual_seed(seed)).run(function)
+
+
+class _Check:
+    def __init__(
+        self,
+        operation: Operation,
+        shapes: Sequence[tuple[int, ...]],
+        attributes: Mapping[str, Any],
+        parameters: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        self.operation, self.generator = operation, generator
+        self.shapes = tuple(tuple(shape) for shape in shapes)
+        self.attributes, self.parameters = dict(attributes), dict(parameters)
+        value = self.apply(self.inputs(2, torch.float32), self.parameters)
+        self.expect(value.shape[0] == (2 if self.shapes else 1), f"gives {list(value.shape)} for a batch of 2")
+        names = tuple(f"input{i}" for i in range(len(self.shapes)))
+        tensors = {argument: f"node.{argument}" for argument in self.parameters}
+        self.node = Node("node", operation.name, names, self.attributes, tensors, tuple(value.shape[1:]), "node")
+        self.exact = {a: t.double() if t.is_floating_point() else t for a, t in self.parameters.items()}
+        self.at = NodeContext(self.node, self.shapes, self.exact)
+
+    def run(self, function: Callable[..., Tensor] | None) -> None:
+        """All checks."""
+        self.check_batches()
+        if self.operation.affine:
+            self.check_affine()
+            self.check_output_factors()
+            self.check_synapses()
+        self.check_input_factors()
+        self.check_channel_axis()
+        self.check_saving()
+        if function is not None:
+            self.check_tracing(function)
+
+    # -- tools ---------------------------------------------------------------------------------------------------
+
+    def expect(self, condition: bool, failure: str) -> None:
+        if not condition:
+            raise AssertionError(f"{self.operation.name} {failure}")
+
+    def same(self, value: Tensor, expected: Tensor, failure: str) -> None:
+        close = value.shape == expected.shape and torch.allclose(value, expected, rtol=1e-9, atol=1e-9)
+        self.expect(close, failure)
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def inputs(self, batch: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+        return [self.random(batch, *shape).to(dtype) for shape in self.shapes]
+
+    def apply(self, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+        return self.operation.apply(*inputs, **self.attributes, **parameters)
+
+    def factors(self, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        """Positive factors of a sample: one number, one for each place along an axis, and one for each place."""
+        sizes = [(), *(tuple(n if i == axis else 1 for i, n in enumerate(shape)) for axis in range(len(shape))), shape]
+        for size in sizes:
+            yield self.random(*size).abs() + 0.5
+
+    def fits(self, factor: Tensor, shape: tuple[int, ...], of: str) -> None:
+        fits = factor.dim() == 0 or (
+            factor.dim() == len(shape) and all(m in (1, n) for m, n in zip(factor.shape, shape, strict=True))
+        )
+        self.expect(fits, f"gives a factor {list(factor.shape)} of {of} {list(shape)}, which does not broadcast")
+
+    # -- values --------------------------------------------------------------------------------------------------
+
+    def check_batches(self) -> None:
+        inputs = self.inputs(20, torch.float32)
+        before = [x.clone() for x in inputs]
+        whole = self.apply(inputs, self.parameters)
+        self.expect(all(map(torch.equal, inputs, before)), "changes its inputs")
+        if self.operation.makes_new_memory:
+            shared = any(x.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr() for x in inputs)
+            self.expect(not shared, "gives memory of an input, and declares makes_new_memory")
+        for size in (1, 3, 16):
+            parts = zip(*(x.split(size) for x in inputs), strict=True)
+            values = [self.apply(part, self.parameters) for part in parts]
+            equal = not values or torch.equal(torch.cat(values), whole)
+            self.expect(equal, f"gives an image another value in a batch of {size} than in one of 20")
+
+    def check_affine(self) -> None:
+        if not self.shapes:
+            return
+        steps = [self.inputs(3) for _ in range(5)]
+        means = [torch.stack(values).mean(0) for values in zip(*steps, strict=True)]
+        expected = torch.stack([self.apply(values, self.exact) for values in steps]).mean(0)
+        self.same(self.apply(means, self.exact), expected, "is not affine: its value of a mean is not the mean value")
+
+    # -- factors -------------------------------------------------------------------------------------------------
+
+    def check_input_factors(self) -> None:
+        inputs = self.inputs(3)
+        for alone in range(len(self.shapes)):
+            for given in self.factors(self.shapes[alone]):
+                some = [given if i == alone else None for i in range(len(self.shapes))]
+                every = [given if shape == self.shapes[alone] else None for shape in self.shapes]
+                for factors in (some, every):
+                    self.check_moved(inputs, factors)
+
+    def check_moved(self, inputs: list[Tensor], factors: list[Tensor | None]) -> None:
+        scaled = self.operation.scale_inputs(self.at, factors)
+        if scaled is None:
+            return
+        changed, factor = scaled
+        products = [x if p is None else p * x for x, p in zip(inputs, factors, strict=True)]
+        value = self.apply(inputs, {**self.exact, **changed})
+        if factor is not None:
+            self.fits(factor, self.node.shape, "its output")
+            value = factor * value
+        sizes = [None if p is None else list(p.shape) for p in factors]
+        self.same(value, self.apply(products, self.exact), f"moves the factors {sizes} of its inputs wrongly")
+
+    def check_output_factors(self) -> None:
+        inputs, shape = self.inputs(3), self.node.shape
+        plain = self.apply(inputs, self.exact)
+        for value in self.factors(shape):
+            size = list(value.shape)
+            for factor, offset in ((value, None), (None, value), (value, value)):
+                changed = self.operation.scale_output(self.at, factor, offset)
+                if changed is not None:
+                    expected = (1.0 if factor is None else factor) * plain + (0.0 if offset is None else offset)
+                    found = self.apply(inputs, {**self.exact, **changed}).expand_as(expected)
+                    self.same(found, expected, f"takes a factor or offset {size} of its output wrongly")
+            before = self.operation.to_inputs(self.at, value)
+            if before is None:
+                continue
+            for i, sample in enumerate(self.shapes):
+                self.fits(before, sample, f"input {i}")
+                added = [x + before if j == i else x for j, x in enumerate(inputs)]
+                self.same(self.apply(added, self.exact), plain + value, f"moves an offset {size} to input {i} wrongly")
+            found = self.apply([before * x for x in inputs], self.exact)
+            self.same(found, value * plain, f"moves a factor {size} to its inputs wrongly")
+
+    def check_channel_axis(self) -> None:
+        rank = len(self.node.shape)
+        for axis in range(1, 1 + min(map(len, self.shapes), default=0)):
+            found = self.operation.channel_axis(self.at, [axis] * len(self.shapes))
+            self.expect(
+                found is None or 1 <= found <= max(rank, 1), f"has its channels at axis {found} of {rank} and the batch"
+            )
+            factor = list(self.factors(self.shapes[0]))[axis]
+            factors = [factor if shape == self.shapes[0] else None for shape in self.shapes]
+            scaled = self.operation.scale_inputs(self.at, factors) if factor.numel() > 1 else None
+            if scaled is None or scaled[0] or scaled[1] is None:
+                continue
+            varying = [i + 1 for i, n in enumerate(scaled[1].shape) if n > 1]
+            self.expect(
+                len(varying) != 1 or varying == [found],
+                f"moves a factor of axis {axis} to axis {varying}, and channels to axis {found}",
+            )
+
+    # -- spikes --------------------------------------------------------------------------------------------------
+
+    def check_synapses(self) -> None:
+        kind = self.operation.synapses(self.at)
+        if kind is None or not self.shapes:
+            return
+        wanted = [self.responses(i, kind) for i in range(len(self.shapes))]
+        graph = self.graph()
+        spiking = WorkCounter(graph, spiking=True)
+        for i, responses in enumerate(wanted):
+            reached = [work.reach[f"input{i}"] for work in spiking.work.values() if f"input{i}" in work.reach]
+            found = torch.stack(reached).sum(0) if reached else torch.zeros_like(responses)
+            self.expect(
+                torch.equal(found, responses), f"has {found.tolist()} synapses at input {i}, not {responses.tolist()}"
+            )
+        entries = int(sum(responses.sum() for responses in wanted))
+        work = WorkCounter(graph, spiking=False).work["node"]
+        expected = {
+            "route": (0, 0),
+            "sum": (0, entries),
+            "interpolate": (entries, 0),
+            "weights": (entries, 0),
+            "scale": (prod(self.node.shape), 0),
+            "add": (0, prod(self.node.shape) * (len(self.shapes) - 1)),
+        }[kind]
+        self.expect(
+            (work.macs, work.acs) == expected, f"takes (MACs, ACs) = {(work.macs, work.acs)} of values, not {expected}"
+        )
+
+    def responses(self, i: int, kind: Synapses) -> Tensor:
+        """How many outputs respond to each element of an input alone."""
+        zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in self.shapes]
+        nothing = self.apply(zeros, self.exact)
+        counts = []
+        for element in torch.eye(prod(self.shapes[i]), dtype=torch.float64):
+            inputs = [element.reshape(x.shape) if j == i else x for j, x in enumerate(zeros)]
+            response = self.apply(inputs, self.exact) - nothing
+            counts.append(int((response != 0).sum()))
+            if kind in ("route", "add"):
+                self.expect(counts[-1] == response.sum(), f"multiplies a value, and its synapses are {kind!r}")
+        return torch.tensor(counts, dtype=torch.float64).reshape(self.shapes[i])
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    def graph(self) -> Graph:
+        """One input, cut into pieces; each is a site that the node reads."""
+        pieces = self.shapes or (self.node.shape,)
+        nodes, start = [Node("input", "input", shape=(sum(map(prod, pieces)),), origin="input")], 0
+        for i, shape in enumerate(pieces):
+            stop = start + prod(shape)
+            cut = {"dim": 1, "start": start, "stop": stop, "step": 1}
+            nodes += [
+                Node(f"slice{i}", "slice", ("input",), cut, {}, (prod(shape),), "slice"),
+                Node(f"reshape{i}", "reshape", (f"slice{i}",), {"shape": list(shape)}, {}, shape, "reshape"),
+                Node(f"input{i}", "site", (f"reshape{i}",), {"upper": None}, {}, shape, f"input{i}"),
+            ]
+            start = stop
+        nodes.append(self.node)
+        if not self.shapes:
+            nodes.append(Node("sum", "add", ("input0", "node"), {}, {}, self.node.shape, "sum"))
+        return Graph(
+            nodes, nodes[-1].name, {f"node.{argument}": tensor for argument, tensor in self.parameters.items()}
+        )
+
+    def check_saving(self) -> None:
+        graph = self.graph()
+        images = self.random(10, *graph.input_shape).float()
+        network = convert(graph, RateCoding(timesteps=2), calibration=images, max_pool="gate")
+        with tempfile.TemporaryDirectory() as folder:
+            again = load(save(network, Path(folder) / "network"))
+        self.expect(torch.equal(again(images), network(images)), "gives other logits after saving and loading")
+
+    def check_tracing(self, function: Callable[..., Tensor]) -> None:
+        module = _Cut(self.shapes, function)
+        images = self.random(4, sum(map(prod, self.shapes))).float()
+        found = capture(module, images)
+        found.raise_if_refused()
+        written = [(n.operation, dict(n.attributes), {*n.parameters}) for n in found.graph.nodes]
+        wanted = (self.operation.name, self.attributes, {*self.parameters})
+        self.expect(wanted in written, f"is not what the function is traced to: {written}")
+
+
+class _Cut(nn.Module):
+    """A function of pieces of the input, each behind a ReLU."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.shapes, self.function = shapes, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = x.split([prod(shape) for shape in self.shapes], 1)
+        return self.function(*(torch.relu(p.unflatten(1, s)) for p, s in zip(pieces, self.shapes, strict=True)))
