@@ -9,7 +9,7 @@ import torch
 import rheobase as rb
 from rheobase import cli
 from rheobase.cli import demonstration as demo
-from rheobase.comparison.cells import read
+from rheobase.comparison.results_file import read
 from rheobase.core.errors import StoreError
 from rheobase.zoo import digits as digits_data
 

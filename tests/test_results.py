@@ -64,6 +64,8 @@ def test_latex_escapes_names_and_sets_sections_apart() -> None:
     assert rows == [r"a|b\_\% & 12.5 \% & \\", r"c & - & \\", r"\addlinespace", r"& & 2 \\"]
     spread = Table([Column("x", lambda row: row, "{:.1f}")], [Spread(1.0, 0.5)])
     assert r"1.0 $\pm$ 0.5" in spread.latex()
+    odd = Table([Column("x", lambda row: row)], [r"a\b~c^d{e}"]).latex()
+    assert r"a\textbackslash{}b\textasciitilde{}c\^{}d\{e\}" in odd
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rheobase.comparison._compare import all_recipes, compare
-from rheobase.comparison.comparison import Comparison
+from rheobase.comparison.grid import Comparison
 from rheobase.core.errors import StoreError
 from rheobase.core.progress import track
 from rheobase.core.versions import versions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rheobase.comparison.cells import Cell
-from rheobase.comparison.comparison import Comparison, Entry, spans
-from rheobase.comparison.plots import DARK, GRID, INK, LIGHT
-from rheobase.comparison.tables import COLUMNS, Column, caption, cells_of, columns
+from rheobase.comparison.grid import Comparison, Entry
+from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
+from rheobase.comparison.quantities import QUANTITIES, Quantity
 from rheobase.core.values import Value
 from rheobase.methods import METHODS, Recipe
 
@@ -23,8 +24,9 @@ SCRIPT_ID = "results"
 """Of the block of JSON with the numbers."""
 
 
-def page(comparison: Comparison) -> str:
-    """The whole page as text."""
+def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -> str:
+    """The whole page as text; with these plots, or else drawn anew."""
+    plots = draw(comparison) if plots is None else plots
     environment = Environment(
         loader=PackageLoader("rheobase", "comparison"),
         autoescape=True,
@@ -32,38 +34,31 @@ def page(comparison: Comparison) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    shown = columns(comparison)
-    best = _best(comparison, shown)
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    best = _best(comparison)
     return environment.get_template(TEMPLATE).render(
         comparison=comparison,
         about=comparison.about,
-        caption=caption(comparison),
         light={"ink": INK[0], "grid": GRID[0], **_series(LIGHT)},
         dark={"ink": INK[1], "grid": GRID[1], **_series(DARK)},
-        plots={name: (plot, Markup(plot.inline)) for name, plot in comparison.plots.items()},
+        plots={name: (plot, Markup(plot.inline)) for name, plot in plots.items()},
         overview=_overview(comparison),
-        headings=[column.heading for column in shown],
+        headings=[quantity.heading for quantity in comparison.quantities],
         groups=[
-            (method, [_row(comparison, entry, shown, best) for entry in comparison.entries if entry.method == method])
+            (method, [_row(comparison, entry, best) for entry in comparison.entries if entry.method == method])
             for method in comparison.recipes
         ],
         methods=[_described(name, recipe, comparison) for name, recipe in comparison.recipes.items()],
         missing=[
-            (method, spans(cells, comparison.timesteps, comparison.seeds), reason, cells[0].status)
+            (method, comparison.spans(cells), reason, cells[0].status)
             for (method, reason), cells in comparison.missing.items()
         ],
         notes=_notes(comparison),
         provenance=_provenance(comparison),
         cells_done=sum(cell.status == "done" for cell in comparison.cells),
         script_id=SCRIPT_ID,
-        document=Markup(_json(comparison.to_json())),
+        document=comparison.to_json(),
     )
-
-
-def _json(document: dict[str, Any]) -> str:
-    """JSON that can stand in a script element whatever names it holds."""
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _series(colours: tuple[str, ...]) -> dict[str, str]:
@@ -85,54 +80,49 @@ class _Overview:
 
 def _overview(comparison: Comparison) -> _Overview:
     labelled = comparison.about.ann_accuracy["test"] is not None
-    column = next(c for c in COLUMNS if c.name == ("accuracy" if labelled else "agreement"))
-    found = {(entry.method, entry.timesteps): entry.over_seeds(column.value) for entry in comparison.entries}
-    highest = {
-        t: max((s.mean for (_, at), s in found.items() if at == t and s is not None), default=None)
-        for t in comparison.timesteps
-    }
+    quantity = next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement"))
+    found = {(entry.method, entry.timesteps): entry for entry in comparison.entries}
+    highest = {t: max(_means(comparison, quantity, t), default=None) for t in comparison.timesteps}
     rows = []
     for method in comparison.recipes:
         texts = []
         for t in comparison.timesteps:
-            spread = found.get((method, t))
-            texts.append((column.text(spread), spread is not None and spread.mean == highest[t]))
+            entry = found.get((method, t), Entry(method, t, ()))
+            spread = entry.over_seeds(quantity.value)
+            texts.append((quantity.column.text(entry), spread is not None and spread.mean == highest[t]))
         rows.append((method, texts))
-    return _Overview(column.heading, comparison.timesteps, rows)
+    return _Overview(quantity.heading, comparison.timesteps, rows)
 
 
-def _best(comparison: Comparison, shown: tuple[Column, ...]) -> dict[tuple[int, str], float]:
-    """(T, column) -> the best mean of all methods, where one is better than another."""
+def _means(comparison: Comparison, quantity: Quantity, timesteps: int) -> list[float]:
+    """The means over seeds of all methods at one T."""
+    spreads = [entry.over_seeds(quantity.value) for entry in comparison.entries if entry.timesteps == timesteps]
+    return [spread.mean for spread in spreads if spread is not None]
+
+
+def _best(comparison: Comparison) -> dict[tuple[int, str], float]:
+    """(T, quantity) -> the best mean of all methods, where one is better than another."""
     best: dict[tuple[int, str], float] = {}
-    for column in shown:
-        if column.best == 0:
-            continue
-        for t in comparison.timesteps:
-            spreads = [entry.over_seeds(column.value) for entry in comparison.entries if entry.timesteps == t]
-            means = [spread.mean for spread in spreads if spread is not None]
+    for quantity in comparison.quantities:
+        for t in comparison.timesteps if quantity.best else ():
+            means = _means(comparison, quantity, t)
             if len(set(means)) > 1:
-                best[t, column.name] = max(means) if column.best > 0 else min(means)
+                best[t, quantity.name] = max(means) if quantity.best > 0 else min(means)
     return best
 
 
-def _row(
-    comparison: Comparison, entry: Entry, shown: tuple[Column, ...], best: dict[tuple[int, str], float]
-) -> dict[str, Any]:
-    method, timesteps, *texts = cells_of(comparison, entry)
-    means = [spread and spread.mean for spread in (entry.over_seeds(column.value) for column in shown)]
-    marked = [
-        mean is not None and mean == best.get((entry.timesteps, c.name)) for c, mean in zip(shown, means, strict=True)
-    ]
-    chosen = comparison.choice is not None and (entry.method, entry.timesteps) == (
-        comparison.choice.method,
-        comparison.choice.timesteps,
-    )
+def _row(comparison: Comparison, entry: Entry, best: dict[tuple[int, str], float]) -> dict[str, Any]:
+    means = [(q, entry.over_seeds(q.value)) for q in comparison.quantities]
+    choice = comparison.choice
     return {
-        "method": method,
-        "timesteps": timesteps,
-        "numbers": list(zip(texts, marked, strict=True)),
+        "method": entry.label,
+        "timesteps": entry.timesteps,
+        "numbers": [
+            (q.column.text(entry), spread is not None and spread.mean == best.get((entry.timesteps, q.name)))
+            for q, spread in means
+        ],
         "done": bool(entry.done),
-        "chosen": chosen,
+        "chosen": choice is not None and (entry.method, entry.timesteps) == (choice.method, choice.timesteps),
     }
 
 
@@ -182,9 +172,7 @@ def _notes(comparison: Comparison) -> list[tuple[str, str]]:
     return [
         (
             note,
-            "; ".join(
-                f"{method}, {spans(cells, comparison.timesteps, comparison.seeds)}" for method, cells in methods.items()
-            ),
+            "; ".join(f"{method}, {comparison.spans(cells)}" for method, cells in methods.items()),
         )
         for note, methods in grouped.items()
     ]
