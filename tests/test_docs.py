@@ -43,7 +43,7 @@ def test_command_lines(page: Path, tmp_path: Path) -> None:
     lines = [line for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
     commands = [line for line in lines if line.startswith("rheobase ")]
     if commands:
-        quick = "from rheobase.cli.demonstration import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
+        quick = "from rheobase.cli.demo import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
         subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, check=True, capture_output=True)
     for command in commands:
         argv = [sys.executable, "-m", *shlex.split(command)]

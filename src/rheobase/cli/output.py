@@ -1,4 +1,4 @@
-"""The folder that a command writes."""
+"""The folder of a converted network: what lies in it, and whether it may be written."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ from rheobase.measure._evaluate import Evaluation, evaluate
 from rheobase.network.spiking_network import SpikingNetwork
 
 EVALUATION, PLOT = BESIDES = ("evaluation.json", "accuracy.png")
-"""What ``convert`` puts beside the network's own files."""
-RUN, TRAINING, NETWORK = "run.json", "training", "network"
-"""What ``train`` writes: what the run is made of, the folder of :func:`rheobase.train`, and what ``convert`` writes."""
-LEVELS, METRIC_PLOT, ALPHA_PLOT = ADAPTED = "levels.json", "metric.png", "alpha.png"
-"""What ``train --adapt`` adds: :meth:`rheobase.methods.AdaptedLevels.to_json`, and the plots of the metric."""
+"""What the commands put beside the network's own files."""
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Find out before the long work whether saving can succeed."""
+    """Find out before the long work whether saving can succeed.
+
+    Raises:
+        StoreError: if it cannot.
+    """
     if out.exists():
-        _check_replaceable(out, overwrite)
-    _check_writable(out.absolute().parent, out)
+        if not overwrite:
+            raise StoreError("exists already", where=str(out), remedy="choose another folder, or pass --overwrite")
+        check_replaceable(out)
+    check_writable(out.absolute().parent, out)
 
 
-def _check_writable(parent: Path, out: Path) -> None:
+def check_writable(parent: Path, out: Path) -> None:
+    """See that ``out`` can be made in a folder that may not exist yet.
+
+    Raises:
+        StoreError: if it cannot.
+    """
     while not parent.exists():
         parent = parent.parent
     try:
@@ -41,26 +48,12 @@ def _check_writable(parent: Path, out: Path) -> None:
         ) from None
 
 
-def check_run(out: Path) -> None:
-    """Find out before the long work whether ``out`` is new or a folder of ``rheobase train``, and can be written."""
-    if out.exists():
-        held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        # What begins with a dot was being written when a run was killed.
-        foreign = {name for name in held if not name.startswith(".")} - {RUN, TRAINING, NETWORK, *ADAPTED}
-        if foreign:
-            raise StoreError(
-                f"holds something else than a run of `rheobase train` ({min(foreign)})",
-                where=str(out),
-                remedy="choose another folder",
-            )
-    if (out / NETWORK).exists():
-        _check_replaceable(out / NETWORK, overwrite=True)
-    _check_writable(out.absolute(), out)
+def check_replaceable(out: Path) -> None:
+    """See that ``out`` holds a converted network and nothing more.
 
-
-def _check_replaceable(out: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise StoreError("exists already", where=str(out), remedy="choose another folder, or pass --overwrite")
+    Raises:
+        StoreError: if it does not.
+    """
     held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
     foreign = held - {store.STRUCTURE_FILE, store.TENSORS_FILE, *BESIDES}
     if foreign:
@@ -81,7 +74,7 @@ def save(network: SpikingNetwork, out: Path, overwrite: bool) -> None:
 
 def measure(network: SpikingNetwork, test: Batches, execution: Execution, folder: Path) -> Evaluation:
     """Evaluate a saved network, and put table and plot beside it."""
-    network.execution = execution.value
+    network.execution = execution
     evaluation = evaluate(network, test, progress=show_progress())
     (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
     from rheobase.measure.plots import accuracy_plot
