@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, note, show_progress
@@ -33,16 +33,13 @@ POOL = 4096
 class Question:
     """What is compared."""
 
-    methods: Annotated[str | None, typer.Option(help="Such as FTBC,RateCoding (default: all).")] = None
-    recipes: Annotated[Path | None, typer.Option(help="YAML file, a line `name: {method: FTBC, ...}` for each.")] = None
-    timesteps: Annotated[str, typer.Option(help="The numbers of time-steps.")] = "1,2,4,8"
-    seeds: Annotated[str, typer.Option(help="Of calibration images and all that is drawn.")] = "0"
+    methods: Annotated[str | None, Option(help="Such as FTBC,RateCoding (default: all).")] = None
+    recipes: Annotated[Path | None, Option(help="YAML file, a line `name: {method: FTBC, ...}` for each.")] = None
+    timesteps: Annotated[str, Option(help="The numbers of time-steps.")] = "1,2,4,8"
+    seeds: Annotated[str, Option(help="Of calibration images and all that is drawn.")] = "0"
     budget: Annotated[
         list[str] | None,
-        typer.Option(
-            help="latency=8 (time-steps) or energy=0.5 (of the analog network's): name the most accurate within it; "
-            "may be repeated."
-        ),
+        Option(help="latency=8 (steps), energy=0.5 (of the ANN's): name the most accurate within; may be repeated."),
     ] = None
 
 
@@ -50,12 +47,8 @@ class Question:
 class ValidationImages:
     """What a method is chosen by."""
 
-    validation: Annotated[
-        str | None, typer.Option(help=f"Images to choose a method by, for --budget: {options.SPEC}.")
-    ] = None
-    validation_folder: Annotated[
-        str | None, typer.Option(help="Part of the validation data to read; alone: a part of --data.")
-    ] = None
+    validation: Annotated[str | None, Option(help=f"Images to choose by, for --budget: {options.SPEC}.")] = None
+    validation_folder: Annotated[str | None, Option(help="Part of those data to read; alone: a part of --data.")] = None
 
     def source(self, data: str, budget: object) -> tuple[str, str | None] | None:
         """The validation data and which part of them; None when no option was given.
@@ -78,7 +71,7 @@ class ValidationImages:
 def compare(
     model: options.Model,
     data: options.CalibrationData,
-    out: Annotated[Path, typer.Option(help="Folder for results.jsonl, report.html, tables and plots.")],
+    out: Annotated[Path, Option(help="Folder for results.jsonl, report.html, tables and plots.")],
     reading: options.Reading,
     testing: options.TestImages,
     choosing: ValidationImages,
@@ -86,13 +79,10 @@ def compare(
     conversion: options.Conversion,
     checkpoint: options.Checkpoint = None,
     training: Annotated[
-        Path | None,
-        typer.Option(help="YAML file with fields of rheobase.Training, for methods that need a quantised network."),
+        Path | None, Option(help="YAML file with fields of rheobase.Training, for methods that train.")
     ] = None,
     overwrite: options.Overwrite = False,
-    number: Annotated[
-        bool, typer.Option("--number", help="If --out has results, take the next free name, such as out-2.")
-    ] = False,
+    number: Annotated[bool, Option("--number", help="If --out has results, take the next free name: out-2.")] = False,
     fuse: options.Fuse = "auto",
 ) -> Answer:
     """Compare methods on a trained network: every method, T and seed, in one report.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -20,14 +20,14 @@ from rheobase.neurons.fused import set_fusion
 def convert(
     model: options.Model,
     data: options.CalibrationData,
-    out: Annotated[Path, typer.Option(help="Folder to save the spiking network in.")],
+    out: Annotated[Path, Option(help="Folder to save the spiking network in.")],
     reading: options.Reading,
     testing: options.TestImages,
     method: options.Method,
     conversion: options.Conversion,
     running: options.Running,
     checkpoint: options.Checkpoint = None,
-    timesteps: Annotated[int | None, typer.Option(help="T (default: the method's own).")] = None,
+    timesteps: Annotated[int | None, Option(help="T (default: the method's own).")] = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
 ) -> Answer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -23,13 +23,11 @@ def cost(
     network_folder: options.Saved,
     reading: options.Reading,
     running: options.Running,
-    data: Annotated[str | None, typer.Option(help=f"Images to count spikes on: {options.SPEC}.")] = None,
+    data: Annotated[str | None, Option(help=f"Images to count spikes on: {options.SPEC}.")] = None,
     timesteps: options.Steps = None,
-    costs: Annotated[
-        str, typer.Option(help=f"Energies of operations: {', '.join(COSTS)}, or a YAML file with name, mac, ac ...")
-    ] = "fp32-45nm",
+    costs: Annotated[str, Option(help=f"{', '.join(COSTS)}, or a YAML file with name, mac, ac ...")] = "fp32-45nm",
     spike_rate: Annotated[
-        float | None, typer.Option(help="Instead of --data: spikes of every neuron in all its steps, such as 0.75.")
+        float | None, Option(help="Instead of --data: spikes of each neuron in all its steps.")
     ] = None,
 ) -> Answer:
     """Count latency, operations and energy of a saved spiking network next to the analog network it came from."""

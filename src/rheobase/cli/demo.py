@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import torch
-import typer
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -73,7 +74,7 @@ class Demo:
 
 @command
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("rheobase-demo"),
+    out: Annotated[Path, Option(help="Folder to write.")] = Path("rheobase-demo"),
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Train a small network on handwritten digits, convert it, compare all methods: about a minute."""
@@ -131,8 +132,9 @@ def run_demo(
         made = Demo(folder, table, *scores, time.perf_counter() - started, compared)
         save_file(model.state_dict(), draft / "weights.safetensors")
         accuracy_plot({f"{table.method}, thresholds for each T": table}, draft / "accuracy.png")
-        (draft / RESULTS).write_text(json.dumps(_results(made, epochs, seed), indent=2) + "\n")
-        (draft / "summary.md").write_text(_summary(made, epochs, seed))
+        results = _results(made, epochs, seed)
+        (draft / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        (draft / "summary.md").write_text(_summary(made, results))
     return made
 
 
@@ -222,7 +224,7 @@ def _results(demo: Demo, epochs: int, seed: int) -> dict[str, Any]:
         "made_by": MAKER,
         "seed": seed,
         "epochs": epochs,
-        "versions": _versions(),
+        "versions": {**versions(), "scikit-learn": version("scikit-learn")},
         "ann": {
             "train_accuracy": demo.train_accuracy,
             "validation_accuracy": demo.validation_accuracy,
@@ -235,65 +237,10 @@ def _results(demo: Demo, epochs: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _comparison_text(demo: Demo) -> str:
-    if demo.comparison is None:
-        return ""
-    choice = demo.comparison.choice
-    return f"""
-## All methods
-
-`{COMPARISON}/report.html` compares all {len(demo.comparison.recipes)} methods at T = {", ".join(map(str, COMPARED))}
-by accuracy, latency and energy; `{COMPARISON}/table.md` has the same numbers.
-
-{choice.reason if choice else ""}
-"""
-
-
-def _versions() -> dict[str, str]:
-    return {**versions(), "scikit-learn": version("scikit-learn")}
-
-
-def _summary(demo: Demo, epochs: int, seed: int) -> str:
-    table = demo.table
-    used = ", ".join(f"{name} {number}" for name, number in _versions().items())
-    return f"""# Handwritten digits as a spiking network
-
-A small residual ReLU network (`rheobase.zoo.digits:DigitsResNet`) was trained for {epochs} epochs on {TRAIN}
-real handwritten digits (scikit-learn's `load_digits`, 8×8 pixels, grey levels divided by 16). It was then
-converted with `RateCoding` once for each T, its thresholds set for that T on the training images, and run on
-the {table.images} test images for T steps. Nothing was chosen on the test images, and nothing in this table on the
-{VALIDATION} validation images.
-
-| analog network | accuracy |
-| --- | --: |
-| train | {100 * demo.train_accuracy:.2f} % |
-| validation | {100 * demo.validation_accuracy:.2f} % |
-| test | {100 * (table.ann_accuracy or 0):.2f} % |
-
-Test images, the spiking networks:
-
-{table.to_markdown()}
-
-![accuracy against time-steps](accuracy.png)
-
-One test image is {100 / table.images:.2f} % of accuracy. Seed {seed}; {used}.
-The numbers repeat exactly on the same machine.
-{_comparison_text(demo)}
-## Load it again
-
-`network/` is the network for T = {SAVED}; loaded again it gave the same logits, bit for bit.
-
-```python
-import rheobase as rb
-network = rb.load("{demo.folder.name}/network")
-logits = network(images)  # float32 [B, 1, 8, 8], grey levels divided by 16
-```
-
-The same from the command line, with the weights in `weights.safetensors`:
-
-```
-rheobase evaluate {demo.folder.name}/network --data rheobase.zoo.digits:digits_test
-rheobase convert rheobase.zoo.digits:DigitsResNet --checkpoint {demo.folder.name}/weights.safetensors \\
-    --data rheobase.zoo.digits:digits_train --test rheobase.zoo.digits:digits_test --timesteps 4 --out digits-t4
-```
-"""
+def _summary(demo: Demo, results: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("rheobase", "cli"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    used = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    constants = {"TRAIN": TRAIN, "VALIDATION": VALIDATION, "SAVED": SAVED, "COMPARED": COMPARED}
+    return environment.get_template("demo_summary.md").render(demo=demo, results=results, used=used, **constants)

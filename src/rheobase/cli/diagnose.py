@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -20,7 +20,7 @@ def diagnose(
     data: options.TestData,
     reading: options.Reading,
     timesteps: options.Steps = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the errors into this file (.png, .pdf, .svg).")] = None,
+    plot: Annotated[Path | None, Option(help="Draw the errors into this file (.png, .pdf, .svg).")] = None,
 ) -> Answer:
     """Take the error of every site of a saved spiking network apart."""
     preprocessing = reading.preprocessing()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -19,7 +19,7 @@ def evaluate(
     data: options.TestData,
     reading: options.Reading,
     running: options.Running,
-    timesteps: Annotated[str | None, typer.Option(help="Step counts, as 1,2,4,8 (default: 1, 2, 4, ... T).")] = None,
+    timesteps: Annotated[str | None, Option(help="Step counts, as 1,2,4,8 (default: 1, 2, 4, ... T).")] = None,
 ) -> Answer:
     """Measure a saved spiking network next to the analog network it came from."""
     steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command
@@ -18,18 +18,10 @@ from rheobase.network.folding import fold_thresholds
 @command
 def export(
     network_folder: options.Saved,
-    out: Annotated[Path, typer.Argument(metavar="OUT.nir", help="NIR file to write.")],
-    approximate: Annotated[
-        bool,
-        typer.Option("--approximate", help="Write also what NIR cannot say; only Rheobase restores it."),
-    ] = False,
-    reset: Annotated[
-        Literal["value", "subtract"],
-        typer.Option(help="How the simulator that reads the file resets IF: to a value, or by subtraction."),
-    ] = "value",
-    fold: Annotated[
-        bool, typer.Option("--fold-thresholds", help="First move the thresholds into the weights: θ = 1 everywhere.")
-    ] = False,
+    out: Annotated[Path, Argument(metavar="OUT.nir", help="NIR file to write.")],
+    approximate: Annotated[bool, Option("--approximate", help="Write also what only Rheobase can restore.")] = False,
+    reset: Annotated[Literal["value", "subtract"], Option(help="How the simulator that reads it resets IF.")] = "value",
+    fold: Annotated[bool, Option("--fold-thresholds", help="First move the thresholds into the weights.")] = False,
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write a saved spiking network as a NIR file, which other simulators read."""

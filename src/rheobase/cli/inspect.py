@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import typer
 import yaml
 from rich.console import Console
 from torch import Tensor
+from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command
@@ -32,8 +32,8 @@ def inspect(
     model: options.Model,
     reading: options.Reading,
     checkpoint: options.Checkpoint = None,
-    input_shape: Annotated[str | None, typer.Option(help="Shape of one input, as 3,32,32.")] = None,
-    data: Annotated[str | None, typer.Option(help=f"Take the shape from data: {options.SPEC}.")] = None,
+    input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
+    data: Annotated[str | None, Option(help=f"Take the shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
     """List what would become spiking, what is rewritten, and what is refused and why."""
     preprocessing = reading.preprocessing()

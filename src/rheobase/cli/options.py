@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import typer
+from typer import Argument, Option
 
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import parse_yaml
@@ -22,34 +22,28 @@ Execution = Literal["auto", "counts", "steps"]
 NUM_CALIBRATION_IMAGES = 1024
 """The default of every command."""
 
-Model = Annotated[
-    str, typer.Argument(help="module:function that returns the network, or a folder that rheobase saved.")
-]
-Saved = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved spiking network.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
-CalibrationData = Annotated[
-    str, typer.Option("--data", help=f"Training images, to calibrate or train on (never test images): {SPEC}.")
-]
-TestData = Annotated[str, typer.Option("--data", help=f"Images to measure on: {SPEC}.")]
-Steps = Annotated[int | None, typer.Option(help="T (default: the one it was converted for).")]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn: calibration images, splits, order, augmentation.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call has written there.")]
-Fuse = Annotated[Fusion, typer.Option(help="Compile the neurons' loop: auto (when a run proves long), always, never.")]
+Model = Annotated[str, Argument(help="module:function that returns the network, or a folder that rheobase saved.")]
+Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
+Checkpoint = Annotated[Path | None, Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
+CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
+TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}.")]
+Steps = Annotated[int | None, Option(help="T (default: the one it was converted for).")]
+Seed = Annotated[int, Option(help="Of all that is drawn: calibration images, splits, order, augmentation.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what an earlier call has written there.")]
+Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop: auto (when a run proves long), always, never.")]
 
 
 @dataclass(frozen=True)
 class Reading:
     """How the images of ``--data`` are read."""
 
-    folder: Annotated[str | None, typer.Option(help="Part of the data to read, such as train or test.")] = None
-    size: Annotated[int | None, typer.Option(help="Resize the short side to so many pixels.")] = None
-    crop: Annotated[int | None, typer.Option(help="Keep a centred square of so many pixels.")] = None
-    mean: Annotated[
-        str | None, typer.Option(help="Subtracted from each channel after scaling, as 0.485,0.456,0.406.")
-    ] = None
-    std: Annotated[str | None, typer.Option(help="Divides each channel after that, as 0.229,0.224,0.225.")] = None
-    scale: Annotated[float | None, typer.Option(help="The pixel value that becomes 1 (default 255).")] = None
-    grayscale: Annotated[bool, typer.Option("--grayscale", help="Decode image files to one channel.")] = False
+    folder: Annotated[str | None, Option(help="Part of the data to read, such as train or test.")] = None
+    size: Annotated[int | None, Option(help="Resize the short side to so many pixels.")] = None
+    crop: Annotated[int | None, Option(help="Keep a centred square of so many pixels.")] = None
+    mean: Annotated[str | None, Option(help="Subtracted from each channel after scaling, as 0.485,0.456,0.406.")] = None
+    std: Annotated[str | None, Option(help="Divides each channel after that, as 0.229,0.224,0.225.")] = None
+    scale: Annotated[float | None, Option(help="The pixel value that becomes 1 (default 255).")] = None
+    grayscale: Annotated[bool, Option("--grayscale", help="Decode image files to one channel.")] = False
 
     def preprocessing(self) -> Preprocessing | None:
         """None when no option was given."""
@@ -69,10 +63,8 @@ class Reading:
 class TestImages:
     """What to test on."""
 
-    test: Annotated[str | None, typer.Option(help=f"Test images: {SPEC}.")] = None
-    test_folder: Annotated[str | None, typer.Option(help="Part of the test data to read; alone: a part of --data.")] = (
-        None
-    )
+    test: Annotated[str | None, Option(help=f"Test images: {SPEC}.")] = None
+    test_folder: Annotated[str | None, Option(help="Part of those data to read; alone: a part of --data.")] = None
 
     def source(self, data: str, folder: str | None) -> tuple[str, str | None] | None:
         """The test data and which part of them; None when no option was given.
@@ -96,9 +88,9 @@ class TestImages:
 class Method:
     """A method and its options, or a file with both."""
 
-    method: Annotated[str | None, typer.Option(help="Such as FTBC (default: RateCoding; to train, Pascal).")] = None
-    option: Annotated[list[str] | None, typer.Option(help="key=value for the method; may be repeated.")] = None
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe, instead of a method and its options.")] = None
+    method: Annotated[str | None, Option(help="Such as FTBC (default: RateCoding; to train, Pascal).")] = None
+    option: Annotated[list[str] | None, Option(help="key=value for the method; may be repeated.")] = None
+    recipe: Annotated[Path | None, Option(help="YAML recipe, instead of a method and its options.")] = None
 
     def read(self, default: str, timesteps: int | None = None) -> Recipe:
         """The recipe.
@@ -125,10 +117,8 @@ class Method:
 class Conversion:
     """How a network is calibrated and converted, whatever the method."""
 
-    max_pool: Annotated[MaxPool, typer.Option(help="What max-pooling becomes.")] = "refuse"
-    num_calibration_images: Annotated[int, typer.Option(min=1, help="How many calibration images to use at most.")] = (
-        NUM_CALIBRATION_IMAGES
-    )
+    max_pool: Annotated[MaxPool, Option(help="What max-pooling becomes.")] = "refuse"
+    num_calibration_images: Annotated[int, Option(min=1, help="How many to use at most.")] = NUM_CALIBRATION_IMAGES
 
 
 @dataclass(frozen=True)
@@ -137,10 +127,7 @@ class Running:
 
     execution: Annotated[
         Execution,
-        typer.Option(
-            help="Evaluate by the simulation (steps), the closed form on time-means (counts), or auto: the latter "
-            "where every neuron has one."
-        ),
+        Option(help="Simulation (steps), closed form on time-means (counts), or auto: the latter where there is one."),
     ] = "auto"
     fuse: Fuse = "auto"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 from rheobase.cli.behaviour import show_progress
 from rheobase.cli.options import Execution
 from rheobase.core.errors import StoreError
+from rheobase.core.folders import check_writable, refuse_foreign
 from rheobase.data.batches import Batches
 from rheobase.exchange import store
 from rheobase.measure._evaluate import Evaluation, evaluate
@@ -24,50 +24,16 @@ def check_output(out: Path, overwrite: bool) -> None:
     Raises:
         StoreError: if it cannot.
     """
-    if out.exists():
-        if not overwrite:
-            raise StoreError("exists already", where=str(out), remedy="choose another folder, or pass --overwrite")
-        check_replaceable(out)
-    check_writable(out.absolute().parent, out)
-
-
-def check_writable(parent: Path, out: Path) -> None:
-    """See that ``out`` can be made in a folder that may not exist yet.
-
-    Raises:
-        StoreError: if it cannot.
-    """
-    while not parent.exists():
-        parent = parent.parent
-    try:
-        with tempfile.TemporaryDirectory(prefix=".rheobase-", dir=parent):
-            pass
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror})", where=str(out), remedy="choose a folder you can write to"
-        ) from None
-
-
-def check_replaceable(out: Path) -> None:
-    """See that ``out`` holds a converted network and nothing more.
-
-    Raises:
-        StoreError: if it does not.
-    """
-    held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    foreign = held - {store.STRUCTURE_FILE, store.TENSORS_FILE, *BESIDES}
-    if foreign:
-        raise StoreError(
-            f"is not replaced, it holds more than a converted network ({min(foreign)})",
-            where=str(out),
-            remedy="choose another folder",
-        )
+    if out.exists() and not overwrite:
+        raise StoreError("exists already", where=str(out), remedy="choose another folder, or pass --overwrite")
+    refuse_foreign(out, (store.STRUCTURE_FILE, store.TENSORS_FILE, *BESIDES), "a converted network", hidden=True)
+    check_writable(out.absolute().parent)
 
 
 def save(network: SpikingNetwork, out: Path, overwrite: bool) -> None:
     """Save the network; what lies beside the one that is replaced goes with it."""
     if overwrite:
-        for name in BESIDES:  # of the network that is replaced
+        for name in BESIDES:
             (out / name).unlink(missing_ok=True)
     store.save(network, out, overwrite=overwrite)
 

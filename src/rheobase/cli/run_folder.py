@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rheobase.cli.behaviour import note
-from rheobase.cli.output import check_replaceable, check_writable
-from rheobase.core.errors import StoreError, TrainingError
+from rheobase.cli.output import check_output
+from rheobase.core.errors import TrainingError
+from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.methods.adaptive_levels.adapt import ADAPTED, UNIFORM
 from rheobase.training import checkpoint
 
@@ -27,19 +27,8 @@ def check_run(out: Path) -> None:
     Raises:
         StoreError: if it is neither, or cannot.
     """
-    if out.exists():
-        held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        # What begins with a dot was being written when a run was killed.
-        foreign = {name for name in held if not name.startswith(".")} - _OURS
-        if foreign:
-            raise StoreError(
-                f"holds something else than a run of `rheobase train` ({min(foreign)})",
-                where=str(out),
-                remedy="choose another folder",
-            )
-    if (out / NETWORK).exists():
-        check_replaceable(out / NETWORK)
-    check_writable(out.absolute(), out)
+    refuse_foreign(out, _OURS, "a run of `rheobase train`")
+    check_output(out / NETWORK, overwrite=True)
 
 
 def claim_run(out: Path, made_of: Mapping[str, Any], epochs: int, first: bool) -> None:
@@ -68,7 +57,5 @@ def claim_run(out: Path, made_of: Mapping[str, Any], epochs: int, first: bool) -
         note(f"Going on after epoch {done} of {epochs}, from the checkpoint in {training}.")
         return
     out.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{RUN}.new")
-    draft.write_text(json.dumps(made_of, indent=2) + "\n")
-    os.replace(draft, path)
+    write_whole(path, json.dumps(made_of, indent=2) + "\n")
     note(f"Every epoch ends with a checkpoint in {training}: if interrupted, give the same command again.")

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
@@ -39,13 +39,11 @@ from rheobase.training import train as train_network
 class Settings:
     """How the network is trained."""
 
-    epochs: Annotated[int | None, typer.Option(help=f"Default {DEFAULTS['epochs']}.")] = None
-    learning_rate: Annotated[float | None, typer.Option(help=f"Default {DEFAULTS['learning_rate']}.")] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images in a step, all devices together (128).")] = None
-    augment: Annotated[
-        str | None, typer.Option(help="Such as crop,flip,cutout,autoaugment or crop=2,cutout=8,autoaugment=imagenet.")
-    ] = None
-    training: Annotated[Path | None, typer.Option(help="YAML file with any fields of rheobase.Training.")] = None
+    epochs: Annotated[int | None, Option(help=f"Default {DEFAULTS['epochs']}.")] = None
+    learning_rate: Annotated[float | None, Option(help=f"Default {DEFAULTS['learning_rate']}.")] = None
+    batch_size: Annotated[int | None, Option(help="Images in a step, all devices together (128).")] = None
+    augment: Annotated[str | None, Option(help="Such as crop,flip,cutout,autoaugment or crop=2,cutout=8.")] = None
+    training: Annotated[Path | None, Option(help="YAML file with any fields of rheobase.Training.")] = None
 
     def read(self, preprocessing: Preprocessing | None) -> Training:
         """What file and options say together."""
@@ -57,14 +55,11 @@ class Settings:
 class Adaptation:
     """Whether every site gets levels of its own."""
 
-    adapt: Annotated[
-        str | None,
-        typer.Option(help="Adapt levels after two thirds of the epochs: L of each cluster of sites, as 8,4."),
-    ] = None
+    adapt: Annotated[str | None, Option(help="Adapt levels on the way: L of each cluster of sites, as 8,4.")] = None
     adapt_option: Annotated[
-        list[str] | None, typer.Option(help="share, images, alpha or moments=value for --adapt; may be repeated.")
+        list[str] | None, Option(help="share, images, alpha or moments=value; may be repeated.")
     ] = None
-    plots: Annotated[bool, typer.Option("--plots", help="Draw the metric that --adapt goes by.")] = False
+    plots: Annotated[bool, Option("--plots", help="Draw the metric that --adapt goes by.")] = False
 
     def read(self, training: Training) -> dict[str, Any] | None:
         """Arguments of :func:`rheobase.methods.adapt_levels`; None if levels are not adapted."""
@@ -89,18 +84,16 @@ class Adaptation:
 class Hardware:
     """What the network is trained on."""
 
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")] = "auto"
-    devices: Annotated[int, typer.Option(min=1, help="How many; on CPUs, processes.")] = 1
-    strategy: Annotated[Literal["auto", "ddp"], typer.Option(help="ddp for several devices, which auto takes too.")] = (
-        "auto"
-    )
+    accelerator: Annotated[str, Option(help="cpu, cuda, mps, or auto: the best there is.")] = "auto"
+    devices: Annotated[int, Option(min=1, help="How many; on CPUs, processes.")] = 1
+    strategy: Annotated[Literal["auto", "ddp"], Option(help="ddp for several devices, which auto takes too.")] = "auto"
 
 
 @command
 def train(
-    model: Annotated[str, typer.Argument(help="module:function that returns the network.")],
+    model: Annotated[str, Argument(help="module:function that returns the network.")],
     data: options.CalibrationData,
-    out: Annotated[Path, typer.Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
+    out: Annotated[Path, Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
     reading: options.Reading,
     testing: options.TestImages,
     method: options.Method,
@@ -110,8 +103,8 @@ def train(
     running: options.Running,
     hardware: Hardware,
     checkpoint: options.Checkpoint = None,
-    validation: Annotated[float, typer.Option(help="Fraction of the training images to validate on; 0: none.")] = 0.1,
-    distil: Annotated[bool, typer.Option("--distil", help="Learn from the network as it was, too.")] = False,
+    validation: Annotated[float, Option(help="Fraction of the training images to validate on; 0: none.")] = 0.1,
+    distil: Annotated[bool, Option("--distil", help="Learn from the network as it was, too.")] = False,
     seed: options.Seed = 0,
 ) -> Answer | None:
     """Quantise a trained network's activations, train it for a few epochs, convert and save it.

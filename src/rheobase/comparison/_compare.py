@@ -8,13 +8,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from rheobase.comparison import checks
 from rheobase.comparison.cells import Cell, Identity, key
 from rheobase.comparison.folder import OnExisting, open_folder
 from rheobase.comparison.grid import About, Comparison
@@ -22,24 +23,20 @@ from rheobase.comparison.images import Images
 from rheobase.comparison.report import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.errors import DataError
 from rheobase.core.paths import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MOST_SEED
 from rheobase.core.versions import versions
-from rheobase.data.batches import Batches, Digest, check_answers
+from rheobase.data.batches import Batches, Digest
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
-from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import MOST_TIMESTEPS, SpikingNetwork
 from rheobase.training import Training
-
-MOST_REPEATED = 0.01
-"""Share of a part's images that may occur in another part: published data sets hold some images twice."""
 
 
 def compare(
@@ -107,14 +104,17 @@ def compare(
         >>> [(entry.method, entry.timesteps) for entry in found.entries]
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
-    named = _named(recipes)
-    timesteps, seeds = _numbers(timesteps, 1, "timesteps", MOST_TIMESTEPS), _numbers(seeds, 0, "seeds", MOST_SEED)
+    named = checks.named(recipes)
+    timesteps, seeds = (
+        checks.whole_numbers(timesteps, 1, "timesteps", MOST_TIMESTEPS),
+        checks.whole_numbers(seeds, 0, "seeds", MOST_SEED),
+    )
     if name is not None:
-        _check_name(name, "name")
+        checks.check_name(name, "name")
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     for option, value in (("limit", limit), ("energy_images", energy_images)):
-        _numbers((value,), 1, option, sys.maxsize)
-    _check_budget(budget, validation)
+        checks.whole_numbers((value,), 1, option, sys.maxsize)
+    checks.check_budget(budget, validation)
     parts = {
         "calibration": Images.read(calibration, "calibration data"),
         "test": Images.read(test, "test data"),
@@ -126,14 +126,14 @@ def compare(
             where="validation images",
             remedy="give labels, or leave the budget out",
         )
-    repeated = _check_apart(parts)
+    repeated = checks.check_apart(parts)
     fitted, tested = cast(Images, parts["calibration"]), cast(Images, parts["test"])
     network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
     for part, data in parts.items():
         if data is not None:
-            _check_fits(analog, part, data)
+            checks.check_fits(analog, part, data)
     quantised = all(site.levels is not None for site in analog.sites)
-    _check_training(training, named, quantised)
+    checks.check_training(training, named, quantised)
     identity = Identity(
         versions=versions(),
         model_sha256=_graph_digest(analog.ann),
@@ -219,133 +219,6 @@ def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
             if name in fields["activation"] and fields["activation"][name] is None:
                 fields["activation"][name] = timesteps
     return Recipe(**fields)
-
-
-# -- checks ----------------------------------------------------------------------------------------------------
-
-
-def _named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]:
-    if isinstance(recipes, Recipe) or not isinstance(recipes, Mapping | Iterable):
-        raise RecipeError(
-            f"is a {type(recipes).__name__}, not several", where="recipes", remedy="give a list, such as [rb.FTBC()]"
-        )
-    pairs = list(recipes.items()) if isinstance(recipes, Mapping) else [(getattr(r, "name", ""), r) for r in recipes]
-    if not pairs:
-        raise RecipeError("is empty", where="recipes", remedy="give at least one, such as rb.FTBC()")
-    for _, recipe in pairs:
-        if not isinstance(recipe, Recipe):
-            raise RecipeError(
-                f"hold a {type(recipe).__name__}", where="recipes", remedy="pass recipes such as rb.FTBC()"
-            )
-    names = [name for name, _ in pairs]
-    for method in names:
-        _check_name(method, "recipes")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RecipeError(
-            f"hold {twice!r} twice", where="recipes", remedy="give them names of your own: {'my name': recipe, ...}"
-        )
-    return dict(pairs)
-
-
-def _check_name(name: object, where: str) -> None:
-    """Refuse what would break the lines of a table or the text of a file.
-
-    Raises:
-        RecipeError: if it is no text, empty, or holds line breaks, control characters or lone surrogates.
-    """
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise RecipeError(f"has the name {name!r}", where=where, remedy="use names of printable characters in one line")
-
-
-def _numbers(values: Sequence[int], least: int, where: str, most: int) -> tuple[int, ...]:
-    if not isinstance(values, Iterable):
-        raise RecipeError(
-            f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
-        )
-    values = tuple(values)
-    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and least <= v <= most]
-    if not values or len(good) < len(values) or len(set(values)) < len(values):
-        raise RecipeError(
-            f"is {', '.join(map(repr, values)) or 'empty'}",
-            where=where,
-            remedy=f"give whole numbers from {least} to {most}, each once",
-        )
-    return values
-
-
-def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:
-    if budget is None:
-        return
-    if not isinstance(budget, Mapping):
-        raise RecipeError(f"is {budget!r}", where="budget", remedy='give a mapping, such as {"latency": 8}')
-    unknown = [name for name in budget if name not in ("latency", "energy")]
-    if unknown or not budget:
-        raise RecipeError(
-            f"has the unknown part {unknown[0]!r}" if unknown else "is empty",
-            where="budget",
-            remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
-        )
-    for name, value in budget.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise RecipeError(f"is {value!r}", where=f"budget {name}", remedy="give a number above 0")
-    if validation is None:
-        raise DataError(
-            "are needed for a budget: the method is chosen by them, never by test images",
-            where="validation images",
-            remedy="give validation=... (--validation), images that are neither calibration nor test images",
-        )
-
-
-def _check_apart(parts: Mapping[str, Images | None]) -> list[str]:
-    """Notes on the few images that occur in two parts; refused are parts that have more in common."""
-    notes = []
-    for name, other in (("test", "calibration"), ("test", "validation"), ("validation", "calibration")):
-        part, known = parts[name], parts[other]
-        if part is None or known is None:
-            continue
-        found = sum(image in known.each for image in part.hashes)
-        said = f"{found} of {len(part.hashes)} occur among the {other} images"
-        if found > MOST_REPEATED * len(part.hashes):
-            raise DataError(
-                f"{said}, and on images that were used before results look better than they are",
-                where=f"{name} images",
-                remedy="split the data such that no image is in two parts",
-            )
-        if found:
-            notes.append(f"{name} images: {said}")
-    return notes
-
-
-def _check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
-    """See that images and labels are such as the network has answers for, before anything is trained or measured."""
-    try:
-        check_input(network.graph, data.images[:1])
-    except DataError as error:
-        raise DataError(error.reason, where=f"{part} {error.where}", remedy=error.remedy) from None
-    if data.labels is None:
-        return
-    with torch.inference_mode():
-        answer = network.ann(data.images[:1].to(network.graph.device))
-    check_answers(answer, data.labels, f"{part} data")
-
-
-def _check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:
-    if training is None:
-        return
-    if not isinstance(training, Training):
-        raise RecipeError(
-            f"is a {type(training).__name__}",
-            where="training",
-            remedy="give rb.Training(epochs=..., learning_rate=...)",
-        )
-    if quantised:
-        reason = "has no effect on a network that is quantised already"
-    elif all(recipe.activation is None for recipe in recipes.values()):
-        reason = "has no effect: no recipe has an activation to train"
-    else:
-        return
-    raise RecipeError(reason, where="training", remedy="leave it out")
 
 
 def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
