@@ -75,6 +75,13 @@ def test_same_seed_same_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.app(["demo", "--out", str(tmp_path / "out"), "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+@pytest.mark.usefixtures("small")
 def test_existing_folder(tmp_path: Path) -> None:
     out, foreign = tmp_path / "out", tmp_path / "foreign"
     demo.run_demo(out, epochs=1)

@@ -24,6 +24,7 @@ from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints, store
 from rheobase.graph.sites import Site
 from rheobase.measure._inspect import inspect as inspect_network
+from rheobase.measure._inspect import site_columns
 from rheobase.network.spiking_network import SpikingNetwork
 
 
@@ -79,14 +80,9 @@ def _show_network(network: SpikingNetwork, console: Console) -> None:
         span = span_of_thresholds(network, site.index)["threshold"]
         return span and " – ".join(dict.fromkeys(f"{value:.3g}" for value in span))
 
-    columns = (
-        Column("#", "index"),
-        Column("site", "name", align="left"),
-        Column("shape", lambda site: "×".join(map(str, site.shape)), align="left"),
+    columns = site_columns(
         Column("threshold", threshold, align="left"),
         Column("silent", lambda site: span_of_thresholds(network, site.index)["silent_channels"] or None),
-        Column("from", lambda site: ", ".join(site.previous) or "input", align="left"),
-        Column("to", lambda site: ", ".join(site.next) or "readout", align="left"),
     )
     title = f"{network.recipe.get('name', 'spiking network')}, T = {network.timesteps}"
     Table(columns, network.sites, title).print(console)

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,19 +35,16 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    best = _best(comparison)
+    labelled = comparison.about.ann_accuracy["test"] is not None
     return environment.get_template(TEMPLATE).render(
         comparison=comparison,
         about=comparison.about,
         light={"ink": INK[0], "grid": GRID[0], **_series(LIGHT)},
         dark={"ink": INK[1], "grid": GRID[1], **_series(DARK)},
         plots={name: (plot, Markup(plot.inline)) for name, plot in plots.items()},
-        overview=_overview(comparison),
-        headings=[quantity.heading for quantity in comparison.quantities],
-        groups=[
-            (method, [_row(comparison, entry, best) for entry in comparison.entries if entry.method == method])
-            for method in comparison.recipes
-        ],
+        overview=next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement")),
+        groups={m: {e.timesteps: e for e in comparison.entries if e.method == m} for m in comparison.recipes},
+        leads=partial(_leads, comparison),
         methods=[_described(name, recipe, comparison) for name, recipe in comparison.recipes.items()],
         missing=[
             (method, comparison.spans(cells), reason, cells[0].status)
@@ -65,65 +62,14 @@ def _series(colours: tuple[str, ...]) -> dict[str, str]:
     return {f"series-{i}": colour for i, colour in enumerate(colours)}
 
 
-# -- tables ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Overview:
-    """Accuracy (without labels: agreement) of every method at every T."""
-
-    heading: str
-    timesteps: tuple[int, ...]
-    rows: list[tuple[str, list[tuple[str, bool]]]]
-    """(method, (text, whether it is the best of its T))"""
-
-
-def _overview(comparison: Comparison) -> _Overview:
-    labelled = comparison.about.ann_accuracy["test"] is not None
-    quantity = next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement"))
-    found = {(entry.method, entry.timesteps): entry for entry in comparison.entries}
-    highest = {t: max(_means(comparison, quantity, t), default=None) for t in comparison.timesteps}
-    rows = []
-    for method in comparison.recipes:
-        texts = []
-        for t in comparison.timesteps:
-            entry = found.get((method, t), Entry(method, t, ()))
-            spread = entry.over_seeds(quantity.value)
-            texts.append((quantity.column.text(entry), spread is not None and spread.mean == highest[t]))
-        rows.append((method, texts))
-    return _Overview(quantity.heading, comparison.timesteps, rows)
-
-
-def _means(comparison: Comparison, quantity: Quantity, timesteps: int) -> list[float]:
-    """The means over seeds of all methods at one T."""
-    spreads = [entry.over_seeds(quantity.value) for entry in comparison.entries if entry.timesteps == timesteps]
-    return [spread.mean for spread in spreads if spread is not None]
-
-
-def _best(comparison: Comparison) -> dict[tuple[int, str], float]:
-    """(T, quantity) -> the best mean of all methods, where one is better than another."""
-    best: dict[tuple[int, str], float] = {}
-    for quantity in comparison.quantities:
-        for t in comparison.timesteps if quantity.best else ():
-            means = _means(comparison, quantity, t)
-            if len(set(means)) > 1:
-                best[t, quantity.name] = max(means) if quantity.best > 0 else min(means)
-    return best
-
-
-def _row(comparison: Comparison, entry: Entry, best: dict[tuple[int, str], float]) -> dict[str, Any]:
-    means = [(q, entry.over_seeds(q.value)) for q in comparison.quantities]
-    choice = comparison.choice
-    return {
-        "method": entry.label,
-        "timesteps": entry.timesteps,
-        "numbers": [
-            (q.column.text(entry), spread is not None and spread.mean == best.get((entry.timesteps, q.name)))
-            for q, spread in means
-        ],
-        "done": bool(entry.done),
-        "chosen": choice is not None and (entry.method, entry.timesteps) == (choice.method, choice.timesteps),
-    }
+def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: bool = True) -> bool:
+    """Whether an entry has the best mean of all methods at its T; ``alone``: only if there is a worse one."""
+    spreads = [e.over_seeds(quantity.value) for e in comparison.entries if e.timesteps == entry.timesteps]
+    means = {spread.mean for spread in spreads if spread is not None}
+    own = entry.over_seeds(quantity.value)
+    if own is None or not quantity.best or (alone and len(means) == 1):
+        return False
+    return own.mean == (max(means) if quantity.best > 0 else min(means))
 
 
 # -- words -----------------------------------------------------------------------------------------------------

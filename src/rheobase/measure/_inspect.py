@@ -55,14 +55,7 @@ class Inspection(Result):
                 return f"trained θ, {site.levels} levels, {site.rounding}"
             return None if site.upper is None else f"{site.upper:g}"
 
-        columns = (
-            Column("#", "index"),
-            Column("site", "name", align="left"),
-            Column("shape", lambda site: "×".join(map(str, site.shape)), align="left"),
-            Column("saturates at", saturation, align="left"),
-            Column("from", lambda site: ", ".join(site.previous) or "input", align="left"),
-            Column("to", lambda site: ", ".join(site.next) or "readout", align="left"),
-        )
+        columns = site_columns(Column("saturates at", saturation, align="left"))
         return Table(columns, self.sites, f"{len(self.sites)} activation sites")
 
     def summary(self) -> str:
@@ -72,6 +65,18 @@ class Inspection(Result):
             if notes:
                 parts.append("\n".join((f"{title}:\n", *(f"- {note}" for note in notes))))
         return "\n\n".join(parts)
+
+
+def site_columns(*middle: Column) -> tuple[Column, ...]:
+    """Number, name and shape of a site; the ``middle``; the sites before and after it."""
+    return (
+        Column("#", "index"),
+        Column("site", "name", align="left"),
+        Column("shape", lambda site: "×".join(map(str, site.shape)), align="left"),
+        *middle,
+        Column("from", lambda site: ", ".join(site.previous) or "input", align="left"),
+        Column("to", lambda site: ", ".join(site.next) or "readout", align="left"),
+    )
 
 
 def inspect(model: nn.Module, example: Tensor) -> Inspection:
