@@ -23,8 +23,9 @@ import torch
 from common import CIFAR, HERE, IMAGENET, cifar, efficientnet_lite0, imagenet_sample, resnet20
 
 import rheobase as rb
-from rheobase.comparison.cells import Cell, read
+from rheobase.comparison.cells import Cell
 from rheobase.comparison.folder import RESULTS_FILE
+from rheobase.comparison.results_file import read
 
 WITHOUT_TRAINING = ("max", "percentile", "OPI", "RTS", "uncalibrated", "LP", "AP", "FTBC")
 METHODS: dict[str, rb.Recipe] = {

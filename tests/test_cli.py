@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -109,6 +111,31 @@ def test_version_help_and_no_command(run: Run) -> None:
     assert run().code == 2
 
 
+def test_help_loads_no_command() -> None:
+    """Nor what commands need: it is there in a fraction of a second."""
+    code = "import sys; from rheobase.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Quantise a trained network's activations" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "rheobase.cli" in loaded
+    assert not loaded & {"torch", "matplotlib", "sklearn", "lightning_fabric", "rheobase.cli.convert"}
+
+
+def test_scikit_learn_is_loaded_when_the_demo_runs() -> None:
+    code = "import sys; import rheobase.cli.demo; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_says_what_the_list_says(run: Run, name: str) -> None:
+    function = getattr(importlib.import_module(f"rheobase.cli.{name}"), name)
+    assert inspect.getdoc(function).splitlines()[0] == cli.COMMANDS[name]  # type: ignore[union-attr]
+    options = run(name, "--help").out
+    assert "--json" in options
+    assert ("--num-calib" in options) == (name in ("convert", "train", "compare"))
+    assert ("--grayscale" in options) == (name not in ("export", "demo"))
+
+
 def test_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "rheobase", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "rheobase 0.1.0\n", "")
@@ -173,7 +200,7 @@ def test_convert_prints_one_json_document(run: Run, tmp_path: Path) -> None:
 
 
 def test_convert_tells_notes(run: Run, tmp_path: Path) -> None:
-    result = run(*conversion(tmp_path / "out", "--images", 4, model="cli_nets:dead"))
+    result = run(*conversion(tmp_path / "out", "--num-calibration-images", 4, model="cli_nets:dead"))
     assert result.code == 0
     assert "fewer than five images" in result.out
     assert "never active on the calibration images" in result.out
@@ -223,7 +250,7 @@ def test_options_and_recipe_file_make_the_same_network(run: Run, tmp_path: Path)
 
 def test_seed_chooses_the_calibration_images(run: Run, tmp_path: Path) -> None:
     def digest(seed: int, name: str) -> str:
-        result = run(*conversion(tmp_path / name, "--images", 10, "--seed", seed, "--json"))
+        result = run(*conversion(tmp_path / name, "--num-calibration-images", 10, "--seed", seed, "--json"))
         return result.document["calibration"]["sha256"]
 
     assert digest(0, "a") == digest(0, "b") != digest(1, "c")
@@ -453,6 +480,13 @@ def test_unknown_option_is_a_usage_error(run: Run) -> None:
     result = run("inspect", "cli_nets:Net", "--shape", "1,8,8")
     assert result.code == 2
     assert "--shape" in result.err
+
+
+def test_unknown_commands_and_values_are_usage_errors(run: Run, saved: Path) -> None:
+    assert (run("convrt").code, run("evaluate", saved, "--data", "data.npz", "--execution", "step").code) == (2, 2)
+    result = run("evaluate", saved, "--data", "data.npz", "--execution", "step")
+    assert "'step'" in result.err
+    assert result.out == ""
 
 
 def test_interrupt(run: Run) -> None:

@@ -68,7 +68,16 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def comparison(out: Path, *more: object) -> list[object]:
-    data = ["--data", "compare_nets:train", "--test", "compare_nets:test", "--timesteps", "1,4", "--images", 40]
+    data = [
+        "--data",
+        "compare_nets:train",
+        "--test",
+        "compare_nets:test",
+        "--timesteps",
+        "1,4",
+        "--num-calibration-images",
+        40,
+    ]
     return ["compare", "compare_nets:small", *data, "--out", out, *more]
 
 

@@ -14,8 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import rheobase as rb
-from rheobase.comparison._compare import _Images, _Runner, at
-from rheobase.comparison.cells import Cell, read
+from rheobase.comparison import runner
+from rheobase.comparison._compare import at
+from rheobase.comparison.cells import Cell
+from rheobase.comparison.images import Images
+from rheobase.comparison.page import html_page
+from rheobase.comparison.results_file import read
+from rheobase.comparison.runner import Runner
 from rheobase.core.errors import DataError, RecipeError, StoreError, TraceError
 from rheobase.graph import Graph, capture
 from rheobase.methods import METHODS
@@ -68,7 +73,7 @@ def test_a_cell_is_what_conversion_and_evaluation_give() -> None:
     (cell,) = rb.compare(
         net(), [recipe], part("train"), part("test"), (2,), seeds=(3,), validation=part("validation"), limit=40
     ).cells
-    chosen = _Images.read(part("train"), "training data").some(40, 3)
+    chosen = Images.read(part("train"), "training data").some(40, 3)
     network = rb.convert(net(), recipe, calibration=chosen, limit=40, seed=3)
     for measured, data in ((cell.test, part("test")), (cell.validation, part("validation"))):
         assert measured is not None
@@ -126,7 +131,7 @@ def test_data_may_be_loaders_and_data_sets() -> None:
 def test_without_labels_there_is_agreement() -> None:
     found = compared(recipes=[rb.OPI()], calibration=part("train")[0], test=part("test")[0])
     assert "accuracy" not in found.to_markdown()
-    assert "agreement" in found.to_html()
+    assert "agreement" in html_page(found)
     assert found.about.ann_accuracy == {"calibration": None, "test": None}
 
 
@@ -167,7 +172,7 @@ def test_a_method_that_needs_training_is_trained_once_for_levels_and_seed(
 ) -> None:
 
     trained: list[int] = []
-    monkeypatch.setattr(MODULE, "train", lambda *a, **k: trained.append(k["seed"]) or rb.train(*a, **k))
+    monkeypatch.setattr(runner, "train", lambda *a, **k: trained.append(k["seed"]) or rb.train(*a, **k))
     recipes = {"Pascal": rb.Pascal(), "QVM": rb.QVM(), "coarse": rb.QVM(levels=2)}
     found = compared(tmp_path / "out", recipes=recipes, timesteps=(2, 4), seeds=(0, 1), training=TRAINING)
     assert {cell.status for cell in found.cells} == {"done"}
@@ -205,7 +210,7 @@ def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert [cell.status for cell in found.cells] == ["refused"] * 4 + ["done"] * 2
     text = found.to_markdown()
     assert "Did not run:\n\n- Pascal (every T): needs a quantised network" in text
-    assert "needs a quantised network" in found.to_html()
+    assert "needs a quantised network" in html_page(found)
     # With training, only what was missing runs.
     both = compared(tmp_path / "out", recipes=[rb.Pascal(), rb.OPI()], training=TRAINING)
     assert {cell.status for cell in both.cells} == {"done"}
@@ -213,19 +218,19 @@ def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = _Runner._measure
+    measure = Runner._measure
 
-    def broken(self: _Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
+    def broken(self: Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
         if (recipe.name, timesteps) == ("OPI", 4):
             raise MemoryError("no more")
         return measure(self, recipe, timesteps, seed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Runner, "_measure", broken)
+        patch.setattr(Runner, "_measure", broken)
         found = compared(tmp_path / "out")
     assert [cell.status for cell in found.cells] == ["done", "failed", "done", "done"]
     assert found.cells[1].reason == "MemoryError: no more"
-    assert "Failed; the same call tries again" in found.to_html()
+    assert "Failed; the same call tries again" in html_page(found)
     again = compared(tmp_path / "out")
     assert [cell.status for cell in again.cells] == ["done"] * 4
     assert again.cells[0] == found.cells[0]  # seconds and all: not run again
@@ -242,13 +247,13 @@ def test_a_network_that_answers_nan_is_one_refused_cell(
             snn.graph = snn.graph.replace(tensors={bias: torch.full((10,), torch.nan)})
         return snn
 
-    monkeypatch.setattr(MODULE, "convert", spoiled)
+    monkeypatch.setattr(runner, "convert", spoiled)
     home = None if folder is None else tmp_path / folder
     for _ in range(2):
         found = compared(home)
         assert [cell.status for cell in found.cells] == ["done", "refused", "done", "done"]
         assert "logits that are NaN or infinite on the test images" in str(found.cells[1].reason)
-        document = found.to_html().split('<script type="application/json"')[1].split(">", 1)[1].split("</script>")[0]
+        document = html_page(found).split('<script type="application/json"')[1].split(">", 1)[1].split("</script>")[0]
         json.loads(document, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
@@ -275,16 +280,16 @@ def test_a_network_that_cannot_be_traced_is_an_error_at_once(tmp_path: Path) -> 
 
 def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compared(tmp_path / "whole")
-    run, ran = _Runner.run, []
+    run, ran = Runner.run, []
 
-    def counted(self: _Runner, method: str, recipe: rb.Recipe, timesteps: int, seed: int) -> Cell:
+    def counted(self: Runner, method: str, recipe: rb.Recipe, timesteps: int, seed: int) -> Cell:
         if len(ran) == 2:
             raise KeyboardInterrupt
         ran.append((method, timesteps))
         return run(self, method, recipe, timesteps, seed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Runner, "run", counted)
+        patch.setattr(Runner, "run", counted)
         with pytest.raises(KeyboardInterrupt):
             compared(tmp_path / "killed")
         file = tmp_path / "killed" / "results.jsonl"
@@ -481,7 +486,7 @@ def test_the_budget_is_in_the_report() -> None:
     found = compared(validation=part("validation"), budget={"latency": 1})
     assert found.choice is not None
     assert found.choice.timesteps == 1
-    page = found.to_html()
+    page = html_page(found)
     assert f"{found.choice.method} at T = 1" in page
     assert "test images had no say" in page
     assert "Choice: " in found.to_markdown()
@@ -546,7 +551,7 @@ def test_images_in_two_parts() -> None:
     mixed = torch.cat([images[:120], seen[[7, 3]], images[122:]])
     found = compared(recipes=[rb.OPI()], timesteps=(1,), test=(mixed, labels))
     assert found.about.notes[0] == "test images: 2 of 200 occur among the calibration images"
-    assert found.about.notes[0] in found.to_html()
+    assert found.about.notes[0] in html_page(found)
     clean = compared(recipes=[rb.OPI()], timesteps=(1,), validation=part("validation"))
     assert not any("occur among" in note for note in clean.about.notes)
 
@@ -586,7 +591,7 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
     found = compared(recipes=[rb.OPI()], timesteps=(1,), energy_images=20)
     assert "60 test images (analog network" in found.to_markdown()
     assert "spikes counted for the energy on 20 of them" in found.to_markdown()
-    assert "energy by the spikes of 20 of them" in found.to_html()
+    assert "energy by the spikes of 20 of them" in html_page(found)
     assert "energy on" not in compared(recipes=[rb.OPI()], timesteps=(1,)).to_markdown()
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import rheobase as rb
-from rheobase.comparison._compare import _Runner
-from rheobase.comparison.cells import Results, read
 from rheobase.comparison.folder import open_folder
+from rheobase.comparison.results_file import Results, read
+from rheobase.comparison.runner import Runner
 from rheobase.core.errors import StoreError
 from test_compare import TRAINING, compared
 
@@ -34,10 +34,10 @@ def patiently(predicate: Callable[[], bool], process: subprocess.Popen[bytes] | 
 
 
 def logged(home: Path, who: str, pause: float = 0.0) -> Any:
-    """``_Runner._measure`` that keeps a record of what is run by whom, and takes its time."""
-    measure = _Runner._measure
+    """``Runner._measure`` that keeps a record of what is run by whom, and takes its time."""
+    measure = Runner._measure
 
-    def measured(self: _Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
+    def measured(self: Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
         with (home / "log").open("a") as file:
             file.write(f"{who} {recipe.name} {timesteps} {seed}\n")
         time.sleep(pause)
@@ -59,7 +59,7 @@ from pathlib import Path
 sys.path[:0] = {[str(HERE), *sys.path]!r}
 from test_compare_shared import *
 from test_compare import traced
-from test_compare_shared import _Runner
+from test_compare_shared import Runner
 traced()
 home = Path({str(home)!r})
 (home / "ready").touch()
@@ -79,7 +79,7 @@ def test_two_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "out"
     # asked by both: OPI and what is trained; by one alone: RateCoding and FTBC
     code = """
-_Runner._measure = logged(home, "other", 0.1)
+Runner._measure = logged(home, "other", 0.1)
 recipes = [rb.OPI(), rb.Pascal(), rb.FTBC(batch_size=32, batches=1)]
 found = compared(home / "out", recipes=recipes, timesteps=(1, 2, 4), training=TRAINING)
 assert [(c.method, c.timesteps, c.status) for c in found.cells] == [
@@ -89,7 +89,7 @@ assert all(name in (home / "out/report.html").read_text() for name in ("OPI", "P
 """
     with other(tmp_path, code) as process:
         (tmp_path / "go").touch()
-        monkeypatch.setattr(_Runner, "_measure", logged(tmp_path, "here", 0.1))
+        monkeypatch.setattr(Runner, "_measure", logged(tmp_path, "here", 0.1))
         recipes = [rb.OPI(), rb.RateCoding(), rb.Pascal(), rb.QVM()]
         found = compared(out, recipes=recipes, timesteps=(1, 2, 4), training=TRAINING)
         assert process.wait(300) == 0
@@ -120,7 +120,7 @@ def dies(results, cell):
             file.write(cell.model_dump_json()[:300])
         (home / "half").touch()
         time.sleep(600)
-_Runner._measure = logged(home, "other")
+Runner._measure = logged(home, "other")
 Results.add = dies
 compared(home / "out", timesteps=(1,))
 """
@@ -137,14 +137,14 @@ compared(home / "out", timesteps=(1,))
             seen.append(file.stat().st_size)
             process.kill()
 
-        def beside_a_dying_one(self: _Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
+        def beside_a_dying_one(self: Runner, recipe: rb.Recipe, timesteps: int, seed: int) -> dict[str, Any]:
             if recipe.name == "RateCoding":
                 (tmp_path / "die").touch()
                 patiently((tmp_path / "half").exists, process)
                 Timer(1.0, kill).start()  # by then the line of this cell waits for the file
             return measured(self, recipe, timesteps, seed)
 
-        monkeypatch.setattr(_Runner, "_measure", beside_a_dying_one)
+        monkeypatch.setattr(Runner, "_measure", beside_a_dying_one)
         found = compared(out, timesteps=(1,))
         assert process.wait(60) == -signal.SIGKILL
     assert seen == [300]

@@ -56,7 +56,7 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_command_lines(page: Path, tmp_path: Path) -> None:
-    quick = "from rheobase.cli.demonstration import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
+    quick = "from rheobase.cli.demo import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
     subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, check=True, capture_output=True)
     for command in commands(page):
         argv = [sys.executable, "-m", *shlex.split(command)]

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import rheobase as rb
 from rheobase.comparison.cells import Cell, Delay, Identity, Measured
-from rheobase.comparison.comparison import About
-from rheobase.comparison.html import SCRIPT_ID
+from rheobase.comparison.grid import About
+from rheobase.comparison.page import SCRIPT_ID, html_page
 from rheobase.comparison.plots import DARK, INK, LIGHT, draw, pareto_front
-from rheobase.comparison.tables import escape_latex
+from tables import unpadded
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 IDENTITY = Identity(
@@ -104,7 +104,7 @@ SMALL = comparison(
 MARKDOWN = """\
 | method | T | accuracy (%) | agreement with ANN (%) | logit error | spikes / neuron / step | latency (steps) \
 | if streaming (steps) | energy / ANN | calibration (s) |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
+|:-|-:|-:|-:|-:|-:|-:|-:|-:|-:|
 | OPI | 2 | 80.00 ± 7.07 | 79.75 ± 7.07 | 0.200 ± 0.000 | 0.1250 ± 0.0000 | 2 ± 0 | 2 ± 0 | 0.125 ± 0.000 | 1.5 ± 0.7 |
 | OPI | 4 | 95.00 ± 0.00 | 94.75 ± 0.00 | 0.143 ± 0.000 | 0.1250 ± 0.0000 | 4 ± 0 | 4 ± 0 | 0.250 ± 0.000 | 1.5 ± 0.0 |
 | 50%_A&B (1 of 2 seeds) | 2 | 80.00 | 79.75 | 0.200 | 0.1250 | 2 | 2 | 0.125 | 1.5 |
@@ -123,8 +123,8 @@ LATEX = r"""% Net_1 on 400 test images (analog network: 99.25 %), spikes counted
 \toprule
 method & T & accuracy (\%) & agreement with ANN (\%) & logit error & spikes / neuron / step & latency (steps) & if streaming (steps) & energy / ANN & calibration (s) \\
 \midrule
-OPI & 2 & $80.00 \pm 7.07$ & $79.75 \pm 7.07$ & $0.200 \pm 0.000$ & $0.1250 \pm 0.0000$ & $2 \pm 0$ & $2 \pm 0$ & $0.125 \pm 0.000$ & $1.5 \pm 0.7$ \\
-OPI & 4 & $95.00 \pm 0.00$ & $94.75 \pm 0.00$ & $0.143 \pm 0.000$ & $0.1250 \pm 0.0000$ & $4 \pm 0$ & $4 \pm 0$ & $0.250 \pm 0.000$ & $1.5 \pm 0.0$ \\
+OPI & 2 & 80.00 $\pm$ 7.07 & 79.75 $\pm$ 7.07 & 0.200 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 2 $\pm$ 0 & 2 $\pm$ 0 & 0.125 $\pm$ 0.000 & 1.5 $\pm$ 0.7 \\
+OPI & 4 & 95.00 $\pm$ 0.00 & 94.75 $\pm$ 0.00 & 0.143 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 4 $\pm$ 0 & 4 $\pm$ 0 & 0.250 $\pm$ 0.000 & 1.5 $\pm$ 0.0 \\
 \addlinespace
 50\%\_A\&B (1 of 2 seeds) & 2 & 80.00 & 79.75 & 0.200 & 0.1250 & 2 & 2 & 0.125 & 1.5 \\
 \bottomrule
@@ -133,12 +133,13 @@ OPI & 4 & $95.00 \pm 0.00$ & $94.75 \pm 0.00$ & $0.143 \pm 0.000$ & $0.1250 \pm 
 
 
 def test_markdown_to_the_letter() -> None:
-    assert SMALL.to_markdown() == MARKDOWN == str(SMALL)
+    assert unpadded(SMALL.to_markdown()) == MARKDOWN
+    assert str(SMALL) == SMALL.to_markdown()
 
 
 def test_latex_to_the_letter() -> None:
-    assert SMALL.to_latex() == LATEX
-    assert escape_latex(r"a\b~c^d{e}") == r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\{e\}"
+    lines = [line.strip() for line in unpadded(SMALL.to_latex()).splitlines()]
+    assert lines == LATEX.splitlines()
 
 
 def test_csv() -> None:
@@ -158,7 +159,7 @@ def test_csv() -> None:
 def test_one_seed_has_no_deviation() -> None:
     text = comparison(cell("OPI", 2, 0, 0.75)).to_markdown()
     assert "±" not in text
-    assert "| OPI | 2 | 75.00 | 74.75 |" in text
+    assert "| OPI | 2 | 75.00 | 74.75 |" in unpadded(text)
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
@@ -211,7 +212,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_stands_alone_and_is_well_formed() -> None:
-    page = SMALL.to_html()
+    page = html_page(SMALL)
     read = Reader(page)
     assert json.loads(read.document) == json.loads(json.dumps(SMALL.to_json()))
     # nothing to fetch: no address but the names of the SVG namespaces, no script but the block of data
@@ -241,7 +242,7 @@ def test_the_page_stands_alone_and_is_well_formed() -> None:
 
 def test_names_cannot_break_the_page() -> None:
     name = "</script><script>alert(1)</script> & <b>"
-    read = Reader(comparison(cell(name, 2, 0, 0.5), refused(name, 4, 0, "is <i>odd</i>")).to_html())
+    read = Reader(html_page(comparison(cell(name, 2, 0, 0.5), refused(name, 4, 0, "is <i>odd</i>"))))
     assert [tag for tag, _ in read.elements if tag in ("b", "i")] == []
     assert len([tag for tag, _ in read.elements if tag == "script"]) == 1
     assert json.loads(read.document)["cells"][0]["method"] == name
@@ -255,7 +256,7 @@ def test_names_stand_in_the_plots_as_they_are(name: str) -> None:
 
 
 def test_a_page_where_nothing_ran() -> None:
-    page = comparison(refused("OPI", 2, 0)).to_html()
+    page = html_page(comparison(refused("OPI", 2, 0)))
     assert "<svg" not in page
     assert "needs a quantised network" in page
 
@@ -275,7 +276,7 @@ def test_colours_can_be_told_from_the_page(paper: str, colours: tuple[str, ...])
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with (Debian: apt-get install chromium)")
 def test_a_browser_reads_the_numbers(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(SMALL.to_html(), encoding="utf-8")
+    (tmp_path / "report.html").write_text(html_page(SMALL), encoding="utf-8")
     assert CHROMIUM is not None
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     options = [*quiet, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,844", "--dump-dom"]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Option
 
 from rheobase.cli import options
-from rheobase.cli.behaviour import answer, command, note, show_progress
-from rheobase.cli.saved import Model, read_model
+from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.settings import read_training
+from rheobase.cli.sources import read_images, read_model
 from rheobase.comparison._compare import all_recipes
 from rheobase.comparison._compare import compare as compare_methods
 from rheobase.comparison.folder import REPORT_FILE, OnExisting
+from rheobase.comparison.grid import Comparison
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import read_yaml
-from rheobase.data import readers as data
+from rheobase.data import readers
 from rheobase.data.batches import Batches
 from rheobase.data.readers import Preprocessing
 from rheobase.methods import Recipe
@@ -27,100 +29,113 @@ POOL = 4096
 """Calibration images that are read from files where nothing is trained; each seed takes its own from them."""
 
 
-@command
-def compare(
-    model: Model,
-    data_spec: Annotated[str, typer.Option("--data", help=f"Training images (never test images): {options.SPEC}.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.jsonl, report.html, tables and plots.")],
-    checkpoint: options.Checkpoint = None,
-    folder: options.Folder = None,
-    test: Annotated[str | None, typer.Option("--test", help=f"Test images: {options.SPEC}.")] = None,
-    test_folder: options.TestFolder = None,
-    validation: Annotated[
-        str | None, typer.Option(help=f"Images to choose a method by, for --budget: {options.SPEC}.")
-    ] = None,
-    validation_folder: Annotated[
-        str | None, typer.Option(help="Part of the validation data to read; alone: a part of --data.")
-    ] = None,
-    methods: Annotated[str | None, typer.Option(help="Such as FTBC,RateCoding (default: all).")] = None,
-    recipes_file: Annotated[
-        Path | None, typer.Option("--recipes", help="YAML file, a line `name: {method: FTBC, ...}` for each.")
-    ] = None,
-    timesteps: Annotated[str, typer.Option(help="The numbers of time-steps.")] = "1,2,4,8",
-    seeds: Annotated[str, typer.Option(help="Of calibration images and all that is drawn.")] = "0",
+@dataclass(frozen=True)
+class Question:
+    """What is compared."""
+
+    methods: Annotated[str | None, Option(help="Such as FTBC,RateCoding (default: all).")] = None
+    recipes: Annotated[Path | None, Option(help="YAML file, a line `name: {method: FTBC, ...}` for each.")] = None
+    timesteps: Annotated[str, Option(help="The numbers of time-steps.")] = "1,2,4,8"
+    seeds: Annotated[str, Option(help="Of calibration images and all that is drawn.")] = "0"
     budget: Annotated[
         list[str] | None,
-        typer.Option(
-            help="latency=8 (time-steps) or energy=0.5 (of the analog network's): name the most accurate within it; "
-            "may be repeated."
-        ),
+        Option(help="latency=8 (steps), energy=0.5 (of the ANN's): name the most accurate within; may be repeated."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ValidationImages:
+    """What a method is chosen by."""
+
+    validation: Annotated[str | None, Option(help=f"Images to choose by, for --budget: {options.SPEC}.")] = None
+    validation_folder: Annotated[str | None, Option(help="Part of those data to read; alone: a part of --data.")] = None
+
+    def source(self, data: str, budget: object) -> tuple[str, str | None] | None:
+        """The validation data and which part of them; None when no option was given.
+
+        Raises:
+            DataError: if there is a budget to choose for, and nothing to choose by.
+        """
+        if self.validation is not None or self.validation_folder is not None:
+            return self.validation or data, self.validation_folder
+        if budget:
+            raise DataError(
+                "needs validation images: the method is chosen by them, never by test images",
+                where="--budget",
+                remedy="give --validation or --validation-folder",
+            )
+        return None
+
+
+@command
+def compare(
+    model: options.Model,
+    data: options.CalibrationData,
+    out: Annotated[Path, Option(help="Folder for results.jsonl, report.html, tables and plots.")],
+    reading: options.Reading,
+    testing: options.TestImages,
+    choosing: ValidationImages,
+    question: Question,
+    conversion: options.Conversion,
+    checkpoint: options.Checkpoint = None,
+    training: Annotated[
+        Path | None, Option(help="YAML file with fields of rheobase.Training, for methods that train.")
     ] = None,
-    training_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--training", help="YAML file with fields of rheobase.Training, for methods that need a quantised network."
-        ),
-    ] = None,
-    max_pool: options.MaxPool = options.MaxPooling.refuse,
-    images: options.Images = 512,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again in a folder that has results.")] = False,
-    number: Annotated[
-        bool, typer.Option("--number", help="If --out has results, take the next free name, such as out-2.")
-    ] = False,
-    size: options.Size = None,
-    crop: options.Crop = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    scale: options.Scale = None,
-    grayscale: options.Grayscale = False,
-    fuse: options.Fuse = options.Fusion.auto,
-    as_json: options.Json = False,
-) -> None:
+    overwrite: options.Overwrite = False,
+    number: Annotated[bool, Option("--number", help="If --out has results, take the next free name: out-2.")] = False,
+    fuse: options.Fuse = "auto",
+) -> Answer:
     """Compare methods on a trained network: every method, T and seed, in one report.
 
     An interrupted comparison goes on when the same command is given again.
     """
-    if overwrite and number:
-        raise RecipeError("cannot be combined with --number", where="--overwrite", remedy="give one of them")
-    on_existing: OnExisting = "overwrite" if overwrite else "number" if number else "keep"
-    recipes = read_recipes(methods, recipes_file)
-    limits = read_budget(budget or [])
-    steps = options.numbers(timesteps, int, "--timesteps", example="1,2,4,8")
-    numbers = options.numbers(seeds, int, "--seeds", example="0,1,2")
-    preprocessing = options.read_preprocessing(size, crop, mean, std, scale, grayscale)
-    test_source = options.read_test_source(data_spec, folder, test, test_folder)
-    if test_source is None:
+    on_existing = _on_existing(overwrite, number)
+    recipes = read_recipes(question.methods, question.recipes)
+    budget = read_budget(question.budget or [])
+    timesteps = options.numbers(question.timesteps, int, "--timesteps", example="1,2,4,8")
+    seeds = options.numbers(question.seeds, int, "--seeds", example="0,1,2")
+    preprocessing = reading.preprocessing()
+    test = testing.source(data, reading.folder)
+    if test is None:
         raise DataError("are needed", where="test images", remedy="give --test or --test-folder")
-    chosen_by = None
-    if validation is not None or validation_folder is not None:
-        chosen_by = (validation or data_spec, validation_folder)
-    if limits and chosen_by is None:
-        raise DataError(
-            "needs validation images: the method is chosen by them, never by test images",
-            where="--budget",
-            remedy="give --validation or --validation-folder",
-        )
-    set_fusion(fuse.value)
-    network, preprocessing = read_model(model, checkpoint, data_spec, preprocessing)
-    training = None if training_file is None else read_training(training_file, {}, None, preprocessing)
-    limit = None if training is not None else max(POOL, images)
+    validation = choosing.source(data, budget)
+    set_fusion(fuse)
+    network, preprocessing = read_model(model, checkpoint, data, preprocessing)
+    settings = None if training is None else read_training(training, {}, None, preprocessing)
+    limit = conversion.num_calibration_images
+    pool = None if settings is not None else max(POOL, limit)
     found = compare_methods(
         network,
         recipes,
-        _read(data_spec, folder, preprocessing, limit, shuffle=True),
-        _read(*test_source, preprocessing),
-        steps,
-        seeds=numbers,
-        validation=None if chosen_by is None else _read(*chosen_by, preprocessing),
-        budget=limits or None,
-        training=training,
+        _read(data, reading.folder, preprocessing, limit=pool, seed=0),
+        _read(*test, preprocessing),
+        timesteps,
+        seeds=seeds,
+        validation=None if validation is None else _read(*validation, preprocessing),
+        budget=budget or None,
+        training=settings,
         folder=out,
         on_existing=on_existing,
-        max_pool=max_pool.value,
-        limit=images,
+        max_pool=conversion.max_pool,
+        limit=limit,
         name=model.partition(":")[2] or Path(model).resolve().name,
         progress=show_progress(),
     )
+    return _answer(found)
+
+
+def _on_existing(overwrite: bool, number: bool) -> OnExisting:
+    if overwrite and number:
+        raise RecipeError("cannot be combined with --number", where="--overwrite", remedy="give one of them")
+    return "overwrite" if overwrite else "number" if number else "keep"
+
+
+def _read(data: str, folder: str | None, preprocessing: Preprocessing | None, **how: int | None) -> Batches:
+    """The images, in memory."""
+    return readers.read_all(read_images(data, folder, preprocessing, **how), progress=show_progress())
+
+
+def _answer(found: Comparison) -> Answer:
     failed = sum(cell.status == "failed" for cell in found.cells)
     if failed:
         note(f"{failed} of {len(found.cells)} conversions failed; the same command tries them again.")
@@ -130,19 +145,7 @@ def compare(
         assert found.folder is not None
         console.print(f"Report: {found.folder / REPORT_FILE}.", soft_wrap=True)
 
-    answer({"folder": str(found.folder), **found.to_json()}, as_json, show)
-
-
-def _read(
-    spec: str, folder: str | None, preprocessing: Preprocessing | None, limit: int | None = None, shuffle: bool = False
-) -> Batches:
-    """The images in memory; of files the first of a shuffle, functions say themselves what they give."""
-    if options.is_function(spec):
-        loader = data.load(spec, folder=folder, preprocessing=preprocessing)
-    else:
-        seed = 0 if shuffle else None
-        loader = data.load(spec, folder=folder, preprocessing=preprocessing, limit=limit, seed=seed)
-    return data.read_all(loader, progress=show_progress())
+    return Answer({"folder": str(found.folder), **found.to_json()}, show)
 
 
 def read_recipes(methods: str | None, file: Path | None) -> dict[str, Recipe]:

@@ -1,25 +1,83 @@
-"""``rheobase demo``."""
+"""``rheobase demo``: a complete conversion of handwritten digits, from training to a saved network and a report."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from uuid import uuid4
 
-import typer
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
+from safetensors.torch import save_file
+from torch import nn
+from typer import Option
 
-from rheobase.cli.behaviour import answer, command, show_progress
+from rheobase.cli import options
+from rheobase.cli.behaviour import Answer, command, show_progress
+from rheobase.comparison._compare import all_recipes, compare
 from rheobase.comparison.folder import REPORT_FILE
+from rheobase.comparison.grid import Comparison
+from rheobase.core.errors import StoreError
+from rheobase.core.progress import track
+from rheobase.core.versions import versions
+from rheobase.data.readers import Preprocessing
+from rheobase.exchange import store
+from rheobase.measure._evaluate import Evaluation, evaluate
+from rheobase.measure.plots import accuracy_plot
+from rheobase.methods import RateCoding
+from rheobase.methods._convert import convert
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.training import Training
+from rheobase.zoo.digits import TRAIN, VALIDATION, Digits, Pair, digits, train
+
+TIMESTEPS = (1, 2, 4, 8, 16, 32)
+SAVED = 8
+"""The T whose network is kept."""
+COMPARED = (1, 2, 4, 8)
+"""The T of the comparison of all methods."""
+BUDGET = {"latency": 8.0}
+"""What the comparison chooses a method for, by the validation images."""
+TRAINING = Training(epochs=3, learning_rate=0.02, batch_size=64)
+"""Of the methods that need a quantised network."""
+MAKER = "rheobase demo"
+COMPARISON, RESULTS = "comparison", "results.json"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demonstration found.
+
+    Attributes:
+        folder: where it was written.
+        table: one row for each T, each from a network with its own thresholds for that T.
+        train_accuracy: of the analog network.
+        validation_accuracy: of the analog network; only reported, nothing was chosen by it.
+        seconds: how long it took.
+        comparison: of all methods, with the report in ``folder / "comparison"``; None if it was not wanted.
+    """
+
+    folder: Path
+    table: Evaluation
+    train_accuracy: float
+    validation_accuracy: float
+    seconds: float
+    comparison: Comparison | None = None
 
 
 @command
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("rheobase-demo"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demonstration.")] = False,
-) -> None:
-    """Train a small network on handwritten digits, convert and evaluate it, compare all methods: a minute or so."""
-    from rheobase.cli.demonstration import COMPARISON, run_demo
-
+    out: Annotated[Path, Option(help="Folder to write.")] = Path("rheobase-demo"),
+    overwrite: options.Overwrite = False,
+) -> Answer:
+    """Train a small network on handwritten digits, convert it, compare all methods: about a minute."""
     found = run_demo(out, overwrite=overwrite, progress=show_progress())
 
     def show(console: Console) -> None:
@@ -30,4 +88,159 @@ def demo(
         report = out / COMPARISON / REPORT_FILE
         console.print(f"{found.seconds:.0f} s. Open {report} and read {out / 'summary.md'}.", soft_wrap=True)
 
-    answer({}, False, show)
+    return Answer(json.loads((out / RESULTS).read_text()), show)
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    epochs: int = 15,
+    seed: int = 0,
+    comparison: bool = True,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Demo:
+    """Train, convert for T = 1 ... 32, evaluate, save the network for T = 8, load it again; then compare all methods.
+
+    Args:
+        folder: to be made; it appears only when everything in it is complete.
+        epochs: of training.
+        seed: of initial weights, batch order and calibration split.
+        comparison: end with the comparison of all methods, which takes longer than the rest.
+        overwrite: replace a folder that an earlier demonstration made.
+        progress: show progress bars.
+
+    Raises:
+        StoreError: if the folder exists, cannot be written, or the network changed by saving and loading.
+    """
+    started, folder = time.perf_counter(), Path(folder)
+    parts = digits()
+    with _new_folder(folder, overwrite) as draft, _one_thread():
+        model = train(parts.train, epochs, seed, progress)
+        networks = {
+            t: convert(model, RateCoding(timesteps=t, scale=True), calibration=parts.train, limit=TRAIN, seed=seed)
+            for t in track(TIMESTEPS, "converting", show=progress)
+        }
+        found = {
+            t: evaluate(network, parts.test, (t,))
+            for t, network in track(networks.items(), "evaluating", show=progress)
+        }
+        table = replace(found[SAVED], rows=tuple(evaluation.rows[0] for evaluation in found.values()))
+        _save_and_compare(networks[SAVED], draft / "network", parts.test, found[SAVED])
+        scores = accuracy(model, parts.train), accuracy(model, parts.validation)
+        compared = _compare(model, parts, draft / COMPARISON, seed, progress) if comparison else None
+        made = Demo(folder, table, *scores, time.perf_counter() - started, compared)
+        save_file(model.state_dict(), draft / "weights.safetensors")
+        accuracy_plot({f"{table.method}, thresholds for each T": table}, draft / "accuracy.png")
+        results = _results(made, epochs, seed)
+        (draft / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        (draft / "summary.md").write_text(_summary(made, results))
+    return made
+
+
+def _compare(model: nn.Module, parts: Digits, folder: Path, seed: int, progress: bool) -> Comparison:
+    return compare(
+        model,
+        all_recipes(),
+        parts.train,
+        parts.test,
+        COMPARED,
+        seeds=(seed,),
+        validation=parts.validation,
+        budget=BUDGET,
+        training=TRAINING,
+        folder=folder,
+        limit=256,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Tensors this small gain nothing from more threads, and the rounding depends on how many there are.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, data: Pair) -> float:
+    """Fraction of images whose largest logit is the label's."""
+    images, labels = data
+    return float((model(images).argmax(1) == labels).float().mean())
+
+
+@contextmanager
+def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A sibling to write into; it takes the folder's name when all went well, and vanishes when not."""
+    _refuse_foreign(folder, overwrite)
+    draft = folder.absolute().with_name(f".{folder.absolute().name}.{uuid4().hex[:8]}")
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot be made ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
+        ) from None
+    try:
+        yield draft
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise StoreError("exists already", where=str(folder), remedy="choose another folder, or pass --overwrite")
+    try:
+        ours = json.loads((folder / RESULTS).read_text())["made_by"] == MAKER
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise StoreError(
+            "was not made by an earlier demonstration and is left alone",
+            where=str(folder),
+            remedy="choose another folder",
+        )
+
+
+def _save_and_compare(network: SpikingNetwork, folder: Path, test: Pair, before: Evaluation) -> None:
+    network.provenance.calibration["preprocessing"] = asdict(Preprocessing(scale=16.0))
+    store.save(network, folder)
+    again = store.load(folder)
+    same_logits = torch.equal(again(test[0]), network(test[0]))
+    if not same_logits or evaluate(again, test, (SAVED,)) != before:
+        raise StoreError("gives other numbers after saving and loading", where=str(folder), remedy="report this bug")
+
+
+def _results(demo: Demo, epochs: int, seed: int) -> dict[str, Any]:
+    return {
+        "made_by": MAKER,
+        "seed": seed,
+        "epochs": epochs,
+        "versions": {**versions(), "scikit-learn": version("scikit-learn")},
+        "ann": {
+            "train_accuracy": demo.train_accuracy,
+            "validation_accuracy": demo.validation_accuracy,
+            "test_accuracy": demo.table.ann_accuracy,
+        },
+        "table": demo.table.to_json(),
+        "reloaded_identical": True,
+        "choice": demo.comparison and demo.comparison.choice and demo.comparison.choice.reason,
+        "seconds": round(demo.seconds, 1),
+    }
+
+
+def _summary(demo: Demo, results: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("rheobase", "cli"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    used = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    constants = {"TRAIN": TRAIN, "VALIDATION": VALIDATION, "SAVED": SAVED, "COMPARED": COMPARED}
+    return environment.get_template("demo_summary.md").render(demo=demo, results=results, used=used, **constants)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from rheobase.measure._evaluate import Evaluation
 from rheobase.network.spiking_network import Execution, SpikingNetwork
@@ -29,13 +28,8 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
         "execution": network.execution_mode,
         "input_shape": list(network.graph.input_shape),
         "sites": [
-            {
-                "name": site.name,
-                "shape": list(site.shape),
-                "previous": list(site.previous),
-                "next": list(site.next),
-                **span_of_thresholds(network, site.index),
-            }
+            {name: getattr(site, name) for name in ("name", "shape", "previous", "next")}
+            | span_of_thresholds(network, site.index)
             for site in network.sites
         ],
         "notes": _notes(network),
@@ -87,22 +81,6 @@ def show_evaluation(evaluation: Evaluation, network: SpikingNetwork, console: Co
     """Print the table, and how the network was run for it."""
     evaluation.print(console)
     console.print(f"Run as {network.execution_mode}: {EXECUTIONS[network.execution_mode]}.", soft_wrap=True)
-
-
-def show_markdown(text: str, title: str, console: Console) -> None:
-    """Print a result's Markdown table as a table, and what stands below it as lines."""
-    lines = text.splitlines()
-    heads, aligns, *rest = [line.strip("|").split("|") if line.startswith("|") else [line] for line in lines]
-    table = Table(title=title)
-    for head, align in zip(heads, aligns, strict=True):
-        table.add_column(head.strip(), justify="right" if align.strip().endswith(":") else "left")
-    for cells in rest:
-        if len(cells) == len(heads):
-            table.add_row(*(cell.strip() for cell in cells))
-    console.print(table)
-    for line in lines:
-        if line and not line.startswith("|"):
-            console.print(line, soft_wrap=True)
 
 
 def _pass_line(network: SpikingNetwork, record: dict[str, Any]) -> str:

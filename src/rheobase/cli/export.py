@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from rheobase.cli import options
-from rheobase.cli.behaviour import answer, command
+from rheobase.cli.behaviour import Answer, command
 from rheobase.exchange import store
 from rheobase.exchange.nir import export_nir
 from rheobase.network.folding import fold_thresholds
 
 
-class Resetting(StrEnum):
-    """How a simulator resets NIR's IF."""
-
-    value = "value"
-    subtract = "subtract"
-
-
 @command
 def export(
-    network_folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a saved spiking network.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.nir", help="NIR file to write.")],
-    approximate: Annotated[
-        bool,
-        typer.Option("--approximate", help="Write also what NIR cannot say; only Rheobase restores it."),
-    ] = False,
-    reset: Annotated[
-        Resetting, typer.Option(help="How the simulator that reads the file resets IF: to a value, or by subtraction.")
-    ] = Resetting.value,
-    fold: Annotated[
-        bool, typer.Option("--fold-thresholds", help="First move the thresholds into the weights: θ = 1 everywhere.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-    as_json: options.Json = False,
-) -> None:
+    network_folder: options.Saved,
+    out: Annotated[Path, Argument(metavar="OUT.nir", help="NIR file to write.")],
+    approximate: Annotated[bool, Option("--approximate", help="Write also what only Rheobase can restore.")] = False,
+    reset: Annotated[Literal["value", "subtract"], Option(help="How the simulator that reads it resets IF.")] = "value",
+    fold: Annotated[bool, Option("--fold-thresholds", help="First move the thresholds into the weights.")] = False,
+    overwrite: options.Overwrite = False,
+) -> Answer:
     """Write a saved spiking network as a NIR file, which other simulators read."""
     network = store.load(network_folder)
     if fold:
         network = fold_thresholds(network)
-    written = export_nir(network, out, approximate, reset=reset.value, overwrite=overwrite)
+    written = export_nir(network, out, approximate, reset=reset, overwrite=overwrite)
 
     def show(console: Console) -> None:
         for loss in written.losses:
@@ -59,4 +43,4 @@ def export(
         "losses": [str(loss) for loss in written.losses],
         "sites": written.sites,
     }
-    answer(document, as_json, show)
+    return Answer(document, show)

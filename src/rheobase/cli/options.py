@@ -1,104 +1,148 @@
-"""Options that commands share, and what is made of them."""
+"""Options that commands share: each is written here once. A dataclass stands for one option per field."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import typer
+from typer import Argument, Option
 
-from rheobase.core import user_code as _imports
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import parse_yaml
 from rheobase.data.readers import Preprocessing
+from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.methods import Recipe
-
-
-class Fusion(StrEnum):
-    """When the neurons' loop is compiled."""
-
-    auto = "auto"
-    always = "always"
-    never = "never"
-
-
-class MaxPooling(StrEnum):
-    """What max-pooling becomes."""
-
-    refuse = "refuse"
-    gate = "gate"
-    average = "average"
-
-
-class Execution(StrEnum):
-    """How a network is run."""
-
-    auto = "auto"
-    counts = "counts"
-    steps = "steps"
-
+from rheobase.neurons.fused import Fusion
 
 SPEC = "a folder, .tar, .npz, IDX folder, or module:function"
+Execution = Literal["auto", "counts", "steps"]
+NUM_CALIBRATION_IMAGES = 1024
+"""The default of every command."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
-Fuse = Annotated[Fusion, typer.Option(help="Compile the neurons' loop: auto (when a run proves long), always, never.")]
-Execute = Annotated[
-    Execution,
-    typer.Option(
-        "--execution",
-        help="Evaluate by the simulation (steps), the closed form on time-means (counts), or auto: the latter where "
-        "every neuron has one.",
-    ),
-]
-Checkpoint = Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
-Folder = Annotated[str | None, typer.Option(help="Part of the data to read, such as train or test.")]
-Steps = Annotated[int | None, typer.Option(help="T (default: the one it was converted for).")]
-Size = Annotated[int | None, typer.Option(help="Resize the short side to so many pixels.")]
-Crop = Annotated[int | None, typer.Option(help="Keep a centred square of so many pixels.")]
-Mean = Annotated[str | None, typer.Option(help="Subtracted from each channel after scaling, as 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Divides each channel after that, as 0.229,0.224,0.225.")]
-Scale = Annotated[float | None, typer.Option(help="The pixel value that becomes 1 (default 255).")]
-Grayscale = Annotated[bool, typer.Option("--grayscale", help="Decode image files to one channel.")]
-TestData = Annotated[str | None, typer.Option("--test", help=f"Test images, to evaluate at T = 1, 2, 4, ...: {SPEC}.")]
-TestFolder = Annotated[str | None, typer.Option(help="Part of the test data to read; alone: a part of --data.")]
-Option = Annotated[list[str] | None, typer.Option(help="key=value for the method; may be repeated.")]
-MaxPool = Annotated[MaxPooling, typer.Option(help="What max-pooling becomes.")]
-Images = Annotated[int, typer.Option(min=1, help="How many calibration images to use at most.")]
+Model = Annotated[str, Argument(help="module:function that returns the network, or a folder that rheobase saved.")]
+Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
+Checkpoint = Annotated[Path | None, Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
+CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
+TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}.")]
+Steps = Annotated[int | None, Option(help="T (default: the one it was converted for).")]
+Seed = Annotated[int, Option(help="Of all that is drawn: calibration images, splits, order, augmentation.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what an earlier call has written there.")]
+Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop: auto (when a run proves long), always, never.")]
 
 
-def is_function(spec: str) -> bool:
-    """Whether the data come from a function, which does its own preprocessing and shuffling."""
-    return not Path(spec).exists() and _imports.names_function(spec)
+@dataclass(frozen=True)
+class Reading:
+    """How the images of ``--data`` are read."""
+
+    folder: Annotated[str | None, Option(help="Part of the data to read, such as train or test.")] = None
+    size: Annotated[int | None, Option(help="Resize the short side to so many pixels.")] = None
+    crop: Annotated[int | None, Option(help="Keep a centred square of so many pixels.")] = None
+    mean: Annotated[str | None, Option(help="Subtracted from each channel after scaling, as 0.485,0.456,0.406.")] = None
+    std: Annotated[str | None, Option(help="Divides each channel after that, as 0.229,0.224,0.225.")] = None
+    scale: Annotated[float | None, Option(help="The pixel value that becomes 1 (default 255).")] = None
+    grayscale: Annotated[bool, Option("--grayscale", help="Decode image files to one channel.")] = False
+
+    def preprocessing(self) -> Preprocessing | None:
+        """None when no option was given."""
+        given: dict[str, Any] = {
+            "size": self.size,
+            "crop": self.crop,
+            "mean": None if self.mean is None else numbers(self.mean, float, "--mean"),
+            "std": None if self.std is None else numbers(self.std, float, "--std"),
+            "scale": self.scale,
+            "grayscale": self.grayscale or None,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        return Preprocessing(**given) if given else None
 
 
-def read_preprocessing(
-    size: int | None,
-    crop: int | None,
-    mean: str | None,
-    std: str | None,
-    scale: float | None,
-    grayscale: bool,
-) -> Preprocessing | None:
-    """None when no option was given."""
-    given: dict[str, Any] = {
-        "size": size,
-        "crop": crop,
-        "mean": None if mean is None else numbers(mean, float, "--mean"),
-        "std": None if std is None else numbers(std, float, "--std"),
-        "scale": scale,
-        "grayscale": grayscale or None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return Preprocessing(**given) if given else None
+@dataclass(frozen=True)
+class TestImages:
+    """What to test on."""
+
+    test: Annotated[str | None, Option(help=f"Test images: {SPEC}.")] = None
+    test_folder: Annotated[str | None, Option(help="Part of those data to read; alone: a part of --data.")] = None
+
+    def source(self, data: str, folder: str | None) -> tuple[str, str | None] | None:
+        """The test data and which part of them; None when no option was given.
+
+        Raises:
+            DataError: if they are the calibration images.
+        """
+        if self.test is None and self.test_folder is None:
+            return None
+        source = (self.test or data, self.test_folder)
+        if source == (data, folder):
+            raise DataError(
+                "names the calibration images again, on which results look better than they are",
+                where="--test",
+                remedy="give other images, for instance with --test-folder",
+            )
+        return source
 
 
-def plain_values(preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """As JSON has it."""
-    values = asdict(preprocessing or Preprocessing())
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+@dataclass(frozen=True)
+class Method:
+    """A method and its options, or a file with both."""
+
+    method: Annotated[str | None, Option(help="Such as FTBC (default: RateCoding; to train, Pascal).")] = None
+    option: Annotated[list[str] | None, Option(help="key=value for the method; may be repeated.")] = None
+    recipe: Annotated[Path | None, Option(help="YAML recipe, instead of a method and its options.")] = None
+
+    def read(self, default: str, timesteps: int | None = None) -> Recipe:
+        """The recipe, for ``timesteps`` if that is given.
+
+        Raises:
+            RecipeError: if the method cannot have that T; if there is none such, or file and options are both given.
+        """
+        named = {"--method": self.method, "--option": self.option or None}
+        if self.recipe is not None:
+            given = [name for name, value in named.items() if value is not None]
+            if given:
+                raise RecipeError(
+                    f"cannot be combined with {' and '.join(given)}",
+                    where="--recipe",
+                    remedy="write it into the file",
+                )
+            recipe = Recipe.load(self.recipe)
+            return recipe if timesteps is None else recipe.with_timesteps(timesteps)
+        taken = ("method",) if timesteps is None else ("method", "timesteps")
+        values = key_values(self.option or [], "--option", "threshold=max", taken=taken)
+        return Recipe.from_method(self.method or default, timesteps, **values)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a network is calibrated and converted, whatever the method."""
+
+    max_pool: Annotated[MaxPool, Option(help="What max-pooling becomes.")] = "refuse"
+    num_calibration_images: Annotated[int, Option(min=1, help="How many to use at most.")] = NUM_CALIBRATION_IMAGES
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a spiking network is run."""
+
+    execution: Annotated[
+        Execution,
+        Option(help="Simulation (steps), closed form on time-means (counts), or auto: the latter where there is one."),
+    ] = "auto"
+    fuse: Fuse = "auto"
+
+    def check(self, recipe: Recipe, test_source: object) -> None:
+        """Refuse, before the long work, an execution that the recipe's neurons do not have."""
+        if self.execution != "auto" and test_source is None:
+            raise DataError(
+                "has no effect without test images", where="--execution", remedy="leave it out, or give --test"
+            )
+        if self.execution == "counts" and not recipe.neuron.builds.closed_form:
+            raise RecipeError(
+                f"is counts, and the neurons of {recipe.name} have no closed form",
+                where="--execution",
+                remedy="use auto or steps",
+            )
 
 
 N = TypeVar("N", int, float)
@@ -115,32 +159,6 @@ def numbers(text: str, kind: Callable[[str], N], where: str, example: str | None
         ) from None
 
 
-def read_recipe(
-    file: Path | None, method: str | None, timesteps: int | None, options: list[str], default: str = "RateCoding"
-) -> Recipe:
-    """The recipe of a file, or of a method's name and its options."""
-    if file is not None:
-        given = [
-            name
-            for name, value in (
-                ("--method", method),
-                ("--timesteps", timesteps),
-                ("--option", options or None),
-            )
-            if value is not None
-        ]
-        if given:
-            raise RecipeError(
-                f"cannot be combined with {' and '.join(given)}",
-                where="--recipe",
-                remedy="write it into the file",
-            )
-        return Recipe.load(file)
-    values: dict[str, Any] = {} if timesteps is None else {"timesteps": timesteps}
-    values |= key_values(options, "--option", "threshold=max", taken=("method", *values))
-    return Recipe.from_dict({"method": method or default, **values})
-
-
 def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:
     """What an option that is given as key=value, perhaps several times, says."""
     values: dict[str, Any] = {}
@@ -153,31 +171,3 @@ def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...
             raise RecipeError("is given twice", where=f"{where} {key}", remedy="give it once")
         values[key] = parse_yaml(value, f"{where} {key}")
     return values
-
-
-def check_execution(execution: Execution, recipe: Recipe, test_source: object) -> None:
-    """Refuse, before the long work, an execution that the recipe's neurons do not have."""
-    if execution is not Execution.auto and test_source is None:
-        raise DataError("has no effect without test images", where="--execution", remedy="leave it out, or give --test")
-    if execution is Execution.counts and not recipe.neuron.builds.closed_form:
-        raise RecipeError(
-            f"is counts, and the neurons of {recipe.name} have no closed form",
-            where="--execution",
-            remedy="use auto or steps",
-        )
-
-
-def read_test_source(
-    data_spec: str, folder: str | None, test: str | None, test_folder: str | None
-) -> tuple[str, str | None] | None:
-    """What to test on, and which part of it; None when no option was given."""
-    if test is None and test_folder is None:
-        return None
-    source = (test or data_spec, test_folder)
-    if source == (data_spec, folder):
-        raise DataError(
-            "names the calibration images again, on which results look better than they are",
-            where="--test",
-            remedy="give other images, for instance with --test-folder",
-        )
-    return source

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Literal, get_args
 
 from rheobase.comparison.shared import LOCKS_FOLDER, Shared
 from rheobase.core.errors import RecipeError, StoreError
+from rheobase.core.folders import check_writable, names_in, refuse_foreign
 
 RESULTS_FILE = "results.jsonl"
 LINE_START = b'{"format":"rheobase-comparison",'
@@ -44,22 +43,15 @@ def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared
             raise RecipeError("has no effect without a folder", where="on_existing", remedy="name one, or leave it out")
         yield Shared(None)
         return
-    held = _held(folder)
-    if held and on_existing == "number":
+    numbered = on_existing == "number" and bool(names_in(folder, hidden=True))
+    if numbered:
         folder = next(free for n in range(2, 10**6) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())
-        held = set()
-    mine = _OURS if _is_comparison(folder) else set()
-    foreign = sorted(name for name in held - mine if not name.startswith("."))
-    if foreign:
-        raise StoreError(
-            f"holds something else than a comparison ({foreign[0]})", where=str(folder), remedy="choose another folder"
-        )
+    refuse_foreign(folder, _OURS if _is_comparison(folder) else (), "a comparison")
+    check_writable(folder)
     shared = Shared(folder)
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=on_existing != "number" or folder.exists())
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            folder.mkdir(parents=True, exist_ok=not numbered)
             with shared.writing():
                 if on_existing == "overwrite":
                     _empty(shared, folder)
@@ -79,7 +71,7 @@ def _empty(shared: Shared, folder: Path) -> None:
             where=str(folder),
             remedy="wait until that has ended, or choose another folder",
         )
-    for name in _held(folder) & _OURS - {TRAINING_FOLDER}:
+    for name in names_in(folder) & _OURS - {TRAINING_FOLDER}:
         remove(folder / name)
     for path in (folder / TRAINING_FOLDER).glob("*"):
         if re.fullmatch("[0-9a-f]{12}", path.name):
@@ -98,36 +90,9 @@ def _is_comparison(folder: Path) -> bool:
         return False
 
 
-def write(folder: Path, files: dict[str, str]) -> None:
-    """Write text files, each whole or not at all.
-
-    Raises:
-        StoreError: if the folder cannot be written.
-    """
-    for name, text in files.items():
-        draft = folder / f".{name}.new"
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, folder / name)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            remedy = "move that folder away" if (folder / name).is_dir() else "free space there"
-            raise StoreError(
-                f"cannot be written ({error.strerror})", where=str(folder / name), remedy=remedy
-            ) from error
-
-
 def remove(path: Path) -> None:
     """Delete a file or a folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _held(folder: Path) -> set[str]:
-    if not folder.exists():
-        return set()
-    if not folder.is_dir():
-        raise StoreError("is a file, not a folder", where=str(folder), remedy="choose another folder")
-    return {path.name for path in folder.iterdir()}

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
 
 from rheobase.comparison.cells import Cell, number
-from rheobase.comparison.comparison import Comparison, Entry
+from rheobase.comparison.grid import Comparison, Entry
 
 LIGHT = ("#0b63b8", "#c7404f", "#23804a", "#a76400", "#7548b5", "#0c7f86", "#a52a78", "#5d6a00", "#70503a", "#4c5663")
 DARK = ("#6fb4ff", "#ff8e9a", "#6bd39a", "#f0b755", "#c4a3ff", "#5fd3da", "#ff90cf", "#c6d65c", "#d6ae90", "#b9c3cf")
@@ -220,7 +221,7 @@ def _for_page(svg: str, name: str, title: str, description: str) -> str:
     element = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", element)
     element = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", element)  # the page's own font
     heading = (
-        f'<title id="{name}-title">{_escape(title)}</title><desc id="{name}-description">{_escape(description)}</desc>'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
     )
     element = element.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-title {name}-description" ', 1)
     return _recoloured(element.replace(">", f">{heading}", 1), colours)
@@ -228,7 +229,3 @@ def _for_page(svg: str, name: str, title: str, description: str) -> str:
 
 def _recoloured(svg: str, colours: dict[str, str]) -> str:
     return re.sub(r"#0000[0-9a-f]{2}\b", lambda found: colours.get(found[0], found[0]), svg)
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.progress import track
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches, count
 from rheobase.graph.node import Node
 from rheobase.graph.sites import Site
@@ -76,6 +77,8 @@ class SiteDiagnosis:
         saturated_channels: channels in which every neuron emits all it can on every image.
     """
 
+    in_json = ("relative", "relative_own")
+
     site: str
     timesteps: int
     neurons: int
@@ -103,7 +106,7 @@ class SiteDiagnosis:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """The errors of all sites, in execution order.
 
     Attributes:
@@ -124,29 +127,32 @@ class Diagnosis:
         return max(self.rows, key=lambda row: row.relative_own)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        rows = [
-            {**asdict(row), "relative": _finite(row.relative), "relative_own": _finite(row.relative_own)}
-            for row in self.rows
-        ]
-        return {**asdict(self), "rows": rows, "entry": self.entry.site}
+        """As plain values; ``entry`` is the site's name."""
+        return {**super().to_json(), "entry": self.entry.site}
 
-    def to_markdown(self) -> str:
-        """As a Markdown table: the error relative to the mean activation, and the shares of its parts."""
-        lines = [
-            f"| site | T | error | {' | '.join(TERMS)} | spike rate | too many | too few | dead | saturated |",
-            f"|:--|--:|--:|{'--:|' * len(TERMS)}--:|--:|--:|--:|--:|",
-        ]
-        for row in self.rows:
-            scale = row.activation or 1.0
-            shares = " | ".join(f"{100 * row.terms[name].share / scale:.1f} %" for name in TERMS)
-            left = ("-", "-") if row.residual is None else (_percent(row.residual.below), _percent(row.residual.above))
-            dead = f"{len(row.dead_channels)}" + (f" ({len(row.dead_in_ann)} in the ANN)" if row.dead_in_ann else "")
-            lines.append(
-                f"| {row.site} | {row.timesteps} | {100 * row.error.size / scale:.1f} % | {shares} "
-                f"| {row.spike_rate:.4f} | {left[0]} | {left[1]} | {dead} | {len(row.saturated_channels)} |"
-            )
-        return "\n".join([*lines, "", self.summary()])
+    def table(self) -> Table:
+        """A row for each site: its error, and what each part adds to it, by its mean activation."""
+
+        def share(term: str) -> Column:
+            return Column(term, lambda row: 100 * row.terms[term].share / (row.activation or 1.0), "{:.1f} %")
+
+        def dead(row: SiteDiagnosis) -> str:
+            in_ann = f" ({len(row.dead_in_ann)} in the ANN)" if row.dead_in_ann else ""
+            return f"{len(row.dead_channels)}{in_ann}"
+
+        columns = (
+            Column("site", "site", align="left"),
+            Column("T", "timesteps"),
+            Column("error", lambda row: 100 * row.error.size / (row.activation or 1.0), "{:.1f} %"),
+            *map(share, TERMS),
+            Column("spike rate", "spike_rate", "{:.4f}"),
+            Column("too many", lambda row: row.residual and row.residual.below, "{:.1f} %", scale=100),
+            Column("too few", lambda row: row.residual and row.residual.above, "{:.1f} %", scale=100),
+            Column("dead", dead),
+            Column("saturated", lambda row: len(row.saturated_channels)),
+        )
+        title = f"{self.method}, T = {self.timesteps}, {self.images} images: error in % of the mean activation"
+        return Table(columns, self.rows, title)
 
     def summary(self) -> str:
         """In a sentence."""
@@ -158,9 +164,6 @@ class Diagnosis:
             f"Most error enters at {worst.site}: {100 * worst.relative_own:.1f} % of its mean activation, "
             f"{cause} above all; at the last site the error is {100 * last.relative:.1f} %."
         )
-
-    def __str__(self) -> str:
-        return self.to_markdown()
 
 
 @torch.no_grad()
@@ -349,11 +352,3 @@ def _channels(values: Tensor) -> Tensor:
 
 def _indices(mask: Tensor) -> tuple[int, ...]:
     return tuple(mask.nonzero().flatten().tolist())
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _finite(value: float) -> float | None:
-    return value if value != float("inf") else None  # JSON has no infinity

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.progress import track
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches
 from rheobase.graph.sites import Site
 from rheobase.network.folding import check_unfolded
@@ -68,7 +68,7 @@ class SiteDistribution:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class Distribution(Result):
     """Distributions of every site, in execution order.
 
     Attributes:
@@ -83,25 +83,18 @@ class Distribution:
     images: int
     method: str
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """As a Markdown table."""
-        lines = [
-            "| site | mean, ANN | mean, SNN | zeros, ANN | zeros, SNN | divergence (bits) | distance |",
-            "|:--|--:|--:|--:|--:|--:|--:|",
-        ]
-        lines += [
-            f"| {row.site} | {row.ann.mean:.3g} | {row.snn.mean:.3g} | {100 * row.ann.sparsity:.1f} % "
-            f"| {100 * row.snn.sparsity:.1f} % | {row.divergence:.3f} | {row.distance:.3g} |"
-            for row in self.rows
-        ]
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+    def table(self) -> Table:
+        """A row for each site."""
+        columns = (
+            Column("site", "site", align="left"),
+            Column("mean, ANN", lambda row: row.ann.mean, "{:.3g}"),
+            Column("mean, SNN", lambda row: row.snn.mean, "{:.3g}"),
+            Column("zeros, ANN", lambda row: row.ann.sparsity, "{:.1f} %", scale=100),
+            Column("zeros, SNN", lambda row: row.snn.sparsity, "{:.1f} %", scale=100),
+            Column("divergence (bits)", "divergence", "{:.3f}"),
+            Column("distance", "distance", "{:.3g}"),
+        )
+        return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}, {self.images} images")
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rheobase.core.errors import RecipeError
 from rheobase.core.progress import track
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches, count
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run
@@ -63,7 +64,7 @@ class LayerEnergy:
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Result):
     """Operations and energy for one image, mean over the images, next to the analog network's.
 
     Attributes:
@@ -76,6 +77,11 @@ class Energy:
         not_counted: what there is but is not in the numbers.
         method: name of the recipe.
     """
+
+    in_json = (
+        *("macs", "acs", "updates", "comparisons", "spikes", "events", "picojoules"),
+        *("ann_macs", "ann_picojoules", "ratio"),
+    )
 
     rows: tuple[LayerEnergy, ...]
     costs: Costs
@@ -136,41 +142,20 @@ class Energy:
         """Energy of the spiking network by that of the analog one: below 1 it saves. NaN where that needs none."""
         return self.picojoules / self.ann_picojoules if self.ann_picojoules else math.nan
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        totals = (
-            "macs",
-            "acs",
-            "updates",
-            "comparisons",
-            "spikes",
-            "events",
-            "picojoules",
-            "ann_macs",
-            "ann_picojoules",
-            "ratio",
+    def table(self) -> Table:
+        """A row for each layer, and one for the network."""
+        columns = (
+            Column("layer", lambda row: "total" if row is self else row.layer, align="left"),
+            Column("T", "timesteps", none=""),
+            Column("spikes", "spikes", "{:.0f}"),
+            Column("MACs", "macs", "{:.0f}"),
+            Column("ACs", "acs", "{:.0f}"),
+            Column("updates", "updates", "{:.0f}"),
+            Column("nJ", lambda row: row.picojoules / 1000, "{:.4g}"),
+            Column("ANN MACs", "ann_macs", "{:.0f}"),
+            Column("ANN nJ", lambda row: row.ann_picojoules / 1000, "{:.4g}"),
         )
-        plain = {**asdict(self), "costs": self.costs.model_dump(), "not_counted": list(self.not_counted)}
-        values = {name: getattr(self, name) for name in totals}
-        return {**plain, **values, "ratio": None if math.isnan(self.ratio) else self.ratio}
-
-    def to_markdown(self) -> str:
-        """As a Markdown table, with the totals and what is not counted below."""
-        lines = [
-            "| layer | T | spikes | MACs | ACs | updates | nJ | ANN MACs | ANN nJ |",
-            "|:--|--:|--:|--:|--:|--:|--:|--:|--:|",
-        ]
-        for row in self.rows:
-            steps = "" if row.timesteps is None else str(row.timesteps)
-            lines.append(
-                f"| {row.layer} | {steps} | {row.spikes:.0f} | {row.macs:.0f} | {row.acs:.0f} | {row.updates:.0f} "
-                f"| {row.picojoules / 1000:.4g} | {row.ann_macs:.0f} | {row.ann_picojoules / 1000:.4g} |"
-            )
-        lines.append(
-            f"| total | {self.timesteps} | {self.spikes:.0f} | {self.macs:.0f} | {self.acs:.0f} | {self.updates:.0f} "
-            f"| {self.picojoules / 1000:.4g} | {self.ann_macs:.0f} | {self.ann_picojoules / 1000:.4g} |"
-        )
-        return "\n".join([*lines, "", self.summary()])
+        return Table(columns, (*self.rows, self), "Operations and energy for one image")
 
     def summary(self) -> str:
         """In a few sentences."""
@@ -179,9 +164,6 @@ class Energy:
         if math.isnan(self.ratio):
             share = "The analog network needs no energy"
         return f"{share} ({self.costs.name}, {source}). Not counted: {'; '.join(self.not_counted)}."
-
-    def __str__(self) -> str:
-        return self.to_markdown()
 
 
 def energy(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from rheobase.core.progress import track
+from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, check_answers, count
 from rheobase.graph.sites import Site
@@ -46,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """Results for several numbers of time-steps, next to the analog network's.
 
     ``execution`` says how the network ran: ``"steps"``, the simulation, or ``"counts"``, the closed form of it.
@@ -63,52 +62,21 @@ class Evaluation:
     versions: dict[str, str] = field(default_factory=dict)
     execution: Execution = "steps"
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """As a Markdown table."""
-        columns = self._columns()
-        lines = [f"| {' | '.join(columns)} |", "|" + "--:|" * len(columns)]
-        lines += [f"| {' | '.join(cells)} |" for cells in self._cells()]
-        return "\n".join(lines)
-
-    def print(self, console: Console) -> None:
-        """Print the table to a rich console."""
-        table = Table(title=f"{self.method} on {self.images} images (execution: {self.execution})")
-        for column in self._columns():
-            table.add_column(column, justify="right")
-        for cells in self._cells():
-            table.add_row(*cells)
-        console.print(table)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    @property
-    def _mixed(self) -> bool:
-        return any(row.mean_timesteps != row.timesteps for row in self.rows)
-
-    def _columns(self) -> tuple[str, ...]:
-        mean = ("mean T",) if self._mixed else ()
-        return ("T", *mean, "accuracy", "agreement with ANN", "logit error", "spikes / neuron / step")
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        mixed = self._mixed
-        cells: list[tuple[str, ...]] = [("ANN", *([""] if mixed else []), _percent(self.ann_accuracy), "", "", "")]
-        for row in self.rows:
-            cells.append(
-                (
-                    str(row.timesteps),
-                    *([f"{row.mean_timesteps:.2f}"] if mixed else []),
-                    _percent(row.accuracy),
-                    _percent(row.agreement),
-                    f"{row.logit_error:.3f}",
-                    f"{row.spike_rate:.4f}",
-                )
-            )
-        return cells
+    def table(self) -> Table:
+        """A row for each number of time-steps, below the analog network's."""
+        mixed = any(row.mean_timesteps != row.timesteps for row in self.rows)
+        graded = any(row.event_rate != row.spike_rate for row in self.rows)
+        columns = (
+            Column("T", "timesteps"),
+            *((Column("mean T", "mean_timesteps", "{:.2f}"),) if mixed else ()),
+            Column("accuracy", "accuracy", "{:.2f} %", scale=100),
+            Column("agreement with ANN", "agreement", "{:.2f} %", scale=100),
+            Column("logit error", "logit_error", "{:.3f}"),
+            Column("spikes / neuron / step", "spike_rate", "{:.4f}"),
+            *((Column("events / neuron / step", "event_rate", "{:.4f}"),) if graded else ()),
+        )
+        title = f"{self.method} on {self.images} images (execution: {self.execution})"
+        return Table(columns, (SimpleNamespace(timesteps="ANN", accuracy=self.ann_accuracy), *self.rows), title)
 
 
 def evaluate(
@@ -236,7 +204,3 @@ class _Tally:
         recipe, seed = self.network.recipe, self.network.provenance.seed
         name = str(recipe.get("name", ""))
         return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
 from rheobase.activations.staircase import clipped_count
 from rheobase.core.errors import RecipeError
+from rheobase.core.results import Column, Result, Spread, Table, plain_values
 from rheobase.core.seeds import generator
 from rheobase.neurons import IntegrateFire
 
@@ -32,13 +32,19 @@ class Scenario:
     errors: tuple[float, ...]
     correlations: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Mean and standard deviation over the trials."""
-        return {"error": _spread(self.errors), "correlation": _spread(self.correlations)}
+    @property
+    def error(self) -> Spread | None:
+        """Mean and deviation of the errors over the trials."""
+        return Spread.of(self.errors)
+
+    @property
+    def correlation(self) -> Spread | None:
+        """The same of R; None where no trial has one."""
+        return Spread.of(self.correlations)
 
 
 @dataclass(frozen=True)
-class InputScenarios:
+class InputScenarios(Result):
     """The same layers under every kind of input.
 
     Attributes:
@@ -60,18 +66,21 @@ class InputScenarios:
 
     def to_json(self) -> dict[str, Any]:
         """Settings, and mean and deviation of each scenario, as plain values."""
-        return {"settings": self.settings, **{name: s.to_json() for name, s in self.scenarios.items()}}
+        nothing = {"mean": None, "deviation": None}
+        found = {
+            name: {"error": plain_values(s.error) or nothing, "correlation": plain_values(s.correlation) or nothing}
+            for name, s in self.scenarios.items()
+        }
+        return {"settings": self.settings, **found}
 
-    def to_markdown(self) -> str:
-        """As a Markdown table."""
-        lines = ["| input | mean absolute error | R |", "|:--|--:|--:|"]
-        for name, scenario in self.scenarios.items():
-            cells = [_shown(scenario.errors), _shown(scenario.correlations)]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+    def table(self) -> Table:
+        """A row for each kind of input."""
+        columns = (
+            Column("input", lambda item: item[0], align="left"),
+            Column("mean absolute error", lambda item: item[1].error, "{:.4f}"),
+            Column("R", lambda item: item[1].correlation, "{:.4f}"),
+        )
+        return Table(columns, tuple(self.scenarios.items()))
 
 
 def input_scenarios(
@@ -178,16 +187,3 @@ def _compare(levels: Tensor, counts: Tensor, spike: float) -> Scenario:
 
 def _varies(*values: Tensor) -> bool:
     return all(bool((value != value[0]).any()) for value in values)
-
-
-def _spread(values: tuple[float, ...]) -> dict[str, float | None]:
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "deviation": statistics.stdev(values) if len(values) > 1 else None,
-    }
-
-
-def _shown(values: tuple[float, ...]) -> str:
-    spread = _spread(values)
-    deviation = "" if spread["deviation"] is None else f" ± {spread['deviation']:.4f}"
-    return "-" if spread["mean"] is None else f"{spread['mean']:.4f}{deviation}"

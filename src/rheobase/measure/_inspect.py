@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from io import StringIO
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.capture import capture
@@ -17,7 +16,7 @@ from rheobase.graph.trace.notes import Note
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Result):
     """Sites, rewrites and refusals of a network. Printing it shows the whole table.
 
     Attributes:
@@ -37,51 +36,47 @@ class Inspection:
         """Whether nothing is refused."""
         return not self.refusals
 
-    def to_json(self) -> dict[str, object]:
-        """As plain values, for ``--json``."""
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        shown = ("name", "shape", "upper", "levels", "rounding", "previous", "next")
         return {
             "convertible": self.convertible,
-            "sites": [
-                {
-                    "name": s.name,
-                    "shape": list(s.shape),
-                    "upper": s.upper,
-                    "levels": s.levels,
-                    "rounding": s.rounding,
-                    "previous": list(s.previous),
-                    "next": list(s.next),
-                }
-                for s in self.sites
-            ],
+            "sites": [{name: plain_values(getattr(site, name)) for name in shown} for site in self.sites],
             "operations": self.operations,
-            "rewrites": [{"where": n.where, "text": n.text} for n in self.rewrites],
+            "rewrites": [{"where": note.where, "text": note.text} for note in self.rewrites],
             "refusals": [{"where": n.where, "reason": n.text, "remedy": n.remedy} for n in self.refusals],
         }
 
-    def print(self, console: Console) -> None:
-        """Print the table to a rich console."""
-        table = Table(title=f"{len(self.sites)} activation sites")
-        for column in ("#", "site", "shape", "saturates at", "from", "to"):
-            table.add_column(column, overflow="fold")
-        for s in self.sites:
-            saturation = "-" if s.upper is None else f"{s.upper:g}"
-            if s.levels is not None:
-                saturation = f"trained θ, {s.levels} levels, {s.rounding}"
-            shape = "×".join(map(str, s.shape))
-            came, goes = ", ".join(s.previous) or "input", ", ".join(s.next) or "readout"
-            table.add_row(str(s.index), s.name, shape, saturation, came, goes)
-        console.print(table)
-        console.print("Between them: " + ", ".join(f"{n} {name}" for name, n in self.operations.items()))
+    def table(self) -> Table:
+        """A row for each site."""
+
+        def saturation(site: Site) -> str | None:
+            if site.levels is not None:
+                return f"trained θ, {site.levels} levels, {site.rounding}"
+            return None if site.upper is None else f"{site.upper:g}"
+
+        columns = site_columns(Column("saturates at", saturation, align="left"))
+        return Table(columns, self.sites, f"{len(self.sites)} activation sites")
+
+    def summary(self) -> str:
+        """What stands between the sites, what is rewritten and what is refused."""
+        parts = ["Between them: " + ", ".join(f"{n} {name}" for name, n in self.operations.items()) + "."]
         for title, notes in (("Rewritten", self.rewrites), ("Refused", self.refusals)):
             if notes:
-                console.print(f"{title}:")
-                for note in notes:
-                    console.print(f"  - {note}", markup=False, highlight=False)
+                parts.append("\n".join((f"{title}:\n", *(f"- {note}" for note in notes))))
+        return "\n\n".join(parts)
 
-    def __str__(self) -> str:
-        console = Console(width=120, record=True, file=StringIO())
-        self.print(console)
-        return console.export_text()
+
+def site_columns(*middle: Column) -> tuple[Column, ...]:
+    """Number, name and shape of a site; the ``middle``; the sites before and after it."""
+    return (
+        Column("#", "index"),
+        Column("site", "name", align="left"),
+        Column("shape", lambda site: "×".join(map(str, site.shape)), align="left"),
+        *middle,
+        Column("from", lambda site: ", ".join(site.previous) or "input", align="left"),
+        Column("to", lambda site: ", ".join(site.next) or "readout", align="left"),
+    )
 
 
 def inspect(model: nn.Module, example: Tensor) -> Inspection:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from rheobase.core.results import Column, Result, Table
 from rheobase.graph.sites import split_at_sites
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 
@@ -33,7 +33,7 @@ class SiteLatency:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(Result):
     """Latency of a network for one image, and of a pipeline of images, in time-steps.
 
     Attributes:
@@ -60,18 +60,17 @@ class Latency:
     timesteps: int
     method: str
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """As a Markdown table, with the sums below."""
-        lines = ["| site | T | start | end | waits | stall |", "|:--|--:|--:|--:|:--|--:|"]
-        lines += [
-            f"| {row.site} | {row.timesteps} | {row.start} | {row.end} | {'yes' if row.barrier else ''} | {row.stall} |"
-            for row in self.rows
-        ]
-        return "\n".join([*lines, "", self.summary()])
+    def table(self) -> Table:
+        """A row for each site."""
+        columns = (
+            Column("site", "site", align="left"),
+            Column("T", "timesteps"),
+            Column("start", "start"),
+            Column("end", "end"),
+            Column("waits", lambda row: "yes" if row.barrier else "", align="left"),
+            Column("stall", "stall"),
+        )
+        return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}: latency in time-steps")
 
     def summary(self) -> str:
         """In a few sentences."""
@@ -82,9 +81,6 @@ class Latency:
             text += f" Neurons on the critical path work for {self.internal} further steps without input."
         text += f" In a pipeline an image every {self.interval} steps; sites stall for {self.stalls} steps an image."
         return text
-
-    def __str__(self) -> str:
-        return self.to_markdown()
 
 
 def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from rheobase.core.errors import RecipeError
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._energy import READOUT, energy, layer_of
@@ -37,7 +37,7 @@ class PascalLayer:
 
 
 @dataclass(frozen=True)
-class PascalCost:
+class PascalCost(Result):
     """The model's answer.
 
     Attributes:
@@ -45,6 +45,8 @@ class PascalCost:
         images: how many were measured; 0 for the convention.
         spike_rate: of the convention, or None.
     """
+
+    in_json = ("timesteps", "ratio")
 
     rows: tuple[PascalLayer, ...]
     images: int
@@ -61,21 +63,20 @@ class PascalCost:
         plain = [row.neurons * (1 / row.relative + row.levels) for row in self.rows]
         return sum(e * row.ratio for e, row in zip(plain, self.rows, strict=True)) / sum(plain)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "timesteps": self.timesteps, "ratio": self.ratio}
+    def table(self) -> Table:
+        """A row for each layer."""
+        columns = (
+            Column("layer", "layer", align="left"),
+            Column("L", "levels"),
+            Column("r'", "relative", "{:.5f}"),
+            Column("r_E", "ratio", "{:.4f}"),
+            Column("r_E · L", lambda row: row.ratio * row.levels, "{:.3f}"),
+        )
+        return Table(columns, self.rows)
 
-    def to_markdown(self) -> str:
-        """As a Markdown table, with the means below."""
-        lines = ["| layer | L | r' | r_E | r_E · L |", "|:--|--:|--:|--:|--:|"]
-        for row in self.rows:
-            lines.append(
-                f"| {row.layer} | {row.levels} | {row.relative:.5f} | {row.ratio:.4f} | {row.ratio * row.levels:.3f} |"
-            )
-        return "\n".join([*lines, "", f"T_eff = {self.timesteps:.2f}, r_E of the network {self.ratio:.4f}."])
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+    def summary(self) -> str:
+        """The means over the layers."""
+        return f"T_eff = {self.timesteps:.2f}, r_E of the network {self.ratio:.4f}."
 
 
 def energy_ratio(levels: int, relative: float) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from rheobase.core.errors import RecipeError
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches
 from rheobase.methods import FTBC, Recipe
 from rheobase.methods._convert import convert
@@ -33,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Stability:
+class Stability(Result):
     """One curve for each number of time-steps.
 
     Attributes:
@@ -44,9 +45,16 @@ class Stability:
     curves: dict[int, tuple[Point, ...]]
     images: int
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+    def table(self) -> Table:
+        """A row for each T and iteration."""
+        columns = (
+            Column("T", lambda row: row[0]),
+            Column("iteration", lambda row: row[1].iteration),
+            Column("accuracy", lambda row: row[1].accuracy, "{:.2f} %", scale=100),
+            Column("agreement with ANN", lambda row: row[1].agreement, "{:.2f} %", scale=100),
+            Column("logit error", lambda row: row[1].logit_error, "{:.3f}"),
+        )
+        return Table(columns, [(t, point) for t, curve in self.curves.items() for point in curve])
 
 
 def stability(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rheobase.core.progress import track
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches, count
 from rheobase.graph.sites import Site
 from rheobase.network.folding import check_unfolded
@@ -40,7 +40,7 @@ class SiteUnevenness:
 
 
 @dataclass(frozen=True)
-class Unevenness:
+class Unevenness(Result):
     """The unevenness error of every site, in execution order.
 
     Attributes:
@@ -49,6 +49,8 @@ class Unevenness:
         images: how many.
         method: name of the recipe.
     """
+
+    in_json = ("error",)
 
     rows: tuple[SiteUnevenness, ...]
     timesteps: int
@@ -60,26 +62,18 @@ class Unevenness:
         """ξ, mean over the neurons of all sites."""
         return sum(row.error * row.neurons for row in self.rows) / sum(row.neurons for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "error": self.error}
-
-    def to_markdown(self) -> str:
-        """As a Markdown table."""
-        lines = [
-            "| site | T | neurons | unevenness ξ | ξ relative | counts changed | from the ANN's activation |",
-            "|:--|--:|--:|--:|--:|--:|--:|",
-        ]
-        for row in self.rows:
-            relative = "-" if row.relative is None else f"{100 * row.relative:.2f} %"
-            lines.append(
-                f"| {row.site} | {row.timesteps} | {row.neurons} | {row.error:.3g} | {relative} "
-                f"| {100 * row.changed:.2f} % | {row.ann_error:.3g} |"
-            )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+    def table(self) -> Table:
+        """A row for each site."""
+        columns = (
+            Column("site", "site", align="left"),
+            Column("T", "timesteps"),
+            Column("neurons", "neurons"),
+            Column("unevenness ξ", "error", "{:.3g}"),
+            Column("ξ relative", "relative", "{:.2f} %", scale=100),
+            Column("counts changed", "changed", "{:.2f} %", scale=100),
+            Column("from the ANN's activation", "ann_error", "{:.3g}"),
+        )
+        return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}, {self.images} images")
 
 
 @torch.no_grad()

@@ -120,10 +120,30 @@ class Recipe(Value):
         if "method" not in values:
             return cls(**values)
         options = dict(values)
-        name = options.pop("method")
-        if not isinstance(name, str) or name not in METHODS:
-            raise RecipeError(f"{name!r} is unknown", where="method", remedy=f"use one of {', '.join(METHODS)}")
-        return METHODS[name](**options)
+        return cls.from_method(options.pop("method"), **options)
+
+    @classmethod
+    def from_method(cls, method: str, timesteps: int | None = None, **options: Any) -> Recipe:
+        """The recipe of a published method with options, for ``timesteps`` if that is given.
+
+        T means the same for every method: the steps that the network runs for. Where its levels decide them, they are
+        T at every site (PASCAL), or on average over the sites (QAC).
+
+        Raises:
+            RecipeError: if there is no such method or option, or the method cannot have that T.
+
+        Example:
+            >>> import rheobase as rb
+            >>> rb.Recipe.from_method("QAC", timesteps=3) == rb.QAC(mean_timesteps=3)
+            True
+        """
+        if not isinstance(method, str) or method not in METHODS:
+            raise RecipeError(f"{method!r} is unknown", where="method", remedy=f"use one of {', '.join(METHODS)}")
+        if timesteps is None:
+            return METHODS[method](**options)
+        if "timesteps" in inspect.signature(METHODS[method]).parameters:
+            return METHODS[method](timesteps=timesteps, **options)
+        return METHODS[method](**options).with_timesteps(timesteps)
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,8 @@ class Digits(NamedTuple):
 
 def digits() -> Digits:
     """The digits of scikit-learn: 1097 to train, 300 to validate, 400 to test; always the same ones."""
+    from sklearn.datasets import load_digits  # takes a second, and the network alone does not need it
+
     pixels, classes = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(classes).long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rheobase.core.errors import ModelError, RecipeError, TrainingError
+from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.core.seeds import derive
 from rheobase.data.batches import Batches
 from rheobase.data.readers import require_positive
@@ -31,7 +32,7 @@ _AT_ONCE = 100
 
 
 @dataclass(frozen=True)
-class AdaptedLevels:
+class AdaptedLevels(Result):
     """A network trained with levels of its own at every site.
 
     Attributes:
@@ -60,14 +61,19 @@ class AdaptedLevels:
 
     def to_json(self) -> dict[str, Any]:
         """All but the model, as plain values."""
-        return {
-            "levels": self.levels,
-            "mean_level": self.mean_level,
-            "metric": self.metric.to_json(),
-            "epoch": self.epoch,
-            "switched": self.switched,
-            "history": [asdict(epoch) for epoch in self.history],
-        }
+        names = ("levels", "mean_level", "metric", "epoch", "switched", "history")
+        return {name: plain_values(getattr(self, name)) for name in names}
+
+    def table(self) -> Table:
+        """The metric and L of each site."""
+        metric = self.metric.table()
+        columns = (*metric.columns, Column("L", lambda row: self.levels[row.site]))
+        return Table(columns, metric.rows, "Adaptive levels")
+
+    def summary(self) -> str:
+        """The mean level, and what there is to note of the metric."""
+        mean = f"Mean level {self.mean_level:.2f}, from epoch {self.switched + 1} on."
+        return "\n\n".join(filter(None, (mean, self.metric.summary())))
 
 
 def adapt_levels(

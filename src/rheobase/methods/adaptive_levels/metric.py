@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from rheobase.activations.activation import check_levels
 from rheobase.core.errors import ModelError, RecipeError
+from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches
 from rheobase.data.readers import require_positive
 from rheobase.graph import Graph, fold_batch_norm
@@ -48,7 +49,7 @@ class SiteMetric:
 
 
 @dataclass(frozen=True)
-class LevelMetric:
+class LevelMetric(Result):
     """The AL metric of every site of a network.
 
     Attributes:
@@ -57,6 +58,8 @@ class LevelMetric:
         moments: what skewness and kurtosis are of.
         images: how many were looked at.
     """
+
+    in_json = ("notes",)
 
     sites: tuple[SiteMetric, ...]
     alpha: float
@@ -115,13 +118,14 @@ class LevelMetric:
         found = clusters([found.metric for found in self.sites], len(levels))
         return {name: levels[cluster] for name, cluster in zip(names, found, strict=True)}
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values; what is infinite is None, which JSON has a word for."""
-        sites = [
-            {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in asdict(s).items()}
-            for s in self.sites
-        ]
-        return {**asdict(self), "sites": sites, "notes": list(self.notes)}
+    def table(self) -> Table:
+        """A row for each site."""
+        columns = (Column("site", "site", align="left"), Column("metric", "metric", "{:.4g}"))
+        return Table(columns, self.sites, "AL metric")
+
+    def summary(self) -> str:
+        """What there is to note."""
+        return "\n".join(f"- {note}" for note in self.notes)
 
 
 def level_metric(

@@ -1,23 +1,20 @@
-"""A comparison: its cells, their means and deviations over seeds, and the method that fits a budget."""
+"""The grid of a comparison, methods × T × seeds: its cells, their spread over seeds, the choice within a budget."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
+from typing import Any
 
 from rheobase.comparison.cells import Cell, Identity, number
-from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES, write
+from rheobase.comparison.quantities import QUANTITIES, Quantity
 from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.results import Column, Result, Spread, Table, plain_values
 from rheobase.methods import Recipe
-
-if TYPE_CHECKING:
-    from rheobase.comparison.plots import Plot
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,6 @@ class About:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (n − 1) over seeds; the latter is None for one seed."""
-
-    mean: float
-    deviation: float | None
-
-
-@dataclass(frozen=True)
 class Entry:
     """A method at one T, over all seeds.
 
@@ -73,13 +62,17 @@ class Entry:
         """The cells with numbers."""
         return tuple(cell for cell in self.cells if cell.status == "done")
 
+    @property
+    def label(self) -> str:
+        """The method, with how many seeds were done where others were not."""
+        few = 0 < len(self.done) < len(self.cells)
+        return f"{self.method} ({len(self.done)} of {len(self.cells)} seeds)" if few else self.method
+
     def over_seeds(self, value: Callable[[Cell], float | None]) -> Spread | None:
         """Mean and deviation of something over the seeds that were done; None if none was, or it is not there."""
         values = [value(cell) for cell in self.done]
         known = [number for number in values if number is not None]
-        if not known or len(known) < len(values):
-            return None
-        return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+        return Spread.of(known) if len(known) == len(values) else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Results of :func:`rheobase.compare`. Printing it shows the table.
 
     Attributes:
@@ -114,7 +107,7 @@ class Comparison:
     recipes: dict[str, Recipe]
     cells: tuple[Cell, ...]
     folder: Path | None = None
-    choice: Choice | None = field(default=None)
+    choice: Choice | None = None
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -142,13 +135,6 @@ class Comparison:
             if cell.status != "done":
                 grouped.setdefault((cell.method, cell.reason or ""), []).append(cell)
         return grouped
-
-    @cached_property
-    def plots(self) -> dict[str, Plot]:
-        """Accuracy against ``"timesteps"``, ``"latency"`` and ``"energy"``, as SVG; none where nothing ran."""
-        from rheobase.comparison.plots import draw
-
-        return draw(self)
 
     def choose(self, latency: float | None = None, energy: float | None = None) -> Choice:
         """The method and T with the highest accuracy on the validation images, within a budget.
@@ -196,61 +182,86 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values: what was compared, the cells, the choice."""
-        from rheobase.comparison.tables import rows
-
         return {
-            "about": {**asdict(self.about), "identity": self.about.identity.model_dump()},
-            "entries": rows(self),
+            "about": plain_values(self.about),
+            "entries": [
+                {
+                    "method": entry.method,
+                    "timesteps": entry.timesteps,
+                    "seeds": len(entry.done),
+                    "seeds_wanted": len(entry.cells),
+                    **{quantity.name: plain_values(entry.over_seeds(quantity.value)) for quantity in QUANTITIES},
+                }
+                for entry in self.entries
+            ],
             "cells": [cell.model_dump(mode="json", exclude={"identity", "recipe", "training"}) for cell in self.cells],
             "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
-            "choice": None if self.choice is None else asdict(self.choice),
+            "choice": plain_values(self.choice),
         }
 
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Those that hold anything: no accuracy without labels, no training where nothing was trained."""
+        return tuple(q for q in QUANTITIES if any(entry.over_seeds(q.value) is not None for entry in self.entries))
+
+    @property
+    def caption(self) -> str:
+        """On what the numbers were got."""
+        about, seeds = self.about, self.seeds
+        accuracy = about.ann_accuracy["test"]
+        ann = "" if accuracy is None else f" (analog network: {100 * accuracy:.2f} %)"
+        over = f"; mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
+        images, counted = about.images["test"], about.identity.energy_images
+        energy = f", spikes counted for the energy on {counted} of them" if counted < images else ""
+        return f"{about.network} on {images} test images{ann}{energy}{over}"
+
+    def table(self) -> Table:
+        """A row for each method and T that ran."""
+        named = (Column("method", "label", align="left"), Column("T", "timesteps"))
+        columns = (*named, *(quantity.column for quantity in self.quantities))
+        ran = [entry for entry in self.entries if entry.done]
+        return Table(columns, ran, self.caption, section=lambda entry: entry.method)
+
+    def summary(self) -> str:
+        """What did not run and why, and the choice."""
+        parts = []
+        if self.missing:
+            lines = (f"- {method} ({self.spans(cells)}): {reason}" for (method, reason), cells in self.missing.items())
+            parts.append("\n".join(("Did not run:\n", *lines)))
+        if self.choice is not None:
+            parts.append(f"Choice: {self.choice.reason}")
+        return "\n\n".join(parts)
+
     def to_markdown(self) -> str:
-        """As a Markdown table, with what did not run below it."""
-        from rheobase.comparison.tables import markdown
-
-        return markdown(self)
-
-    def to_csv(self) -> str:
-        """As comma-separated values: a column for each mean and each deviation."""
-        from rheobase.comparison.tables import csv_text
-
-        return csv_text(self)
+        """As a Markdown table, with its caption and what did not run below it."""
+        return "\n\n".join(filter(None, (self.table().markdown(), f"{self.caption}.", self.summary()))) + "\n"
 
     def to_latex(self) -> str:
         """As a LaTeX ``tabular`` in the manner of booktabs."""
-        from rheobase.comparison.tables import latex
+        return f"% {self.caption}\n{self.table().latex()}"
 
-        return latex(self)
+    def to_csv(self) -> str:
+        """As comma-separated values: a row for each method and T, a column for each mean and each deviation.
 
-    def to_html(self) -> str:
-        """As one self-contained page."""
-        from rheobase.comparison.html import page
-
-        return page(self)
-
-    def print(self, console: Console) -> None:
-        """Print the table to a rich console, and what did not run."""
-        from rheobase.comparison.tables import print_table
-
-        print_table(self, console)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def write(self, folder: Path) -> None:
-        """Write report, tables and plots into a folder that exists.
-
-        Raises:
-            StoreError: if it cannot be written.
+        What did not run is included, with empty numbers.
         """
-        tables = {"markdown": self.to_markdown(), "csv": self.to_csv(), "latex": self.to_latex()}
-        files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
-        files |= {PLOT_FILES[kind]: plot.file for kind, plot in self.plots.items()}
-        write(folder, {**files, REPORT_FILE: self.to_html()})
-        for plot in set(PLOT_FILES.values()) - set(files):  # of what was asked before
-            (folder / plot).unlink(missing_ok=True)
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        names = [name for quantity in QUANTITIES for name in (quantity.name, f"{quantity.name}_deviation")]
+        writer.writerow(["method", "timesteps", "seeds", *names])
+        for entry in self.entries:
+            spreads = [entry.over_seeds(quantity.value) for quantity in QUANTITIES]
+            numbers = [number for s in spreads for number in ((None, None) if s is None else (s.mean, s.deviation))]
+            texts = ["" if number is None else f"{number:.6g}" for number in numbers]
+            writer.writerow([entry.method, entry.timesteps, len(entry.done), *texts])
+        return file.getvalue()
+
+    def spans(self, cells: Iterable[Cell]) -> str:
+        """Which T and seeds some cells are of, in words."""
+        steps = sorted({cell.timesteps for cell in cells})
+        seeds = sorted({cell.seed for cell in cells})
+        words = "every T" if len(steps) == len(self.timesteps) else f"T = {', '.join(map(str, steps))}"
+        return words if len(seeds) == len(self.seeds) else f"{words}; seed {', '.join(map(str, seeds))}"
 
 
 _NAMES = {"latency": "latency", "energy": "energy ratio"}
@@ -275,11 +286,3 @@ def _candidate(entry: Entry) -> dict[str, Any]:
         "latency": mean(number("latency", "final")),
         "energy": mean(number("validation", "energy_ratio")),
     }
-
-
-def spans(cells: Iterable[Cell], all_timesteps: Mapping[int, Any] | tuple[int, ...], all_seeds: tuple[int, ...]) -> str:
-    """Which T and seeds some cells are of, in words."""
-    steps = sorted({cell.timesteps for cell in cells})
-    seeds = sorted({cell.seed for cell in cells})
-    words = "every T" if len(steps) == len(all_timesteps) else f"T = {', '.join(map(str, steps))}"
-    return words if len(seeds) == len(all_seeds) else f"{words}; seed {', '.join(map(str, seeds))}"

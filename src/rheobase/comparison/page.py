@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rheobase.comparison.cells import Cell
-from rheobase.comparison.comparison import Comparison, Entry, spans
-from rheobase.comparison.plots import DARK, GRID, INK, LIGHT
-from rheobase.comparison.tables import COLUMNS, Column, caption, cells_of, columns
+from rheobase.comparison.grid import Comparison, Entry
+from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
+from rheobase.comparison.quantities import QUANTITIES, Quantity
 from rheobase.core.values import Value
 from rheobase.methods import METHODS, Recipe
 
@@ -23,8 +24,9 @@ SCRIPT_ID = "results"
 """Of the block of JSON with the numbers."""
 
 
-def page(comparison: Comparison) -> str:
-    """The whole page as text."""
+def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -> str:
+    """The whole page as text; with these plots, or else drawn anew."""
+    plots = draw(comparison) if plots is None else plots
     environment = Environment(
         loader=PackageLoader("rheobase", "comparison"),
         autoescape=True,
@@ -32,108 +34,42 @@ def page(comparison: Comparison) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    shown = columns(comparison)
-    best = _best(comparison, shown)
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    labelled = comparison.about.ann_accuracy["test"] is not None
     return environment.get_template(TEMPLATE).render(
         comparison=comparison,
         about=comparison.about,
-        caption=caption(comparison),
         light={"ink": INK[0], "grid": GRID[0], **_series(LIGHT)},
         dark={"ink": INK[1], "grid": GRID[1], **_series(DARK)},
-        plots={name: (plot, Markup(plot.inline)) for name, plot in comparison.plots.items()},
-        overview=_overview(comparison),
-        headings=[column.heading for column in shown],
-        groups=[
-            (method, [_row(comparison, entry, shown, best) for entry in comparison.entries if entry.method == method])
-            for method in comparison.recipes
-        ],
+        plots={name: (plot, Markup(plot.inline)) for name, plot in plots.items()},
+        overview=next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement")),
+        groups={m: {e.timesteps: e for e in comparison.entries if e.method == m} for m in comparison.recipes},
+        leads=partial(_leads, comparison),
         methods=[_described(name, recipe, comparison) for name, recipe in comparison.recipes.items()],
         missing=[
-            (method, spans(cells, comparison.timesteps, comparison.seeds), reason, cells[0].status)
+            (method, comparison.spans(cells), reason, cells[0].status)
             for (method, reason), cells in comparison.missing.items()
         ],
         notes=_notes(comparison),
         provenance=_provenance(comparison),
         cells_done=sum(cell.status == "done" for cell in comparison.cells),
         script_id=SCRIPT_ID,
-        document=Markup(_json(comparison.to_json())),
+        document=comparison.to_json(),
     )
-
-
-def _json(document: dict[str, Any]) -> str:
-    """JSON that can stand in a script element whatever names it holds."""
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _series(colours: tuple[str, ...]) -> dict[str, str]:
     return {f"series-{i}": colour for i, colour in enumerate(colours)}
 
 
-# -- tables ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Overview:
-    """Accuracy (without labels: agreement) of every method at every T."""
-
-    heading: str
-    timesteps: tuple[int, ...]
-    rows: list[tuple[str, list[tuple[str, bool]]]]
-    """(method, (text, whether it is the best of its T))"""
-
-
-def _overview(comparison: Comparison) -> _Overview:
-    labelled = comparison.about.ann_accuracy["test"] is not None
-    column = next(c for c in COLUMNS if c.name == ("accuracy" if labelled else "agreement"))
-    found = {(entry.method, entry.timesteps): entry.over_seeds(column.value) for entry in comparison.entries}
-    highest = {
-        t: max((s.mean for (_, at), s in found.items() if at == t and s is not None), default=None)
-        for t in comparison.timesteps
-    }
-    rows = []
-    for method in comparison.recipes:
-        texts = []
-        for t in comparison.timesteps:
-            spread = found.get((method, t))
-            texts.append((column.text(spread), spread is not None and spread.mean == highest[t]))
-        rows.append((method, texts))
-    return _Overview(column.heading, comparison.timesteps, rows)
-
-
-def _best(comparison: Comparison, shown: tuple[Column, ...]) -> dict[tuple[int, str], float]:
-    """(T, column) -> the best mean of all methods, where one is better than another."""
-    best: dict[tuple[int, str], float] = {}
-    for column in shown:
-        if column.best == 0:
-            continue
-        for t in comparison.timesteps:
-            spreads = [entry.over_seeds(column.value) for entry in comparison.entries if entry.timesteps == t]
-            means = [spread.mean for spread in spreads if spread is not None]
-            if len(set(means)) > 1:
-                best[t, column.name] = max(means) if column.best > 0 else min(means)
-    return best
-
-
-def _row(
-    comparison: Comparison, entry: Entry, shown: tuple[Column, ...], best: dict[tuple[int, str], float]
-) -> dict[str, Any]:
-    method, timesteps, *texts = cells_of(comparison, entry)
-    means = [spread and spread.mean for spread in (entry.over_seeds(column.value) for column in shown)]
-    marked = [
-        mean is not None and mean == best.get((entry.timesteps, c.name)) for c, mean in zip(shown, means, strict=True)
-    ]
-    chosen = comparison.choice is not None and (entry.method, entry.timesteps) == (
-        comparison.choice.method,
-        comparison.choice.timesteps,
-    )
-    return {
-        "method": method,
-        "timesteps": timesteps,
-        "numbers": list(zip(texts, marked, strict=True)),
-        "done": bool(entry.done),
-        "chosen": chosen,
-    }
+def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: bool = True) -> bool:
+    """Whether an entry has the best mean of all methods at its T; ``alone``: only if there is a worse one."""
+    spreads = [e.over_seeds(quantity.value) for e in comparison.entries if e.timesteps == entry.timesteps]
+    means = {spread.mean for spread in spreads if spread is not None}
+    own = entry.over_seeds(quantity.value)
+    if own is None or not quantity.best or (alone and len(means) == 1):
+        return False
+    return own.mean == (max(means) if quantity.best > 0 else min(means))
 
 
 # -- words -----------------------------------------------------------------------------------------------------
@@ -182,9 +118,7 @@ def _notes(comparison: Comparison) -> list[tuple[str, str]]:
     return [
         (
             note,
-            "; ".join(
-                f"{method}, {spans(cells, comparison.timesteps, comparison.seeds)}" for method, cells in methods.items()
-            ),
+            "; ".join(f"{method}, {comparison.spans(cells)}" for method, cells in methods.items()),
         )
         for note, methods in grouped.items()
     ]

@@ -1,0 +1,170 @@
+"""What is asked of a comparison, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from rheobase.comparison.images import Images
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.data.batches import Batches, check_answers
+from rheobase.methods import Recipe
+from rheobase.network.checks import check_input
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.training import Training
+
+MOST_REPEATED = 0.01
+"""Share of a part's images that may occur in another part: published data sets hold some images twice."""
+
+
+def named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes by name.
+
+    Raises:
+        RecipeError: if there are none, two of one name, or something else among them.
+    """
+    if isinstance(recipes, Recipe) or not isinstance(recipes, Mapping | Iterable):
+        raise RecipeError(
+            f"is a {type(recipes).__name__}, not several", where="recipes", remedy="give a list, such as [rb.FTBC()]"
+        )
+    pairs = list(recipes.items()) if isinstance(recipes, Mapping) else [(getattr(r, "name", ""), r) for r in recipes]
+    if not pairs:
+        raise RecipeError("is empty", where="recipes", remedy="give at least one, such as rb.FTBC()")
+    for _, recipe in pairs:
+        if not isinstance(recipe, Recipe):
+            raise RecipeError(
+                f"hold a {type(recipe).__name__}", where="recipes", remedy="pass recipes such as rb.FTBC()"
+            )
+    names = [name for name, _ in pairs]
+    for method in names:
+        check_name(method, "recipes")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(
+            f"hold {twice!r} twice", where="recipes", remedy="give them names of your own: {'my name': recipe, ...}"
+        )
+    return dict(pairs)
+
+
+def check_name(name: object, where: str) -> None:
+    """Refuse what would break the lines of a table or the text of a file.
+
+    Raises:
+        RecipeError: if it is no text, empty, or holds line breaks, control characters or lone surrogates.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise RecipeError(f"has the name {name!r}", where=where, remedy="use names of printable characters in one line")
+
+
+def whole_numbers(values: Sequence[int], least: int, where: str, most: int) -> tuple[int, ...]:
+    """Values that are whole numbers from ``least`` to ``most``.
+
+    Raises:
+        RecipeError: if one is not, or is given twice, or there are none.
+    """
+    if not isinstance(values, Iterable):
+        raise RecipeError(
+            f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
+        )
+    values = tuple(values)
+    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and least <= v <= most]
+    if not values or len(good) < len(values) or len(set(values)) < len(values):
+        raise RecipeError(
+            f"is {', '.join(map(repr, values)) or 'empty'}",
+            where=where,
+            remedy=f"give whole numbers from {least} to {most}, each once",
+        )
+    return values
+
+
+def check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:
+    """See that a budget says what there is, and that there are images to choose by.
+
+    Raises:
+        RecipeError, DataError: if not.
+    """
+    if budget is None:
+        return
+    if not isinstance(budget, Mapping):
+        raise RecipeError(f"is {budget!r}", where="budget", remedy='give a mapping, such as {"latency": 8}')
+    unknown = [name for name in budget if name not in ("latency", "energy")]
+    if unknown or not budget:
+        raise RecipeError(
+            f"has the unknown part {unknown[0]!r}" if unknown else "is empty",
+            where="budget",
+            remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
+        )
+    for name, value in budget.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise RecipeError(f"is {value!r}", where=f"budget {name}", remedy="give a number above 0")
+    if validation is None:
+        raise DataError(
+            "are needed for a budget: the method is chosen by them, never by test images",
+            where="validation images",
+            remedy="give validation=... (--validation), images that are neither calibration nor test images",
+        )
+
+
+def check_apart(parts: Mapping[str, Images | None]) -> list[str]:
+    """Notes on the few images that occur in two parts.
+
+    Raises:
+        DataError: if parts have more in common.
+    """
+    notes = []
+    for name, other in (("test", "calibration"), ("test", "validation"), ("validation", "calibration")):
+        part, known = parts[name], parts[other]
+        if part is None or known is None:
+            continue
+        found = sum(image in known.each for image in part.hashes)
+        said = f"{found} of {len(part.hashes)} occur among the {other} images"
+        if found > MOST_REPEATED * len(part.hashes):
+            raise DataError(
+                f"{said}, and on images that were used before results look better than they are",
+                where=f"{name} images",
+                remedy="split the data such that no image is in two parts",
+            )
+        if found:
+            notes.append(f"{name} images: {said}")
+    return notes
+
+
+def check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
+    """See that images and labels are such as the network has answers for.
+
+    Raises:
+        DataError: if they are not.
+    """
+    try:
+        check_input(network.graph, data.images[:1])
+    except DataError as error:
+        raise DataError(error.reason, where=f"{part} {error.where}", remedy=error.remedy) from None
+    if data.labels is None:
+        return
+    with torch.inference_mode():
+        answer = network.ann(data.images[:1].to(network.graph.device))
+    check_answers(answer, data.labels, f"{part} data")
+
+
+def check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:
+    """See that settings for the training have an effect.
+
+    Raises:
+        RecipeError: if not.
+    """
+    if training is None:
+        return
+    if not isinstance(training, Training):
+        raise RecipeError(
+            f"is a {type(training).__name__}",
+            where="training",
+            remedy="give rb.Training(epochs=..., learning_rate=...)",
+        )
+    if quantised:
+        reason = "has no effect on a network that is quantised already"
+    elif all(recipe.activation is None for recipe in recipes.values()):
+        reason = "has no effect: no recipe has an activation to train"
+    else:
+        return
+    raise RecipeError(reason, where="training", remedy="leave it out")
