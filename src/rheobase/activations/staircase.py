@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations.activation import INITIAL_POTENTIAL, QuantisedActivation, Rounding, check_levels
+from rheobase.activations.activation import (
+    INITIAL_POTENTIAL,
+    Activation,
+    Bounds,
+    QuantisedActivation,
+    Rounding,
+    built_in,
+    check_levels,
+)
 from rheobase.core.errors import ModelError
 from rheobase.signals.signal import along_channels
 
@@ -132,6 +140,30 @@ def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Ten
     """
     above = torch.ops.aten.threshold_backward(gradient, z - along_channels(saturation, z.dim()), 0)
     return torch.ops.aten.threshold_backward(gradient, z, 0).sub_(above), above
+
+
+@built_in
+class StaircaseFunction(Activation):
+    """The staircase of a :class:`Staircase` at a site: levels and rounding are attributes, θ a tensor."""
+
+    kind = "staircase"
+
+    def apply(
+        self,
+        x: Tensor,
+        *,
+        overwrite: bool = False,
+        threshold: Tensor,
+        levels: int,
+        rounding: Rounding = "round",
+        **arguments: Any,
+    ) -> Tensor:
+        """``x``: [B, C, ...]."""
+        return staircase(x, threshold=threshold, levels=levels, rounding=rounding, overwrite=overwrite)
+
+    def bounds(self, *, levels: int, rounding: Rounding = "round", **attributes: Any) -> Bounds:
+        """From 0 to θ, in levels."""
+        return Bounds(levels=levels, rounding=rounding)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from rheobase.activations.analog import activation
+from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import StoreError
 from rheobase.core.paths import as_path
 from rheobase.graph.graph import Graph
@@ -394,9 +394,16 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
         return "is there twice"
     if (node.operation == "input") != (index == 0):
         return "is the first, but not the input" if index == 0 else "is a second input"
-    function = activation if node.operation == "site" else getattr(OPERATIONS.get(node.operation), "apply", None)
-    if function is None and node.operation != "input":
-        return f"has the unknown operation {node.operation!r}"
+    attributes = dict(node.attributes)
+    if node.operation == "site":
+        kind = attributes.pop("activation", None)
+        function = getattr(ACTIVATIONS.get(str(kind)), "apply", None)
+        if function is None:
+            return f"has the unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}"
+    else:
+        function = getattr(OPERATIONS.get(node.operation), "apply", None)
+        if function is None and node.operation != "input":
+            return f"has the unknown operation {node.operation!r}"
     if min(node.shape, default=1) < 0:
         return f"has the shape {list(node.shape)}"
     for name in node.inputs:
@@ -407,7 +414,7 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
             return f"uses the tensor {name!r}, which is not there"
     if function is not None:
         try:
-            inspect.signature(function).bind(*node.inputs, **node.attributes, **node.parameters)
+            inspect.signature(function).bind(*node.inputs, **attributes, **node.parameters)
         except TypeError as error:
             return f"({node.operation}): {error}"
     return None

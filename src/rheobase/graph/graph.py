@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rheobase.activations.analog import activation
+from rheobase.activations import ACTIVATIONS
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
@@ -120,8 +119,9 @@ class Graph(nn.Module):
 
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
         """The activation of a site node for ``x`` [B, C, ...]."""
-        parameters: Any = {argument: self.tensor(name) for argument, name in node.parameters.items()}
-        return activation(x, **node.attributes, **parameters, overwrite=overwrite)
+        tensors = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+        attributes = dict(node.attributes)
+        return ACTIVATIONS[attributes.pop("activation")].apply(x, overwrite=overwrite, **attributes, **tensors)
 
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""

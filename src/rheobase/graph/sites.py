@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rheobase.activations.activation import Rounding
+from rheobase.activations import ACTIVATIONS, Bounds, Rounding
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 
@@ -17,9 +17,7 @@ class Site:
         name: unique name, the module path where the activation is a module's (``layer1.0.relu:2``: its second call).
         index: position in execution order.
         shape: shape of one sample, [C, ...]; channels are always the first axis.
-        upper: where the activation saturates (6 for ReLU6), or None.
-        levels: L of a quantised activation, which saturates at its trained θ; or None.
-        rounding: how a quantised activation rounds.
+        bounds: of the activation; ``upper``, ``levels`` and ``rounding`` are parts of it.
         previous: sites whose output reaches this one through affine operations; empty: the network's input does.
         next: sites that this one's output reaches; empty: the readout.
     """
@@ -27,12 +25,25 @@ class Site:
     name: str
     index: int
     shape: tuple[int, ...]
-    upper: float | None
-    levels: int | None
-    rounding: Rounding
+    bounds: Bounds
     previous: tuple[str, ...]
     next: tuple[str, ...]
     origin: str
+
+    @property
+    def upper(self) -> float | None:
+        """Where the activation saturates (6 for ReLU6), or None."""
+        return self.bounds.upper
+
+    @property
+    def levels(self) -> int | None:
+        """L of a quantised activation, which saturates at its trained θ; or None."""
+        return self.bounds.levels
+
+    @property
+    def rounding(self) -> Rounding:
+        """How a quantised activation rounds."""
+        return self.bounds.rounding
 
     @property
     def channels(self) -> int:
@@ -67,15 +78,19 @@ def site_table(graph: Graph) -> tuple[Site, ...]:
             node.name,
             order[node.name],
             node.shape,
-            node.attributes["upper"],
-            node.attributes.get("levels"),
-            node.attributes.get("rounding", "round"),
+            bounds(node),
             tuple(sorted(previous[node.name], key=order.__getitem__)),
             tuple(following[node.name]),
             node.origin,
         )
         for node in graph.sites
     )
+
+
+def bounds(node: Node) -> Bounds:
+    """Between which values the activation of a site lies."""
+    attributes = dict(node.attributes)
+    return ACTIVATIONS[attributes.pop("activation")].bounds(**attributes)
 
 
 def split_at_sites(graph: Graph) -> tuple[list[Node], list[Node], list[Node]]:

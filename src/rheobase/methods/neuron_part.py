@@ -177,10 +177,10 @@ def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
         RecipeError: if it has another one.
     """
     (node,) = (node for node in graph.sites if node.name == site.name)
-    if site.levels is None or "threshold" not in node.parameters:
+    if node.attributes["activation"] != "staircase":
         raise RecipeError(
             "is not a quantised activation, which this method needs",
             where=site.name,
             remedy="quantise and train the network first: rb.quantise(net, recipe, calibration=...), rb.train(...)",
         )
-    return graph.tensor(node.parameters["threshold"]).clone(), site.levels
+    return graph.tensor(node.parameters["threshold"]).clone(), int(node.attributes["levels"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from rheobase.activations import ACTIVATIONS, Activation
 from rheobase.core.errors import RecipeError
 from rheobase.graph.operations import OPERATIONS, Operation
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
-from rheobase.graph.trace.activations import ACTIVATIONS
+from rheobase.graph.trace.activations import TRACED
 from rheobase.graph.trace.no_effect import NO_EFFECT
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
@@ -34,8 +35,8 @@ def register(part: T) -> T:
     Args:
         part: a :class:`rheobase.passes.CalibrationPass`; a :class:`rheobase.methods.NeuronPart`, with the neurons
             that it ``builds``; a :class:`rheobase.methods.ActivationPart`; a :class:`rheobase.network.Protocol`; a
-            :class:`rheobase.graph.operations.Operation`; or a function that returns a recipe, whose arguments all have
-            defaults.
+            :class:`rheobase.graph.operations.Operation`; a :class:`rheobase.activations.Activation`; or a function that
+            returns a recipe, whose arguments all have defaults.
 
     Returns:
         The class as it is; the function with its options validated.
@@ -57,11 +58,12 @@ def register(part: T) -> T:
         _complete(part)
         known = next(known for base, known in _REGISTRIES.items() if issubclass(part, base))
         _put(known, _kind(part), part)
-    elif isinstance(part, type) and issubclass(part, Operation):
+    elif isinstance(part, type) and issubclass(part, Operation | Activation):
         _complete(part)
-        _check_operation(part)
+        name = _check_operation(part) if issubclass(part, Operation) else _check_activation(part)
+        registry: dict[str, Any] = OPERATIONS if issubclass(part, Operation) else ACTIVATIONS
         try:
-            OPERATIONS[part.name] = part()
+            registry[name] = part()
         except TypeError as error:
             raise RecipeError(f"cannot be made without arguments ({error})", where=part.__name__) from None
     elif inspect.isfunction(part):
@@ -74,8 +76,8 @@ def register(part: T) -> T:
         raise RecipeError(
             "is no pass, neuron, activation, protocol or operation, and no function that returns a recipe",
             where=getattr(part, "__name__", repr(part)),
-            remedy="derive it from CalibrationPass, NeuronPart, ActivationPart, Protocol or Operation; a Neuron is "
-            "registered by the part that builds it",
+            remedy="derive it from CalibrationPass, NeuronPart, ActivationPart, Activation, Protocol or Operation; a "
+            "Neuron is registered by the part that builds it",
         )
     return part
 
@@ -102,30 +104,55 @@ def _register_neuron(part: type[NeuronPart]) -> None:
     _put(NEURON_PARTS, kind, part)
 
 
-def _check_operation(operation: type[Operation]) -> None:
+def _check_operation(operation: type[Operation]) -> str:
     """See that an operation has a name and torch calls of its own, and that networks can run it."""
     where, name = operation.__name__, getattr(operation, "name", None)
     if name in _NODES:
         raise RecipeError(f"the name {name!r} is taken by the graph itself", where=where, remedy="choose another")
     _free({known: type(found) for known, found in OPERATIONS.items()}, name, operation, 'name = "my_operation"')
-    calls = operation.traced_from
-    if not isinstance(calls, tuple) or not calls or not all(isinstance(call, str) for call in calls):
+    if not operation.traced_from:
         raise RecipeError(
-            f"is {calls!r}: no torch call would become this operation",
+            "is empty: no torch call would become this operation",
             where=f"{where}.traced_from",
             remedy='name the calls in a tuple, such as ("mylib::flip_channels",)',
         )
-    taken = dict.fromkeys((*ACTIVATIONS, *NO_EFFECT), "the tracer")
-    taken |= {call: _place(type(o)) for key, o in OPERATIONS.items() if key != name for call in o.traced_from}
-    for call in calls:
-        if call in taken:
-            raise RecipeError(f"the call {call!r} is taken by {taken[call]}", where=where, remedy="name another call")
+    _check_calls(operation, OPERATIONS, name)
     if not operation.affine:
         raise RecipeError(
             "is not affine, and a spike train has no time-mean through it",
             where=where,
             remedy="register affine operations only",
         )
+    return str(name)
+
+
+def _check_activation(activation: type[Activation]) -> str:
+    """See that an activation has a name, and calls of its own if any."""
+    name = getattr(activation, "kind", None)
+    _free({known: type(found) for known, found in ACTIVATIONS.items()}, name, activation, 'kind = "my_activation"')
+    _check_calls(activation, ACTIVATIONS, name)
+    return str(name)
+
+
+def _check_calls(part: type[Operation] | type[Activation], kin: Mapping[str, Any], name: Any) -> None:
+    """See that ``traced_from`` names calls that nothing else is traced from; another of the same name may have them."""
+    calls = part.traced_from
+    if not isinstance(calls, tuple) or not all(isinstance(call, str) for call in calls):
+        raise RecipeError(
+            f"is {calls!r}",
+            where=f"{part.__name__}.traced_from",
+            remedy='name the calls in a tuple, such as ("mylib::flip_channels",)',
+        )
+    taken = dict.fromkeys((*TRACED, *NO_EFFECT), "the tracer")
+    for known in (OPERATIONS, ACTIVATIONS):
+        for key, found in known.items():
+            if known is not kin or key != name:
+                taken |= dict.fromkeys(found.traced_from, _place(type(found)))
+    for call in calls:
+        if call in taken:
+            raise RecipeError(
+                f"the call {call!r} is taken by {taken[call]}", where=part.__name__, remedy="name another call"
+            )
 
 
 def _kind(part: Any) -> Any:

@@ -170,7 +170,7 @@ def _check_network(neuron: Neuron, steps: int, generator: torch.Generator) -> No
     nodes = [
         Node("input", "input", shape=(features,)),
         Node("first", "linear", ("input",), {}, {"weight": "w"}, (CHANNELS,)),
-        Node("site", "site", ("first",), {"upper": None}, {}, (CHANNELS,)),
+        Node("site", "site", ("first",), {"activation": "relu", "upper": None}, {}, (CHANNELS,)),
         Node("last", "linear", ("site",), {}, {"weight": "v"}, (2,)),
     ]
     graph = Graph(nodes, "last", {"w": weights(CHANNELS), "v": weights(2)})

@@ -266,7 +266,9 @@ class _Check:
             nodes += [
                 Node(f"slice{i}", "slice", ("input",), cut, {}, (prod(shape),), "slice"),
                 Node(f"reshape{i}", "reshape", (f"slice{i}",), {"shape": list(shape)}, {}, shape, "reshape"),
-                Node(f"input{i}", "site", (f"reshape{i}",), {"upper": None}, {}, shape, f"input{i}"),
+                Node(
+                    f"input{i}", "site", (f"reshape{i}",), {"activation": "relu", "upper": None}, {}, shape, f"input{i}"
+                ),
             ]
             start = stop
         nodes.append(self.node)

@@ -256,7 +256,9 @@ class _Reader:
             self.operation(f"{name}:current", "affine", arriving, {}, {"scale": scale.reshape(scale.shape or (1,))})
             arriving = f"{name}:current"
         sample = self.samples[arriving]
-        self.add(Node(name, "site", (arriving,), {"upper": 1.0}, shape=shape, origin=name), sample)
+        self.add(
+            Node(name, "site", (arriving,), {"activation": "relu", "upper": 1.0}, shape=shape, origin=name), sample
+        )
         one = torch.ones((), dtype=threshold.dtype)
         self.neurons.append(IntegrateFire(one, one * 0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rheobase.activations import ACTIVATIONS
 from rheobase.graph.trace.call import Call, Fixed, Refused
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
 
 
 def _site(builder: Builder, call: Call, upper: float | None) -> str:
-    x, attributes = call.input("self"), {"upper": upper}
+    x, attributes = call.input("self"), {"activation": "relu", "upper": upper}
     return builder.add("site", (x,), call.shape, label=call.name, modules=MODULES, attributes=attributes)
 
 
@@ -40,7 +41,7 @@ def _staircase(builder: Builder, call: Call) -> str:
         raise Refused("has a threshold that depends on the input", "use a trained one")
     if not bool((threshold.value > 0).all()):
         raise Refused("has a trained threshold that is not positive", "load a checkpoint from before it crossed zero")
-    attributes = {"upper": None, "levels": call["levels"], "rounding": call["rounding"]}
+    attributes = {"activation": "staircase", "levels": call["levels"], "rounding": call["rounding"]}
     return builder.add(
         "site",
         (call.input("z"),),
@@ -52,9 +53,22 @@ def _staircase(builder: Builder, call: Call) -> str:
     )
 
 
-ACTIVATIONS: dict[str, Callable[[Builder, Call], str]] = {
+def _registered(builder: Builder, call: Call) -> str:
+    activation = next(found for found in ACTIVATIONS.values() if call.name in found.traced_from)
+    x, attributes, parameters = activation.trace(call)
+    attributes = {"activation": activation.kind, **attributes}
+    return builder.add("site", (x,), call.shape, label=activation.kind, attributes=attributes, parameters=parameters)
+
+
+def traced() -> dict[str, Callable[[Builder, Call], str]]:
+    """What writes the site of a call, by the name of the call: of torch, of this library, and registered."""
+    registered = {call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from}
+    return {**TRACED, **registered}
+
+
+TRACED: dict[str, Callable[[Builder, Call], str]] = {
     **dict.fromkeys(("relu", "relu6"), _relu),
     **dict.fromkeys(("hardtanh", "clamp", "clamp_min"), _clamp),
     "rheobase::staircase": _staircase,
 }
-"""Name of a call (:class:`Call`) -> what writes the site."""
+"""Calls of torch and of this library."""

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
-from rheobase.graph.trace.activations import ACTIVATIONS
+from rheobase.graph.trace.activations import traced
 from rheobase.graph.trace.no_effect import NO_EFFECT, pass_through
 from rheobase.graph.trace.notes import Note
 from rheobase.graph.trace.refusals import unknown_call
@@ -38,7 +38,7 @@ class Builder:
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {
             **{call: operation.trace for operation in OPERATIONS.values() for call in operation.traced_from},
-            **ACTIVATIONS,
+            **traced(),
             **dict.fromkeys(NO_EFFECT, pass_through),
         }
         self.refused_modules: frozenset[str] = frozenset()

@@ -1,0 +1,66 @@
+"""What every calibration pass promises, put to the test."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.passes import CalibrationPass, Changes
+from rheobase.passes.held_out import Snapshot
+from rheobase.testing._check import expect
+
+
+def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data: CalibrationData) -> None:
+    """Put a pass through what :class:`rheobase.passes.CalibrationPass` promises, on a network that it makes sense for.
+
+    - It is a value that its own plain form makes again.
+    - It changes what it names in :class:`rheobase.passes.Changes`, and nothing else; the analog network never.
+    - The same network and data give the same bits.
+    - The fitted parameters do not depend on the held-out images, unless it keeps the better of two by them.
+
+    Args:
+        calibration_pass: the pass.
+        network: is not changed.
+        data: calibration images.
+
+    Raises:
+        AssertionError: naming what does not hold.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> images = torch.rand(20, 3, 32, 32)
+        >>> snn = rb.convert(rb.zoo.resnet20(), rb.RateCoding(timesteps=2), calibration=images)
+        >>> data = rb.data.CalibrationData.pool(images, num_images=20, seed=0)
+        >>> check_pass(rb.passes.ShiftCurrent(), snn, data)
+    """
+    again = type(calibration_pass).model_validate(calibration_pass.model_dump(mode="json"))
+    expect(again == calibration_pass, "its plain form makes another pass")
+    analog = {name: tensor.clone() for name, tensor in network.ann.tensors.items()}
+    once, changes = _applied(calibration_pass, network, data)
+    twice, _ = _applied(calibration_pass, network, data)
+    for name, tensor in once.ann.tensors.items():
+        expect(torch.equal(tensor, analog[name]), f"it changes the analog network: {name}")
+    expect(isinstance(changes, Changes), f"apply returns a {type(changes).__name__}, not Changes")
+    before, moved = Snapshot(network), Snapshot(once).changed(twice)
+    expect(not moved, f"the same data give other parameters: {moved}")
+    found = before.changed(once)
+    unnamed = {site: sorted(set(names) - set(changes.changed.get(site, ()))) for site, names in found.items()}
+    unnamed = {site: names for site, names in unnamed.items() if names}
+    expect(not unnamed, f"it changes what it does not name: {unnamed}")
+    weights = [
+        name
+        for name, tensor in once.graph.tensors.items()
+        if name not in network.graph.tensor_names or not torch.equal(tensor, network.graph.tensor(name))
+    ]
+    named = {name for names in changes.changed.values() for name in names}
+    expect(set(weights) <= named, f"it changes weights that it does not name: {sorted(set(weights) - named)}")
+
+
+def _applied(
+    calibration_pass: CalibrationPass, network: SpikingNetwork, data: CalibrationData
+) -> tuple[SpikingNetwork, Changes]:
+    calibrated = copy.deepcopy(network)
+    return calibrated, calibration_pass.apply(calibrated, data)
