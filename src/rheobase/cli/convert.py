@@ -10,7 +10,7 @@ from typer import Option
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import check_output, measure, save
+from rheobase.cli.output import check_output, save_and_measure
 from rheobase.cli.sources import preprocessing_document, read_images, read_model
 from rheobase.methods._convert import convert as convert_network
 from rheobase.neurons.fused import set_fusion
@@ -50,8 +50,7 @@ def convert(
         seed=seed,
         progress=show_progress(),
     )
-    network.provenance.calibration["preprocessing"] = preprocessing_document(data, preprocessing)
-    save(network, out, overwrite)
-    evaluation = None if test is None else measure(network, test, running.execution, out)
+    used = preprocessing_document(data, preprocessing)
+    evaluation = save_and_measure(network, out, overwrite, used, test, running.execution)
     document = {**network_document(network, str(out)), "evaluation": evaluation}
     return Answer(document, lambda console: show_conversion(network, out, evaluation, console))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rheobase.cli.behaviour import show_progress
 from rheobase.cli.options import Execution
@@ -30,20 +31,29 @@ def check_output(out: Path, overwrite: bool) -> None:
     check_writable(out.absolute().parent)
 
 
-def save(network: SpikingNetwork, out: Path, overwrite: bool) -> None:
-    """Save the network; what lies beside the one that is replaced goes with it."""
+def save_and_measure(
+    network: SpikingNetwork,
+    out: Path,
+    overwrite: bool,
+    preprocessing: dict[str, Any] | None,
+    test: Batches | None,
+    execution: Execution,
+) -> Evaluation | None:
+    """Save a network with the preprocessing of its images; evaluate it if there are test images.
+
+    Table and plot of the evaluation lie beside the network; those of one that is replaced go with it.
+    """
+    network.provenance.calibration["preprocessing"] = preprocessing
     if overwrite:
         for name in BESIDES:
             (out / name).unlink(missing_ok=True)
     store.save(network, out, overwrite=overwrite)
-
-
-def measure(network: SpikingNetwork, test: Batches, execution: Execution, folder: Path) -> Evaluation:
-    """Evaluate a saved network, and put table and plot beside it."""
-    network.execution = execution
-    evaluation = evaluate(network, test, progress=show_progress())
-    (folder / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
+    if test is None:
+        return None
     from rheobase.measure.plots import accuracy_plot
 
-    accuracy_plot({evaluation.method: evaluation}, folder / PLOT)
+    network.execution = execution
+    evaluation = evaluate(network, test, progress=show_progress())
+    (out / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
+    accuracy_plot({evaluation.method: evaluation}, out / PLOT)
     return evaluation

@@ -14,7 +14,7 @@ from typer import Argument, Option
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import measure, save
+from rheobase.cli.output import save_and_measure
 from rheobase.cli.run_folder import ALPHA_PLOT, LEVELS, METRIC_PLOT, NETWORK, TRAINING, check_run, claim_run
 from rheobase.cli.settings import DEFAULTS, read_training
 from rheobase.cli.sources import preprocessing_document, read_images
@@ -25,12 +25,15 @@ from rheobase.data.batches import Batches
 from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.measure._evaluate import Evaluation
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._quantise import quantise
 from rheobase.methods.adaptive_levels import AdaptedLevels, adapt_levels
 from rheobase.methods.adaptive_levels.adapt import SHARE, stages
 from rheobase.methods.adaptive_levels.metric import check_falling
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.fused import set_fusion
 from rheobase.training import Trained, Training
 from rheobase.training import train as train_network
 
@@ -119,6 +122,7 @@ def train(
     adapt = adaptation.read(training)
     check_run(out)
 
+    set_fusion(running.fuse)
     original = checkpoints.load(model, checkpoint)
     images = read_images(data, reading.folder, preprocessing, seed=seed)
     test = test_source and read_images(*test_source, preprocessing)
@@ -132,43 +136,41 @@ def train(
         "calibration images": limit,
         "adapt": adapt,
     }
-    first = _is_first_process()
-    claim_run(out, made_of, training.epochs, first)
-    samples = readers.read_all(images, progress=show_progress() and first)
-    trained, adapted = _trained(
-        quantised,
-        samples,
-        training,
-        adapt,
-        validation=validation or None,
-        teacher=original if distil else None,
-        folder=out / TRAINING,
-        seed=seed,
-        progress=show_progress(),
-        **asdict(hardware),
-    )
+    claim_run(out, made_of, training.epochs, _is_first_process())
+    samples = readers.read_all(images, progress=show_progress() and _is_first_process())
+    how = {"validation": validation or None, "teacher": original if distil else None, **asdict(hardware)}
+    how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress()}
+    trained, adapted = _trained(quantised, samples, training, adapt, **how)
     if not _is_first_process():
         return None
 
     if adapted is not None:
         recipe = _with_levels(recipe, adapted.levels)
+        _keep(adapted, out, adaptation.plots)
     network = convert_network(
         trained.model, recipe, calibration=samples, limit=limit, seed=seed, progress=show_progress()
     )
-    network.provenance.calibration["preprocessing"] = preprocessing_document(data, preprocessing)
-    save(network, out / NETWORK, overwrite=True)
-    if adapted is not None:
-        _keep(adapted, out, adaptation.plots)
-    evaluation = None if test is None else measure(network, test, running.execution, out / NETWORK)
+    used = preprocessing_document(data, preprocessing)
+    evaluation = save_and_measure(network, out / NETWORK, True, used, test, running.execution)
+    return _answer(network, out / NETWORK, training, trained, adapted, evaluation)
 
+
+def _answer(
+    network: SpikingNetwork,
+    folder: Path,
+    training: Training,
+    trained: Trained,
+    adapted: AdaptedLevels | None,
+    evaluation: Evaluation | None,
+) -> Answer:
     def show(console: Console) -> None:
         _training_table(trained).print(console)
         if adapted is not None:
             adapted.print(console)
-        show_conversion(network, out / NETWORK, evaluation, console)
+        show_conversion(network, folder, evaluation, console)
 
     document = {
-        **network_document(network, str(out / NETWORK)),
+        **network_document(network, str(folder)),
         "training": {"settings": training, "epoch": trained.epoch, "history": trained.history},
         "adapted": adapted and _levels_document(adapted),
         "evaluation": evaluation,
