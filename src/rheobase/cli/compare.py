@@ -117,7 +117,7 @@ def compare(
         folder=out,
         on_existing=on_existing,
         max_pool=max_pool.value,
-        limit=images,
+        num_calibration_images=images,
         name=model.partition(":")[2] or Path(model).resolve().name,
         progress=show_progress(),
     )

@@ -62,7 +62,7 @@ def convert(
         recipe,
         calibration=calibration,
         max_pool=max_pool.value,
-        limit=images,
+        num_calibration_images=images,
         seed=seed,
         progress=show_progress(),
     )

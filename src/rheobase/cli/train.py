@@ -69,7 +69,8 @@ def train(
         typer.Option(help="Adapt levels after two thirds of the epochs: L of each cluster of sites, as 8,4."),
     ] = None,
     adapt_option: Annotated[
-        list[str] | None, typer.Option(help="share, images, alpha or moments=value for --adapt; may be repeated.")
+        list[str] | None,
+        typer.Option(help="share, num_calibration_images, alpha or moments=value for --adapt; may be repeated."),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the metric that --adapt goes by.")] = False,
     max_pool: options.MaxPool = options.MaxPooling.refuse,
@@ -103,7 +104,9 @@ def train(
     shuffle = None if options.is_function(data_spec) else seed
     loader = data.load(data_spec, folder=folder, preprocessing=preprocessing, seed=shuffle)
     test_loader = test_source and data.load(test_source[0], folder=test_source[1], preprocessing=preprocessing)
-    quantised = quantise(original, recipe, calibration=loader, max_pool=max_pool.value, limit=images, seed=seed)
+    quantised = quantise(
+        original, recipe, calibration=loader, max_pool=max_pool.value, num_calibration_images=images, seed=seed
+    )
     made_of = {
         "model": model,
         "checkpoint": None if checkpoint is None else _digest(checkpoint),
@@ -135,7 +138,7 @@ def train(
     if not _is_first_process():
         return
     network = convert_network(
-        trained.model, recipe, calibration=samples, limit=images, seed=seed, progress=show_progress()
+        trained.model, recipe, calibration=samples, num_calibration_images=images, seed=seed, progress=show_progress()
     )
     network.provenance.calibration["preprocessing"] = None if shuffle is None else options.plain_values(preprocessing)
     save(network, out / NETWORK, overwrite=True)
@@ -172,11 +175,10 @@ def _read_adaptation(adapt: str | None, texts: list[str], plots: bool, training:
     levels = options.numbers(adapt, int, "--adapt", example="8,4")
     check_falling(levels)
     values = options.key_values(texts, "--adapt-option", "alpha=0.02")
-    unknown = [name for name in values if name not in ("share", "images", "alpha", "moments")]
+    known = ("share", "num_calibration_images", "alpha", "moments")
+    unknown = [name for name in values if name not in known]
     if unknown:
-        raise RecipeError(
-            f"{unknown[0]!r} is unknown", where="--adapt-option", remedy="give share, images, alpha or moments"
-        )
+        raise RecipeError(f"{unknown[0]!r} is unknown", where="--adapt-option", remedy=f"give {', '.join(known)}")
     stages(training, values.get("share", SHARE))  # an error now, and not after the data are read
     return {"levels": list(levels), **values}
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rheobase.comparison.cells import Cell, Delay, Identity, Measured, Results, key
 from rheobase.comparison.comparison import About, Comparison
 from rheobase.comparison.folder import TRAINING_FOLDER, OnExisting, open_folder
+from rheobase.core.checks import check_positive, check_whole, is_whole
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.core.paths import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MOST_SEED, generator
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, check_answers
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
+from rheobase.data.sources import OnDisk, read
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.trace.capture import device_of
@@ -42,7 +45,6 @@ from rheobase.methods._quantise import quantise
 from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import MOST_TIMESTEPS, SpikingNetwork
 from rheobase.training import Training, train
-from rheobase.training.data import OnDisk, read
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
 """What a method says to a network; any other error may be the machine's and is worth another try."""
@@ -54,18 +56,18 @@ MOST_REPEATED = 0.01
 def compare(
     model: nn.Module,
     recipes: Sequence[Recipe] | Mapping[str, Recipe],
-    calibration: Batches,
-    test: Batches,
+    calibration: Batches | Dataset[Any],
+    test: Batches | Dataset[Any],
     timesteps: Sequence[int],
     *,
     seeds: Sequence[int] = (0,),
-    validation: Batches | None = None,
+    validation: Batches | Dataset[Any] | None = None,
     budget: Mapping[str, float] | None = None,
     training: Training | None = None,
     folder: str | Path | None = None,
     on_existing: OnExisting = "keep",
     max_pool: MaxPool = "refuse",
-    limit: int = 512,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
     name: str | None = None,
     progress: bool = False,
@@ -96,7 +98,8 @@ def compare(
         on_existing: what to do with a folder that holds a comparison: ``"keep"`` and go on with it, ``"overwrite"`` it,
             or ``"number"``: take the next free name (``out-2``). Nothing is overwritten that another process has open.
         max_pool: as for :func:`rheobase.convert`.
-        limit: calibration images for each conversion, chosen by the seed.
+        num_calibration_images: how many calibration images each conversion uses: a random sample drawn by its seed, or
+            all if there are no more.
         energy_images: images to count spikes on for the energy.
         name: of the network in the report; default its class.
         progress: show a progress bar with the time left.
@@ -112,7 +115,7 @@ def compare(
         >>> import rheobase as rb
         >>> from rheobase.zoo.digits import DigitsResNet, digits
         >>> parts = digits()
-        >>> found = rb.compare(DigitsResNet(), [rb.OPI(), rb.RateCoding()], parts.train, parts.test, (1, 2), limit=64)
+        >>> found = rb.compare(DigitsResNet(), [rb.OPI(), rb.RateCoding()], parts.train, parts.test, (1, 2))
         >>> [(entry.method, entry.timesteps) for entry in found.entries]
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
@@ -121,8 +124,8 @@ def compare(
     if name is not None:
         _check_name(name, "name")
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
-    for option, value in (("limit", limit), ("energy_images", energy_images)):
-        _numbers((value,), 1, option, sys.maxsize)
+    number = check_whole(num_calibration_images, "num_calibration_images")
+    energy_images = check_whole(energy_images, "energy_images")
     _check_budget(budget, validation)
     parts = {
         "calibration": _Images.read(calibration, "calibration data"),
@@ -150,12 +153,12 @@ def compare(
         test_sha256=tested.digest,
         validation_sha256=None if parts["validation"] is None else parts["validation"].digest,
         max_pool=max_pool,
-        limit=limit,
+        num_calibration_images=number,
         energy_images=energy_images,
     )
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
-        runner = _Runner(network, parts, training, quantised, home.path, max_pool, limit, energy_images, identity)
+        runner = _Runner(network, parts, training, quantised, home.path, max_pool, energy_images, identity)
         found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
         about = About(
             network=name or type(model).__name__,
@@ -239,11 +242,11 @@ class _Images:
     digest: str
 
     @classmethod
-    def read(cls, data: Batches, where: str) -> _Images:
+    def read(cls, data: Batches | Dataset[Any], where: str) -> _Images:
         source = read(data, where=where, workers=0)
         if isinstance(source, OnDisk):
-            images, labels = next(source.batches([torch.arange(len(source))]))
-            source = read(images if labels is None else (images, labels), where=where, workers=0)
+            held = source.in_memory()
+            source = read(held.images if held.labels is None else (held.images, held.labels), where=where, workers=0)
         assert not isinstance(source, OnDisk)
         return cls(source.images, source.labels, source.digest())
 
@@ -279,12 +282,11 @@ class _Runner:
         quantised: bool,
         home: Path | None,
         max_pool: MaxPool,
-        limit: int,
         energy_images: int,
         identity: Identity,
     ) -> None:
         self.model, self.parts, self.training, self.quantised, self.home = model, parts, training, quantised, home
-        self.max_pool, self.limit, self.energy_images, self.identity = max_pool, limit, energy_images, identity
+        self.max_pool, self.energy_images, self.identity = max_pool, energy_images, identity
         self.trained: dict[str, tuple[nn.Module, float]] = {}
 
     def trains(self, recipe: Recipe) -> bool:
@@ -310,7 +312,9 @@ class _Runner:
             "activation": recipe.activation.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
             "seed": seed,
-            "from": self.identity.model_dump(include={"model_sha256", "calibration_sha256", "limit", "max_pool"}),
+            "from": self.identity.model_dump(
+                include={"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool"}
+            ),
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -336,13 +340,12 @@ class _Runner:
         )
 
     def _measure(self, recipe: Recipe, timesteps: int, seed: int) -> dict[str, Any]:
-        images = cast(_Images, self.parts["calibration"]).some(self.limit, seed)
-        model, training_seconds, options = self.model, None, {"max_pool": self.max_pool}
+        model, training_seconds, max_pool = self.model, None, self.max_pool
         if self.trains(recipe):
-            model, training_seconds = self._trained(recipe, images, seed)
-            options = {}
+            model, training_seconds = self._trained(recipe, seed)
+            max_pool = "refuse"
         began = time.perf_counter()
-        network = convert(model, recipe, calibration=images, limit=self.limit, seed=seed, **options)  # type: ignore[arg-type]
+        network = convert(model, recipe, max_pool=max_pool, **self._calibration(seed))
         seconds = time.perf_counter() - began
         steps = _steps(recipe, network, timesteps)
         until = latency(network, steps)
@@ -396,7 +399,12 @@ class _Runner:
             not_counted=spent.not_counted,
         )
 
-    def _trained(self, recipe: Recipe, images: Batches, seed: int) -> tuple[nn.Module, float]:
+    def _calibration(self, seed: int) -> dict[str, Any]:
+        """The images that conversion and quantisation draw their sample from."""
+        data = cast(_Images, self.parts["calibration"]).batches
+        return {"calibration": data, "num_calibration_images": self.identity.num_calibration_images, "seed": seed}
+
+    def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """The network with the recipe's activation, trained, and how many seconds that took in all."""
         if self.training is None:
             raise RecipeError(
@@ -406,9 +414,7 @@ class _Runner:
             )
         name = self.training_name(recipe, seed)
         if name not in self.trained:
-            network = quantise(
-                self.model, recipe, calibration=images, max_pool=self.max_pool, limit=self.limit, seed=seed
-            )
+            network = quantise(self.model, recipe, max_pool=self.max_pool, **self._calibration(seed))
             trained = train(
                 network,
                 cast(_Images, self.parts["calibration"]).batches,
@@ -477,17 +483,17 @@ def _numbers(values: Sequence[int], least: int, where: str, most: int) -> tuple[
             f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
         )
     values = tuple(values)
-    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and least <= v <= most]
+    good = [int(v) for v in values if is_whole(v, least, most)]
     if not values or len(good) < len(values) or len(set(values)) < len(values):
         raise RecipeError(
             f"is {', '.join(map(repr, values)) or 'empty'}",
             where=where,
             remedy=f"give whole numbers from {least} to {most}, each once",
         )
-    return values
+    return tuple(good)
 
 
-def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:
+def _check_budget(budget: Mapping[str, float] | None, validation: object) -> None:
     if budget is None:
         return
     if not isinstance(budget, Mapping):
@@ -500,8 +506,7 @@ def _check_budget(budget: Mapping[str, float] | None, validation: Batches | None
             remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
         )
     for name, value in budget.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise RecipeError(f"is {value!r}", where=f"budget {name}", remedy="give a number above 0")
+        check_positive(value, f"budget {name}")
     if validation is None:
         raise DataError(
             "are needed for a budget: the method is chosen by them, never by test images",

@@ -82,7 +82,7 @@ class Identity(_Entry):
         model_sha256: of the traced analog network.
         calibration_sha256, test_sha256, validation_sha256: of images and labels.
         max_pool: what max-pooling became.
-        limit: calibration images for each conversion, at most.
+        num_calibration_images: of each conversion, at most.
         energy_images: images to count spikes on for the energy, at most.
     """
 
@@ -92,7 +92,7 @@ class Identity(_Entry):
     test_sha256: str
     validation_sha256: str | None
     max_pool: str
-    limit: int
+    num_calibration_images: int
     energy_images: int
 
 
@@ -312,7 +312,7 @@ _NAMES = {
     "test_sha256": "the test images",
     "validation_sha256": "the validation images",
     "max_pool": "max_pool",
-    "limit": "the number of calibration images",
+    "num_calibration_images": "the number of calibration images",
     "energy_images": "energy_images",
 }
 

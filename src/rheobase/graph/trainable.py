@@ -33,7 +33,7 @@ class TrainableGraph(nn.Module):
     Args:
         graph: as traced, batch normalisation not folded.
         activations: one for each site, by its name.
-        notes: what tracing rewrote.
+        notes: what tracing rewrote, and what to know of the images that θ started from.
         target: what the levels of activations that learn them are held to.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
 from rheobase.activations.staircase import clipped_count
-from rheobase.core.errors import RecipeError
+from rheobase.core.checks import check_choice, check_positive, check_whole
 from rheobase.core.seeds import generator
 from rheobase.neurons import IntegrateFire
 
@@ -122,14 +122,11 @@ def input_scenarios(
     """
     whole = {"timesteps": timesteps, "neurons": neurons, "inputs": inputs, "trials": trials}
     for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f"is {value!r}", where=name, remedy="use a whole number from 1")
+        check_whole(value, name)
     thresholds = {"input_threshold": input_threshold, "threshold": threshold}
     for name, size in thresholds.items():
-        if not isinstance(size, int | float) or not 0 < size < float("inf"):
-            raise RecipeError(f"is {size!r}", where=name, remedy="use a positive number")
-    if rounding not in INITIAL_POTENTIAL:
-        raise RecipeError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
+        check_positive(size, name)
+    check_choice(rounding, INITIAL_POTENTIAL, "rounding")
     potential, theta = INITIAL_POTENTIAL[rounding], torch.tensor(threshold, dtype=torch.float64)
     g = generator(seed)
     currents = {name: torch.empty(timesteps, trials, neurons, dtype=torch.float64) for name in INPUTS[:2]}
