@@ -30,6 +30,9 @@ from rheobase.passes.error_calibration import calibrate_errors, restated
 from rheobase.passes.walk import Walk
 from rheobase.signals.signal import Constant, TimeSeries
 
+# untrained networks, whose answers are the labels here, tell only some of the classes apart
+pytestmark = pytest.mark.filterwarnings("ignore:.* have no calibration image:rheobase.core.errors.RheobaseWarning")
+
 # -- the neuron -------------------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ class CalibrationData:
         return len(self.fit) + len(self.held_out)
 
     def missing_classes(self, outputs: int | None = None) -> str | None:
-        """A sentence on the classes without a calibration image, with what to do; None if chance explains them.
+        """Which classes have no calibration image, and what to do; None if chance explains that.
 
         Args:
             outputs: how many classes the network tells apart; None if it gives something else than a score a class.
@@ -92,10 +92,12 @@ class CalibrationData:
         names = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
         known = len(missing) + len(classes_of(labels))
         if self.classes.issuperset(missing):
-            remedy = f"draw more than {len(self)} images (num_calibration_images)"
+            remedy = f"raise num_calibration_images above {len(self)}"
         else:
             remedy = "give training images of every class"
-        return f"calibration data: {len(missing)} of {known} classes have no image among them ({names}); {remedy}"
+        return (
+            f"calibration data: {len(missing)} of {known} classes have no calibration image ({names}). Remedy: {remedy}"
+        )
 
 
 def missing_classes(labels: Tensor, known: Iterable[int]) -> list[int]:
