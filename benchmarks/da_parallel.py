@@ -7,8 +7,8 @@
 
 plain: least-squares thresholds and nothing else; baseline: FS-PC, with its error calibration; spatial, temporal, full:
 with stage 1, stage 2, both. ``--num-calibration-images``: how many training images are read (of the ImageNet sample
-200, the other 800 are for testing); a fifth, 2000 at most, is held out and decides what is kept. Every result is added to the
-file beside this script as soon as it is there, in place of an older one on no more images, with the seconds, the
+200, the other 800 are for testing); a fifth, 2000 at most, is held out and decides what is kept. Every result is added
+to the file beside this script as soon as it is there, in place of an older one on no more images, with the seconds, the
 parameters trained, and the images per second in turn with the analog network, as it is and after ``rb.for_inference``.
 ``--option NAME=VALUE`` sets an option of ``rb.DAParallel``, and its results are recorded under a name of their own.
 """
