@@ -32,9 +32,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
         return
     if not isinstance(data, Iterable):
         raise DataError(
-            f"is a {type(data).__name__}",
-            where=where,
-            remedy="pass a tensor, a pair (images, labels), or a loader",
+            f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True
     for batch in data:
@@ -48,9 +46,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
             yield batch[0], labels
         else:
             raise DataError(
-                f"yields {type(batch).__name__}",
-                where=where,
-                remedy="make each batch a tensor or (images, labels)",
+                f"yields {type(batch).__name__}", where=where, remedy="make each batch a tensor or (images, labels)"
             )
     if empty:
         raise no_image(where)

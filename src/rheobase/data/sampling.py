@@ -58,9 +58,9 @@ def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str =
         RecipeError: if number or seed are impossible.
 
     Example:
-        >>> images = torch.arange(20.0).reshape(10, 2)
-        >>> sorted(sample(images, 3, seed=0).numbers)
-        [0, 1, 4]
+        >>> found = sample(torch.rand(10, 3, 8, 8), 4, seed=0)
+        >>> found.images.shape, found.given
+        (torch.Size([4, 3, 8, 8]), 10)
     """
     number, seed = check_whole(number, "num_calibration_images"), check_seed(seed)
     dataset = data if is_map_style(data) else dataset_of(data)

@@ -80,9 +80,7 @@ def load(
         if folder is not None or preprocessing != Preprocessing():
             unused = "folder" if folder is not None else "preprocessing"
             raise DataError(
-                f"has no effect on the data of {spec}",
-                where=unused,
-                remedy=f"leave it out, or apply it in {spec}",
+                f"has no effect on the data of {spec}", where=unused, remedy=f"leave it out, or apply it in {spec}"
             )
         return read_function(spec, batch_size, limit, seed)
     if not exists:

@@ -22,9 +22,7 @@ def read_arrays(
     """
     if preprocessing.grayscale:
         raise DataError(
-            f"has no effect on the arrays in {where}",
-            where="grayscale",
-            remedy="leave it out, it is for image files",
+            f"has no effect on the arrays in {where}", where="grayscale", remedy="leave it out, it is for image files"
         )
     images, labels = _check_images(images, where), _check_labels(labels, where)
     check_as_many(images, labels, where)
@@ -60,9 +58,7 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if len(bad):
         raise DataError(
-            "has a pixel that is not finite",
-            where=f"{where} image {bad[0]}",
-            remedy="remove or repair the image",
+            "has a pixel that is not finite", where=f"{where} image {bad[0]}", remedy="remove or repair the image"
         )
     return images.astype(np.float32)
 

@@ -38,9 +38,7 @@ def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None)
     for content in ("images", "labels"):
         if (folder, content) not in files:
             raise DataError(
-                f"lacks the IDX file of the {folder} {content}",
-                where=str(root),
-                remedy="put it beside the other",
+                f"lacks the IDX file of the {folder} {content}", where=str(root), remedy="put it beside the other"
             )
     return _parse(files[folder, "images"], 3), _parse(files[folder, "labels"], 1)
 

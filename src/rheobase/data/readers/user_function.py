@@ -68,9 +68,7 @@ def _check_pair(pair: Any, where: str) -> tuple[Tensor, Tensor]:
     """Require float images [B, C, H, W] and as many integer labels [B]."""
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(torch.is_tensor, pair))):
         raise DataError(
-            f"is {type(pair).__name__}, not a pair of tensors",
-            where=where,
-            remedy="return (images, labels) tensors",
+            f"is {type(pair).__name__}, not a pair of tensors", where=where, remedy="return (images, labels) tensors"
         )
     images, labels = pair
     if not images.is_floating_point() or labels.is_floating_point() or images.ndim < 2 or labels.ndim != 1:
