@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import rheobase as rb
 from rheobase.core.checks import check_choice, check_fraction, check_positive, check_whole
 from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.seeds import derive
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(7), np.uint8(1)])
@@ -16,6 +22,21 @@ def test_whole_numbers_of_python_and_numpy(value: Any) -> None:
     found = check_whole(value, "levels")
     assert found == value
     assert type(found) is int
+
+
+def test_numpys_integers_at_the_doors() -> None:
+    """They give what Python's give, and go into files as numbers."""
+    images, small = torch.rand(20, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    made, same = (
+        rb.convert(small, rb.OPI(timesteps=kind(2)), calibration=images, num_calibration_images=kind(9), seed=kind(1))
+        for kind in (np.int64, int)
+    )
+    assert torch.equal(made(images), same(images))
+    assert json.dumps([made.recipe, asdict(made.provenance)]) == json.dumps([same.recipe, asdict(same.provenance)])
+    steps, seeds = np.array([1, 2]), np.array([3])
+    cells = rb.compare(small, [rb.OPI()], images, images + 1, steps, seeds=seeds)  # type: ignore[arg-type]
+    assert [(cell.timesteps, cell.seed) for cell in cells.cells] == [(1, 3), (2, 3)]
+    assert derive(np.int64(3), "order") == derive(3, "order")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, np.float32(2), True, np.True_, "3", None, float("nan"), 11])

@@ -121,8 +121,7 @@ def input_scenarios(
         (0.0, 0.0, 0.0)
     """
     whole = {"timesteps": timesteps, "neurons": neurons, "inputs": inputs, "trials": trials}
-    for name, value in whole.items():
-        check_whole(value, name)
+    whole = {name: check_whole(value, name) for name, value in whole.items()}
     thresholds = {"input_threshold": input_threshold, "threshold": threshold}
     for name, size in thresholds.items():
         check_positive(size, name)
@@ -148,7 +147,7 @@ def input_scenarios(
     for name in INPUTS:
         emitted = neuron.run(currents[name], neuron.init(z.shape, z))[0]
         scenarios[name] = _compare(levels.long(), torch.count_nonzero(emitted, 0), threshold / timesteps)
-    settings = {"rounding": rounding, **whole, **thresholds, "seed": seed}
+    settings = {"rounding": rounding, **whole, **thresholds, "seed": int(seed)}
     return InputScenarios(z, levels.long(), scenarios, timesteps, threshold, settings)
 
 
