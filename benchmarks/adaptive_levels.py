@@ -71,7 +71,9 @@ def adapt(levels: tuple[int, ...], images: Images, arguments: argparse.Namespace
         augment=rb.training.Augmentation(mean=CIFAR.mean, std=CIFAR.std),
     )
     network = rb.quantise(resnet20(), rb.Pascal(levels=levels[0]), calibration=images)
-    adapted = rb.methods.adapt_levels(network, images, training, levels=levels, folder=place)
+    adapted = rb.methods.adapt_levels(
+        network, images, training, levels=levels, num_calibration_images=3000, folder=place
+    )
     (place / "adapted.json").write_text(json.dumps(adapted.to_json(), indent=1) + "\n")
     return adapted
 

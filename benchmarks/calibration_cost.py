@@ -32,7 +32,7 @@ PASSES: dict[str, CalibrationPass] = {
 def prepare() -> tuple[rb.SpikingNetwork, CalibrationData]:
     images, labels = cifar("train", limit=160, seed=0)
     network = rb.convert(resnet20(), rb.RateCoding(timesteps=8), calibration=images)
-    return network, CalibrationData.pool((images, labels), limit=160, seed=0)
+    return network, CalibrationData.pool((images, labels), num_calibration_images=160, seed=0)
 
 
 def costs(rounds: int) -> dict[str, float]:
@@ -63,7 +63,7 @@ def peak(name: str, folder: Path) -> None:
     """Print the peak resident memory, in MiB, before and after the pass."""
     network = rb.load(folder / "network")
     stored = safetensors.torch.load_file(folder / "images.safetensors")
-    data = CalibrationData.pool((stored["images"], stored["labels"]), limit=160, seed=0)
+    data = CalibrationData.pool((stored["images"], stored["labels"]), num_calibration_images=160, seed=0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     PASSES[name].apply(network, data)
     print(f"{before:.0f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")

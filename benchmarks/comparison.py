@@ -36,7 +36,7 @@ METHODS: dict[str, rb.Recipe] = {
     "Pascal": rb.Pascal(),
     "QAC": rb.QAC(granularity="channel"),
 }
-LIMIT = {"resnet20": 512, "efficientnet": 100}
+NUM_CALIBRATION_IMAGES = {"resnet20": 512, "efficientnet": 100}
 """Calibration images."""
 ENERGY_IMAGES = {"resnet20": 64, "efficientnet": 16}
 BATCH_SIZE = {"resnet20": 128, "efficientnet": 16}
@@ -82,7 +82,7 @@ def main() -> None:
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
         training=training if any(recipe.activation is not None for recipe in methods.values()) else None,
         folder=arguments.folder,
-        limit=LIMIT[arguments.case],
+        num_calibration_images=NUM_CALIBRATION_IMAGES[arguments.case],
         energy_images=ENERGY_IMAGES[arguments.case],
         name={"resnet20": "ResNet-20", "efficientnet": "EfficientNet-Lite0"}[arguments.case],
         progress=True,

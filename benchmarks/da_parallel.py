@@ -1,14 +1,14 @@
 """The four-way ablation of DA calibration (its Table 3), on real networks and data, and the speed of its result.
 
-    python benchmarks/da_parallel.py resnet20 --images 10000 --calibration 50000 baseline,spatial,temporal,full 2 4 8 16
+    python benchmarks/da_parallel.py resnet20 --num-calibration-images 50000 --images 10000 full 2 4 8 16
     python benchmarks/da_parallel.py efficientnet --images 800 baseline,spatial,temporal,full 8 16 32
     python benchmarks/da_parallel.py qcfs --weights runs/qcfs4/weights.safetensors --levels 4 --images 10000 full 1 2 4
     python benchmarks/da_parallel.py resnet20 --table
 
 plain: least-squares thresholds and nothing else; baseline: FS-PC, with its error calibration; spatial, temporal, full:
-with stage 1, stage 2, both. ``--calibration``: how many training images are read (of the ImageNet sample 200, the
-other 800 are for testing); a fifth, 2000 at most, is held out and decides what is kept. Every result is added to the
-file beside this script as soon as it is there, in place of an older one on no more images, with the seconds, the
+with stage 1, stage 2, both. ``--num-calibration-images``: how many training images are read (of the ImageNet sample
+200, the other 800 are for testing); a fifth, 2000 at most, is held out and decides what is kept. Every result is added
+to the file beside this script as soon as it is there, in place of an older one on no more images, with the seconds, the
 parameters trained, and the images per second in turn with the analog network, as it is and after ``rb.for_inference``.
 ``--option NAME=VALUE`` sets an option of ``rb.DAParallel``, and its results are recorded under a name of their own.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("resnet20", "efficientnet", "qcfs"))
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--calibration", type=int, default=10_000)
+    parser.add_argument("--num-calibration-images", type=int, default=10_000)
     parser.add_argument("--weights", type=Path, help="of the QCFS network, from quantised_training.py")
     parser.add_argument("--levels", type=int, default=4, help="of the QCFS network")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
@@ -63,10 +63,11 @@ def main() -> None:
         for variant in arguments.variants.split(","):
             recipe = rb.DAParallel(timesteps=timesteps, **{**options, **VARIANTS[variant]})
             start = time.perf_counter()
-            network = rb.convert(model, recipe, calibration=calibration, limit=arguments.calibration)
+            number = arguments.num_calibration_images
+            network = rb.convert(model, recipe, calibration=calibration, num_calibration_images=number)
             seconds = time.perf_counter() - start
             row = measure(network, test) | {
-                "calibration_images": len(calibration[0]),
+                "calibration_images": network.provenance.calibration["images"],
                 "calibration_seconds": round(seconds, 1),
                 **trained(network),
                 **speed(network, test[0]),
@@ -74,7 +75,7 @@ def main() -> None:
                 "recipe": recipe.to_dict(),
             }
             command = f"python benchmarks/da_parallel.py {arguments.case} --images {len(test[0])}"
-            command += f" --calibration {arguments.calibration}"
+            command += f" --num-calibration-images {number}"
             command += "".join(f" --option {text}" for text in arguments.option) + f" {variant} {timesteps}"
             add(path, command, f"{variant} T={timesteps}{named}", row)
 
@@ -90,15 +91,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def setting(arguments: argparse.Namespace) -> tuple[Any, tuple, tuple]:
     """Network, calibration data and test data."""
     if arguments.case == "efficientnet":
-        calibration, test = imagenet_sample(arguments.images)
-        few = slice(arguments.calibration)
-        return efficientnet_lite0(), (calibration[0][few], calibration[1][few]), test
-    calibration = cifar("train", limit=arguments.calibration, seed=0)
+        return efficientnet_lite0(), *imagenet_sample(arguments.images)
+    calibration = cifar("train", limit=arguments.num_calibration_images, seed=0)
     test = cifar("test", limit=arguments.images, seed=0)
     model: Any = resnet20()
     if arguments.case == "qcfs":
-        start = (calibration[0][:64], calibration[1][:64])
-        model = rb.quantise(model, rb.QVM(levels=arguments.levels), calibration=start)
+        # the images only choose the θ that the trained ones then replace
+        model = rb.quantise(model, rb.QVM(levels=arguments.levels), calibration=calibration, num_calibration_images=64)
         model.load_state_dict(load_file(arguments.weights))
     return model, calibration, test
 

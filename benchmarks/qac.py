@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=5, help="of the calibration")
-    parser.add_argument("--calibration-images", type=int, default=CALIBRATION)
+    parser.add_argument("--num-calibration-images", type=int, default=CALIBRATION)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     arguments = parser.parse_args()
-    train = cifar("train", limit=arguments.calibration_images, seed=0)
+    train = cifar("train", limit=arguments.num_calibration_images, seed=0)
     network, test = trained(arguments.folder), cifar("test", limit=arguments.images, seed=0)
     measure = {f.__name__: f for f in (alignment, calibration, scaling, agree, table8)}
     for part in arguments.parts:
@@ -61,7 +61,7 @@ def main() -> None:
 def save(arguments: argparse.Namespace, part: str, name: str, row: dict[str, Any], test: Test) -> None:
     command = f"python benchmarks/qac.py {arguments.folder} --images {len(test[0])}"
     if part in ("calibration", "agree"):
-        command += f" --epochs {arguments.epochs} --calibration-images {arguments.calibration_images}"
+        command += f" --epochs {arguments.epochs} --num-calibration-images {arguments.num_calibration_images}"
     key = f"{arguments.folder.name}, {part}: {name}"
     add(HERE / "qac.json", f"{command} {part}", key, {**row, "images": len(test[0])})
 

@@ -99,7 +99,7 @@ def test_json_and_report(run: Run, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert document["choice"]["reason"].split(":")[0] in page
     network = models.load("compare_nets:small")
-    same = rb.compare(network, [rb.OPI()], part("train"), part("test"), (1, 4), limit=40, seeds=(0, 1))
+    same = rb.compare(network, [rb.OPI()], part("train"), part("test"), (1, 4), num_calibration_images=40, seeds=(0, 1))
     for entry, expected in zip(document["entries"], same.to_json()["entries"], strict=False):
         assert entry["logit_error"] == pytest.approx(expected["logit_error"])
 
@@ -151,7 +151,7 @@ def test_a_saved_network_is_compared_anew(run: Run, tmp_path: Path) -> None:
     command[1] = tmp_path / "saved"
     result = run(*command)
     assert result.code == 0, result.err
-    expected = rb.compare(network, [rb.OPI(), rb.RTS()], part("train"), part("test"), (1, 4), limit=40)
+    expected = rb.compare(network, [rb.OPI(), rb.RTS()], part("train"), part("test"), (1, 4), num_calibration_images=40)
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     found = [json.loads(line)["test"]["accuracy"] for line in lines]
     assert found == [cell.test.accuracy for cell in expected.cells if cell.test is not None]

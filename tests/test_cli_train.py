@@ -188,7 +188,17 @@ def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_pat
 def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the second stage, it goes on; levels, weights and network are those of the library's call."""
     out, test = tmp_path / "run", ["--test", "rheobase.zoo.digits:digits_test", "--json"]
-    options = ["--adapt", "8,3", "--adapt-option", "images=60", "--plots", "--epochs", 3, "--batch-size", 20]
+    options = [
+        "--adapt",
+        "8,3",
+        "--adapt-option",
+        "num_calibration_images=60",
+        "--plots",
+        "--epochs",
+        3,
+        "--batch-size",
+        20,
+    ]
     command = [*training(out, levels=8)[:-4], *options, *test]
     save, saved = checkpoint.save, []
 
@@ -212,7 +222,7 @@ def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: p
     network = nn.Sequential(*layers, nn.Linear(16, 10))
     quantised = rb.quantise(network, rb.Pascal(levels=8), calibration=images)
     settings = rb.Training(epochs=3, learning_rate=0.02, batch_size=20)
-    expected = rb.methods.adapt_levels(quantised, (images, labels), settings, levels=(8, 3), images=60)
+    expected = rb.methods.adapt_levels(quantised, (images, labels), settings, levels=(8, 3), num_calibration_images=60)
     document = result.document
     assert document["adapted"]["levels"] == expected.levels
     assert sorted(expected.levels.values()) == [3, 8]
@@ -350,7 +360,7 @@ def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
         (["--adapt", "4,3,2"], ["levels: are 3", "2 sites"]),
         (["--adapt", "4,2", "--adapt-option", "alpha=2"], ["alpha: is 2"]),
         (["--adapt", "4,2", "--adapt-option", "moments=bins"], ["moments: is 'bins'"]),
-        (["--adapt", "4,2", "--adapt-option", "images=some"], ["images: is some"]),
+        (["--adapt", "4,2", "--adapt-option", "num_calibration_images=some"], ["num_calibration_images: is 'some'"]),
         (["--augment", "autoaugment,crop=99", "--validation", "0", "--training", "best.yaml"], ["keep", "validation"]),
     ],
 )

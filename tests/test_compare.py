@@ -51,14 +51,15 @@ def part(name: str, n: int = 60) -> Pair:
 
 def compared(folder: Path | None = None, **changes: Any) -> rb.comparison.Comparison:
     arguments: dict[str, Any] = {
+        "model": traced(),
         "recipes": [rb.OPI(), rb.RateCoding()],
         "calibration": part("train"),
         "test": part("test"),
         "timesteps": (1, 4),
-        "limit": 40,
+        "num_calibration_images": 40,
         **changes,
     }
-    return rb.compare(traced(), folder=folder, **arguments)
+    return rb.compare(folder=folder, **arguments)
 
 
 def numbers(cells: Any) -> list[dict[str, Any]]:
@@ -71,10 +72,17 @@ def numbers(cells: Any) -> list[dict[str, Any]]:
 def test_a_cell_is_what_conversion_and_evaluation_give() -> None:
     recipe = rb.FTBC(timesteps=2, batch_size=32, batches=1)
     (cell,) = rb.compare(
-        net(), [recipe], part("train"), part("test"), (2,), seeds=(3,), validation=part("validation"), limit=40
+        net(),
+        [recipe],
+        part("train"),
+        part("test"),
+        (2,),
+        seeds=(3,),
+        validation=part("validation"),
+        num_calibration_images=40,
     ).cells
     chosen = Images.read(part("train"), "training data").some(40, 3)
-    network = rb.convert(net(), recipe, calibration=chosen, limit=40, seed=3)
+    network = rb.convert(net(), recipe, calibration=chosen, num_calibration_images=40, seed=3)
     for measured, data in ((cell.test, part("test")), (cell.validation, part("validation"))):
         assert measured is not None
         evaluation = rb.evaluate(network, data, (2,))
@@ -322,7 +330,7 @@ def test_a_comparison_may_grow(tmp_path: Path) -> None:
         ({"test": ("test", 50)}, "the test images"),
         ({"calibration": ("train", 50)}, "the calibration images"),
         ({"validation": ("validation", 50)}, "the validation images: none then"),
-        ({"limit": 30}, "the number of calibration images: 40 then, 30 now"),
+        ({"num_calibration_images": 30}, "the number of calibration images: 40 then, 30 now"),
     ],
 )
 def test_other_data_are_not_mixed(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -340,7 +348,9 @@ def test_another_network_or_version_is_not_mixed(tmp_path: Path, monkeypatch: py
     name = traced().tensor_names[0]
     other = traced().replace(tensors={name: traced().tensor(name) + 0.25})
     with pytest.raises(StoreError, match="the network"):
-        rb.compare(other, [rb.OPI()], part("train"), part("test"), (1,), limit=40, folder=tmp_path / "out")
+        rb.compare(
+            other, [rb.OPI()], part("train"), part("test"), (1,), num_calibration_images=40, folder=tmp_path / "out"
+        )
     monkeypatch.setattr(MODULE, "versions", lambda: {"rheobase": "9.9", "torch": "1"})
     with pytest.raises(StoreError, match=r"rheobase was 0\.1\.0 and is now 9\.9"):
         compared(tmp_path / "out", recipes=[rb.OPI()])
@@ -524,7 +534,7 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
         ({"timesteps": (2, 2)}, RecipeError, "timesteps: is 2, 2"),
         ({"seeds": ()}, RecipeError, "seeds: is empty"),
         ({"seeds": (-1,)}, RecipeError, "seeds: is -1"),
-        ({"limit": 0}, RecipeError, "limit: is 0"),
+        ({"num_calibration_images": 0}, RecipeError, "num_calibration_images: is 0"),
         ({"training": TRAINING}, RecipeError, "training: has no effect"),
         ({"budget": {"speed": 1}}, RecipeError, "unknown part 'speed'"),
         ({"budget": {"energy": -1}}, RecipeError, "budget energy: is -1"),

@@ -162,7 +162,7 @@ def test_lines_that_come_meanwhile_are_checked(tmp_path: Path) -> None:
         assert ours.find(cell.key) is None
         Results(there, cell.identity).add(cell)
         assert ours.find(cell.key) == cell
-        foreign = cell.model_copy(update={"identity": cell.identity.model_copy(update={"limit": 1})})
+        foreign = cell.model_copy(update={"identity": cell.identity.model_copy(update={"num_calibration_images": 1})})
         with pytest.raises(StoreError, match="something else: the number of calibration images"):
             Results(there, foreign.identity)
         with (tmp_path / "out" / "results.jsonl").open("a") as file:  # as of one that opened the empty folder with ours

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data import readers as data
 from rheobase.data.readers import Preprocessing, load
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
@@ -458,7 +457,7 @@ def test_impossible_preprocessing(options: dict) -> None:
 @pytest.mark.parametrize("name", ["limit", "batch_size"])
 def test_impossible_counts(tmp_path: Path, name: str) -> None:
     error = refusal(tmp_path, **{name: 0})
-    assert (error.where, error.remedy) == (name, "give 1 or more")
+    assert (error.where, error.remedy) == (name, "use a whole number from 1")
 
 
 @pytest.mark.parametrize(
@@ -564,6 +563,6 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pyt
         error = refusal(tmp_path)
         assert error.where == str(tmp_path / "a" / "0.png")
         assert (error.reason, error.remedy) == ("may not be read", "give yourself read permission")
-    monkeypatch.setattr(data.os, "scandir", deny)
+    monkeypatch.setattr("os.scandir", deny)
     error = refusal(tmp_path)
     assert (error.where, error.reason) == (str(tmp_path), "may not be read")

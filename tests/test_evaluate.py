@@ -101,7 +101,7 @@ def test_labels_that_do_not_fit(labels: torch.Tensor, word: str) -> None:
         rb.evaluate(grid_snn("MLP"), (grid_images("MLP"), labels))
 
 
-@pytest.mark.parametrize("option", [{"max_pool": "avg"}, {"limit": 0}])
+@pytest.mark.parametrize("option", [{"max_pool": "avg"}, {"num_calibration_images": 0}])
 def test_options_without_a_meaning(option: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=next(iter(option))):
         rb.convert(networks.build("MLP"), rb.RateCoding(), calibration=grid_images("MLP"), **option)  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ import rheobase as rb
 from rheobase.cli import app
 from rheobase.core.errors import DataError
 from rheobase.data import events
-from rheobase.data import readers as data
 from rheobase.data.events import Framing
+from rheobase.data.sampling import sample_order
 
 pytest.importorskip("tonic", reason="recordings are read with tonic: pip install -e '.[events]'")
 pytest.importorskip("aedat", reason="AEDAT 4 is read with aedat: pip install -e '.[events]'")
@@ -214,7 +214,7 @@ def test_limit_and_seed_choose_as_for_images(folder: Path) -> None:
     framing = Framing(frames=1, sensor=(4, 3))
     images, labels = everything(events.load(folder, framing))
     chosen, chosen_labels = everything(events.load(folder, framing, seed=5, limit=2))
-    order = data.sample_order(3, 2, 5)
+    order = sample_order(3, 2, 5)
     assert order != [0, 1]
     assert torch.equal(chosen, images[order])
     assert torch.equal(chosen_labels, labels[order])
@@ -343,7 +343,7 @@ def test_framings_that_count_nothing(options: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"limit": 0}])
 def test_amounts_below_one(folder: Path, options: dict[str, int]) -> None:
-    assert "not a positive whole number" in refusal(folder, **options)
+    assert "use a whole number from 1" in refusal(folder, **options)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ def test_the_histogram_is_that_of_the_network(granularity: Any) -> None:
     graph = fold_batch_norm(network.to_graph())[0]
     assert rb.methods.level_metric(graph, (images, torch.zeros(20))).sites == found.sites
     assert rb.methods.level_metric(graph, DataLoader(TensorDataset(images), batch_size=3)).sites == found.sites
-    assert rb.methods.level_metric(graph, images, limit=7).sites == rb.methods.level_metric(graph, images[:7]).sites
+    drawn = rb.methods.level_metric(graph, images, num_calibration_images=7, seed=3)
+    assert drawn.sites == rb.methods.level_metric(graph, rb.data.sample(images, 7, seed=3).images).sites
     assert found.alpha == 1 / (2 * len(found.sites))
 
 
@@ -227,8 +228,8 @@ def test_networks_and_options_that_have_no_metric() -> None:
         rb.methods.level_metric(network, images).at(2)
     with pytest.raises(RecipeError, match="moments: is 'bins'"):
         rb.methods.level_metric(network, images, moments="bins")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="limit: is 0"):
-        rb.methods.level_metric(network, images, limit=0)
+    with pytest.raises(RecipeError, match="num_calibration_images: is 0"):
+        rb.methods.level_metric(network, images, num_calibration_images=0)
     with pytest.raises(DataError, match="images: have shape"):
         rb.methods.level_metric(network, images[:, :, 1:])
     with pytest.raises(DataError, match="images: is empty"):
@@ -294,7 +295,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def adapt(**options: Any) -> rb.methods.AdaptedLevels:
-    return rb.methods.adapt_levels(quantised(), few(), SETTINGS, **{"levels": (8, 3), "images": 60, **options})
+    return rb.methods.adapt_levels(
+        quantised(), few(), SETTINGS, **{"levels": (8, 3), "num_calibration_images": 60, **options}
+    )
 
 
 def test_both_stages_by_hand() -> None:
@@ -390,7 +393,14 @@ def test_a_killed_run_goes_on(tmp_path: Path, step: int) -> None:
 
     def run(penalty: Stop, folder: Path | None) -> rb.methods.AdaptedLevels:
         return rb.methods.adapt_levels(
-            quantised(), few(), settings, levels=(8, 3), share=0.5, images=60, folder=folder, penalty=penalty
+            quantised(),
+            few(),
+            settings,
+            levels=(8, 3),
+            share=0.5,
+            num_calibration_images=60,
+            folder=folder,
+            penalty=penalty,
         )
 
     whole = run(Stop(-1), None)
@@ -422,13 +432,18 @@ def test_loaders_that_shuffle_and_labels_that_a_teacher_replaces() -> None:
     loader = DataLoader(TensorDataset(images, labels), batch_size=40, shuffle=True)
     one_shot = iter(list(DataLoader(TensorDataset(images, labels), batch_size=40)))
     tensors = adapt()
-    assert same(rb.methods.adapt_levels(quantised(), one_shot, SETTINGS, levels=(8, 3), images=60).model, tensors.model)
+    assert same(
+        rb.methods.adapt_levels(quantised(), one_shot, SETTINGS, levels=(8, 3), num_calibration_images=60).model,
+        tensors.model,
+    )
     assert (
         len(rb.methods.adapt_levels(quantised(), loader, SETTINGS, levels=(8, 3), validation=iter([few(50)])).history)
         == 3
     )
     assert same(
-        rb.methods.adapt_levels(quantised(), TensorDataset(images, labels), SETTINGS, levels=(8, 3), images=60).model,
+        rb.methods.adapt_levels(
+            quantised(), TensorDataset(images, labels), SETTINGS, levels=(8, 3), num_calibration_images=60
+        ).model,
         tensors.model,
     )
     student = rb.methods.adapt_levels(quantised(), images, SETTINGS, levels=(8, 3), teacher=small())
@@ -442,8 +457,8 @@ def test_runs_that_cannot_be() -> None:
         adapt(levels=(8, 4, 2, 1))
     with pytest.raises(RecipeError, match="levels: are"):
         adapt(levels=(3, 8))
-    with pytest.raises(DataError, match="images: is 0"):
-        adapt(images=0)
+    with pytest.raises(RecipeError, match="num_calibration_images: is 0"):
+        adapt(num_calibration_images=0)
     for share in (0.0, 1, math.nan, "half"):
         with pytest.raises(TrainingError, match="share: is"):
             adapt(share=share)

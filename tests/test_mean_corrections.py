@@ -26,7 +26,7 @@ PASSES = {
 
 
 def calibration(name: str, held_out: bool = True) -> CalibrationData:
-    data = CalibrationData.pool(grid_images(name), limit=100, seed=0)
+    data = CalibrationData.pool(grid_images(name))
     if held_out:
         return data
     return CalibrationData(data.fit, data.held_out[:0], None, None, data.digest, True)

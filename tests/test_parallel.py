@@ -30,6 +30,9 @@ from rheobase.passes.error_calibration import calibrate_errors, restated
 from rheobase.passes.walk import Walk
 from rheobase.signals.signal import Constant, TimeSeries
 
+# untrained networks, whose answers are the labels here, tell only some of the classes apart
+pytestmark = pytest.mark.filterwarnings("ignore:.* have no calibration image:rheobase.core.errors.RheobaseWarning")
+
 # -- the neuron -------------------------------------------------------------------------------------------------------
 
 
@@ -522,7 +525,7 @@ def test_a_stage_never_makes_the_held_out_loss_worse() -> None:
     if any("original network kept" in note for note in notes):
         torch.testing.assert_close(snn(images), before(images))
     else:
-        held = CalibrationData.pool((images, labels), limit=1024, seed=0)
+        held = CalibrationData.pool((images, labels))
         losses = [float(F.cross_entropy(n(held.held_out), held.held_out_labels)) for n in (snn, before)]
         assert losses[0] <= losses[1]
 

@@ -65,7 +65,7 @@ def levels(network: nn.Module) -> list[int]:
 def test_no_other_start_of_that_sum_has_a_smaller_error(mean: float) -> None:
     graph, images = grid_graph("MLP"), grid_images("MLP")
     network = rb.quantise(networks.build("MLP"), rb.QAC(mean_timesteps=mean), calibration=images)
-    data = rb.passes.CalibrationData.pool(images, limit=1024, seed=0).fit
+    data = rb.passes.CalibrationData.pool(images).fit
     counted = histograms(graph, data, "layer", maxima(graph, data, "layer"))
     error = {t: [_relative_error(histogram, t) for histogram in counted] for t in range(1, 7)}
     budget = round(3 * mean)

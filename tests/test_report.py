@@ -31,7 +31,7 @@ IDENTITY = Identity(
     test_sha256="c" * 64,
     validation_sha256=None,
     max_pool="refuse",
-    limit=512,
+    num_calibration_images=512,
     energy_images=256,
 )
 

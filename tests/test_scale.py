@@ -18,7 +18,7 @@ from rheobase.passes.held_out import logit_error
 
 def fit_only(name: str) -> CalibrationData:
     """These networks are random, so that what helps the fitted images need not help others: hold none out."""
-    data = CalibrationData.pool(grid_images(name), limit=100, seed=0)
+    data = CalibrationData.pool(grid_images(name))
     return dataclasses.replace(data, held_out=data.held_out[:0])
 
 
@@ -80,7 +80,7 @@ def test_a_site_that_is_the_output() -> None:
 def test_a_small_memory_budget_is_said() -> None:
     snn = copy.deepcopy(grid_snn("OptionAResNet"))
     snn.memory_budget = 1
-    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("OptionAResNet"), limit=100, seed=0))
+    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("OptionAResNet")))
     assert "only 1 images simulated" in changes.notes[0]
 
 
@@ -89,7 +89,7 @@ def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPa
     before = [neuron.threshold for neuron in snn.neurons]
     errors = iter([0.5, 0.6])
     monkeypatch.setattr("rheobase.passes.held_out.logit_error", lambda network, images: next(errors))
-    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("MLP"), limit=100, seed=0))
+    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("MLP")))
     assert changes.changed == {}
     assert changes.notes == ["undone, the original network kept: squared logit error on 4 held-out images 0.5 -> 0.6"]
     assert all(torch.equal(n.threshold, old) for n, old in zip(snn.neurons, before, strict=True))

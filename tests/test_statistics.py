@@ -194,20 +194,20 @@ def test_overflowing_activations_name_the_first_site() -> None:
 )
 def test_bad_calibration_data(data: object, word: str) -> None:
     with pytest.raises(DataError, match=word):
-        CalibrationData.pool(data, limit=100, seed=0)  # type: ignore[arg-type]
+        CalibrationData.pool(data)  # type: ignore[arg-type]
 
 
 def test_the_split_is_seeded_and_disjoint() -> None:
     images = torch.arange(20.0).unsqueeze(1)
-    a, b, c = (CalibrationData.pool(images, limit=100, seed=s) for s in (0, 0, 1))
+    a, b, c = (CalibrationData.pool(images, seed=s) for s in (0, 0, 1))
     assert torch.equal(a.fit, b.fit)
     assert not torch.equal(a.fit, c.fit)
     assert sorted([*a.fit.flatten().tolist(), *a.held_out.flatten().tolist()]) == list(range(20))
     assert len(a.held_out) == 4
 
 
-def test_the_limit_is_said() -> None:
-    images = torch.randn(20, 4)
-    snn = rb.convert(dead_channel_model(), rb.RateCoding(timesteps=2), calibration=images.split(4), limit=10)
+def test_a_sample_is_said() -> None:
+    images, recipe = torch.randn(20, 4), rb.RateCoding(timesteps=2)
+    snn = rb.convert(dead_channel_model(), recipe, calibration=images.split(4), num_calibration_images=10)
     assert snn.provenance.calibration["images"] == 10
-    assert any("only the first 10 images" in note for note in snn.provenance.notes)
+    assert any("a random sample of 10 of 20 images" in note for note in snn.provenance.notes)

@@ -296,7 +296,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "not there",
     ),
     "attribute": (lambda c: node(c, "linear")["attributes"].update(out=1), "'out'"),
-    "missing": (lambda c: node(c, "site")["attributes"].clear(), "'upper'"),
+    "missing": (lambda c: node(c, "site")["attributes"].clear(), "unknown activation"),
     "nested": (lambda c: node(c, "site")["attributes"].update(upper={"a": 1}), "upper"),
     "shape": (lambda c: node(c, "linear").update(shape=[-1]), "shape"),
     "field": (lambda c: c.update(code="import os"), "code"),

@@ -102,8 +102,8 @@ def compare(
     set_fusion(fuse)
     network, preprocessing = read_model(model, checkpoint, data, preprocessing)
     settings = None if training is None else read_training(training, {}, None, preprocessing)
-    limit = conversion.num_calibration_images
-    pool = None if settings is not None else max(POOL, limit)
+    wanted = conversion.num_calibration_images
+    pool = None if settings is not None else max(POOL, wanted)
     found = compare_methods(
         network,
         recipes,
@@ -117,7 +117,7 @@ def compare(
         folder=out,
         on_existing=on_existing,
         max_pool=conversion.max_pool,
-        limit=limit,
+        num_calibration_images=wanted,
         name=model.partition(":")[2] or Path(model).resolve().name,
         progress=show_progress(),
     )

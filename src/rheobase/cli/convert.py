@@ -46,7 +46,7 @@ def convert(
         recipe,
         calibration=calibration,
         max_pool=conversion.max_pool,
-        limit=conversion.num_calibration_images,
+        num_calibration_images=conversion.num_calibration_images,
         seed=seed,
         progress=show_progress(),
     )

@@ -118,7 +118,13 @@ def run_demo(
     with _new_folder(folder, overwrite) as draft, _one_thread():
         model = train(parts.train, epochs, seed, progress)
         networks = {
-            t: convert(model, RateCoding(timesteps=t, scale=True), calibration=parts.train, limit=TRAIN, seed=seed)
+            t: convert(
+                model,
+                RateCoding(timesteps=t, scale=True),
+                calibration=parts.train,
+                num_calibration_images=TRAIN,
+                seed=seed,
+            )
             for t in track(TIMESTEPS, "converting", show=progress)
         }
         found = {
@@ -150,7 +156,7 @@ def _compare(model: nn.Module, parts: Digits, folder: Path, seed: int, progress:
         budget=BUDGET,
         training=TRAINING,
         folder=folder,
-        limit=256,
+        num_calibration_images=256,
         progress=progress,
     )
 

@@ -60,7 +60,7 @@ class Adaptation:
 
     adapt: Annotated[str | None, Option(help="Adapt levels on the way: L of each cluster of sites, as 8,4.")] = None
     adapt_option: Annotated[
-        list[str] | None, Option(help="share, images, alpha or moments=value; may be repeated.")
+        list[str] | None, Option(help="share, num_calibration_images, alpha or moments=value; may be repeated.")
     ] = None
     plots: Annotated[bool, Option("--plots", help="Draw the metric that --adapt goes by.")] = False
 
@@ -74,11 +74,10 @@ class Adaptation:
         levels = options.numbers(self.adapt, int, "--adapt", example="8,4")
         check_falling(levels)
         values = options.key_values(self.adapt_option or [], "--adapt-option", "alpha=0.02")
-        unknown = [name for name in values if name not in ("share", "images", "alpha", "moments")]
+        known = ("share", "num_calibration_images", "alpha", "moments")
+        unknown = [name for name in values if name not in known]
         if unknown:
-            raise RecipeError(
-                f"{unknown[0]!r} is unknown", where="--adapt-option", remedy="give share, images, alpha or moments"
-            )
+            raise RecipeError(f"{unknown[0]!r} is unknown", where="--adapt-option", remedy=f"give {', '.join(known)}")
         stages(training, values.get("share", SHARE))  # an error now, and not after the data are read
         return {"levels": list(levels), **values}
 
@@ -126,14 +125,21 @@ def train(
     original = checkpoints.load(model, checkpoint)
     images = read_images(data, reading.folder, preprocessing, seed=seed)
     test = test_source and read_images(*test_source, preprocessing)
-    limit = conversion.num_calibration_images
-    quantised = quantise(original, recipe, calibration=images, max_pool=conversion.max_pool, limit=limit, seed=seed)
+    number = conversion.num_calibration_images
+    quantised = quantise(
+        original,
+        recipe,
+        calibration=images,
+        max_pool=conversion.max_pool,
+        num_calibration_images=number,
+        seed=seed,
+    )
     made_of = {
         "model": model,
         "checkpoint": None if checkpoint is None else _digest(checkpoint),
         "recipe": recipe.to_dict(),
         "max_pool": conversion.max_pool,
-        "calibration images": limit,
+        "calibration images": number,
         "adapt": adapt,
     }
     claim_run(out, made_of, training.epochs, _is_first_process())
@@ -148,7 +154,7 @@ def train(
         recipe = _with_levels(recipe, adapted.levels)
         _keep(adapted, out, adaptation.plots)
     network = convert_network(
-        trained.model, recipe, calibration=samples, limit=limit, seed=seed, progress=show_progress()
+        trained.model, recipe, calibration=samples, num_calibration_images=number, seed=seed, progress=show_progress()
     )
     used = preprocessing_document(data, preprocessing)
     evaluation = save_and_measure(network, out / NETWORK, True, used, test, running.execution)

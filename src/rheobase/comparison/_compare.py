@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rheobase.comparison import checks
 from rheobase.comparison.cells import Cell, Identity, key
@@ -24,12 +24,14 @@ from rheobase.comparison.images import Images
 from rheobase.comparison.report import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
+from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.paths import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MOST_SEED
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.trace.capture import device_of
@@ -43,18 +45,18 @@ from rheobase.training import Training
 def compare(
     model: nn.Module,
     recipes: Sequence[Recipe] | Mapping[str, Recipe],
-    calibration: Batches,
-    test: Batches,
+    calibration: Batches | Dataset[Any],
+    test: Batches | Dataset[Any],
     timesteps: Sequence[int],
     *,
     seeds: Sequence[int] = (0,),
-    validation: Batches | None = None,
+    validation: Batches | Dataset[Any] | None = None,
     budget: Mapping[str, float] | None = None,
     training: Training | None = None,
     folder: str | Path | None = None,
     on_existing: OnExisting = "keep",
     max_pool: MaxPool = "refuse",
-    limit: int = 512,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
     name: str | None = None,
     progress: bool = False,
@@ -85,7 +87,8 @@ def compare(
         on_existing: what to do with a folder that holds a comparison: ``"keep"`` and go on with it, ``"overwrite"`` it,
             or ``"number"``: take the next free name (``out-2``). Nothing is overwritten that another process has open.
         max_pool: as for :func:`rheobase.convert`.
-        limit: calibration images for each conversion, chosen by the seed.
+        num_calibration_images: how many calibration images each conversion uses: a random sample drawn by its seed, or
+            all if there are no more.
         energy_images: images to count spikes on for the energy.
         name: of the network in the report; default its class.
         progress: show a progress bar with the time left.
@@ -101,7 +104,7 @@ def compare(
         >>> import rheobase as rb
         >>> from rheobase.zoo.digits import DigitsResNet, digits
         >>> parts = digits()
-        >>> found = rb.compare(DigitsResNet(), [rb.OPI(), rb.RateCoding()], parts.train, parts.test, (1, 2), limit=64)
+        >>> found = rb.compare(DigitsResNet(), [rb.OPI(), rb.RateCoding()], parts.train, parts.test, (1, 2))
         >>> [(entry.method, entry.timesteps) for entry in found.entries]
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
@@ -113,8 +116,8 @@ def compare(
     if name is not None:
         checks.check_name(name, "name")
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
-    for option, value in (("limit", limit), ("energy_images", energy_images)):
-        checks.whole_numbers((value,), 1, option, sys.maxsize)
+    num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
+    energy_images = check_whole(energy_images, "energy_images")
     checks.check_budget(budget, validation)
     parts = {
         "calibration": Images.read(calibration, "calibration data"),
@@ -142,7 +145,7 @@ def compare(
         test_sha256=tested.digest,
         validation_sha256=None if parts["validation"] is None else parts["validation"].digest,
         max_pool=max_pool,
-        limit=limit,
+        num_calibration_images=num_calibration_images,
         energy_images=energy_images,
     )
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:

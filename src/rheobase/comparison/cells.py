@@ -74,7 +74,7 @@ class Identity(_Entry):
         model_sha256: of the traced analog network.
         calibration_sha256, test_sha256, validation_sha256: of images and labels.
         max_pool: what max-pooling became.
-        limit: calibration images for each conversion, at most.
+        num_calibration_images: of each conversion, at most.
         energy_images: images to count spikes on for the energy, at most.
     """
 
@@ -84,7 +84,7 @@ class Identity(_Entry):
     test_sha256: str
     validation_sha256: str | None
     max_pool: MaxPool
-    limit: int
+    num_calibration_images: int
     energy_images: int
 
 

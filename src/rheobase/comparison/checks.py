@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from rheobase.comparison.images import Images
+from rheobase.core.checks import check_positive, is_whole
 from rheobase.core.errors import DataError, RecipeError
-from rheobase.data.batches import Batches, check_answers
+from rheobase.data.batches import check_answers
 from rheobase.methods import Recipe
 from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import SpikingNetwork
@@ -68,17 +69,17 @@ def whole_numbers(values: Sequence[int], least: int, where: str, most: int) -> t
             f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
         )
     values = tuple(values)
-    good = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and least <= v <= most]
+    good = [int(v) for v in values if is_whole(v, least, most)]
     if not values or len(good) < len(values) or len(set(values)) < len(values):
         raise RecipeError(
             f"is {', '.join(map(repr, values)) or 'empty'}",
             where=where,
             remedy=f"give whole numbers from {least} to {most}, each once",
         )
-    return values
+    return tuple(good)
 
 
-def check_budget(budget: Mapping[str, float] | None, validation: Batches | None) -> None:
+def check_budget(budget: Mapping[str, float] | None, validation: object) -> None:
     """See that a budget says what there is, and that there are images to choose by.
 
     Raises:
@@ -96,8 +97,7 @@ def check_budget(budget: Mapping[str, float] | None, validation: Batches | None)
             remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
         )
     for name, value in budget.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise RecipeError(f"is {value!r}", where=f"budget {name}", remedy="give a number above 0")
+        check_positive(value, f"budget {name}")
     if validation is None:
         raise DataError(
             "are needed for a budget: the method is chosen by them, never by test images",

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from rheobase.comparison.shared import LOCKS_FOLDER, Shared
+from rheobase.core.checks import check_choice
 from rheobase.core.errors import RecipeError, StoreError
 from rheobase.core.folders import check_writable, names_in, refuse_foreign
 
@@ -34,10 +35,7 @@ def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared
         StoreError: if it cannot be written, holds something else than a comparison, or is to be overwritten while
             another process has it open.
     """
-    if on_existing not in get_args(OnExisting):
-        raise RecipeError(
-            f"is {on_existing!r}", where="on_existing", remedy=f"use one of {', '.join(get_args(OnExisting))}"
-        )
+    check_choice(on_existing, OnExisting, "on_existing")
     if folder is None:
         if on_existing != "keep":
             raise RecipeError("has no effect without a folder", where="on_existing", remedy="name one, or leave it out")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from rheobase.core.seeds import generator
 from rheobase.data.batches import Batches
-from rheobase.training.data import OnDisk, read
+from rheobase.data.sources import OnDisk, read
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Images:
     digest: str
 
     @classmethod
-    def read(cls, data: Batches, where: str) -> Images:
+    def read(cls, data: Batches | Dataset[Any], where: str) -> Images:
         """All that the batches give."""
         source = read(data, where=where, workers=0)
         if isinstance(source, OnDisk):
-            images, labels = next(source.batches([torch.arange(len(source))]))
-            source = read(images if labels is None else (images, labels), where=where, workers=0)
+            whole = source.in_memory()
+            source = read(
+                whole.images if whole.labels is None else (whole.images, whole.labels), where=where, workers=0
+            )
         assert not isinstance(source, OnDisk)
         return cls(source.images, source.labels, source.digest())
 

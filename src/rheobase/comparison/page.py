@@ -138,7 +138,8 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
         ("network, SHA-256", identity.model_sha256),
         (
             "calibration images",
-            f"{images['calibration']} images, of which each seed takes {min(identity.limit, images['calibration'])} "
+            f"{images['calibration']} images, of which each seed takes "
+            f"{min(identity.num_calibration_images, images['calibration'])} "
             f"for a conversion; SHA-256 {identity.calibration_sha256}",
         ),
         ("test images", f"{images['test']} images, SHA-256 {identity.test_sha256}"),

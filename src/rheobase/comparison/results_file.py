@@ -161,7 +161,7 @@ _NAMES = {
     "test_sha256": "the test images",
     "validation_sha256": "the validation images",
     "max_pool": "max_pool",
-    "limit": "the number of calibration images",
+    "num_calibration_images": "the number of calibration images",
     "energy_images": "energy_images",
 }
 

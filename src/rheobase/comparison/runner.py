@@ -17,7 +17,6 @@ from rheobase.comparison.cells import Cell, Delay, Identity, Measured, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
-from rheobase.data.batches import Batches
 from rheobase.measure._energy import energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
@@ -75,7 +74,9 @@ class Runner:
             "activation": recipe.activation.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
             "seed": seed,
-            "from": self.identity.model_dump(include={"model_sha256", "calibration_sha256", "limit", "max_pool"}),
+            "from": self.identity.model_dump(
+                include={"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool"}
+            ),
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -102,13 +103,12 @@ class Runner:
 
     def _measure(self, recipe: Recipe, timesteps: int, seed: int) -> dict[str, Any]:
         recipe = at(recipe, timesteps, self.quantised)
-        images = cast(Images, self.parts["calibration"]).some(self.identity.limit, seed)
         model, training_seconds, max_pool = self.model, None, self.identity.max_pool
         if self.trains(recipe):  # which has seen to max-pooling
-            model, training_seconds = self._trained(recipe, images, seed)
+            model, training_seconds = self._trained(recipe, seed)
             max_pool = "refuse"
         began = time.perf_counter()
-        network = convert(model, recipe, calibration=images, max_pool=max_pool, limit=self.identity.limit, seed=seed)
+        network = convert(model, recipe, max_pool=max_pool, **self._calibration(seed))
         seconds = time.perf_counter() - began
         steps = _steps(recipe, network, timesteps)
         until = latency(network, steps)
@@ -162,7 +162,12 @@ class Runner:
             not_counted=spent.not_counted,
         )
 
-    def _trained(self, recipe: Recipe, images: Batches, seed: int) -> tuple[nn.Module, float]:
+    def _calibration(self, seed: int) -> dict[str, Any]:
+        """The images that conversion and quantisation draw their sample from."""
+        data = cast(Images, self.parts["calibration"]).batches
+        return {"calibration": data, "num_calibration_images": self.identity.num_calibration_images, "seed": seed}
+
+    def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """The network with the recipe's activation, trained, and how many seconds that took in all."""
         if self.training is None:
             raise RecipeError(
@@ -172,14 +177,7 @@ class Runner:
             )
         name = self.training_name(recipe, seed)
         if name not in self.trained:
-            network = quantise(
-                self.model,
-                recipe,
-                calibration=images,
-                max_pool=self.identity.max_pool,
-                limit=self.identity.limit,
-                seed=seed,
-            )
+            network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
             trained = train(
                 network,
                 cast(Images, self.parts["calibration"]).batches,

@@ -8,19 +8,18 @@ from collections.abc import Iterator
 
 import torch
 
-from rheobase.core.errors import RecipeError
+from rheobase.core.checks import check_whole
 
 MOST_SEED = 2**63 - 1
 
 
-def check_seed(seed: object, where: str = "seed") -> None:
-    """Refuse what generators take no seed from.
+def check_seed(seed: object, where: str = "seed") -> int:
+    """The seed as an ``int``, of which alone generators are made and others derived.
 
     Raises:
-        RecipeError: if it is no whole number from 0 to 2⁶³ − 1.
+        RecipeError: if it is not a whole number from 0 to 2⁶³ − 1.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MOST_SEED:
-        raise RecipeError(f"is {seed!r}", where=where, remedy=f"use a whole number from 0 to {MOST_SEED}")
+    return check_whole(seed, where, least=0, most=MOST_SEED)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -29,8 +28,7 @@ def generator(seed: int) -> torch.Generator:
     Raises:
         RecipeError: if the seed is impossible.
     """
-    check_seed(seed)
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(check_seed(seed))
 
 
 @contextlib.contextmanager
@@ -44,5 +42,5 @@ def random_state(seed: int, device: torch.device | None) -> Iterator[None]:
 
 def derive(seed: int, *purpose: object) -> int:
     """A seed for one purpose, that tells nothing about the seed for another."""
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    digest = hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

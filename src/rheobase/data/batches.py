@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from rheobase.core.errors import DataError
 Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """Images [N, ...]; (images, labels [N]); or any loader of either."""
 
+_CHECKED_AT_ONCE = 1000
+
 
 def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Iterate over (images, labels or None) in the order given.
@@ -21,20 +23,16 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
     Raises:
         DataError: if it yields nothing, or something that is not a batch.
     """
-    if isinstance(data, Tensor):
-        yield from ((part, None) for part in _nonempty(data, where).split(batch_size))
-        return
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        images, labels = data
-        _check_as_many(images, labels, where)
-        pairs = zip(_nonempty(images, where).split(batch_size), labels.split(batch_size), strict=True)
-        yield from pairs
+    whole = tensors(data, where)
+    if whole is not None:
+        images, labels = whole
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            yield images[part], None if labels is None else labels[part]
         return
     if not isinstance(data, Iterable):
         raise DataError(
-            f"is a {type(data).__name__}",
-            where=where,
-            remedy="pass a tensor, a pair (images, labels), or a loader",
+            f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True
     for batch in data:
@@ -42,18 +40,34 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
         if isinstance(batch, Tensor):
             yield batch, None
         elif isinstance(batch, (tuple, list)) and len(batch) >= 1 and isinstance(batch[0], Tensor):
-            labels = _as_labels(batch[1], where) if len(batch) > 1 else None
+            labels = as_labels(batch[1], where) if len(batch) > 1 else None
             if labels is not None:
-                _check_as_many(batch[0], labels, where)
+                check_as_many(batch[0], labels, where)
             yield batch[0], labels
         else:
             raise DataError(
-                f"yields {type(batch).__name__}",
-                where=where,
-                remedy="make each batch a tensor or (images, labels)",
+                f"yields {type(batch).__name__}", where=where, remedy="make each batch a tensor or (images, labels)"
             )
     if empty:
-        raise _empty(where)
+        raise no_image(where)
+
+
+def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
+    """Images and labels (or None), if the data are tensors; None if they come batch by batch.
+
+    Raises:
+        DataError: if there is no image, or not one label for each.
+    """
+    if isinstance(data, Tensor):
+        images, labels = data, None
+    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = data
+        check_as_many(images, labels, where)
+    else:
+        return None
+    if images.dim() < 2 or len(images) == 0:
+        raise no_image(where)
+    return images, labels
 
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
@@ -89,17 +103,35 @@ class Digest:
         return total.hexdigest()
 
 
-def _empty(where: str) -> DataError:
+def no_image(where: str) -> DataError:
+    """Nothing is there."""
     return DataError("is empty", where=where, remedy="give at least one image")
 
 
-def _nonempty(images: Tensor, where: str) -> Tensor:
-    if images.dim() < 2 or len(images) == 0:
-        raise _empty(where)
-    return images
+def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The batches as they come.
+
+    Raises:
+        DataError: if images have other shapes than the first, or only some have labels.
+    """
+    shape = labelled = None
+    for images, labels in parts:
+        if shape is None:
+            shape, labelled = images.shape[1:], labels is not None
+        if images.shape[1:] != shape:
+            problem = f"mixes shapes {list(shape)} and {list(images.shape[1:])}"
+            raise DataError(problem, where=where, remedy="resize or crop all images alike")
+        if (labels is not None) != labelled:
+            raise DataError("has labels for some batches only", where=where, remedy="give each image one label")
+        yield images, labels
 
 
-def _as_labels(labels: Any, where: str) -> Tensor:
+def as_labels(labels: Any, where: str) -> Tensor:
+    """Labels of a batch as a tensor.
+
+    Raises:
+        DataError: if they are not numbers.
+    """
     try:
         return torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -110,13 +142,41 @@ def _as_labels(labels: Any, where: str) -> Tensor:
         ) from None
 
 
-def _check_as_many(images: Tensor, labels: Tensor, where: str) -> None:
+def check_as_many(images: Any, labels: Any, where: str) -> None:
+    """Refuse images [N, ...] without exactly as many labels [N, ...].
+
+    Raises:
+        DataError: with both numbers.
+    """
     if labels.shape[:1] != images.shape[:1]:
         raise DataError(
-            f"has {len(images)} images but {len(labels) if labels.dim() else 'no'} labels",
+            f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels",
             where=where,
             remedy="give each image one label",
         )
+
+
+def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
+    """Refuse images that are not finite floating-point numbers.
+
+    Args:
+        images: [N, ...].
+        where: for the error.
+        numbers: of each image in the data that were given, for the error; default counted from 0.
+
+    Raises:
+        DataError: naming the first such image.
+    """
+    if not images.is_floating_point():
+        raise DataError(f"holds {images.dtype} values", where=where, remedy="convert to float and normalise")
+    for start, part in enumerate(images.split(_CHECKED_AT_ONCE)):
+        if not bool(torch.isfinite(part).all()):
+            first = int((~torch.isfinite(part)).flatten(1).any(1).nonzero()[0]) + start * _CHECKED_AT_ONCE
+            raise DataError(
+                f"image {first if numbers is None else numbers[first]} holds NaN or infinite values",
+                where=where,
+                remedy="check the reader",
+            )
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from rheobase.core.errors import DataError
 from rheobase.core.seeds import generator
-from rheobase.data.batches import Batches, Digest, batches
+from rheobase.data.batches import Batches, Digest, check_images
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
 
 HELD_OUT = 0.2
 MOST_HELD_OUT = 2000
 """More would only make every pass's measurement slower."""
+_LISTED = 10
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Pooled calibration images, split once into a part to fit on and a part to check on.
+    """Calibration images, split once into a part to fit on and a part to check on.
 
     Attributes:
-        fit: images that passes may fit parameters to, [N, ...].
+        fit: images that passes may fit parameters to, [N, ...], in random order: the first n are a random sample too.
         held_out: images they never see; empty when there are fewer than five images in all.
         fit_labels: class of each fitted image, or None.
         held_out_labels: likewise.
-        digest: SHA-256 of the pooled images and labels, before the split.
-        complete: whether the whole loader was read (False: the limit cut it).
+        digest: SHA-256 of images and labels, before the split.
+        complete: whether these are all the images that were given, and not a sample of them.
+        given: how many images were given.
+        classes: every label that was seen on the way, of images outside the sample too where those were read.
     """
 
     fit: Tensor
@@ -35,65 +41,83 @@ class CalibrationData:
     held_out_labels: Tensor | None
     digest: str
     complete: bool
+    given: int = 0
+    classes: frozenset[int] = frozenset()
 
     @classmethod
-    def pool(cls, data: Batches, *, limit: int, seed: int) -> CalibrationData:
-        """Read up to ``limit`` images and split them by a seeded shuffle.
-
-        The images are pooled first, so that nothing later depends on how the loader cut them into batches.
+    def pool(
+        cls, data: Batches | Dataset[Any], *, num_calibration_images: int = NUM_CALIBRATION_IMAGES, seed: int = 0
+    ) -> CalibrationData:
+        """Draw a seeded random sample (:func:`rheobase.data.sampling.sample`) and split it by a seeded shuffle.
 
         Raises:
-            DataError: if there is no image, or one holds NaN, or shapes differ.
+            DataError: if there is no image, one holds NaN, shapes differ, or only some images have labels.
+            RecipeError: if the number or the seed is impossible.
         """
-        images: list[Tensor] = []
-        labels: list[Tensor | None] = []
-        read, complete = 0, True
-        for part, part_labels in batches(data, where="calibration data"):
-            if read >= limit:
-                complete = False
-                break
-            room = limit - read
-            complete = len(part) <= room
-            part, part_labels = part[:room], None if part_labels is None else part_labels[:room]
-            if images and part.shape[1:] != images[0].shape[1:]:
-                raise DataError(
-                    f"mixes shapes {list(images[0].shape[1:])} and {list(part.shape[1:])}",
-                    where="calibration data",
-                    remedy="resize or crop all images alike",
-                )
-            images.append(part)
-            labels.append(part_labels)
-            read += len(part)
-        pooled = torch.cat(images)
-        images.clear()
-        if not pooled.is_floating_point():
-            raise DataError(
-                f"holds {pooled.dtype} values",
-                where="calibration data",
-                remedy="convert to float and normalise",
-            )
-        if not bool(torch.isfinite(pooled).all()):
-            first = int((~torch.isfinite(pooled)).flatten(1).any(1).nonzero()[0])
-            raise DataError(
-                f"image {first} holds NaN or infinite values",
-                where="calibration data",
-                remedy="check the reader",
-            )
-        pooled_labels = (
-            torch.cat([part for part in labels if part is not None])
-            if all(part is not None for part in labels)
-            else None
-        )
+        where = "calibration data"
+        drawn = sample(data, num_calibration_images, seed, where=where)
+        images, labels = drawn.images, drawn.labels
+        check_images(images, where, drawn.numbers)
         digest = Digest()
-        digest.update(images=pooled, labels=pooled_labels)
-        order = torch.randperm(len(pooled), generator=generator(seed))
-        cut = min(int(len(pooled) * HELD_OUT), MOST_HELD_OUT)
+        digest.update(images=images, labels=labels)
+        order = torch.randperm(len(images), generator=generator(seed))
+        cut = min(int(len(images) * HELD_OUT), MOST_HELD_OUT)
         held, fit = order[:cut], order[cut:]
         return cls(
-            pooled[fit],
-            pooled[held],
-            None if pooled_labels is None else pooled_labels[fit],
-            None if pooled_labels is None else pooled_labels[held],
+            images[fit],
+            images[held],
+            None if labels is None else labels[fit],
+            None if labels is None else labels[held],
             digest.hexdigest(),
-            complete,
+            complete=len(images) == drawn.given,
+            given=drawn.given,
+            classes=drawn.classes,
         )
+
+    def __len__(self) -> int:
+        return len(self.fit) + len(self.held_out)
+
+    def missing_classes(self, outputs: int | None = None) -> str | None:
+        """Which classes have no calibration image, and what to do; None if chance explains that.
+
+        Args:
+            outputs: how many classes the network tells apart; None if it gives something else than a score a class.
+        """
+        if self.fit_labels is None or self.held_out_labels is None:
+            return None
+        labels = torch.cat([self.fit_labels, self.held_out_labels])
+        missing = missing_classes(labels, self.classes | set(range(outputs or 0)))
+        if not missing:
+            return None
+        names = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
+        known = len(missing) + len(classes_of(labels))
+        if self.classes.issuperset(missing):
+            remedy = f"raise num_calibration_images above {len(self)}"
+        else:
+            remedy = "give training images of every class"
+        return (
+            f"calibration data: {len(missing)} of {known} classes have no calibration image ({names}). Remedy: {remedy}"
+        )
+
+
+def missing_classes(labels: Tensor, known: Iterable[int]) -> list[int]:
+    """The known classes that no label names, if chance would hardly leave out so many; else none.
+
+    Of C equally frequent classes, n random images leave out C(1 − 1/C)ⁿ on average. More than three standard deviations
+    above that are not put down to chance.
+
+    Example:
+        >>> missing_classes(torch.arange(5).repeat(8), range(10))
+        [5, 6, 7, 8, 9]
+        >>> missing_classes(torch.arange(5), range(10))
+        []
+    """
+    present = classes_of(labels)
+    missing = sorted(set(known) - present)
+    if not present or not missing:
+        return []
+    classes, images = len(missing) + len(present), len(labels)
+    one, two = (1 - 1 / classes) ** images, (1 - 2 / classes) ** images  # that a class, or two, do not occur
+    mean = classes * one
+    variance = mean + classes * (classes - 1) * two - mean**2
+    return missing if len(missing) > mean + 3 * max(variance, 0.0) ** 0.5 else []

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rheobase.core.checks import check_choice, check_positive, check_whole, is_whole
 from rheobase.core.errors import DataError
-from rheobase.data.readers import require_positive, sample_order
+from rheobase.data.sampling import sample_order
 
 _AXES = ("x", "y", "p", "t")
 
@@ -68,18 +68,16 @@ class Framing:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("frames", self.frames), ("clip", self.clip)):
-            require_positive(name, value)
+        check_whole(self.frames, "frames", error=DataError)
+        if self.clip is not None:
+            check_whole(self.clip, "clip", error=DataError)
         if len(self.sensor) != 2:
             raise DataError(f"is {self.sensor}", where="sensor", remedy="give width and height")
         for value in self.sensor:
-            require_positive("sensor", value)
-        if self.by not in ("time", "count"):
-            raise DataError(f"is {self.by!r}", where="by", remedy="choose time or count")
-        if self.polarities not in (1, 2):
-            raise DataError(f"is {self.polarities}", where="polarities", remedy="choose 2, or 1 to count both together")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise DataError(f"is {self.scale}, not above 0", where="scale", remedy="give a positive number")
+            check_whole(value, "sensor", error=DataError)
+        check_choice(self.by, ("time", "count"), "by", error=DataError)
+        check_choice(self.polarities, (1, 2), "polarities", error=DataError)
+        check_positive(self.scale, "scale", error=DataError)
 
     def __call__(self, events: np.ndarray, where: str = "recording") -> np.ndarray:
         """Count a structured array of events; `where` names it in an error."""
@@ -173,7 +171,7 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
         where = f"recording {position}"
         if isinstance(self.recordings, _Folder):
             where = str(self.recordings.paths[position])
-        if not isinstance(label, Integral) or label < 0:
+        if not is_whole(label, least=0):
             raise DataError(f"has the label {label!r}", where=where, remedy="give a class index, 0 or more")
         return torch.from_numpy(self.framing(events, where)), int(label)
 
@@ -217,7 +215,8 @@ def load(
         >>> loader = load("N-MNIST/Test", Framing(frames=4, sensor=(34, 34)), seed=0)  # doctest: +SKIP
     """
     for name, value in (("batch_size", batch_size), ("limit", limit)):
-        require_positive(name, value)
+        if value is not None:
+            check_whole(value, name, error=DataError)
     recordings = _Folder(Path(source)) if isinstance(source, str | os.PathLike) else source
     positions = sample_order(len(recordings), limit, seed)
     return DataLoader(EventDataset(recordings, framing, positions), batch_size=batch_size)

@@ -28,7 +28,7 @@ class TrainableGraph(nn.Module):
     Args:
         graph: as traced, batch normalisation not folded.
         activations: one for each site, by its name.
-        notes: what tracing rewrote.
+        notes: what tracing rewrote, and what to know of the images that θ started from.
         constraint: what the activations are held to while they train.
     """
 

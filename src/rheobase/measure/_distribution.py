@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.checks import check_whole
+from rheobase.core.errors import DataError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches, batches
@@ -129,8 +130,7 @@ def distribution(
     """
     check_converted(network)
     check_unfolded(network)
-    if not isinstance(bins, int) or bins < 1:
-        raise RecipeError(f"is {bins!r}", where="bins", remedy="use a whole number from 1")
+    bins = check_whole(bins, "bins")
     steps = network.timesteps if timesteps is None else timesteps
     network.check_timesteps(steps)
     data = [network.check_images(batch).cpu() for batch, _ in batches(images, where="images")]

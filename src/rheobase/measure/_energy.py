@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rheobase.core.checks import is_number
 from rheobase.core.errors import RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
@@ -229,7 +230,7 @@ def energy(
     if images is None or spike_rate is not None:
         if images is not None or spike_rate is None:
             raise RecipeError("are needed, one and not both", where="images or spike_rate")
-        if not isinstance(spike_rate, int | float) or not 0 <= spike_rate <= steps:
+        if not is_number(spike_rate) or not 0 <= spike_rate <= steps:
             raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
         shapes = {node.name: node.shape for node in network.graph.nodes}
         seen = 0

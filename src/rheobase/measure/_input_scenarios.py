@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.activations.activation import INITIAL_POTENTIAL, Rounding
 from rheobase.activations.staircase import clipped_count
-from rheobase.core.errors import RecipeError
+from rheobase.core.checks import check_choice, check_positive, check_whole
 from rheobase.core.results import Column, Result, Spread, Table, plain_values
 from rheobase.core.seeds import generator
 from rheobase.neurons import IntegrateFire
@@ -130,15 +130,11 @@ def input_scenarios(
         (0.0, 0.0, 0.0)
     """
     whole = {"timesteps": timesteps, "neurons": neurons, "inputs": inputs, "trials": trials}
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f"is {value!r}", where=name, remedy="use a whole number from 1")
+    whole = {name: check_whole(value, name) for name, value in whole.items()}
     thresholds = {"input_threshold": input_threshold, "threshold": threshold}
     for name, size in thresholds.items():
-        if not isinstance(size, int | float) or not 0 < size < float("inf"):
-            raise RecipeError(f"is {size!r}", where=name, remedy="use a positive number")
-    if rounding not in INITIAL_POTENTIAL:
-        raise RecipeError(f"is {rounding!r}", where="rounding", remedy=f"use one of {', '.join(INITIAL_POTENTIAL)}")
+        check_positive(size, name)
+    check_choice(rounding, INITIAL_POTENTIAL, "rounding")
     potential, theta = INITIAL_POTENTIAL[rounding], torch.tensor(threshold, dtype=torch.float64)
     g = generator(seed)
     currents = {name: torch.empty(timesteps, trials, neurons, dtype=torch.float64) for name in INPUTS[:2]}
@@ -160,7 +156,7 @@ def input_scenarios(
     for name in INPUTS:
         emitted = neuron.run(currents[name], neuron.init(z.shape, z))[0]
         scenarios[name] = _compare(levels.long(), torch.count_nonzero(emitted, 0), threshold / timesteps)
-    settings = {"rounding": rounding, **whole, **thresholds, "seed": seed}
+    settings = {"rounding": rounding, **whole, **thresholds, "seed": int(seed)}
     return InputScenarios(z, levels.long(), scenarios, timesteps, threshold, settings)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from math import prod
 
+from rheobase.core.checks import check_positive
 from rheobase.core.errors import RecipeError
 from rheobase.core.results import Column, Result, Table
 from rheobase.data.batches import Batches
@@ -132,8 +132,8 @@ def pascal_cost(
     check_converted(network)
     if images is not None and spike_rate is not None:
         raise RecipeError("has no effect beside images", where="spike_rate", remedy="leave one of them out")
-    if spike_rate is not None and not (isinstance(spike_rate, int | float) and 0 < spike_rate < math.inf):
-        raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy="use a positive number")
+    if spike_rate is not None:
+        check_positive(spike_rate, "spike_rate")
     rate = None if images is not None else SPIKE_RATE if spike_rate is None else spike_rate
     if rate is None:
         assert images is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rheobase.core.checks import check_whole
 from rheobase.core.errors import RecipeError
 from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
@@ -75,8 +76,7 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     names = [s.name for s in network.sites]
     if site not in names:
         raise RecipeError(f"{site!r} is not a site", where="site", remedy=f"use one of {', '.join(names)}")
-    if not isinstance(step, int) or not 1 <= step <= network.timesteps:
-        raise RecipeError(f"is {step!r}", where="step", remedy=f"use 1 to {network.timesteps}")
+    step = check_whole(step, "step", most=network.timesteps)
     neuron = network.neuron(site)
     if not neuron.has_membrane:
         raise RecipeError(f"has {type(neuron).__name__} neurons, without a potential at each step", where=site)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from rheobase.core.errors import RecipeError
 from rheobase.core.results import Column, Result, Table
@@ -59,7 +60,7 @@ class Stability(Result):
 
 def stability(
     model: nn.Module,
-    calibration: Batches,
+    calibration: Batches | Dataset[Any],
     *,
     timesteps: Sequence[int] = (4, 8, 16),
     iterations: int = 20,
@@ -78,9 +79,9 @@ def stability(
         timesteps: T of each curve.
         iterations: of each curve.
         recipe: one with a :class:`rheobase.passes.TemporalBias`; default ``FTBC()``. Its T and iterations are replaced.
-        seed: of the split.
+        seed: of the sample of calibration images and of the split.
         progress: show a progress bar.
-        options: further options of :func:`rheobase.convert`.
+        options: further options of :func:`rheobase.convert`, such as ``num_calibration_images``.
 
     Raises:
         RecipeError: if the recipe has no such pass, ``timesteps`` is empty, or no image is held out.

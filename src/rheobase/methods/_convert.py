@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.errors import DataError, RecipeError, RheobaseWarning
 from rheobase.core.seeds import check_seed
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
@@ -30,10 +34,10 @@ def convert(
     model: nn.Module,
     recipe: Recipe,
     *,
-    calibration: Batches | None = None,
+    calibration: Batches | Dataset[Any] | None = None,
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
-    limit: int = 1024,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
     progress: bool = False,
 ) -> SpikingNetwork:
@@ -44,13 +48,15 @@ def convert(
             network stands for the analog network it was made from, to be converted anew (for another T, say). A
             quantised network (:func:`rheobase.quantise`) is converted as it is.
         recipe: the method, e.g. ``rb.RateCoding(timesteps=8)``.
-        calibration: training images (never test images): a tensor [N, ...], a pair (images, labels), or a loader. Not
-            needed by recipes without calibration passes.
+        calibration: training images (never test images), in any order: a tensor [N, ...], a pair (images, labels), a
+            map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
+            end (:func:`rheobase.data.sample`). Not needed by recipes without calibration passes.
         example: a batch that shows the input's size; default: the first calibration images.
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
-        limit: how many calibration images to read at most; a fifth of them, 2,000 at most, is held out to measure each
-            pass. Passes that train (:func:`rheobase.DAParallel`) gain from more; all are kept in memory, twice.
-        seed: of the split into fitted and held-out images, and of whatever a pass samples.
+        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
+            A fifth, 2,000 at most, is held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`)
+            gain from more; all are kept in memory, twice.
+        seed: of the sample, of its split into fitted and held-out images, and of whatever a pass samples.
         progress: show a progress bar, with the time left, for what takes long.
 
     Returns:
@@ -63,6 +69,9 @@ def convert(
         CalibrationError: if an activation is NaN or infinite on them (naming the first such site).
         RecipeError: if ``recipe`` is not a recipe.
 
+    Warns:
+        RheobaseWarning: if labels show that classes are missing among the calibration images.
+
     Example:
         >>> import torch, rheobase as rb
         >>> from rheobase import zoo
@@ -70,11 +79,14 @@ def convert(
         >>> len(snn.sites)
         19
     """
-    _check_arguments(recipe, calibration, max_pool, limit, seed)
-    data = None if calibration is None else CalibrationData.pool(calibration, limit=limit, seed=seed)
+    _check_arguments(recipe, calibration, max_pool)
+    number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
+    data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     written, notes = _analog(model, data, example, max_pool)
     graph, folded = fold_batch_norm(written)
-    notes = [*notes, *folded, *_data_notes(data)]
+    if data is not None:
+        notes += [note for note in class_notes(data, graph) if note not in notes]
+    notes = [*notes, *folded, *_data_notes(data, seed)]
     provenance = Provenance(seed=seed, versions=versions(), calibration=_described(data), notes=notes)
 
     sites = site_table(graph)
@@ -94,18 +106,14 @@ def convert(
     return network
 
 
-def _check_arguments(recipe: Recipe, calibration: Batches | None, max_pool: str, limit: int, seed: int) -> None:
+def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None, max_pool: str) -> None:
     if not isinstance(recipe, Recipe):
         raise RecipeError(
             f"is a {type(recipe).__name__}",
             where="recipe",
             remedy="pass a recipe such as rb.RateCoding(timesteps=8)",
         )
-    if max_pool not in get_args(MaxPool):
-        raise RecipeError(f"is {max_pool!r}", where="max_pool", remedy=f"use one of {', '.join(get_args(MaxPool))}")
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise RecipeError(f"is {limit!r}", where="limit", remedy="use a whole number from 1")
-    check_seed(seed)
+    check_choice(max_pool, MaxPool, "max_pool")
     if calibration is None and recipe.calibration:
         raise DataError(
             f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",
@@ -140,21 +148,30 @@ def _described(data: CalibrationData | None) -> dict[str, Any]:
     if data is None:
         return {}
     return {
-        "images": len(data.fit) + len(data.held_out),
+        "images": len(data),
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
     }
 
 
-def _data_notes(data: CalibrationData | None) -> list[str]:
+def _data_notes(data: CalibrationData | None, seed: int) -> list[str]:
     notes = []
     if data is not None and not data.complete:
-        read = len(data.fit) + len(data.held_out)
-        notes.append(f"calibration data: only the first {read} images were read (limit={read})")
+        notes.append(f"calibration data: a random sample of {len(data)} of {data.given} images, drawn by seed {seed}")
     if data is not None and len(data.held_out) == 0:
         notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
     return notes
+
+
+def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
+    """A note and a warning if labels show that classes are missing among the calibration images."""
+    (output,) = (node.shape for node in graph.nodes if node.name == graph.output)
+    missing = data.missing_classes(output[0] if len(output) == 1 else None)
+    if missing is None:
+        return []
+    warnings.warn(f"{missing}.", RheobaseWarning, stacklevel=3)
+    return [missing]
 
 
 def _calibrate(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
 
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from rheobase.core.checks import check_choice
 from rheobase.core.errors import RecipeError
 from rheobase.data.batches import Batches
 from rheobase.data.calibration_data import CalibrationData
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.methods._convert import class_notes
 from rheobase.methods.activation_part import ActivationPart
 from rheobase.methods.recipe import Recipe
 
@@ -20,10 +26,10 @@ def quantise(
     model: nn.Module,
     recipe: Recipe,
     *,
-    calibration: Batches,
+    calibration: Batches | Dataset[Any],
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
-    limit: int = 1024,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TrainableGraph:
     """Put the recipe's quantised activation at every site of a trained network; θ starts from data.
@@ -36,11 +42,11 @@ def quantise(
             returned among them, keep their θ.
         recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``, or learns them, e.g.
             ``rb.QAC(mean_timesteps=3)``.
-        calibration: training images.
+        calibration: training images, as for :func:`rheobase.convert`.
         example: a batch that shows the input's size; default: the first calibration images.
         max_pool: as for :func:`rheobase.convert`.
-        limit: how many calibration images to read at most.
-        seed: of their choice.
+        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
+        seed: of the sample.
 
     Returns:
         A module to train and to convert with the same recipe; ``notes`` says what was rewritten. Dropout is gone.
@@ -50,6 +56,9 @@ def quantise(
         TraceError: if the network has parts that cannot become spiking.
         CalibrationError: if a site is never active on the calibration images.
 
+    Warns:
+        RheobaseWarning: if labels show that classes are missing among the calibration images.
+
     Example:
         >>> import torch, rheobase as rb
         >>> from rheobase import zoo
@@ -58,7 +67,8 @@ def quantise(
         torch.Size([2, 10])
     """
     activation = _activation(recipe)
-    data = CalibrationData.pool(calibration, limit=limit, seed=seed)
+    check_choice(max_pool, MaxPool, "max_pool")
+    data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
         graph, notes = model.to_graph(), list(model.notes)
     else:
@@ -69,7 +79,7 @@ def quantise(
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
-    return TrainableGraph(graph, modules, notes, activation.constraint).to(graph.device)
+    return TrainableGraph(graph, modules, [*notes, *class_notes(data, graph)], activation.constraint).to(graph.device)
 
 
 def _activation(recipe: Recipe) -> ActivationPart:

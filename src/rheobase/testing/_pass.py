@@ -33,7 +33,7 @@ def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data:
         >>> import torch, rheobase as rb
         >>> images = torch.rand(20, 3, 32, 32)
         >>> snn = rb.convert(rb.zoo.resnet20(), rb.RateCoding(timesteps=2), calibration=images)
-        >>> data = rb.data.CalibrationData.pool(images, num_images=20, seed=0)
+        >>> data = rb.data.CalibrationData.pool(images, seed=0)
         >>> check_pass(rb.passes.ShiftCurrent(), snn, data)
     """
     again = type(calibration_pass).model_validate(calibration_pass.model_dump(mode="json"))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from rheobase.core.checks import check_fraction
 from rheobase.core.errors import DataError, TrainingError
 from rheobase.core.seeds import derive, random_state
 from rheobase.data.batches import Batches, check_labels
-from rheobase.training.data import InMemory, Part, read, split
+from rheobase.data.sources import InMemory, Part, read, split
 from rheobase.training.settings import Training
 
 
@@ -32,10 +33,8 @@ def parts(
     if not isinstance(validation, float | int):
         apart = read(validation, where="validation data", workers=workers)
         return everything, Part(apart, torch.arange(len(apart)))
-    if not 0 < validation < 1:
-        raise TrainingError(
-            f"is {validation}", where="validation", remedy="give a fraction between 0 and 1, images, or None"
-        )
+    remedy = "give a fraction between 0 and 1, images, or None"
+    validation = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
     return split(source, validation, derive(seed, "validation"))
 
 

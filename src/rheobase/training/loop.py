@@ -24,11 +24,11 @@ from rheobase.core.paths import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
 from rheobase.data.batches import Batches
+from rheobase.data.sources import Batch, Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import averaging, normalising
 from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
-from rheobase.training.data import Batch, Part
 from rheobase.training.guard import Guard
 from rheobase.training.settings import Training
 
@@ -158,7 +158,7 @@ def train(
             where="training",
             remedy="give rb.Training(epochs=..., learning_rate=...)",
         )
-    check_seed(seed)
+    seed = check_seed(seed)
     module = copied(model, "model")
     fitted, checked = parts(data, validation, training, seed, workers)
     check_sizes(fitted, checked, training)

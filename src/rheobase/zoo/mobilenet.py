@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheobase.zoo.parts import Stem, check_choice, check_count, initialise
+from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.errors import ModelError
+from rheobase.zoo.parts import Stem, initialise
 
 # width and stride of each block (Howard et al. 2017, Table 1)
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -64,6 +66,6 @@ def mobilenet(num_classes: int = 10, stem: Stem = "cifar") -> nn.Module:
         >>> mobilenet().eval()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    check_count("num_classes", num_classes)
-    check_choice("stem", stem, Stem)
+    check_whole(num_classes, "num_classes", error=ModelError)
+    check_choice(stem, Stem, "stem", error=ModelError)
     return _MobileNet(num_classes, stem)

@@ -8,8 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError
-from rheobase.zoo.parts import Pool, Stem, check_choice, check_count, initialise, pooling
+from rheobase.zoo.parts import Pool, Stem, initialise, pooling
 
 Shortcut = Literal["A", "B"]
 ResNetStem = Literal[Stem, "deep"]
@@ -109,9 +110,9 @@ def _stem(stem: ResNetStem) -> nn.Module:
 
 
 def _resnet(blocks: Sequence[int], num_classes: int, stem: ResNetStem, pool: Pool) -> nn.Module:
-    check_count("num_classes", num_classes)
-    check_choice("stem", stem, ResNetStem)
-    check_choice("pool", pool, Pool)
+    check_whole(num_classes, "num_classes", error=ModelError)
+    check_choice(stem, ResNetStem, "stem", error=ModelError)
+    check_choice(pool, Pool, "pool", error=ModelError)
     if stem == "cifar" and pool == "max":
         raise ModelError(
             "is 'max', which has no effect: the CIFAR stem has no pooling",
@@ -196,9 +197,9 @@ def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -
         >>> resnet20().eval()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    check_count("num_classes", num_classes)
-    check_choice("shortcut", shortcut, Shortcut)
-    check_count("width", width)
+    check_whole(num_classes, "num_classes", error=ModelError)
+    check_choice(shortcut, Shortcut, "shortcut", error=ModelError)
+    check_whole(width, "width", error=ModelError)
     if width % 2:
         raise ModelError(f"is {width}", where="width", remedy="use an even number: option A pads half on either side")
     return _CifarResNet((3, 3, 3), num_classes, shortcut, width)

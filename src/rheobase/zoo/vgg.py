@@ -6,7 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from rheobase.zoo.parts import Pool, Stem, check_choice, check_count, initialise, pooling
+from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.errors import ModelError
+from rheobase.zoo.parts import Pool, Stem, initialise, pooling
 
 Head = Literal["mlp", "linear"]
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -68,8 +70,8 @@ def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", h
         >>> vgg16(num_classes=100).eval()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 100])
     """
-    check_count("num_classes", num_classes)
-    check_choice("stem", stem, Stem)
-    check_choice("pool", pool, Pool)
-    check_choice("head", head, Head)
+    check_whole(num_classes, "num_classes", error=ModelError)
+    check_choice(stem, Stem, "stem", error=ModelError)
+    check_choice(pool, Pool, "pool", error=ModelError)
+    check_choice(head, Head, "head", error=ModelError)
     return _VGG(num_classes, stem, pool, head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from rheobase.core.checks import check_choice
 from rheobase.core.errors import StoreError
 
 Reset = Literal["value", "subtract"]
@@ -33,5 +34,4 @@ def check_reset(reset: str) -> None:
     Raises:
         StoreError: if it is one.
     """
-    if reset not in ("value", "subtract"):
-        raise StoreError(f"is {reset!r}", where="reset", remedy='use "value" or "subtract"')
+    check_choice(reset, ("value", "subtract"), "reset", error=StoreError)

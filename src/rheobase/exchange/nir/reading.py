@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rheobase.core.checks import check_whole
 from rheobase.core.errors import StoreError
 from rheobase.core.paths import as_path
 from rheobase.core.versions import versions
@@ -80,9 +81,7 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
             where=where,
             remedy="give it: rb.exchange.import_nir(path, timesteps=16)",
         )
-    if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
-        raise StoreError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
-    return _Reader(nir, graph, reset).network(timesteps, where)
+    return _Reader(nir, graph, reset).network(check_whole(timesteps, "timesteps", error=StoreError), where)
 
 
 class _Reader:

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rheobase.core.checks import check_fraction, check_whole
 from rheobase.core.errors import ModelError, RecipeError, TrainingError
 from rheobase.core.results import Column, Result, Table, plain_values
-from rheobase.core.seeds import derive
+from rheobase.core.seeds import check_seed, derive
 from rheobase.data.batches import Batches
-from rheobase.data.readers import require_positive
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
+from rheobase.data.sources import OnDisk, Part, read
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods._quantise import quantise
 from rheobase.methods.adaptive_levels.metric import LevelMetric, Moments, check_bins, check_falling, measure
 from rheobase.methods.qvm import QVM
 from rheobase.training import Epoch, Trained, Training, train
 from rheobase.training.checks import parts
-from rheobase.training.data import OnDisk, Part, read
 
 UNIFORM, ADAPTED = "uniform", "adapted"
 """The stages' folders."""
@@ -83,7 +84,7 @@ def adapt_levels(
     *,
     levels: Sequence[int],
     metric: LevelMetric | None = None,
-    images: int = 3000,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     alpha: float | None = None,
     moments: Moments = "activations",
     share: float = SHARE,
@@ -108,9 +109,10 @@ def adapt_levels(
         data: as for :func:`rheobase.train`.
         training: for both stages; ``epochs`` counts both.
         levels: L of each cluster, falling; the first is for the sites with the smallest metric, which need most.
-        metric: of a network with the same sites; default: measured after the first stage, with ``images``, ``alpha``
-            and ``moments``, which are for that alone.
-        images: how many training images to measure it on, chosen by the seed. None of the validation images.
+        metric: of a network with the same sites; default: measured after the first stage, with
+            ``num_calibration_images``, ``alpha`` and ``moments``, which are for that alone.
+        num_calibration_images: how many training images to measure it on, drawn by the seed. None of the validation
+            images.
         alpha: as for :func:`rheobase.methods.level_metric`.
         moments: as for :func:`rheobase.methods.level_metric`.
         share: p, of the epochs in the first stage.
@@ -150,7 +152,7 @@ def adapt_levels(
             remedy="quantise with rb.Pascal(levels=8), or train it with rb.train",
         )
     check_falling(levels)
-    require_positive("images", images)
+    number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     check_bins(alpha, moments)
     if len(levels) > len(model.activations):
         raise RecipeError(
@@ -174,7 +176,7 @@ def adapt_levels(
 
     before = trained(model, first, UNIFORM)
     if metric is None:
-        metric = measure(cast(TrainableGraph, before.model), _chosen(fitted, images, seed), alpha, moments)
+        metric = measure(cast(TrainableGraph, before.model), _chosen(fitted, number, seed), alpha, moments)
     wanted = metric.assign(levels)
     after = trained(switch(cast(TrainableGraph, before.model), wanted), second, ADAPTED)
     switched = len(before.history)
@@ -192,8 +194,7 @@ def stages(training: Training, share: float) -> tuple[Training, Training]:
         raise TrainingError(
             f"is a {type(training).__name__}", where="training", remedy="give rb.Training(epochs=..., ...)"
         )
-    if not isinstance(share, float | int) or not 0 < share < 1:
-        raise TrainingError(f"is {share!r}", where="share", remedy="give a fraction between 0 and 1")
+    check_fraction(share, "share", error=TrainingError)
     if training.epochs < 2:
         raise TrainingError("is 1, and there are two stages", where="training.epochs", remedy="give at least 2")
     epochs = min(max(round(share * training.epochs), 1), training.epochs - 1)
@@ -218,8 +219,8 @@ def _kept(data: Batches | Dataset[Any], where: str, workers: int) -> Batches | D
     return source.images if source.labels is None else (source.images, source.labels)
 
 
-def _chosen(fitted: Part, images: int, seed: int) -> Iterable[Tensor]:
+def _chosen(fitted: Part, number: int, seed: int) -> Iterable[Tensor]:
     generator = torch.Generator().manual_seed(derive(seed, "levels"))
-    numbers = fitted.numbers[torch.randperm(len(fitted), generator=generator)[:images]].sort().values
+    numbers = fitted.numbers[torch.randperm(len(fitted), generator=generator)[:number]].sort().values
     for part, _ in fitted.source.batches(numbers.split(_AT_ONCE)):
         yield part

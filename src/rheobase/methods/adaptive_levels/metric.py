@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from rheobase.activations.activation import check_levels
+from rheobase.core.checks import check_choice, check_fraction
 from rheobase.core.errors import ModelError, RecipeError
 from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches
-from rheobase.data.readers import require_positive
+from rheobase.data.batches import Batches
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
 from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trainable import TrainableGraph
@@ -25,6 +27,7 @@ from rheobase.passes.statistics import observe
 from rheobase.signals.signal import along_channels
 
 Moments = Literal["activations", "counts"]
+_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,12 @@ class LevelMetric(Result):
 
 def level_metric(
     model: TrainableGraph | Graph,
-    images: Batches,
+    images: Batches | Dataset[Any],
     *,
-    limit: int = 3000,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     alpha: float | None = None,
     moments: Moments = "activations",
+    seed: int = 0,
 ) -> LevelMetric:
     r"""How much the quantisation of each site can be coarsened (PASCAL, Algorithm 3 and Eqs. 3-6).
 
@@ -150,11 +154,12 @@ def level_metric(
 
     Args:
         model: a quantised and trained network (:func:`rheobase.quantise`), or its graph.
-        images: training images in mixed order, never test images; labels are ignored.
-        limit: read the first so many of them.
+        images: training images, never test images, as for :func:`rheobase.convert`; labels are ignored.
+        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
         alpha: α; default 1 / (2 · number of sites).
         moments: ``"activations"`` as the paper's equations have it; ``"counts"`` takes x to be the L + 1 counts of the
             bins, as the authors' code does.
+        seed: of the sample.
 
     Raises:
         ModelError: if ``model`` is another network.
@@ -170,8 +175,8 @@ def level_metric(
         >>> len(found.sites), len(found.sites[0].histogram)
         (19, 5)
     """
-    require_positive("limit", limit)
-    return measure(model, _first(images, limit), alpha, moments)
+    drawn = sample(images, num_calibration_images, seed, where="images")
+    return measure(model, drawn.images.split(_AT_ONCE), alpha, moments)
 
 
 def measure(
@@ -226,8 +231,7 @@ def check_bins(alpha: float | None, moments: Moments) -> None:
     """
     if alpha is not None:
         _check_alpha(alpha)
-    if moments not in get_args(Moments):
-        raise RecipeError(f"is {moments!r}", where="moments", remedy=f"use one of {', '.join(get_args(Moments))}")
+    check_choice(moments, Moments, "moments")
 
 
 def check_falling(levels: Sequence[int]) -> None:
@@ -283,15 +287,5 @@ def _histograms(graph: Graph, sites: Sequence[Site], images: Iterable[Tensor]) -
     return counts, seen
 
 
-def _first(data: Batches, limit: int) -> Iterable[Tensor]:
-    left = limit
-    for part, _ in batches(data, where="images"):
-        yield part[:left]
-        left -= len(part)
-        if left <= 0:
-            return
-
-
 def _check_alpha(alpha: float) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 < alpha < 1:
-        raise RecipeError(f"is {alpha!r}", where="alpha", remedy="give a share between 0 and 1")
+    check_fraction(alpha, "alpha")

@@ -1,0 +1,83 @@
+"""Data that a user's own function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from rheobase.core import user_code
+from rheobase.core.errors import DataError
+from rheobase.data.batches import check_as_many
+from rheobase.data.sampling import sample_order
+
+
+class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of (images, labels) from any iterable, checked as they pass."""
+
+    def __init__(self, spec: str, batches: Iterable[Any]) -> None:
+        self._spec = spec
+        # An iterator would be spent after one epoch.
+        self._batches = list(batches) if isinstance(batches, Iterator) else batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for i, batch in enumerate(self._batches):
+            yield _check_pair(batch, f"{self._spec} batch {i}")
+
+
+def read_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
+    """What `module:function` returns, as a loader; tensors are cut into batches, all else keeps its own.
+
+    Raises:
+        DataError: if the call fails, what it returns is no data, or limit or seed would have no effect on it.
+    """
+    source = user_code.call(spec, DataError)
+    is_pair = isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source))
+    if is_pair:
+        images, labels = _check_pair(source, spec)
+        if limit is not None or seed is not None:  # otherwise nothing is copied
+            order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
+            images, labels = images[order], labels[order]
+        return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
+    if limit is not None or seed is not None:
+        raise DataError(
+            f"has no effect on the batches of {spec}",
+            where="limit" if limit is not None else "seed",
+            remedy=f"leave it out, or select the samples in {spec}",
+        )
+    if isinstance(source, DataLoader):
+        if not isinstance(source.dataset, IterableDataset) and len(source) == 0:
+            raise DataError("returned no sample", where=spec, remedy="return at least one batch")
+        return source
+    if not isinstance(source, Iterable):
+        raise DataError(
+            f"returned {type(source).__name__}, which is no data",
+            where=spec,
+            remedy="return a DataLoader, batches of (images, labels), or (images, labels) tensors",
+        )
+    batches = _Batches(spec, source)
+    if next(iter(batches), None) is None:
+        raise DataError("returned no sample", where=spec, remedy="return at least one batch")
+    return DataLoader(batches, batch_size=None)
+
+
+def _check_pair(pair: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Require float images [B, C, H, W] and as many integer labels [B]."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(torch.is_tensor, pair))):
+        raise DataError(
+            f"is {type(pair).__name__}, not a pair of tensors", where=where, remedy="return (images, labels) tensors"
+        )
+    images, labels = pair
+    if not images.is_floating_point() or labels.is_floating_point() or images.ndim < 2 or labels.ndim != 1:
+        raise DataError(
+            f"has images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)}",
+            where=where,
+            remedy="return float images [B, C, H, W] and integer labels [B]",
+        )
+    check_as_many(images, labels, where)
+    if not len(images):
+        raise DataError("holds no sample", where=where, remedy="give at least one image")
+    return images.float(), labels.long()

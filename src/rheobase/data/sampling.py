@@ -1,0 +1,129 @@
+"""A seeded random sample of everything that was given, whatever holds it and however it is cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rheobase.core.checks import check_whole
+from rheobase.core.seeds import check_seed, generator
+from rheobase.data.batches import Batches, alike, batches, no_image, tensors
+from rheobase.data.sources import InMemory, OnDisk, dataset_of, is_map_style, join
+
+NUM_CALIBRATION_IMAGES = 1024
+"""How many images methods are calibrated on, unless the caller says otherwise."""
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class RandomSample:
+    """Some of the images that were given.
+
+    Attributes:
+        images: [n, ...].
+        labels: [n], or None.
+        numbers: of each image in what was given, counted from 0.
+        given: how many images there were.
+        classes: every label that was seen on the way, of images outside the sample too where those were read.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    numbers: tuple[int, ...]
+    given: int
+    classes: frozenset[int]
+
+
+def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str = "calibration data") -> RandomSample:
+    """Choose ``number`` images at random, each as likely as any other; all of them, in order, if there are no more.
+
+    Of tensors, a map-style ``Dataset``, and a ``DataLoader`` that only cuts such a data set into batches, in order or
+    shuffled, just the chosen images are read. Any other loader or iterable is read to its end (reservoir sampling:
+    Vitter 1985, Algorithm R), and no more than the chosen images and one batch are kept in memory. The same stream cut
+    into other batches gives the same sample.
+
+    Args:
+        data: images [N, ...]; (images, labels [N]); a data set of (image, label) or of images; or batches of either.
+        number: how many images.
+        seed: of the choice.
+        where: what errors call the data.
+
+    Raises:
+        DataError: if there is no image, shapes differ, or only some images have labels.
+        RecipeError: if number or seed are impossible.
+
+    Example:
+        >>> found = sample(torch.rand(10, 3, 8, 8), 4, seed=0)
+        >>> found.images.shape, found.given
+        (torch.Size([4, 3, 8, 8]), 10)
+    """
+    number, seed = check_whole(number, "num_calibration_images"), check_seed(seed)
+    dataset = data if is_map_style(data) else dataset_of(data)
+    if dataset is not None:
+        source = OnDisk(dataset, data.num_workers if isinstance(data, DataLoader) else 0, where)
+        order = _chosen(len(source), number, seed)
+        images, labels = join(source.batches(order.split(_AT_ONCE)), where)
+        return RandomSample(images, labels, tuple(order.tolist()), len(source), classes_of(labels))
+    whole = tensors(data, where)
+    if whole is None:
+        return _from_stream(cast(Batches, data), number, seed, where)
+    images, labels = whole
+    order = _chosen(len(images), number, seed)
+    if len(images) > number:
+        images, labels = next(InMemory(images, labels).batches([order]))
+    return RandomSample(images, labels, tuple(order.tolist()), len(whole[0]), classes_of(whole[1]))
+
+
+def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
+    """The numbers of the samples to read out of ``count``: shuffled where there is a seed, then cut at the limit."""
+    if seed is None:
+        return list(range(count))[:limit]
+    return torch.randperm(count, generator=generator(seed)).tolist()[:limit]
+
+
+def _chosen(count: int, number: int, seed: int) -> Tensor:
+    """The numbers of the chosen images; a sample that leaves some out is in random order."""
+    return torch.arange(count) if count <= number else torch.tensor(sample_order(count, number, seed))
+
+
+def _from_stream(data: Batches, number: int, seed: int, where: str) -> RandomSample:
+    """Reservoir sampling: image n takes the place of a kept one with probability ``number`` / n."""
+    draws = np.random.default_rng(seed)  # its stream of numbers does not depend on how many are drawn at once
+    kept: list[tuple[int, Tensor, Tensor | None]] = []
+    classes: set[int] = set()
+    given = 0
+    for part, labels in alike(batches(data, where=where), where):
+        classes |= classes_of(labels)
+        for i, draw in enumerate(draws.random(len(part)).tolist()):
+            place = given + i if given + i < number else int(draw * (given + i + 1))
+            if place >= number:
+                continue
+            # copies, because a view would keep the whole batch in memory
+            image = given + i, part[i].clone(), None if labels is None else labels[i].clone()
+            if place < len(kept):
+                kept[place] = image
+            else:
+                kept.append(image)
+        given += len(part)
+    if not kept:
+        raise no_image(where)
+    known = [label for *_, label in kept if label is not None]
+    return RandomSample(
+        torch.stack([image for _, image, _ in kept]),
+        torch.stack(known) if known else None,
+        tuple(number for number, *_ in kept),
+        given,
+        frozenset(classes),
+    )
+
+
+def classes_of(labels: Tensor | None) -> frozenset[int]:
+    """The classes that labels [N] name; none if there are no labels, or they are not whole numbers."""
+    if labels is None or labels.dim() != 1 or labels.is_floating_point():
+        return frozenset()
+    return frozenset(labels.unique().tolist())

@@ -1,0 +1,191 @@
+"""Images that are read by their numbers: tensors in memory, or a data set that is read when needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import default_collate as collate
+
+from rheobase.core.errors import DataError
+from rheobase.core.progress import track
+from rheobase.data.batches import (
+    Batches,
+    Digest,
+    alike,
+    as_labels,
+    batches,
+    check_images,
+    check_labels,
+    no_image,
+    tensors,
+)
+
+Batch = tuple[Tensor, Tensor | None]
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images [N, ...] and labels [N] or None."""
+
+    images: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None
+
+    def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
+        """One batch for each tensor of numbers; nothing here is random."""
+        for numbers in wanted:
+            yield self.images[numbers], None if self.labels is None else self.labels[numbers]
+
+    def digest(self) -> str:
+        """SHA-256 of all values."""
+        digest = Digest()
+        digest.update(images=self.images, labels=self.labels)
+        return digest.hexdigest()
+
+
+class OnDisk:
+    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes.
+
+    Raises:
+        DataError: here, if it is empty; on reading, if an image is not a tensor or has another shape than the others.
+    """
+
+    def __init__(self, dataset: Dataset[Any], workers: int, where: str) -> None:
+        self.dataset, self.workers, self.where = dataset, workers, where
+        self.size = len(cast(Sized, dataset))
+        if self.size == 0:
+            raise no_image(where)
+
+    def __len__(self) -> int:
+        return self.size
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the first image has a label."""
+        return _collate([self.dataset[0]], self.where)[1] is not None
+
+    def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
+        """One batch for each tensor of numbers; the seed is for transforms in the workers."""
+        yield from DataLoader(
+            self.dataset,
+            batch_sampler=[part.tolist() for part in wanted],
+            num_workers=self.workers,
+            collate_fn=partial(_collate, where=self.where),
+            generator=torch.Generator().manual_seed(seed),  # without, the loader would draw from the global one
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the number of images and of the first: to read all of them could take an hour."""
+        image, label = next(self.batches([torch.tensor([0])]))
+        digest = Digest()
+        digest.update(images=image, labels=label)
+        return hashlib.sha256(f"{self.size} {digest.hexdigest()}".encode()).hexdigest()
+
+    def in_memory(self, progress: bool = False) -> InMemory:
+        """All images, each read once, straight into the tensor that holds them."""
+        wanted = torch.arange(self.size).split(_AT_ONCE)
+        parts = track(self.batches(wanted), "reading", show=progress, total=len(wanted))
+        images, labels = torch.empty(0), []
+        for numbers, (part, classes) in zip(wanted, alike(parts, self.where), strict=True):
+            if not len(images):
+                images = torch.empty(self.size, *part.shape[1:], dtype=part.dtype)
+            images[numbers] = part
+            labels += [] if classes is None else [classes]
+        return InMemory(images, torch.cat(labels) if labels else None)
+
+
+Source = InMemory | OnDisk
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the images of a source, by their numbers."""
+
+    source: Source
+    numbers: Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
+    """Tensors are taken as they are, a map-style data set is left where it is, any loader is read to its end, once.
+
+    Raises:
+        DataError: if there is no image, shapes differ, an image holds NaN, or labels are not one whole number each.
+    """
+    if is_map_style(data):
+        source = OnDisk(data, workers, where)
+        _ = source.labelled  # what cannot be read shows here, not in the middle of a long run
+        return source
+    images, labels = tensors(data, where) or join(batches(cast(Batches, data), where=where), where)
+    check_images(images, where)
+    if labels is not None:
+        check_labels(labels, where)
+    return InMemory(images, labels)
+
+
+def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
+    """A seeded shuffle cut in two: (the rest, the fraction)."""
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    cut = int(len(source) * fraction)
+    return Part(source, order[cut:].sort().values), Part(source, order[:cut].sort().values)
+
+
+def join(parts: Iterable[Batch], where: str) -> Batch:
+    """All batches as one.
+
+    Raises:
+        DataError: if shapes differ, or only some have labels.
+    """
+    images, labels = zip(*alike(parts, where), strict=True)
+    # one is not copied: it may be all the memory there is
+    return images[0] if len(images) == 1 else torch.cat(images), None if labels[0] is None else torch.cat(labels)
+
+
+def is_map_style(data: object) -> TypeGuard[Dataset[Any]]:
+    """Whether it is a data set whose images are read by their numbers."""
+    return isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
+
+
+def dataset_of(loader: object) -> Dataset[Any] | None:
+    """The map-style data set of a loader that only cuts it into batches, in order or shuffled; of any other None.
+
+    To take images from such a data set by their numbers is the same as to wait until the loader yields them.
+    """
+    if not isinstance(loader, DataLoader) or not is_map_style(loader.dataset) or loader.collate_fn is not collate:
+        return None
+    if type(loader.batch_sampler) is not BatchSampler:
+        return None
+    sampler = loader.batch_sampler.sampler
+    in_order = type(sampler) is SequentialSampler and not loader.drop_last
+    shuffled = type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source)
+    return loader.dataset if in_order or shuffled else None
+
+
+def _collate(items: list[Any], where: str) -> Batch:
+    """Items of a data set, each an image or (image, label, ...), as one batch."""
+    remedy = "let the data set return (image tensor, label), with all images alike"
+    try:
+        batch = collate(items)
+    except (TypeError, RuntimeError) as cause:
+        raise DataError(f"has items that make no batch ({cause})", where=where, remedy=remedy) from cause
+    images, *labels = [batch] if isinstance(batch, Tensor) else batch
+    if not isinstance(images, Tensor):
+        raise DataError(f"holds {type(images).__name__} where an image should be", where=where, remedy=remedy)
+    return images, as_labels(labels[0], where) if labels else None
