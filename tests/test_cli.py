@@ -348,7 +348,7 @@ def recipe_file(folder: Path, text: str) -> Path:
         (["--option", "timesteps=3"], ["given twice"]),
         (["--option", "method=QCFS"], ["given twice"]),
         (["--option", "initial_potential=2"], ["initial_potential", "less than or equal to 1"]),
-        (["--recipe", "recipe.yaml"], ["cannot be combined with --timesteps"]),
+        (["--recipe", "recipe.yaml"], ["cannot be read"]),
         (["--checkpoint", "nowhere.pt"], ["nowhere.pt", "exists"]),
         (["--mean", "a,b"], ["--mean", "'a,b'"]),
         (["--mean", "0.5,0.5"], ["mean", "2 values", "1 channel"]),
