@@ -99,7 +99,7 @@ def measured(snn: rb.SpikingNetwork, images: Tensor) -> list[Tensor]:
         return found[node.name].clone()
 
     with torch.no_grad():
-        snn.ann.on_held_values(images, keep)
+        snn.ann.on_means(images, keep)
     return [torch.cat(emitted[site.name]).double() - found[site.name].double() for site in snn.sites]
 
 

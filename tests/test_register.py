@@ -232,7 +232,7 @@ def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     snn.readouts(images[:2], (4,), monitor=lambda site, train: seen.append(train.values) if site.index == 0 else None)
     currents: list[Tensor] = []
-    plain.ann.on_held_values(images[:2], lambda node, z, _: currents.append(z.clone()) or z.relu())
+    plain.ann.on_means(images[:2], lambda node, z, _: currents.append(z.clone()) or z.relu())
     neuron = plain.neuron(plain.sites[0].name)
     start = neuron.init(currents[0].shape, currents[0])
     _, (end,) = neuron.run(currents[0].expand(3, *currents[0].shape), start)

@@ -13,7 +13,7 @@ from torch import nn
 
 import rheobase as rb
 from rheobase.core.errors import RecipeError
-from rheobase.core.seeds import MOST_SEED, derive, generator
+from rheobase.core.seeds import MAX_SEED, derive, generator
 
 IMAGES = torch.rand(20, 3)
 SMALL = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -27,7 +27,7 @@ ENTRIES: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("seed", [-1, MOST_SEED + 1, 2**64, True, 1.0, "1", None])
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**64, True, 1.0, "1", None])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_impossible_seeds(entry: str, seed: Any) -> None:
     with pytest.raises(RecipeError, match=r"seed: is .* use a whole number from 0"):
@@ -36,10 +36,10 @@ def test_impossible_seeds(entry: str, seed: Any) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_the_largest_seed(entry: str) -> None:
-    assert ENTRIES[entry](MOST_SEED) is not None
+    assert ENTRIES[entry](MAX_SEED) is not None
 
 
-@given(st.integers(0, MOST_SEED), st.integers(0, 1000))
+@given(st.integers(0, MAX_SEED), st.integers(0, 1000))
 def test_purposes_are_apart_and_every_derived_seed_is_one(seed: int, epoch: int) -> None:
     seeds = [derive(seed, purpose, epoch) for purpose in ("order", "augmentation", "dropout")]
     assert len(set(seeds)) == 3

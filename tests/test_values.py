@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 
-import pydantic
 import pytest
+import torch
 
 import rheobase as rb
+from rheobase.core import errors
 from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.values import Value
 from rheobase.signals.alignment import Alignment
@@ -70,5 +71,30 @@ def test_a_part_without_a_kind_is_called_by_its_class() -> None:
 
 
 def test_a_value_cannot_be_changed() -> None:
-    with pytest.raises(pydantic.ValidationError, match="frozen"):
+    with pytest.raises(RecipeError, match=r"Thresholds.percentile: cannot be changed. Remedy: use .replace"):
         rb.passes.Thresholds().percentile = 50.0  # type: ignore[misc]
+
+
+def test_errors_are_what_python_people_catch() -> None:
+    """Impossible values are ValueErrors, wrong types TypeErrors too; nothing of pydantic's is seen."""
+    with pytest.raises(ValueError, match="timesteps"):
+        rb.RateCoding(timesteps=0)
+    with pytest.raises(ValueError, match="percent"):
+        rb.passes.Thresholds.model_validate({"percent": 3})
+    with pytest.raises(TypeError, match=r"not a torch\.nn\.Module"):
+        rb.convert("net", rb.OPI(), calibration=torch.rand(4, 3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pass a recipe"):
+        rb.convert(torch.nn.ReLU(), "OPI", calibration=torch.rand(4, 3))  # type: ignore[arg-type]
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, rb.RheobaseError) and error is not rb.RheobaseError:
+            assert issubclass(error, ValueError), name
+
+
+def test_copies_are_checked() -> None:
+    part = rb.passes.Thresholds()
+    assert part.replace(percentile=99.0).percentile == 99.0
+    for copy in (part.replace, lambda **fields: part.model_copy(update=fields)):
+        with pytest.raises(RecipeError, match="percentile"):
+            copy(percentile=-1)
+        with pytest.raises(RecipeError, match="unknown field 'nothing'"):
+            copy(nothing=1)

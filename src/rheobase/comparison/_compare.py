@@ -28,7 +28,7 @@ from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.paths import as_path
 from rheobase.core.progress import track
-from rheobase.core.seeds import MOST_SEED
+from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
@@ -38,7 +38,7 @@ from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
-from rheobase.network.spiking_network import MOST_TIMESTEPS, SpikingNetwork
+from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
 from rheobase.training import Training
 
 
@@ -110,8 +110,8 @@ def compare(
     """
     named = checks.named(recipes)
     timesteps, seeds = (
-        checks.whole_numbers(timesteps, 1, "timesteps", MOST_TIMESTEPS),
-        checks.whole_numbers(seeds, 0, "seeds", MOST_SEED),
+        checks.whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS),
+        checks.whole_numbers(seeds, 0, "seeds", MAX_SEED),
     )
     if name is not None:
         checks.check_name(name, "name")

@@ -15,7 +15,7 @@ from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.training import Training
 
-MOST_REPEATED = 0.01
+MAX_REPEATED = 0.01
 """Share of a part's images that may occur in another part: published data sets hold some images twice."""
 
 
@@ -26,7 +26,7 @@ def named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]
         RecipeError: if there are none, two of one name, or something else among them.
     """
     if isinstance(recipes, Recipe) or not isinstance(recipes, Mapping | Iterable):
-        raise RecipeError(
+        raise RecipeError.typed(
             f"is a {type(recipes).__name__}, not several", where="recipes", remedy="give a list, such as [rb.FTBC()]"
         )
     pairs = list(recipes.items()) if isinstance(recipes, Mapping) else [(getattr(r, "name", ""), r) for r in recipes]
@@ -34,7 +34,7 @@ def named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]
         raise RecipeError("is empty", where="recipes", remedy="give at least one, such as rb.FTBC()")
     for _, recipe in pairs:
         if not isinstance(recipe, Recipe):
-            raise RecipeError(
+            raise RecipeError.typed(
                 f"hold a {type(recipe).__name__}", where="recipes", remedy="pass recipes such as rb.FTBC()"
             )
     names = [name for name, _ in pairs]
@@ -119,7 +119,7 @@ def check_apart(parts: Mapping[str, Images | None]) -> list[str]:
             continue
         found = sum(image in known.each for image in part.hashes)
         said = f"{found} of {len(part.hashes)} occur among the {other} images"
-        if found > MOST_REPEATED * len(part.hashes):
+        if found > MAX_REPEATED * len(part.hashes):
             raise DataError(
                 f"{said}, and on images that were used before results look better than they are",
                 where=f"{name} images",
@@ -156,7 +156,7 @@ def check_training(training: Training | None, recipes: Mapping[str, Recipe], qua
     if training is None:
         return
     if not isinstance(training, Training):
-        raise RecipeError(
+        raise RecipeError.typed(
             f"is a {type(training).__name__}",
             where="training",
             remedy="give rb.Training(epochs=..., learning_rate=...)",

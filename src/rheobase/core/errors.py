@@ -1,6 +1,12 @@
-"""Every error the library raises: where it happened, why, and what to do about it."""
+"""Every error the library raises: where it happened, why, and what to do about it.
+
+They are ``ValueError``s too, and ``TypeError``s where a value has the wrong type: code that catches those works.
+"""
 
 from __future__ import annotations
+
+import functools
+from typing import Any, Self, cast
 
 
 class RheobaseError(Exception):
@@ -24,32 +30,47 @@ class RheobaseError(Exception):
             text += f". Remedy: {remedy.rstrip('.')}"
         super().__init__(text + ".")
 
+    @classmethod
+    def typed(cls, reason: str, *, where: str | None = None, remedy: str | None = None) -> Self:
+        """The error for a value of the wrong type: a ``TypeError`` too.
 
-class TraceError(RheobaseError):
+        Example:
+            >>> isinstance(DataError.typed("is a str", where="images"), TypeError)
+            True
+        """
+        return _with_type_error(cast(Any, cls))(reason, where=where, remedy=remedy)
+
+
+@functools.cache
+def _with_type_error(error: type[RheobaseError]) -> Any:
+    return type(error.__name__, (error, TypeError), {"__module__": error.__module__, "__doc__": error.__doc__})
+
+
+class TraceError(RheobaseError, ValueError):
     """The network could not be turned into a graph of linear segments and activation sites."""
 
 
-class DataError(RheobaseError):
+class DataError(RheobaseError, ValueError):
     """Images, labels or a data file that do not fit the network or cannot be read."""
 
 
-class ModelError(RheobaseError):
+class ModelError(RheobaseError, ValueError):
     """A model or checkpoint that cannot be loaded, or that holds values no network can use."""
 
 
-class RecipeError(RheobaseError):
+class RecipeError(RheobaseError, ValueError):
     """A recipe with an unknown field, an impossible value, or parts that do not go together."""
 
 
-class StoreError(RheobaseError):
+class StoreError(RheobaseError, ValueError):
     """A saved network that cannot be written, is damaged, or was made by another version."""
 
 
-class CalibrationError(RheobaseError):
+class CalibrationError(RheobaseError, ValueError):
     """A calibration pass that cannot do its work on this network or with this data."""
 
 
-class TrainingError(RheobaseError):
+class TrainingError(RheobaseError, ValueError):
     """Training settings that cannot work, a run that diverged, or a checkpoint that belongs to another run."""
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rheobase.core.checks import check_whole
 
-MOST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: object, where: str = "seed") -> int:
@@ -19,7 +19,7 @@ def check_seed(seed: object, where: str = "seed") -> int:
     Raises:
         RecipeError: if it is not a whole number from 0 to 2⁶³ − 1.
     """
-    return check_whole(seed, where, least=0, most=MOST_SEED)
+    return check_whole(seed, where, least=0, most=MAX_SEED)
 
 
 def generator(seed: int) -> torch.Generator:

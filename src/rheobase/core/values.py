@@ -29,9 +29,26 @@ class Value(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            kind = getattr(type(self).model_fields.get("kind"), "default", None)
-            where = self.place or (kind if isinstance(kind, str) else type(self).__name__)
-            raise explained(error, where, type(self).model_fields, self.refusal) from None
+            raise self._explained(error) from None
+
+    @classmethod
+    def _explained(cls, error: ValidationError) -> RheobaseError:
+        kind = getattr(cls.model_fields.get("kind"), "default", None)
+        where = cls.place or (kind if isinstance(kind, str) else cls.__name__)
+        return explained(error, where, cls.model_fields, cls.refusal)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """The value that plain values say, with the library's errors in place of pydantic's."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise cls._explained(error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise self.refusal(
+            "cannot be changed", where=f"{type(self).__name__}.{name}", remedy=f"use .replace({name}=...), a new value"
+        )
 
     def replace(self, **fields: Any) -> Self:
         """The same value with other fields, checked like a new one.
@@ -52,6 +69,9 @@ def explained(
     """What pydantic found, as one error of ours."""
     problems: dict[str, str] = {}
     for item in error.errors():
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, RheobaseError):  # a value inside this one said what is wrong with it
+            return inner
         if item["type"] == "default_factory_not_called":
             continue  # the field that its default is made from is wrong, and reported
         # a value that fits none of several types is reported for each; the place is the same, and the first says enough

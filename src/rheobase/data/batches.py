@@ -31,7 +31,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
             yield images[part], None if labels is None else labels[part]
         return
     if not isinstance(data, Iterable):
-        raise DataError(
+        raise DataError.typed(
             f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True

@@ -15,7 +15,7 @@ from rheobase.data.batches import Batches, Digest, check_images
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
 
 HELD_OUT = 0.2
-MOST_HELD_OUT = 2000
+MAX_HELD_OUT = 2000
 """More would only make every pass's measurement slower."""
 _LISTED = 10
 
@@ -61,7 +61,7 @@ class CalibrationData:
         digest = Digest()
         digest.update(images=images, labels=labels)
         order = torch.randperm(len(images), generator=generator(seed))
-        cut = min(int(len(images) * HELD_OUT), MOST_HELD_OUT)
+        cut = min(int(len(images) * HELD_OUT), MAX_HELD_OUT)
         held, fit = order[:cut], order[cut:]
         return cls(
             images[fit],

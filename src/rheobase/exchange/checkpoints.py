@@ -46,7 +46,7 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
     """
     model = _imports.call(spec, ModelError)
     if not isinstance(model, nn.Module):
-        raise ModelError(
+        raise ModelError.typed(
             f"returned {type(model).__name__}, not a torch.nn.Module", where=spec, remedy="return the network"
         )
     if checkpoint is not None:

@@ -11,13 +11,14 @@ from rheobase.activations import ACTIVATIONS
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
-from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
+from rheobase.signals.signal import Constant, Signal, lift
 
 
 class Graph(nn.Module):
     """Nodes in execution order, and the tensors they use. Calling it runs the original (analog) network.
 
-    The structure never changes in place; ``replace`` gives a new graph. Tensors are buffers, so ``to`` moves them.
+    The structure never changes in place; ``replace`` gives a new graph. Tensors are buffers of ``weights``, under
+    their own names, so ``to`` moves them.
 
     Args:
         nodes: in execution order; the first is the input.
@@ -29,8 +30,12 @@ class Graph(nn.Module):
         super().__init__()
         self.nodes = tuple(nodes)
         self.output = output
+        self.weights = nn.Module()  # so that a tensor may be called like an attribute of this class
+        self._owners: dict[str, tuple[nn.Module, str]] = {}
         for name in self.tensor_names:
-            self.register_buffer(_key(name), in_memory_format(tensors[name].detach()))
+            owner, leaf = owner_of(self.weights, name)
+            owner.register_buffer(leaf, in_memory_format(tensors[name].detach()))
+            self._owners[name] = owner, leaf
         self._schedule = schedule(self.nodes[1:], keep={output})
         self._overwriting = overwriting(self.nodes, keep={output})
 
@@ -41,11 +46,15 @@ class Graph(nn.Module):
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
-        return getattr(self, _key(name))
+        owner, leaf = self._owners[name]
+        tensor = owner._buffers[leaf]
+        assert tensor is not None
+        return tensor
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Read ``tensor`` itself, gradient and all, under this name from now on."""
-        setattr(self, _key(name), tensor)
+        owner, leaf = self._owners[name]
+        setattr(owner, leaf, tensor)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -95,16 +104,6 @@ class Graph(nn.Module):
                 users[name].append(node)
         return users
 
-    def add_(self, *inputs: Signal) -> Signal:
-        """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
-        first, *rest = inputs
-        steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
-        if len(steps) > 1 or (steps and isinstance(first, Constant)):
-            return lift(OPERATIONS["add"].apply, *inputs)
-        for signal in rest:
-            first.values.add_(signal.values)
-        return first
-
     def compute(self, node: Node, *inputs: Signal) -> Signal:
         """Value of an affine node."""
         parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
@@ -125,10 +124,10 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The analog network: ``x`` [B, ...] -> output [B, ...]."""
-        return self.on_held_values(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+        return self.on_means(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
 
-    def on_held_values(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
-        """The whole network, every value computed once: ``x`` [B, ...] -> output [B, ...].
+    def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
+        """The whole network on time-means, every value computed once: ``x`` [B, ...] -> output [B, ...].
 
         Args:
             x: input.
@@ -146,5 +145,14 @@ class Graph(nn.Module):
         return values[self.output].mean()
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # torch forbids dots in buffer names
+def owner_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module below ``root`` that holds ``name``, made on the way, and the name in it."""
+    *path, leaf = name.split(".")
+    module = root
+    for part in path:
+        if part in module._buffers or part in module._parameters:
+            part += "_"  # a tensor has this name
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    return module, leaf + "_" if leaf in module._modules else leaf

@@ -1,19 +1,30 @@
-"""Running a graph."""
+"""The interpreter: the one loop that runs the nodes of a graph.
+
+The analog network, the simulation step by step or layer by layer, the closed form, the differentiable simulation and
+training differ in what flows on the edges (:mod:`rheobase.signals.signal`) and in what a site makes of it. The first is
+what the caller puts into ``values``, the second is a hook; the loop is the same. What is affine is computed by the
+graph, on a constant once and on a time series at every step.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
-from rheobase.signals.signal import Signal
-
-if TYPE_CHECKING:
-    from rheobase.graph.graph import Graph
+from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
 
 Nonlinear = Callable[[Node, Signal], Signal]
+"""What a site, a max-pooling or an alignment makes of its input."""
+
+
+class Computes(Protocol):
+    """What holds the tensors of a graph."""
+
+    def compute(self, node: Node, *inputs: Signal) -> Signal:
+        """The value of an affine node."""
 
 
 Schedule = list[tuple[Node, tuple[str, ...]]]
@@ -51,7 +62,7 @@ def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
 
 
 def run(
-    graph: Graph,
+    graph: Computes,
     plan: Schedule,
     values: dict[str, Signal],
     nonlinear: Nonlinear,
@@ -70,10 +81,21 @@ def run(
     for node, released in plan:
         inputs = [values[name] for name in node.inputs]
         if node.operation == "add" and node.name in overwriting:
-            values[node.name] = graph.add_(*inputs)
+            values[node.name] = _add_over(*inputs)
         elif (operation := OPERATIONS.get(node.operation)) is not None and operation.affine:
             values[node.name] = graph.compute(node, *inputs)
         else:
             values[node.name] = nonlinear(node, *inputs)
         for name in released:
             del values[name]
+
+
+def _add_over(*inputs: Signal) -> Signal:
+    """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
+    first, *rest = inputs
+    steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
+    if len(steps) > 1 or (steps and isinstance(first, Constant)):
+        return lift(OPERATIONS["add"].apply, *inputs)
+    for signal in rest:
+        first.values.add_(signal.values)
+    return first

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rheobase.activations.activation import Constraint, QuantisedActivation
 from rheobase.core.errors import DataError
-from rheobase.graph.graph import Graph
-from rheobase.graph.interpreter import schedule
+from rheobase.graph.graph import Graph, owner_of
+from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
+from rheobase.signals.signal import Constant, Signal
 
 
 class TrainableGraph(nn.Module):
@@ -53,13 +54,13 @@ class TrainableGraph(nn.Module):
         used = dict.fromkeys(n for node in graph.nodes if node.operation != "site" for n in node.parameters.values())
         for name in used:
             value = graph.tensor(name).detach().clone()
-            owner, leaf = _owner(self, name)
+            owner, leaf = owner_of(self, name)
             if name in trained and value.is_floating_point():
                 owner.register_parameter(leaf, nn.Parameter(value))
             else:
                 owner.register_buffer(leaf, value)
         for site in graph.sites:
-            owner, leaf = _owner(self, site.name)
+            owner, leaf = owner_of(self, site.name)
             if leaf in owner._modules:  # a container made for a parameter that lies below
                 raise DataError("holds parameters and is an activation too", where=site.name)
             owner.add_module(leaf, activations[site.name])
@@ -105,26 +106,10 @@ class TrainableGraph(nn.Module):
             raise DataError(
                 f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}", where="images"
             )
-        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        modules = dict(self.named_modules())
-        values = {self.nodes[0].name: in_memory_format(x)}
-        for node, released in self._plan:
-            inputs = [values[name] for name in node.inputs]
-            values[node.name] = self._compute(node, inputs, tensors, modules)
-            for name in released:
-                del values[name]
-        return values[self.output_name]
-
-    def _compute(
-        self, node: Node, inputs: list[Tensor], tensors: dict[str, Tensor], modules: dict[str, nn.Module]
-    ) -> Tensor:
-        if node.operation == "site":
-            return modules[node.name](*inputs)
-        arguments: dict[str, Any] = {argument: tensors[name] for argument, name in node.parameters.items()}
-        if node.operation == "batch_norm":
-            arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
-            return F.batch_norm(inputs[0], **arguments)
-        return OPERATIONS[node.operation].apply(*inputs, **node.attributes, **arguments)
+        running = _Running(self)
+        values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
+        run(running, self._plan, values, running.nonlinear)
+        return values[self.output_name].mean()
 
     def to_graph(self) -> Graph:
         """The network as it is now, as plain data with staircase sites."""
@@ -142,12 +127,25 @@ class TrainableGraph(nn.Module):
         return Graph(nodes, self.output_name, {name: tensors[name].detach().clone() for name in needed})
 
 
-def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds ``name``, made on the way, and the name in it."""
-    *path, leaf = name.split(".")
-    module = root
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module._modules[part]  # type: ignore[assignment]
-    return module, leaf
+class _Running:
+    """A trainable graph with its tensors and modules by name, for one run."""
+
+    def __init__(self, graph: TrainableGraph) -> None:
+        self.training, self.momentum = graph.training, graph.momentum
+        self.tensors = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+        self.modules = dict(graph.named_modules())
+
+    def compute(self, node: Node, *inputs: Signal) -> Signal:
+        """The value of an affine node; batch normalisation trains."""
+        arguments: dict[str, Any] = {argument: self.tensors[name] for argument, name in node.parameters.items()}
+        if node.operation == "batch_norm":
+            arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
+            return Constant(F.batch_norm(inputs[0].values, **arguments))
+        apply = OPERATIONS[node.operation].apply
+        return Constant(apply(*(signal.values for signal in inputs), **node.attributes, **arguments))
+
+    def nonlinear(self, node: Node, signal: Signal) -> Signal:
+        """The activation of a site, or max-pooling."""
+        if node.operation == "site":
+            return Constant(self.modules[node.name](signal.values))
+        return Constant(OPERATIONS[node.operation].apply(signal.values, **node.attributes))

@@ -91,7 +91,9 @@ def stability(
     """
     recipe = FTBC() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.FTBC()")
+        raise RecipeError.typed(
+            f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.FTBC()"
+        )
     if not timesteps:
         raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
     if not any(isinstance(part, TemporalBias) for part in recipe.calibration):

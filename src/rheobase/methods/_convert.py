@@ -93,7 +93,7 @@ def convert(
     if recipe.activation is not None:
         recipe.activation.check(sites)
     neurons = [recipe.neuron.build(site, graph) for site in sites]
-    start = written if any(part.unfolded for part in recipe.calibration) else graph
+    start = written if any(part.needs_batch_norm for part in recipe.calibration) else graph
     steps = _timesteps(recipe, neurons)
     network = SpikingNetwork(
         start, graph, neurons, steps, recipe.to_dict(), provenance, recipe.alignment, recipe.protocol
@@ -108,7 +108,7 @@ def convert(
 
 def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None, max_pool: str) -> None:
     if not isinstance(recipe, Recipe):
-        raise RecipeError(
+        raise RecipeError.typed(
             f"is a {type(recipe).__name__}",
             where="recipe",
             remedy="pass a recipe such as rb.RateCoding(timesteps=8)",
@@ -178,11 +178,11 @@ def _calibrate(
     network: SpikingNetwork, passes: Sequence[CalibrationPass], data: CalibrationData, progress: bool
 ) -> None:
     """Run the passes in order; the record gets what each changed, and the error of every site after it."""
-    last_unfolded = max((i for i, one in enumerate(passes) if one.unfolded), default=None)
+    last_with_batch_norm = max((i for i, one in enumerate(passes) if one.needs_batch_norm), default=None)
     before = None
     for i, calibration_pass in enumerate(passes):
         changes = calibration_pass.apply(network, data, progress)
-        if i == last_unfolded:
+        if i == last_with_batch_norm:
             network.graph = fold_batch_norm(network.graph)[0]
             network.plan()
         after = site_errors(network, data.held_out)

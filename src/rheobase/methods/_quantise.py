@@ -84,7 +84,9 @@ def quantise(
 
 def _activation(recipe: Recipe) -> ActivationPart:
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.Pascal(4)")
+        raise RecipeError.typed(
+            f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.Pascal(4)"
+        )
     if recipe.activation is None:
         raise RecipeError(
             f"{recipe.name} has no quantised activation",

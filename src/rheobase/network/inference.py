@@ -62,7 +62,7 @@ class InferenceNetwork(nn.Module):
         """
         check_input(self.graph, images)
         images = in_memory_format(images.to(self.graph.device))
-        return torch.cat([self.graph.on_held_values(piece, self._count) for piece in images.split(self._rows)])
+        return torch.cat([self.graph.on_means(piece, self._count) for piece in images.split(self._rows)])
 
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError, RecipeError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import overwriting, run, schedule
@@ -24,7 +25,7 @@ from rheobase.signals.alignment import Alignment
 from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, prefix_means
 
 DEFAULT_MEMORY_BUDGET = 2**30
-MOST_TIMESTEPS = 2**16
+MAX_TIMESTEPS = 2**16
 """An upper bound that catches typing errors; rate coding has converged to its last digit after some thousand steps."""
 ROWS_IN_FLIGHT = 128
 """Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
@@ -110,9 +111,7 @@ class SpikingNetwork(nn.Module):
 
     @execution.setter
     def execution(self, wanted: Execution | Literal["auto"]) -> None:
-        known = (*get_args(Execution), "auto")
-        if wanted not in known:
-            raise RecipeError(f"is {wanted!r}", where="execution", remedy=f"use one of {', '.join(known)}")
+        check_choice(wanted, (*get_args(Execution), "auto"), "execution")
         self._execution = wanted
 
     def plan(self) -> None:
@@ -215,7 +214,7 @@ class SpikingNetwork(nn.Module):
             return rate
 
         pieces = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
-        return torch.cat([self.graph.on_held_values(piece, emit) for piece in pieces])
+        return torch.cat([self.graph.on_means(piece, emit) for piece in pieces])
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
         # where neurons wait for their input, what the network answers after t steps is no prefix of a longer run
@@ -322,10 +321,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             RecipeError: naming the site.
         """
-        if not isinstance(timesteps, int) or isinstance(timesteps, bool) or not 1 <= timesteps <= MOST_TIMESTEPS:
-            raise RecipeError(
-                f"is {timesteps!r}", where="timesteps", remedy=f"use a whole number from 1 to {MOST_TIMESTEPS}"
-            )
+        check_whole(timesteps, "timesteps", most=MAX_TIMESTEPS)
         for site, neuron in zip(self.sites, self.neurons, strict=True):
             reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
             if reason:
@@ -375,7 +371,7 @@ def check_converted(network: object) -> None:
         ModelError: naming what it is.
     """
     if not isinstance(network, SpikingNetwork):
-        raise ModelError(
+        raise ModelError.typed(
             f"is of type {type(network).__name__}, not a SpikingNetwork",
             where="network",
             remedy="convert it first, rb.convert(network, recipe, calibration=...), or rb.load a saved one",

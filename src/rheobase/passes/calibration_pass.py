@@ -41,7 +41,7 @@ class CalibrationPass(Value, ABC):
     """
 
     kind: str
-    unfolded: ClassVar[bool] = False
+    needs_batch_norm: ClassVar[bool] = False
     """Whether it works on batch normalisation: the network it is given, and those before it, has it unfolded."""
 
     @abstractmethod

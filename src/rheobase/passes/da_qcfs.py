@@ -71,8 +71,8 @@ class DAQCFS(nn.Module):
         scale = torch.where(self.silent, 0.0, self.timesteps / firing)
         offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * theta) / firing)
         amplitude = (self.threshold + self.post) * self.amplitude_gain.exp()
-        worth = torch.where(self.silent, 0.0, amplitude / self.timesteps)
-        return _Ladder.apply(z, scale, offset, worth, self.timesteps, self.surrogate, self.band)
+        unit = torch.where(self.silent, 0.0, amplitude / self.timesteps)
+        return _Ladder.apply(z, scale, offset, unit, self.timesteps, self.surrogate, self.band)
 
     @staticmethod
     def trained(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -103,19 +103,19 @@ class _Ladder(torch.autograd.Function):
         z: Tensor,
         scale: Tensor,
         offset: Tensor,
-        worth: Tensor,
+        unit: Tensor,
         timesteps: int,
         surrogate: Surrogate,
         band: float,
     ) -> Tensor:
-        ctx.save_for_backward(z, scale, offset, worth)
+        ctx.save_for_backward(z, scale, offset, unit)
         ctx.settings = timesteps, surrogate, band
-        return _drive(z, scale, offset).floor_().clamp_(0, timesteps).mul_(along_channels(worth, z.dim()))
+        return _drive(z, scale, offset).floor_().clamp_(0, timesteps).mul_(along_channels(unit, z.dim()))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        z, scale, offset, worth = ctx.saved_tensors
+        z, scale, offset, unit = ctx.saved_tensors
         timesteps, surrogate, band = ctx.settings
         by_z, by_scale, by_offset, by_worth = (None,) * 4
         others = [d for d in range(z.dim()) if d != 1]
@@ -131,9 +131,9 @@ class _Ladder(torch.autograd.Function):
             slope *= gradient
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             along = slope.sum(others)
-            by_scale, by_offset = (slope * z).sum(others) * worth, along * worth
+            by_scale, by_offset = (slope * z).sum(others) * unit, along * unit
         if ctx.needs_input_grad[0]:
-            by_z = slope.mul_(along_channels(scale * worth, z.dim()))
+            by_z = slope.mul_(along_channels(scale * unit, z.dim()))
         return by_z, by_scale, by_offset, by_worth, None, None, None
 
 

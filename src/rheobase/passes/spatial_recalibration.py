@@ -39,7 +39,7 @@ class SpatialRecalibration(FineTuning):
     """
 
     kind: Literal["spatial_recalibration"] = "spatial_recalibration"
-    unfolded = True
+    needs_batch_norm = True
     stage = "stage 1, spatial recalibration,"
     images: int = Field(default=512, ge=2)
     batch_statistics: bool = True

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rheobase.graph.graph import Graph
-from rheobase.graph.interpreter import schedule
+from rheobase.graph.interpreter import Nonlinear, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
-from rheobase.signals.signal import Constant
+from rheobase.signals.signal import Constant, Signal
 
 PIECE = 32
 
@@ -37,8 +37,10 @@ class Walk:
     ) -> None:
         self.graph, self.before = graph, before
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
-        pieces = [in_memory_format(part.to(graph.device)) for part in images.split(PIECE)]
-        self._values: dict[str, Pieces] = {graph.nodes[0].name: pieces}
+        name = graph.nodes[0].name
+        self._values: list[dict[str, Signal]] = [
+            {name: Constant(in_memory_format(part.to(graph.device)))} for part in images.split(PIECE)
+        ]
         self._next = 0
 
     @torch.no_grad()
@@ -46,41 +48,36 @@ class Walk:
         """Run up to the next site; it and its current."""
         node = self._run()
         assert node is not None, "there is no further site"
-        return node, self._values[node.inputs[0]]
+        return node, self._inputs(node)
 
     @torch.no_grad()
     def emit(self, emitted: Pieces) -> None:
         """Set what the site at hand emits."""
-        node, released = self._plan[self._next]
-        self._values[node.name] = emitted
-        self._advance(released)
+        given = iter(emitted)
+        self._advance(lambda node, signal: Constant(next(given)))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
         """Run what comes after the last site: the output, [N, ...]."""
         assert self._run() is None, "there are further sites"
-        return torch.cat(self._values[self.graph.output])
+        return torch.cat([values[self.graph.output].mean() for values in self._values])
 
     def _run(self) -> Node | None:
         while self._next < len(self._plan):
-            node, released = self._plan[self._next]
+            node, _ = self._plan[self._next]
             if node.operation == "site":
                 return node
-            inputs = [self._values[name] for name in node.inputs]
             if self.before is not None:
-                self.graph = self.before(self.graph, node, inputs[0] if inputs else [])
-            compute = self.graph.analog if node.operation == "max_pool" else self.graph.compute
-            count = max((len(pieces) for pieces in inputs), default=1)
-            # a constant is one piece for all
-            parts = [pieces if len(pieces) == count else pieces * count for pieces in inputs]
-            columns: Sequence[tuple[Tensor, ...]] = list(zip(*parts, strict=True)) if parts else [()]
-            self._values[node.name] = [compute(node, *map(Constant, column)).mean() for column in columns]
-            self._advance(released)
+                self.graph = self.before(self.graph, node, self._inputs(node) if node.inputs else [])
+            self._advance(self.graph.analog)
         return None
 
-    def _advance(self, released: Sequence[str]) -> None:
-        for name in released:
-            del self._values[name]
+    def _inputs(self, node: Node) -> Pieces:
+        return [values[node.inputs[0]].mean() for values in self._values]
+
+    def _advance(self, nonlinear: Nonlinear) -> None:
+        for values in self._values:
+            run(self.graph, self._plan[self._next : self._next + 1], values, nonlinear)
         self._next += 1
 
 

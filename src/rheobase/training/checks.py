@@ -18,7 +18,7 @@ from rheobase.data.sources import InMemory, Part, read, split
 from rheobase.training.settings import Training
 
 
-def parts(
+def split_data(
     data: Batches | Dataset[Any],
     validation: float | Batches | Dataset[Any] | None,
     training: Training,
@@ -145,7 +145,7 @@ def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[
 def copied(model: nn.Module, where: str) -> nn.Module:
     """A copy on the CPU, so that the network that was given stays as it is."""
     if not isinstance(model, nn.Module):
-        raise TrainingError(f"is a {type(model).__name__}", where=where, remedy="give a torch.nn.Module")
+        raise TrainingError.typed(f"is a {type(model).__name__}", where=where, remedy="give a torch.nn.Module")
     try:
         return copy.deepcopy(model).cpu()
     except Exception as cause:

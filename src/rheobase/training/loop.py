@@ -28,7 +28,7 @@ from rheobase.data.sources import Batch, Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import averaging, normalising
-from rheobase.training.checks import check_sizes, check_task, choose, copied, parts
+from rheobase.training.checks import check_sizes, check_task, choose, copied, split_data
 from rheobase.training.guard import Guard
 from rheobase.training.settings import Training
 
@@ -153,14 +153,14 @@ def train(
         (1, 1, False)
     """
     if not isinstance(training, Training):
-        raise TrainingError(
+        raise TrainingError.typed(
             f"is a {type(training).__name__}",
             where="training",
             remedy="give rb.Training(epochs=..., learning_rate=...)",
         )
     seed = check_seed(seed)
     module = copied(model, "model")
-    fitted, checked = parts(data, validation, training, seed, workers)
+    fitted, checked = split_data(data, validation, training, seed, workers)
     check_sizes(fitted, checked, training)
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
     classifies = check_task(module, teacher, loss, fitted, checked, training)

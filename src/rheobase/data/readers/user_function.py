@@ -53,7 +53,7 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
             raise DataError("returned no sample", where=spec, remedy="return at least one batch")
         return source
     if not isinstance(source, Iterable):
-        raise DataError(
+        raise DataError.typed(
             f"returned {type(source).__name__}, which is no data",
             where=spec,
             remedy="return a DataLoader, batches of (images, labels), or (images, labels) tensors",

@@ -113,7 +113,7 @@ def check_module(model: object) -> None:
         ModelError: naming what it is.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(
+        raise ModelError.typed(
             f"is of type {type(model).__name__}, not a torch.nn.Module",
             where="network",
             remedy="build the network and load its weights first",
@@ -144,7 +144,7 @@ def check_example(example: Tensor) -> Tensor:
         DataError: if it is not.
     """
     if not isinstance(example, Tensor):
-        raise DataError(
+        raise DataError.typed(
             f"must be a tensor, not {type(example).__name__}",
             where="example",
             remedy="pass a batch of images",
@@ -180,7 +180,7 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
             remedy="pass an example of the size, channels and dtype it was trained with",
         ) from error
     if not isinstance(output, Tensor):
-        raise TraceError(
+        raise TraceError.typed(
             f"is a {type(output).__name__}, not one tensor",
             where="the network's output",
             remedy="wrap the network so that it returns the logits alone",

@@ -23,7 +23,7 @@ from rheobase.methods._quantise import quantise
 from rheobase.methods.adaptive_levels.metric import LevelMetric, Moments, check_bins, check_falling, measure
 from rheobase.methods.qvm import QVM
 from rheobase.training import Epoch, Trained, Training, train
-from rheobase.training.checks import parts
+from rheobase.training.checks import split_data
 
 UNIFORM, ADAPTED = "uniform", "adapted"
 """The stages' folders."""
@@ -140,7 +140,7 @@ def adapt_levels(
         ([4, 8], 2)
     """
     if not isinstance(model, TrainableGraph):
-        raise ModelError(
+        raise ModelError.typed(
             f"is a {type(model).__name__}",
             where="model",
             remedy="quantise it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...)",
@@ -166,7 +166,7 @@ def adapt_levels(
     pool = _kept(data, "training data", workers)
     if not isinstance(validation, float | int | None):
         validation = _kept(validation, "validation data", workers)
-    fitted, _ = parts(pool, validation, training, seed, workers)
+    fitted, _ = split_data(pool, validation, training, seed, workers)
 
     def trained(network: TrainableGraph, settings: Training, name: str) -> Trained:
         place = None if folder is None else Path(folder) / name
@@ -191,7 +191,7 @@ def stages(training: Training, share: float) -> tuple[Training, Training]:
         TrainingError: if a stage would have no epoch.
     """
     if not isinstance(training, Training):
-        raise TrainingError(
+        raise TrainingError.typed(
             f"is a {type(training).__name__}", where="training", remedy="give rb.Training(epochs=..., ...)"
         )
     check_fraction(share, "share", error=TrainingError)

@@ -184,7 +184,7 @@ def measure(
 ) -> LevelMetric:
     """:func:`level_metric` on all batches of ``images``."""
     if not isinstance(model, TrainableGraph | Graph):
-        raise ModelError(
+        raise ModelError.typed(
             f"is a {type(model).__name__}",
             where="model",
             remedy="quantise and train it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...), rb.train(...)",
