@@ -17,10 +17,13 @@ from torch import nn
 
 import networks
 import rheobase as rb
+from rheobase.activations import ACTIVATIONS
 from rheobase.graph import Graph, capture, fold_batch_norm
 from rheobase.graph.operations import OPERATIONS
 from rheobase.methods import METHODS
+from rheobase.methods.activation_part import ACTIVATION_PARTS
 from rheobase.methods.neuron_part import NEURON_PARTS
+from rheobase.network.protocol import PROTOCOLS
 from rheobase.neurons import NEURONS
 from rheobase.passes import PASSES
 
@@ -38,7 +41,16 @@ def _seeded() -> None:
 @pytest.fixture
 def own_parts() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    known: tuple[dict[str, Any], ...] = (PASSES, NEURON_PARTS, NEURONS, METHODS, OPERATIONS)
+    known: tuple[dict[str, Any], ...] = (
+        PASSES,
+        NEURON_PARTS,
+        NEURONS,
+        ACTIVATION_PARTS,
+        ACTIVATIONS,
+        PROTOCOLS,
+        METHODS,
+        OPERATIONS,
+    )
     with ExitStack() as stack:
         for parts in known:
             stack.enter_context(mock.patch.dict(parts))

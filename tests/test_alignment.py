@@ -252,7 +252,7 @@ def test_levels_as_steps_and_a_saved_network(tmp_path: Path) -> None:
     assert torch.equal(again(grid_images(name)), snn(grid_images(name)))
     evaluation = rb.evaluate(snn, grid_images(name), timesteps=(5, 10))
     assert [row.mean_timesteps for row in evaluation.rows] == [10 / 3, 20 / 3]
-    assert "| mean T |" in str(evaluation)
+    assert " mean T |" in str(evaluation)
     assert "mean T" not in str(rb.evaluate(grid_snn(name), grid_images(name)))
 
 

@@ -17,7 +17,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cost")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 12, 12), np.uint8)
-    np.savez(folder / "data.npz", images=images, labels=np.arange(12) % 3)
+    np.savez(folder / "data.npz", images=images, labels=np.arange(12) % 5)
     scaled = rb.data.readers.load(str(folder / "data.npz"))
     rb.save(rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4), calibration=scaled), folder / "snn")
     quantised = rb.quantise(networks.build("MLP"), rb.Pascal(levels=4), calibration=scaled)

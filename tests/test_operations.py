@@ -365,8 +365,8 @@ class NoApply(Operation):
         (Nameless, "Nameless: has no name"),
         (Taken, "'conv' is taken by rheobase"),
         (Site, "'site' is taken by the graph"),
-        (NeverTraced, r"NeverTraced\.traced_from: is \(\)"),
-        (OneString, r"OneString\.traced_from: is 'relu'"),
+        (NeverTraced, r"NeverTraced\.traced_from: is empty"),
+        (OneString, r"OneString\.traced_from: is .relu."),
         (Steals, "'conv2d' is taken by .*Conv"),
         (StealsRelu, "'relu' is taken by the tracer"),
         (Squares, "is not affine"),
@@ -559,7 +559,7 @@ def test_factors_of_tokens_move_into_the_weights(name: str) -> None:
     torch.testing.assert_close(folded(images), snn(images), rtol=1e-12, atol=1e-12)
     made = [node for node in folded.graph.nodes if node not in snn.graph.nodes and node.operation == "affine"]
     assert [node.inputs for node in made] == [("activation.channels_back",)]  # on the shortcut, which has no weights
-    if snn.runs_as() == "counts":
+    if snn.execution_mode == "counts":
         torch.testing.assert_close(rb.for_inference(snn)(images), snn(images))
 
 

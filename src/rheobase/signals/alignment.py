@@ -29,6 +29,7 @@ class Alignment(Value):
 
     Example:
         >>> import torch
+        >>> from rheobase.signals import TimeSeries
         >>> train = TimeSeries(torch.tensor([1.0, 0.0, 2.0]).reshape(3, 1, 1))
         >>> Alignment(expansion="replicate").align(train, 5).values.flatten()
         tensor([1., 1., 0., 0., 2.])

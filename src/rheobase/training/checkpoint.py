@@ -180,7 +180,7 @@ def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _apart(tensor: Tensor) -> Tensor:
