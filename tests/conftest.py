@@ -32,6 +32,12 @@ settings.load_profile("project")
 torch.set_num_threads(1)  # the test runner already uses both cores
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What the whole suite leaves out is left out of the fast tier (``-m "not slow"``) too."""
+    if any(item.get_closest_marker(name) for name in ("exhaustive", "simulators", "crosscheck")):
+        item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """The same random weights whichever tests ran before on this worker."""

@@ -113,6 +113,7 @@ def test_a_threshold_that_training_drove_below_zero() -> None:
         rb.convert(model, rb.RateCoding(timesteps=2), calibration=torch.randn(10, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [rb.QCFS(4, 1.0), torch.nn.Hardtanh(0, 1)], ids=["QCFS", "RTS"])
 def test_ftbc_on_qcfs_and_on_thresholded_relu(activation: torch.nn.Module) -> None:
     """The two kinds of network that the paper adds FTBC to (Wu et al. 2024, section 5)."""

@@ -166,6 +166,7 @@ def reference(snn: rb.SpikingNetwork, images: Tensor, steps: dict[str, int], ali
     return mean(graph.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", COMBINATIONS, ids=names_of)
 @pytest.mark.parametrize("name", ["PreActResNet", "DenseNet", "UNet", "Inception"])
 def test_every_branch_is_aligned_to_the_site_it_feeds(name: str, alignment: Alignment) -> None:
@@ -256,6 +257,7 @@ def test_levels_as_steps_and_a_saved_network(tmp_path: Path) -> None:
     assert "mean T" not in str(rb.evaluate(grid_snn(name), grid_images(name)))
 
 
+@pytest.mark.slow
 def test_pascs_neurons_with_mixed_steps_and_averaging_on_qcfs() -> None:
     """Recipes of existing parts: PASC at learned levels, QAC's averaging on a QCFS network, at any T."""
     name = "OptionAResNet"

@@ -121,6 +121,7 @@ def test_help_loads_no_command() -> None:
     assert not loaded & {"torch", "matplotlib", "sklearn", "lightning_fabric", "rheobase.cli.convert"}
 
 
+@pytest.mark.slow
 def test_scikit_learn_is_loaded_when_the_demo_runs() -> None:
     code = "import sys; import rheobase.cli.demo; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -141,6 +142,7 @@ def test_runs_as_a_module() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "rheobase 0.1.0\n", "")
 
 
+@pytest.mark.slow
 def test_inspect_lists_sites(run: Run) -> None:
     result = run("inspect", "cli_nets:Net", "--input-shape", "1,8,8")
     assert (result.code, result.err) == (0, "")
@@ -148,12 +150,14 @@ def test_inspect_lists_sites(run: Run) -> None:
     assert "4×8×8" in result.out
 
 
+@pytest.mark.slow
 def test_inspect_takes_the_shape_from_data(run: Run) -> None:
     result = run("inspect", "cli_nets:Net", "--data", "data.npz", "--folder", "test", "--crop", 6, "--json")
     assert result.code == 0
     assert [site["shape"] for site in result.document["sites"]] == [[4, 6, 6], [6, 2, 2]]
 
 
+@pytest.mark.slow
 def test_inspect_refused_network_shows_everything_and_fails(run: Run) -> None:
     result = run("inspect", "cli_nets:smooth", "--input-shape", "1,8,8")
     assert result.code == 1
@@ -165,6 +169,7 @@ def test_inspect_refused_network_shows_everything_and_fails(run: Run) -> None:
     assert as_json.document["refusals"][0]["remedy"]
 
 
+@pytest.mark.slow
 def test_inspect_saved_network(run: Run, saved: Path) -> None:
     result = run("inspect", saved)
     assert (result.code, result.err) == (0, "")
@@ -199,6 +204,7 @@ def test_convert_prints_one_json_document(run: Run, tmp_path: Path) -> None:
     assert result.err == "building the network\n"
 
 
+@pytest.mark.slow
 def test_convert_tells_notes(run: Run, tmp_path: Path) -> None:
     result = run(*conversion(tmp_path / "out", "--num-calibration-images", 4, model="cli_nets:dead"))
     assert result.code == 0
@@ -248,6 +254,7 @@ def test_options_and_recipe_file_make_the_same_network(run: Run, tmp_path: Path)
     assert torch.equal(a(images), b(images))
 
 
+@pytest.mark.slow
 def test_seed_chooses_the_calibration_images(run: Run, tmp_path: Path) -> None:
     def digest(seed: int, name: str) -> str:
         result = run(*conversion(tmp_path / name, "--num-calibration-images", 10, "--seed", seed, "--json"))
@@ -265,6 +272,7 @@ def test_data_from_a_function(run: Run, tmp_path: Path) -> None:
     assert evaluated.err == ""
 
 
+@pytest.mark.slow
 def test_max_pooling_is_a_choice(run: Run, tmp_path: Path) -> None:
     refused = run(*conversion(tmp_path / "out", model="cli_nets:Pooled"))
     assert_refused(refused, "max_pool")
@@ -304,6 +312,7 @@ def test_evaluate_prints_a_table(run: Run, saved: Path) -> None:
     assert "ANN" in result.out
 
 
+@pytest.mark.slow
 def test_the_execution_is_chosen_and_told(run: Run, saved: Path, tmp_path: Path) -> None:
     options = ["--data", "data.npz", "--folder", "test", "--fuse", "never"]
     assert "Run as steps: the simulation" in run("evaluate", saved, *options).out
@@ -425,6 +434,7 @@ def test_convert_refuses_output_before_the_work(run: Run, tmp_path: Path, monkey
     assert (foreign / "thesis.tex").exists()
 
 
+@pytest.mark.slow
 def test_failed_conversion_leaves_the_old_network(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(*conversion(out, "--test-folder", "test")).code == 0

@@ -81,6 +81,7 @@ def comparison(out: Path, *more: object) -> list[object]:
     return ["compare", "compare_nets:small", *data, "--out", out, *more]
 
 
+@pytest.mark.slow
 def test_json_and_report(run: Run, tmp_path: Path) -> None:
     options = ["--methods", "OPI,Pascal", "--seeds", "0,1", "--training", "training.yaml", "--json"]
     budget = ["--validation", "compare_nets:validation", "--budget", "latency=4", "--budget", "energy=9"]
@@ -109,6 +110,7 @@ def part(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return images[:60], labels[:60]
 
 
+@pytest.mark.slow
 def test_files_recipes_and_going_on(run: Run, tmp_path: Path) -> None:
     data = ["--data", "digits.npz", "--folder", "train", "--test-folder", "test", "--scale", 16]
     command = ["compare", "compare_nets:small", "--checkpoint", "weights.safetensors", *data]
@@ -144,6 +146,7 @@ def test_recipe_files_that_are_wrong(run: Run, tmp_path: Path, text: str, said: 
     assert said in result.err
 
 
+@pytest.mark.slow
 def test_a_saved_network_is_compared_anew(run: Run, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
     rb.save(rb.convert(network, rb.OPI(timesteps=2), calibration=part("train")), tmp_path / "saved")

@@ -83,6 +83,7 @@ def accuracies(document: Any) -> list[float]:
 # The good paths
 
 
+@pytest.mark.slow
 def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     network = ["rheobase.zoo.digits:DigitsResNet", "--checkpoint", "weights.safetensors"]
@@ -116,6 +117,7 @@ def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> No
     assert accuracies(simulated)[-1] == pytest.approx(accuracies(document)[-1], abs=0.0026)  # one image of 400
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_told_and_kept(run: Run, tmp_path: Path) -> None:
     first = run(*training(tmp_path / "run"))
     assert first.code == 0
@@ -155,6 +157,7 @@ def test_an_interrupted_run_goes_on_to_the_same_network(
     assert torch.equal(networks[0](images), networks[1](images))
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_path: Path) -> None:
     """The real command, by a signal that it cannot catch, in the middle of an epoch."""
     out, epochs = tmp_path / "killed", ["--epochs", 12, "--batch-size", 5, "--augment", "crop=1"]
@@ -185,6 +188,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_pat
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the second stage, it goes on; levels, weights and network are those of the library's call."""
     out, test = tmp_path / "run", ["--test", "rheobase.zoo.digits:digits_test", "--json"]
@@ -350,6 +354,7 @@ def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
     assert_refused(result, "RateCoding has no quantised activation", "Pascal", "QVM")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -372,12 +377,14 @@ def test_runs_that_cannot_be(run: Run, home: Path, tmp_path: Path, more: list[st
     assert [path.name for path in (tmp_path / "run").iterdir() if path.is_file()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_labels_must_fit_the_head(run: Run, tmp_path: Path) -> None:
     result = run(*training(tmp_path / "run", model="train_nets:five_classes"))
     assert_refused(result._replace(err=result.err.splitlines()[-1]), "5 classes", "last layer")
     assert run(*training(tmp_path / "run", levels=2)).code == 0  # what the refused run left stands in nobody's way
 
 
+@pytest.mark.slow
 def test_another_run_is_not_gone_on_with(run: Run, tmp_path: Path) -> None:
     assert run(*training(tmp_path / "run")).code == 0
     held = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -69,6 +69,7 @@ def numbers(cells: Any) -> list[dict[str, Any]]:
 # What a cell says
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_conversion_and_evaluation_give() -> None:
     recipe = rb.FTBC(timesteps=2, batch_size=32, batches=1)
     (cell,) = rb.compare(
@@ -175,6 +176,7 @@ def test_every_published_method_is_there() -> None:
 # Methods that need training, and cells that do not run
 
 
+@pytest.mark.slow
 def test_a_method_that_needs_training_is_trained_once_for_levels_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_quantised_network_is_converted_as_it_is() -> None:
         rb.compare(network, [rb.Pascal()], *arguments, training=TRAINING)
 
 
+@pytest.mark.slow
 def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
     twenty = rb.FTBC(batch_size=1, batches=1, threshold="saturation")  # needs activations that saturate
     found = compared(tmp_path / "out", recipes={"Pascal": rb.Pascal(), "saturated": twenty, "OPI": rb.OPI()})
@@ -225,6 +228,7 @@ def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert numbers(both.cells[2:]) == numbers(found.cells[4:])
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = Runner._measure
 
@@ -244,6 +248,7 @@ def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, m
     assert again.cells[0] == found.cells[0]  # seconds and all: not run again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [None, "out"])
 def test_a_network_that_answers_nan_is_one_refused_cell(
     folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -403,6 +408,7 @@ def test_what_is_not_ours_is_neither_deleted_nor_written_over(tmp_path: Path) ->
     assert [path.name for path in (out / "training").iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_results_alone_make_a_folder_ours(tmp_path: Path) -> None:
     first = compared(tmp_path / "out", recipes=[rb.OPI()])
     (tmp_path / "copy").mkdir()

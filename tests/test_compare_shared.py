@@ -75,6 +75,7 @@ patiently((home / "go").exists)
         process.wait()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     # asked by both: OPI and what is trained; by one alone: RateCoding and FTBC
@@ -107,6 +108,7 @@ assert all(name in (home / "out/report.html").read_text() for name in ("OPI", "P
     assert {path.name for path in (out / ".locks").iterdir()} == {"writing"}
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_at_is_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It dies in the middle of a line: the line is left alone until then, and its cell is done over."""
     out = tmp_path / "out"

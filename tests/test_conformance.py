@@ -199,6 +199,7 @@ def test_an_activation_that_breaks_its_promise_is_found(activation: type[rb.QCFS
         rb.testing.check_activation(activation(levels=4, threshold=1.5))
 
 
+@pytest.mark.slow
 def test_an_activation_from_outside_is_trained_and_converted(tmp_path: Path) -> None:
     rb.register(HalvesActivation)
     neuron = rb.methods.ConstantCurrentNeuron()
@@ -295,6 +296,7 @@ PASSES: dict[str, tuple[rb.Recipe, CalibrationPass]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSES)
 def test_passes(kind: str) -> None:
     recipe, part = PASSES[kind]
@@ -329,6 +331,7 @@ class Random(rb.passes.ShiftCurrent):
         return Changes({site.name: ["threshold"] for site in network.sites})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "problem"), [(Secret, "does not name"), (Random, "other parameters")])
 def test_a_pass_that_breaks_its_promise_is_found(part: type[CalibrationPass], problem: str) -> None:
     images = grid_images("MLP")

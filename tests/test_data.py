@@ -102,6 +102,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_tar(tmp_path / f"data.{kind}", prefix=dotted)
 
 
+@pytest.mark.slow
 def test_images_are_read_by_class_and_name_with_golden_pixels(source: Path) -> None:
     loader = load(source, folder="test", preprocessing=Preprocessing(mean=MEAN, std=STD))
     images, labels = everything(loader)

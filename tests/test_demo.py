@@ -29,6 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRAINING", None)
 
 
+@pytest.mark.slow
 def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "COMPARED", (4,))  # of four, to save time
     with pytest.raises(SystemExit, match="0"):
@@ -60,6 +61,7 @@ def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert again.rows[0].accuracy == pytest.approx(rows[8]["accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_same_seed_same_numbers(tmp_path: Path) -> None:
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
@@ -74,6 +76,7 @@ def test_same_seed_same_numbers(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -81,6 +84,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_existing_folder(tmp_path: Path) -> None:
     out, foreign = tmp_path / "out", tmp_path / "foreign"
@@ -97,6 +101,7 @@ def test_existing_folder(tmp_path: Path) -> None:
         demo.run_demo(Path("/proc/demo"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **more: object) -> None:

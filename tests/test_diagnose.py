@@ -118,6 +118,7 @@ def check_sums(snn: rb.SpikingNetwork, images: Tensor) -> rb.measure.Diagnosis:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["MLP", "PreActResNet"])
 def test_the_parts_add_up_for_every_method(variant: str, name: str) -> None:
@@ -127,6 +128,7 @@ def test_the_parts_add_up_for_every_method(variant: str, name: str) -> None:
     check_sums(snn, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_the_parts_add_up_on_every_network(name: str) -> None:
     found = check_sums(grid_snn(name), grid_images(name))
@@ -170,6 +172,7 @@ def test_every_method_is_taken_apart_here() -> None:
     assert {*(variant.split()[0] for variant in (*TRAINED, *VARIANTS))} == set(METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("method", TRAINED)
 @pytest.mark.parametrize("name", ["MLP", "OptionAResNet"])
@@ -184,6 +187,7 @@ def test_the_parts_add_up_for_methods_that_train(name: str, method: str) -> None
     assert all(row.own.size < 1e-12 for row in found.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["OptionAResNet", "QCFSResNet"])
 @pytest.mark.parametrize("method", ["ParallelConversion", "DAParallel"])
 def test_parallel_neurons_lose_nothing_to_timing(method: str, name: str) -> None:
@@ -225,6 +229,7 @@ def test_changed_weights_and_gates_are_the_segments() -> None:
     assert [row.terms["segment"].size > 1e-3 for row in found.rows] == [False, True, False, True]
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 9), bias=st.sampled_from([None, 1, 2]))
 def test_the_residual_is_the_potential_after_the_last_step(seed: int, steps: int, bias: int | None) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -261,6 +266,7 @@ def test_dead_and_saturated_channels() -> None:
     assert 0.25 <= row.saturated < 0.5
 
 
+@pytest.mark.slow
 def test_on_digits_the_error_falls_with_time() -> None:
     data = digits()
     net = train(data.train, epochs=1, seed=0)

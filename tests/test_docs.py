@@ -42,6 +42,7 @@ def test_there_are_examples() -> None:
     assert WITH_COMMANDS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_parts")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +55,7 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         exec(compile(code, page.name, "exec", dont_inherit=True), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_command_lines(page: Path, tmp_path: Path) -> None:
     quick = "from rheobase.cli.demo import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
@@ -98,6 +100,7 @@ def test_paper_errors_names_tests_that_exist() -> None:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_parts")
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__main__")])
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_spike_reaches_what_responds_to_it(name: str) -> None:
     layer, shape = LAYERS[name]
@@ -96,6 +97,7 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POOLS)
 def test_pooled_spikes_enter_every_window(name: str) -> None:
     pool, shape = POOLS[name]
@@ -183,6 +185,7 @@ def test_energy_is_linear_in_the_spikes(rate: float, name: str) -> None:
         assert a.macs == b.macs == c.macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_the_analog_network_is_counted_as_others_count_it(name: str) -> None:
     """Products of every weight with every place that it sees, by hooks on the user's modules."""
@@ -208,6 +211,7 @@ def test_the_analog_network_is_counted_as_others_count_it(name: str) -> None:
             assert 0 < work[node.name].macs <= work[node.name].padded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["QCFSResNet", "UNet"])
 def test_both_executions_count_the_same(name: str) -> None:
     images = grid_images(name)
@@ -399,6 +403,7 @@ class Wide(nn.Module):
         return self.linear(F.pad(x, (0, self.width - 1), "constant", 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "expected"), [(zoo.resnet18, 8.77), (zoo.resnet34, 8.50)])
 def test_what_the_stated_formula_gives_for_resnets(build: Callable[[], nn.Module], expected: float) -> None:
     assert rb.measure.pascal_cost(spiking(build(), 8, 8)).timesteps == pytest.approx(expected, abs=0.005)

@@ -132,7 +132,7 @@ def test_recipes_round_trip_through_yaml_and_are_values() -> None:
         "method: RateCoding\ntimesteps: 8\nthreshold: percentile\npercentile: 99\ngranularity: layer"
     )
     assert short == recipe
-    with pytest.raises(Exception, match="frozen"):
+    with pytest.raises(RecipeError, match=r"timesteps: cannot be changed"):
         recipe.timesteps = 4  # type: ignore[misc]
 
 
@@ -183,6 +183,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", networks.GRID)

@@ -48,6 +48,7 @@ def exact(snn: rb.SpikingNetwork) -> rb.SpikingNetwork:
     return copy.deepcopy(snn).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("name", networks.GRID)
 def test_every_network_converts_exactly(name: str, recipe: Recipe) -> None:
@@ -72,6 +73,7 @@ def test_every_network_converts_exactly(name: str, recipe: Recipe) -> None:
     torch.testing.assert_close(simulated(images[:6].double()), exact(snn)(images[:6].double()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [rb.Pascal, rb.QVM], ids=["Pascal", "QVM"])
 @pytest.mark.parametrize("name", ["OptionAResNet", "DenseNet", "UNet", "MobileNetV2", "MLP"])
 def test_levels_that_differ_from_site_to_site(name: str, method) -> None:  # type: ignore[no-untyped-def]
@@ -141,6 +143,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(other.ann(images), snn(images))
 
 
+@pytest.mark.slow
 def test_a_network_that_trains() -> None:
     """Its parameters have the user's names; a step of training moves weights and thresholds; what it gives converts."""
     model, images = networks.build("OptionAResNet"), grid_images("OptionAResNet")
@@ -166,6 +169,7 @@ def test_a_network_that_trains() -> None:
     assert all(name.endswith("num_batches_tracked") for name in missing)
 
 
+@pytest.mark.slow
 def test_the_start_of_training_is_close_to_the_float_network() -> None:
     model, images = networks.build("VGG"), grid_images("VGG")
     errors = []

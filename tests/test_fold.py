@@ -44,6 +44,7 @@ def test_the_same_spikes_in_float64(threshold: float) -> None:
     torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [rb.Pascal(levels=4, granularity="channel"), rb.QVM(levels=3, rounding="ceil")])
 def test_neurons_that_wait(recipe: rb.Recipe) -> None:
     images = grid_images("OptionAResNet", 6)

@@ -20,6 +20,7 @@ from rheobase.graph.sites import site_table, split_at_sites
 from rheobase.graph.trace.capture import relative_difference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_the_rewritten_network_computes_the_same(name: str) -> None:
     model, images = networks.build(name), grid_images(name)
@@ -27,6 +28,7 @@ def test_the_rewritten_network_computes_the_same(name: str) -> None:
         assert relative_difference(grid_graph(name)(images), model(images)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_every_activation_call_is_a_site(name: str) -> None:
     assert len(grid_graph(name).sites) == networks.SITES[name]
@@ -37,6 +39,7 @@ def test_no_batch_norm_is_left(name: str) -> None:
     assert not [n for n in grid_graph(name).nodes if n.operation in ("batch_norm", "refused")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_the_model_is_not_changed(name: str) -> None:
     model = networks.build(name).train()
@@ -47,6 +50,7 @@ def test_the_model_is_not_changed(name: str) -> None:
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.UNSUPPORTED)
 def test_refusals_name_the_place_and_the_remedy(name: str) -> None:
     make, shape, word = networks.UNSUPPORTED[name]
@@ -101,6 +105,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", ACTIVATIONS)
 def test_activation_spellings(spelling: str) -> None:
     function, upper = ACTIVATIONS[spelling]
@@ -172,6 +177,7 @@ AFFINE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", AFFINE)
 def test_affine_spellings(spelling: str) -> None:
     torch.manual_seed(0)
@@ -206,6 +212,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_and_the_batch_norm_after_them(layer: str) -> None:
     linear, norm, shape = LAYERS[layer]

@@ -40,6 +40,7 @@ def test_every_method_with_a_closed_form_is_here() -> None:
     assert {recipe.name for recipe in RECIPES.values()} == closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("name", networks.GRID)
 def test_it_answers_what_the_network_answers(name: str, recipe: Recipe) -> None:

@@ -68,6 +68,7 @@ def test_a_chain_that_waits_takes_the_sum() -> None:
     assert (even.first, even.final, even.internal, even.stalls) == (9, 12, 0, 0)
 
 
+@pytest.mark.slow
 def test_branches_wait_for_the_later_one() -> None:
     found = rb.latency(pascal(Branches(stem=2, long=(3, 1), short=8, last=4)))
     by_name = {row.site: (row.start, row.end) for row in found.rows}

@@ -138,6 +138,7 @@ def test_billions_of_activations_do_not_round() -> None:
     assert found.kurtosis == pytest.approx(n, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 def test_the_histogram_is_that_of_the_network(granularity: Any) -> None:
     images = grid_images("OptionAResNet")
@@ -214,6 +215,7 @@ def test_dead_and_stuck_sites() -> None:
     assert len(plain["notes"]) == 2
 
 
+@pytest.mark.slow
 def test_networks_and_options_that_have_no_metric() -> None:
     network, images = quantised(), few()[0]
     with pytest.raises(ModelError, match=r"model: is a Sequential\. Remedy: quantise"):
@@ -338,6 +340,7 @@ def test_the_metric_is_that_of_the_uniform_network_on_training_images() -> None:
     assert split.metric.images == 72  # a tenth is split off to validate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["round", "floor"])
 def test_the_spiking_network_predicts_what_the_quantised_one_does(rounding: Any) -> None:
     network = rb.quantise(small(), rb.QVM(levels=8, rounding=rounding), calibration=few()[0])
@@ -387,6 +390,7 @@ class Stop:
         return torch.zeros(())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 4, 8])  # two steps an epoch: in the first, in the second, in the second stage
 def test_a_killed_run_goes_on(tmp_path: Path, step: int) -> None:
     settings = rb.Training(epochs=6, learning_rate=0.05, batch_size=50)

@@ -50,6 +50,7 @@ def means(snn: rb.SpikingNetwork, images: Tensor) -> list[Tensor]:
 # -- the layer-by-layer run ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_layer_by_layer_is_the_whole_simulation(name: str, few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +123,7 @@ def test_bias_correction_by_hand_from_simulations_of_the_whole_network() -> None
         torch.testing.assert_close(quick.bias, reference.bias, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["channel", "layer"])
 def test_potential_correction_by_hand(granularity: str) -> None:
     snn = rb.convert(
@@ -171,6 +173,7 @@ def test_fitted_weights_lower_the_error_of_their_layer() -> None:
 # -- what every pass promises ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize("name", networks.GRID)
 def test_never_worse_than_it_was_given(kind: str, name: str) -> None:
@@ -219,6 +222,7 @@ def test_the_weight_stage_belongs_to_the_advanced_pipeline() -> None:
         rb.SNNCalibration(weights=True)
 
 
+@pytest.mark.slow
 def test_saturation_thresholds_need_activations_that_saturate() -> None:
     with pytest.raises(CalibrationError, match="never saturates"):
         rb.convert(networks.build("VGG"), rb.RTS(timesteps=4, threshold="saturation"), calibration=grid_images("VGG"))

@@ -57,6 +57,7 @@ def exact(snn: rb.SpikingNetwork) -> rb.SpikingNetwork:
     return copy.deepcopy(snn).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_against_a_plain_loop_over_time(name: str) -> None:
     snn, images = grid_snn(name), grid_images(name)[:4]
@@ -64,6 +65,7 @@ def test_against_a_plain_loop_over_time(name: str) -> None:
     torch.testing.assert_close(exact(snn)(images.double()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_streaming_gives_the_running_readout(name: str) -> None:
     snn, images = grid_snn(name), grid_images(name)[:5]
@@ -75,6 +77,7 @@ def test_streaming_gives_the_running_readout(name: str) -> None:
         assert torch.equal(logits, snn(images, timesteps=t))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_does_not_see_its_batch(name: str) -> None:
     """Bit for bit: alone, in any batch, at any place in it."""
@@ -104,6 +107,7 @@ def test_pieces_stay_within_the_budget() -> None:
             assert n == 1 or 4 * n * (snn._floats_held + t * snn._floats_stepped) <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_more_steps_come_closer_to_the_analog_network(name: str) -> None:
     model, images = networks.build(name), grid_images(name)
@@ -185,6 +189,7 @@ def test_the_gate_lets_the_leader_through() -> None:
     assert [float(x) for _, x in snn.stream(images)] == pytest.approx([0.0, 1 / 2, 2 / 3, 3 / 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pool", ["gate", "average"])
 def test_max_pool_networks_convert(max_pool: str) -> None:
     model, images = networks.build("MaxPoolVGG"), grid_images("MaxPoolVGG")

@@ -167,6 +167,7 @@ def test_a_fusion_that_there_is_not() -> None:
         set_fusion("sometimes")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> None:

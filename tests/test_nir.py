@@ -50,6 +50,7 @@ def plain_snn(name: str) -> rb.SpikingNetwork:
     return snn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
     """The network, the folded one, and the NIR graph of either by its definition: the same count at every neuron."""
@@ -79,6 +80,7 @@ def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITABLE)
 def test_approximated_networks_come_back_whole(name: str, tmp_path: Path) -> None:
     snn, images = grid_snn(name), grid_images(name)
@@ -108,6 +110,7 @@ def converted(method: str) -> tuple[rb.SpikingNetwork, Tensor]:
 EXACT = {"RTS", "SNNCalibration"}  # by default; RateCoding with initial_potential=0 too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(method: str, tmp_path: Path) -> None:
     """Exact where only the reset is in question, else refused, and whole again from an approximation."""
@@ -124,6 +127,7 @@ def test_every_method(method: str, tmp_path: Path) -> None:
     assert torch.equal(rb.exchange.import_nir(tmp_path / "net.nir")(images), snn(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(EXACT))
 def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) -> None:
     """Also where two branches meet, of which one has weights to take them."""
@@ -207,6 +211,7 @@ def without_metadata(path: Path) -> None:
     nir.write(path, graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITABLE)
 def test_the_nodes_alone_say_the_network(name: str, tmp_path: Path) -> None:
     snn, images = plain_snn(name), grid_images(name, 4).double()
@@ -331,6 +336,7 @@ def test_damaged_files(file: Path, tmp_path: Path) -> None:
         rb.exchange.import_nir(file)
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_noticed_or_harmless(file: Path) -> None:
     expected, images, whole = rb.exchange.import_nir(file), grid_images("MLP").double(), file.read_bytes()
     positions = torch.randint(len(whole), (40,), generator=torch.Generator().manual_seed(1)).tolist()

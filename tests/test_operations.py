@@ -99,6 +99,7 @@ def test_every_operation_has_a_case() -> None:
     assert {case[0] for case in CASES.values()} == set(OPERATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_built_in_operations_keep_the_contract(case: str) -> None:
     name, shapes, attributes, parameters = CASES[case]
@@ -186,6 +187,7 @@ def test_an_operation_from_outside_keeps_the_contract() -> None:
         check_operation(Shuffle, shapes, attributes={"groups": 2}, function=lambda x: shuffle(x, 2))
 
 
+@pytest.mark.slow
 def test_an_operation_from_outside_gives_the_right_numbers(tmp_path: Path) -> None:
     rb.register(Shuffle)
     own, built_in, images = pair(rb.RateCoding(timesteps=4))
@@ -242,6 +244,7 @@ def test_what_an_operation_does_not_define_is_refused_by_its_name(tmp_path: Path
         rb.exchange.export_nir(own, tmp_path / "net.nir", reset="subtract")
 
 
+@pytest.mark.slow
 def test_without_the_class_the_call_and_the_file_are_refused(tmp_path: Path) -> None:
     rb.register(Shuffle)
     own, _, images = pair(rb.RateCoding(timesteps=4))
@@ -283,6 +286,7 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
 
 
+@pytest.mark.slow
 def test_a_weighted_layer_from_outside() -> None:
     rb.register(Whitening)
     weight = torch.randn(5, 3)
@@ -531,6 +535,7 @@ def token_network(name: str) -> tuple[nn.Module, rb.SpikingNetwork]:
     return model, rb.convert(model, recipe, calibration=token_images())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKEN_RECIPES)
 def test_tokens_have_a_threshold_for_each_channel(name: str, tmp_path: Path) -> None:
     images = token_images()
@@ -552,6 +557,7 @@ def test_tokens_have_a_threshold_for_each_channel(name: str, tmp_path: Path) -> 
         assert sum(term.mean for term in row.terms.values()) == pytest.approx(row.error.mean, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKEN_RECIPES)
 def test_factors_of_tokens_move_into_the_weights(name: str) -> None:
     snn, images = token_network(name)[1].double(), token_images().double()
@@ -580,6 +586,7 @@ def test_tokens_have_no_nir_node_and_are_refused_by_name(tmp_path: Path) -> None
         rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
 
 
+@pytest.mark.slow
 def test_the_notes_say_which_sites_were_permuted() -> None:
     found = capture(TokenMLP().eval(), token_images())
     assert [str(note) for note in found.rewrites] == [
@@ -610,6 +617,7 @@ CHANNELS: dict[str, tuple[nn.Module, tuple[int, ...], int | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANNELS)
 def test_where_the_channels_are(name: str) -> None:
     module, shape, axis = CHANNELS[name]
@@ -639,6 +647,7 @@ FUNCTIONS: dict[str, tuple[Any, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_channels_follow_the_values(name: str) -> None:
     function, axis = FUNCTIONS[name]

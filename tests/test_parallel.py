@@ -139,6 +139,7 @@ def unlabelled(images: Tensor, held_out: int = 0) -> CalibrationData:
     return CalibrationData(images[held_out:], images[:held_out], None, None, "", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_counts_are_steps(name: str, tmp_path: Path) -> None:
     images, snn = grid_images(name), converted(name)
@@ -151,6 +152,7 @@ def test_counts_are_steps(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(exact(images.double()), counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_error_calibration_leaves_no_error_of_means(name: str) -> None:
     """Current and output of every channel are right on average over the fitted images, where the channel fires."""
@@ -187,6 +189,7 @@ def test_the_released_update_settles_elsewhere() -> None:
     assert (theta + (a / rate - theta)) * rate == pytest.approx(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_a_walk_is_the_network(name: str) -> None:
     graph, images = grid_graph(name), grid_images(name, 40)  # two pieces
@@ -245,6 +248,7 @@ def test_calibrated_for_one_t() -> None:
     assert [row.timesteps for row in rb.evaluate(snn, images).rows] == [4]
 
 
+@pytest.mark.slow
 def test_a_network_in_training_mode_is_left_so() -> None:
     model = networks.build("OptionAResNet").train()
     state = copy.deepcopy(model.state_dict())
@@ -254,6 +258,7 @@ def test_a_network_in_training_mode_is_left_so() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_other_neurons_and_other_orders_of_passes_are_refused() -> None:
     images = grid_images("MLP")
     wrong = rb.Recipe(name="x", timesteps=4, calibration=(rb.passes.Thresholds(), rb.passes.ErrorCalibration()))
@@ -365,6 +370,7 @@ def labelled(name: str) -> tuple[Tensor, Tensor]:
         return images, networks.build(name)(images).argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neurons", [False, True])
 def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     images, labels = labelled("OptionAResNet")
@@ -396,6 +402,7 @@ def test_stage_1_trains_what_it_says_and_nothing_else(neurons: bool) -> None:
     assert float((ratio.mean((1, 2, 3)) - 1).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_statistics_after_stage_1_are_those_of_the_images() -> None:
     """In front of the first neuron nothing is trained: there they are the means over all images of the batches."""
     images = grid_images("OptionAResNet", 96)
@@ -411,6 +418,7 @@ def test_statistics_after_stage_1_are_those_of_the_images() -> None:
     torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_distillation_is_kept_by_the_loss_at_its_temperature(temperature: float) -> None:
     images, _ = labelled("OptionAResNet")
@@ -431,6 +439,7 @@ def test_distillation_is_kept_by_the_loss_at_its_temperature(temperature: float)
     assert done.changed
 
 
+@pytest.mark.slow
 def test_stage_2_trains_output_biases_and_nothing_else() -> None:
     images, labels = labelled("OptionAResNet")
     recipe = rb.DAParallel(
@@ -447,6 +456,7 @@ def test_stage_2_trains_output_biases_and_nothing_else() -> None:
     assert torch.equal(again(images), snn(images))  # the same seed, the same bits
 
 
+@pytest.mark.slow
 def test_without_batch_normalisation_stage_1_has_nothing_to_do() -> None:
     images, labels = labelled("OptionAResNet")
     folded = rb.convert(networks.build("OptionAResNet"), rb.RateCoding(timesteps=4), calibration=images)
@@ -465,6 +475,7 @@ def test_labels_that_are_missing(options: dict[str, bool], stage: str) -> None:
         rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("good", [0, 30])
 def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN after so many activations: in the first epoch of 6 steps and 3 sites, or in the second."""
@@ -488,6 +499,7 @@ def test_training_that_diverges_keeps_what_was_good(good: int, monkeypatch: pyte
     assert bool(torch.isfinite(snn(images)).all())
 
 
+@pytest.mark.slow
 def test_without_held_out_images_the_fitted_ones_decide() -> None:
     """Four images are all fitted; so high a learning rate leaves nothing of the network."""
     images = labelled("OptionAResNet")[0][:4]
@@ -499,6 +511,7 @@ def test_without_held_out_images_the_fitted_ones_decide() -> None:
     torch.testing.assert_close(snn(images), before(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["labels", "both"])
 @pytest.mark.parametrize("stage", [{"temporal": False}, {"spatial": False}])
 def test_labels_that_do_not_fit(target: Any, stage: dict[str, Any]) -> None:
@@ -516,6 +529,7 @@ def test_labels_that_do_not_fit(target: Any, stage: dict[str, Any]) -> None:
     assert torch.equal(same[0](images), same[1](images))
 
 
+@pytest.mark.slow
 def test_a_stage_never_makes_the_held_out_loss_worse() -> None:
     images, labels = labelled("MLP")
     recipe = rb.DAParallel(timesteps=2, temporal=False, target="labels", learning_rate=3.0, batch_size=16)
@@ -569,6 +583,7 @@ def test_distributions_of_folded_networks_are_refused() -> None:
         rb.measure.distribution(snn, images, bins=2.5)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_distributions_against_their_definitions(tmp_path: Path) -> None:
     snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
     result = rb.measure.distribution(snn, images.split(7), bins=10)

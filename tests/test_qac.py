@@ -61,6 +61,7 @@ def levels(network: nn.Module) -> list[int]:
 # -- where it starts ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [1, 2, 8 / 3])
 def test_no_other_start_of_that_sum_has_a_smaller_error(mean: float) -> None:
     graph, images = grid_graph("MLP"), grid_images("MLP")
@@ -91,6 +92,7 @@ def test_the_error_of_the_best_staircase() -> None:
         assert _relative_error(counted, t) == pytest.approx(min(errors) / float(a.square().sum()), rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_is_quantised_already_keeps_its_thresholds() -> None:
     first = quantised(rb.Pascal(levels=4))
     again = rb.quantise(first, rb.QAC(mean_timesteps=3), calibration=digits().train[0][:64])
@@ -106,6 +108,7 @@ def test_what_is_quantised_already_keeps_its_thresholds() -> None:
 # -- training -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_training_meets_the_mean_and_the_answer_converts(case: Parametrisation) -> None:
     result, (images, labels) = trained(case), digits().test
@@ -135,6 +138,7 @@ def test_training_meets_the_mean_and_the_answer_converts(case: Parametrisation) 
         torch.testing.assert_close(exact(images[:20].double()), counts)
 
 
+@pytest.mark.slow
 def test_steps_go_where_the_loss_wants_them() -> None:
     """With (t, α) and (n, α) the first site, on whose error all others stand, ends with more than the last."""
     start = levels(quantised(rb.QAC(mean_timesteps=2.5)))
@@ -169,6 +173,7 @@ def test_a_mean_of_one() -> None:
     assert rb.convert(result.model, rb.QAC(mean_timesteps=1)).timesteps == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     class Stop:
         def __init__(self, left: int = -1) -> None:
@@ -254,6 +259,7 @@ def test_the_plot_of_steps(tmp_path: Path) -> None:
         steps_plot({"digits": snn, "MLP": grid_snn("MLP")}, tmp_path / "steps.png")
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +300,7 @@ def test_impossible_recipes(options: dict[str, object], message: str) -> None:
         rb.QAC(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_recipes_that_do_not_fit_the_network() -> None:
     model = trained("t_alpha").model
     with pytest.raises(RecipeError, match=r"mean_timesteps: is 2, and the network was trained with a mean of 2\.4"):

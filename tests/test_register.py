@@ -104,6 +104,7 @@ def test_it_never_takes_back_what_was_not_sent(seed: int) -> None:
     torch.testing.assert_close(net * neuron.threshold, values.sum(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["MLP", "OptionAResNet"])
 def test_converted_saved_loaded(network: str, tmp_path: Path) -> None:
     snn, images = convert(signed(), network), grid_images(network)
@@ -154,6 +155,7 @@ PASSES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neuron", [SignedNeuron, own_neurons.BurstNeuron, own_neurons.TernaryNeuron])
 @pytest.mark.parametrize("own", PASSES, ids=lambda own: own.kind)
 def test_every_pass_follows_the_rule_of_the_neuron(
@@ -198,6 +200,7 @@ def test_a_neuron_that_nir_has_no_word_for_is_refused(tmp_path: Path) -> None:
         rb.exchange.export_nir(convert(signed()), tmp_path / "net.nir", reset="subtract")
 
 
+@pytest.mark.slow
 def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
     own_neurons.register()
     images = grid_images("OptionAResNet")

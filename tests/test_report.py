@@ -249,6 +249,7 @@ def test_names_cannot_break_the_page() -> None:
     assert [name, "2", "50.00"] in [row[:3] for row in read.rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a$^$b", "$x$", "_good"])
 def test_names_stand_in_the_plots_as_they_are(name: str) -> None:
     plots = draw(comparison(cell(name, 2, 0, 0.5), cell(name, 4, 0, 0.6)))

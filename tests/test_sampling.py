@@ -67,6 +67,7 @@ def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 # The fault this is for
 
 
+@pytest.mark.slow
 def test_data_sorted_by_class_calibrate_as_well_as_shuffled_ones() -> None:
     """The first hundred images are of one class, and give 42 %."""
     images, labels = digits().train
@@ -193,6 +194,7 @@ def test_of_a_stream_no_more_than_the_sample_and_a_batch_is_kept() -> None:
 # Missing classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "recipe"), [(rb.convert, rb.OPI(timesteps=2)), (rb.quantise, rb.QVM(levels=2))])
 def test_classes_that_the_data_lack_are_named_once(function: Any, recipe: rb.Recipe) -> None:
     images, labels = torch.rand(N, 2), torch.arange(N) % 7
@@ -216,6 +218,7 @@ def test_rare_classes_that_only_the_sample_lacks_have_another_remedy() -> None:
         assert "1 of 3 classes have no calibration image (2). Remedy: raise num_calib" in str(found.missing_classes(3))
 
 
+@pytest.mark.slow
 def test_what_chance_leaves_out_is_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -22,6 +22,7 @@ def fit_only(name: str) -> CalibrationData:
     return dataclasses.replace(data, held_out=data.held_out[:0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_the_error_falls_on_the_images_it_was_fitted_to(name: str) -> None:
     if name == "MaxPoolVGG":
@@ -70,6 +71,7 @@ def test_channels_of_a_site_move_together_and_the_record_says_which(name: str) -
         assert torch.equal(neuron.threshold.isinf(), old.isinf())
 
 
+@pytest.mark.slow
 def test_a_site_that_is_the_output() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
     images = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))

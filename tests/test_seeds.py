@@ -34,6 +34,7 @@ def test_impossible_seeds(entry: str, seed: Any) -> None:
         ENTRIES[entry](seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_the_largest_seed(entry: str) -> None:
     assert ENTRIES[entry](MAX_SEED) is not None

@@ -109,6 +109,7 @@ def test_observed_activations_are_the_networks_own() -> None:
     torch.testing.assert_close(seen[first], hooked[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 @pytest.mark.parametrize("name", ["OptionAResNet", "MLP", "Conv1dNet", "UNet"])
@@ -144,6 +145,7 @@ def dead_channel_model() -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 def test_a_dead_channel_is_named_and_stays_silent(method: str) -> None:
     images = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))

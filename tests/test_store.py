@@ -96,6 +96,7 @@ def same_network(a: rb.SpikingNetwork, b: rb.SpikingNetwork) -> bool:
 # -- the same network ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_a_loaded_network_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
     before, images = snn_of(name), grid_images(name, 6)
@@ -120,6 +121,7 @@ def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Pat
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_class_of_the_original_network_is_not_needed(tmp_path: Path) -> None:
     snn, images = snn_of("VGG"), grid_images("VGG", 3)
     rb.save(snn, tmp_path / "net")
@@ -158,6 +160,7 @@ def test_equal_buffers_of_two_neurons_stay_apart(folder: Path) -> None:
     assert float(second.initial_potential) == 0.5
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=20)
 def test_any_buffers_survive(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:

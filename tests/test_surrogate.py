@@ -94,6 +94,7 @@ def quantised(name: str, levels: int = 4) -> TrainableGraph:
     return rb.quantise(networks.build(name), rb.QVM(levels=levels), calibration=grid_images(name)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DenseNet", "MLP"])
 def test_only_sites_that_need_it_are_stepped(name: str, tmp_path: Path) -> None:
     """Counts and steps agree where V0 of some sites left [0, θ], one value for the site or one a channel."""
@@ -235,6 +236,7 @@ def test_one_step_is_adams() -> None:
             assert abs(float(torch.as_tensor(moved))) == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_plain_neurons_with_silent_channels_biases_and_mixed_steps() -> None:
     name = "OptionAResNet"
     steps = {site.name: (2, 3, 4)[site.index % 3] for site in grid_snn(name).sites}
@@ -299,6 +301,7 @@ def test_potentials_that_leave_their_range_are_noted() -> None:
     torch.testing.assert_close(exact(images), counts)
 
 
+@pytest.mark.slow
 def test_digits_end_to_end(tmp_path: Path) -> None:
     """Real images: fewer steps than levels, and some of what that costs is won back on images that nobody fitted."""
     from rheobase.zoo.digits import digits, train

@@ -214,6 +214,7 @@ def test_depth_is_the_longest_way() -> None:
 # -- what it promises -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_never_worse_than_it_was_given(name: str) -> None:
     snn, data = copy.deepcopy(grid_snn(name)), calibration(name)
@@ -227,6 +228,7 @@ def test_never_worse_than_it_was_given(name: str) -> None:
     assert min(record["logit_error"] for record in changes.history) == pytest.approx(after, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_how_the_data_came() -> None:
     images = grid_images("OptionAResNet")
     recipe = rb.FTBC(timesteps=3, batch_size=8, iterations=2)

@@ -73,6 +73,7 @@ class Stop:
 # -- learning ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_the_digits() -> None:
     parts = digits()
     training = but(epochs=8, batch_size=64, augment=rb.training.Augmentation(crop_padding=1, flip=False), keep="best")
@@ -209,6 +210,7 @@ def test_distillation_losses_by_hand() -> None:
     assert float(_loss(squared, z, None, teacher)) == pytest.approx((1 + 4) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kl", "squared_error"])
 def test_a_teacher_stands_in_for_labels(kind: str) -> None:
     images, labels = digits().train
@@ -265,6 +267,7 @@ def normalised(kind: str) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["modules", "graph"])
 @pytest.mark.parametrize("sizes", [(7,), (4, 4, 4), (2, 9, 3, 31)])
 def test_running_statistics_become_means_over_the_batches(kind: str, sizes: tuple[int, ...]) -> None:
@@ -291,6 +294,7 @@ def test_running_statistics_become_means_over_the_batches(kind: str, sizes: tupl
     torch.testing.assert_close(after, 0.9 * sum(means) / len(sizes) + 0.1 * values.mean(1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["modules", "graph"])
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_exact_statistics_are_those_of_the_weights_that_are_kept(kind: str, keep: str) -> None:
@@ -326,6 +330,7 @@ def test_exact_statistics_of_a_network_without_batch_normalisation() -> None:
 # -- resuming ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -368,6 +373,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, __file__, *arguments], env=environment, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     metrics = tmp_path / "cut" / "metrics.jsonl"
     child = start("kill", str(tmp_path / "cut"))
@@ -384,6 +390,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert same(again.model, whole.model)
 
 
+@pytest.mark.slow
 def test_two_processes_take_exact_statistics_together(tmp_path: Path) -> None:
     child = start("statistics", str(tmp_path))
     try:
@@ -396,6 +403,7 @@ def test_two_processes_take_exact_statistics_together(tmp_path: Path) -> None:
     torch.testing.assert_close(state["1.running_mean"].double(), arriving.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     child = start("two", str(tmp_path))
     try:
@@ -417,6 +425,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         assert found["validation_loss"] == pytest.approx(record.validation_loss, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

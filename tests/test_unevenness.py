@@ -75,6 +75,7 @@ def slow_trains(currents: list[float], theta: float, potential: float) -> list[f
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timesteps", [4, 6])
 def test_against_plain_loops(timesteps: int) -> None:
     """Python floats; all numbers are multiples of 1/64, and no potential lies within rounding of θ = 1.3."""
@@ -148,6 +149,7 @@ def test_a_bias_is_part_of_what_is_spread() -> None:
     assert neuron.under_even_current(train, 4).values.flatten().tolist() == [0, 1, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [rb.QVM(), rb.QVM(timesteps=6), rb.Pascal()], ids=["QVM", "QVM T=6", "Pascal"])
 def test_window_networks_have_none(recipe: rb.Recipe) -> None:
     images = grid_images("MLP")

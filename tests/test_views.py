@@ -21,6 +21,7 @@ def drawn(path: Path) -> bool:
         return image.width > 400 and len(image.convert("L").getcolors(256) or []) > 10
 
 
+@pytest.mark.slow
 def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
     images, labels = grid_images("MLP"), torch.arange(20) % 10
     recipe = rb.FTBC(batch_size=8)

@@ -123,7 +123,7 @@ def test_the_printed_algorithm_in_floats(levels: int) -> None:
     assert torch.equal((ours != 0).sum(0)[0].float(), count)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pasc_on_ten_million_integer_cases() -> None:
     """Every pair of levels 1..16: no mismatch with the count in whole numbers; in float32 at most 1 in a million."""
     g = torch.Generator().manual_seed(0)

@@ -87,6 +87,7 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shape_and_parameters(name: str) -> None:
     network, images = on_meta(name)
@@ -190,6 +191,7 @@ CONVERTED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVERTED)
 def test_converts(name: str) -> None:
     function, side, sites = CONVERTED[name]
@@ -204,6 +206,7 @@ def test_converts(name: str) -> None:
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "places"),
     [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from rheobase.activations import ACTIVATIONS, Activation
-from rheobase.core.errors import RecipeError
+from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.graph.operations import OPERATIONS, Operation
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.trace.activations import TRACED
@@ -64,6 +64,8 @@ def register(part: T) -> T:
         registry: dict[str, Any] = OPERATIONS if issubclass(part, Operation) else ACTIVATIONS
         try:
             registry[name] = part()
+        except RheobaseError:
+            raise
         except TypeError as error:
             raise RecipeError(f"cannot be made without arguments ({error})", where=part.__name__) from None
     elif inspect.isfunction(part):

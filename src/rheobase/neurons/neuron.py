@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from rheobase.core.errors import RecipeError
+from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.neurons.response import BINARY, Alphabet, Response, finite_amplitude
 from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, along_channels, step_by_step
 
@@ -103,6 +103,8 @@ class Neuron(nn.Module, ABC):
         """A new neuron like this one, but for some parameters. Buffers are not copied."""
         try:
             return type(self)(**{**self.config(), **dict(self._buffers), **changes})
+        except RheobaseError:
+            raise
         except TypeError as error:
             raise RecipeError(
                 f"cannot be built from its buffers and config(): {error}",

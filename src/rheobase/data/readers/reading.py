@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from rheobase.core.errors import DataError
+from rheobase.core.errors import DataError, RheobaseError
 
 LISTED = 10
 """How many names an error lists at most."""
@@ -22,6 +22,8 @@ def reading(where: str) -> Iterator[None]:
     """Turn whatever goes wrong in reading ``where`` into a DataError."""
     try:
         yield
+    except RheobaseError:
+        raise
     except PermissionError as cause:
         name = str(cause.filename) if cause.filename else where
         raise DataError("may not be read", where=name, remedy="give yourself read permission") from cause
