@@ -101,7 +101,7 @@ def test_pieces_stay_within_the_budget() -> None:
         snn.memory_budget = budget
         for t in (1, 4, 32):
             n = snn.piece_size(t)
-            assert n == 1 or 4 * n * (snn._floats_held + t * snn._floats_stepped) <= budget
+            assert n == 1 or 4 * n * (snn._constant_floats + t * snn._step_floats) <= budget
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -216,7 +216,7 @@ def test_the_gate_is_exact_on_a_held_signal() -> None:
     [
         (torch.zeros(2, 3, 9, 9), r"shape \[3, 9, 9\], the network was converted for \[3, 16, 16\]"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "uint8"),
-        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), "hold torch.float64 values, the network computes in torch.f"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), "torch.float64, the network computes in"),
         (torch.full((2, 3, 16, 16), float("nan")), "image 0 of the batch"),
         ([1], "must be a tensor"),
     ],
