@@ -432,7 +432,7 @@ def test_a_folder_that_exists(tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
     for choice in ("keep", "overwrite"):
-        with pytest.raises(StoreError, match="thesis.tex"):
+        with pytest.raises(StoreError, match=r"thesis\.tex"):
             compared(foreign, on_existing=choice)
     assert (foreign / "thesis.tex").exists()
     with pytest.raises(RecipeError, match="on_existing: is 'ask'"):
@@ -607,5 +607,5 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
 
 @pytest.mark.parametrize("folder", [5, "a\0b", "a" * 300])
 def test_folders_that_cannot_be(folder: Any) -> None:
-    with pytest.raises(StoreError, match="pass a path|not a valid path"):
+    with pytest.raises(StoreError, match=r"pass a path|not a valid path"):
         compared(folder, recipes=[rb.OPI()], timesteps=(1,))

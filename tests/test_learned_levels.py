@@ -210,7 +210,8 @@ def test_a_step_size_that_falls_to_zero() -> None:
     phrases = ("L = 1, at most one spike, at second", "first (16)", "first (1 steps)")
     assert all(phrase in note for phrase, note in zip(phrases, notes, strict=True))
     (note,) = StepTarget(None, 16).notes({"only": one})
-    assert "L = 1" in note and "every site" in note
+    assert "L = 1" in note
+    assert "every site" in note
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_a_step_size_that_falls_to_zero() -> None:
         (("t_alpha", 3.0, float("inf")), {}, "threshold: is not positive and finite"),
         (("t_alpha", 3.0, -1.0), {}, "threshold: is not positive and finite"),
         (("t_alpha", 3.0), {"max_timesteps": 0}, "levels: is 0"),
-        (("d_alpha", 3.0, torch.ones(4)), {}, "threshold for each channel"),
+        (("d_alpha", 3.0, torch.ones(4)), {}, "threshold per channel"),
     ],
 )
 def test_impossible_starts(arguments: tuple, options: dict, message: str) -> None:  # type: ignore[type-arg]

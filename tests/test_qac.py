@@ -166,7 +166,8 @@ def test_a_mean_of_one() -> None:
     result = rb.train(network, digits().train, rb.Training(epochs=1, learning_rate=0.02), validation=None)
     assert levels(result.model) == [1] * 5
     (note,) = result.notes
-    assert "L = 1" in note and "every site" in note
+    assert "L = 1" in note
+    assert "every site" in note
     assert rb.convert(result.model, rb.QAC(mean_timesteps=1)).timesteps == 1
 
 
