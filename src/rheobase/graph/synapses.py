@@ -20,7 +20,7 @@ Kind = Literal["spikes", "sums", "values", "currents", "constant"]
 - ``spikes`` of neurons;
 - ``sums`` of spikes with constant factors (pooled or added), which are transmitted as separate spikes;
 - ``values`` that are stored: the image, an analog activation;
-- ``currents``: sums that are accumulated in place, so that adding another term to them takes no addition of its own;
+- ``currents``: sums that are accumulated in place, so that another term in the same sum takes no separate addition;
 - ``constant``: independent of the image, like a bias.
 """
 EVENTS: tuple[Kind, ...] = ("spikes", "sums")

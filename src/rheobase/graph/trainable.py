@@ -65,7 +65,7 @@ class TrainableGraph(nn.Module):
                 raise DataError(
                     "is the name of an activation and of a module with parameters",
                     where=site.name,
-                    remedy="give the activation a module of its own",
+                    remedy="give the activation its own module",
                 )
             owner.add_module(leaf, activations[site.name])
 

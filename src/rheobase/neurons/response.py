@@ -95,18 +95,18 @@ class Response:
     def drive(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """Accumulated input g z + c for a mean current z, [B, C, ...]; if ``strict``, less 1, for use with ⌈·⌉."""
         gain = along_channels(self.gain, z.dim())
-        drive = z.mul_(gain) if overwrite else z * gain
+        accumulated = z.mul_(gain) if overwrite else z * gain
         offset = self.offset - 1 if self.strict else self.offset
         if isinstance(offset, Tensor):
-            drive += along_channels(offset, z.dim())
+            accumulated += along_channels(offset, z.dim())
         elif offset:
-            drive += offset
-        return drive
+            accumulated += offset
+        return accumulated
 
     def count(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """n, whole numbers as floats, [B, C, ...]. With ``overwrite`` n is written over ``z``."""
-        drive = self.drive(z, overwrite=overwrite)
-        return (drive.ceil_() if self.strict else drive.floor_()).clamp_(self.lower, self.upper)
+        accumulated = self.drive(z, overwrite=overwrite)
+        return (accumulated.ceil_() if self.strict else accumulated.floor_()).clamp_(self.lower, self.upper)
 
     def mean(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """The time-mean output for a mean current z, [B, C, ...]."""

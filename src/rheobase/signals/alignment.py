@@ -31,12 +31,12 @@ class Alignment(Value):
     Example:
         >>> import torch
         >>> from rheobase.signals import TimeSeries
-        >>> train = TimeSeries(torch.tensor([1.0, 0.0, 2.0]).reshape(3, 1, 1))
-        >>> Alignment(expansion="replicate").align(train, 5).values.flatten()
+        >>> series = TimeSeries(torch.tensor([1.0, 0.0, 2.0]).reshape(3, 1, 1))
+        >>> Alignment(expansion="replicate").align(series, 5).values.flatten()
         tensor([1., 1., 0., 0., 2.])
-        >>> Alignment(reduction="truncate").align(train, 2).values.flatten()
+        >>> Alignment(reduction="truncate").align(series, 2).values.flatten()
         tensor([1., 0.])
-        >>> Alignment().align(train, 2).values.flatten()
+        >>> Alignment().align(series, 2).values.flatten()
         tensor([1.])
     """
 

@@ -66,8 +66,8 @@ class SpikeTrain(TimeSeries):
         amplitude: value of one spike, [] or [C]; may be infinite for a silent channel.
 
     Example:
-        >>> train = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
-        >>> train.counts.flatten()
+        >>> spikes = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
+        >>> spikes.counts.flatten()
         tensor([ 2.,  0., -1.])
     """
 
@@ -111,9 +111,9 @@ def count_spikes(emitted: Signal) -> SpikeCounts:
         TypeError: for any other signal.
 
     Example:
-        >>> train = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
-        >>> found = count_spikes(train)
-        >>> found.events.item(), found.magnitude.item(), found.net.item()
+        >>> spikes = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
+        >>> counts = count_spikes(spikes)
+        >>> counts.events.item(), counts.magnitude.item(), counts.net.item()
         (2.0, 3.0, 1.0)
     """
     if isinstance(emitted, MeanSpikes):

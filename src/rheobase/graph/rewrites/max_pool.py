@@ -32,7 +32,13 @@ def replace_max_pool(found: Capture, choice: MaxPool) -> Capture:
                 )
             elif choice == "average":
                 if any(d != 1 for d in node.attributes["dilation"]):
-                    refusals.append(Note(node.origin, "average pooling has no dilation", 'use max_pool="gate"'))
+                    refusals.append(
+                        Note(
+                            node.origin,
+                            "has a dilated window, which average pooling does not support",
+                            'use max_pool="gate"',
+                        )
+                    )
                 else:
                     node = _average(node)
                     rewrites.append(
