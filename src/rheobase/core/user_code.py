@@ -44,9 +44,9 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
         module = _import(module_name, spec, error)
         function = getattr(module, function_name, None)
         if not callable(function):
-            problem = "has no function" if function is None else "has an object that is not callable,"
+            problem = "has no function {!r}" if function is None else "has {!r}, which is not callable"
             raise error(
-                f"module {module_name!r} {problem} {function_name!r}",
+                f"module {module_name!r} {problem.format(function_name)}",
                 where=spec,
                 remedy=f"define {function_name}() at the top level of {module.__file__ or module_name}",
             )
