@@ -392,7 +392,7 @@ def test_what_is_not_ours_is_neither_deleted_nor_written_over(tmp_path: Path) ->
         mine.parent.mkdir(parents=True)
         mine.write_text("mine")
         for choice in ("keep", "overwrite"):
-            with pytest.raises(StoreError, match=rf"something else than a comparison \({name}\)"):
+            with pytest.raises(StoreError, match=rf"contains .{name}"):
                 compared(folder, on_existing=choice)
         assert mine.read_text() == "mine"
     out = tmp_path / "out"
@@ -423,7 +423,7 @@ def test_the_folder_shows_what_was_asked_last(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.svg"))
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(StoreError, match=r"report.html: cannot be written .*move that folder away"):
+    with pytest.raises(StoreError, match=r"report.html: cannot be written"):
         compared(tmp_path, recipes=[rb.OPI()])
     assert not list(tmp_path.glob("*.new"))
 
@@ -438,7 +438,7 @@ def test_a_folder_that_exists(tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
     for choice in ("keep", "overwrite"):
-        with pytest.raises(StoreError, match=r"something else than a comparison \(thesis.tex\)"):
+        with pytest.raises(StoreError, match=r"thesis\.tex"):
             compared(foreign, on_existing=choice)
     assert (foreign / "thesis.tex").exists()
     with pytest.raises(RecipeError, match="on_existing: is 'ask'"):
@@ -613,5 +613,5 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
 
 @pytest.mark.parametrize("folder", [5, "a\0b", "a" * 300])
 def test_folders_that_cannot_be(folder: Any) -> None:
-    with pytest.raises(StoreError, match=r"give a path|no path that there can be"):
+    with pytest.raises(StoreError, match=r"pass a path|not a valid path"):
         compared(folder, recipes=[rb.OPI()], timesteps=(1,))

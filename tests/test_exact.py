@@ -240,7 +240,7 @@ def test_neurons_that_need_their_levels_as_steps() -> None:
     mixed = rb.QVM(levels=mixed_levels("MLP"))
     snn = rb.convert(quantised("MLP", mixed), mixed)
     assert snn(grid_images("MLP"), timesteps=10).shape == (20, 5)
-    with pytest.raises(RecipeError, match="its share of 4 steps would be"):
+    with pytest.raises(RecipeError, match="its T would be"):
         snn(grid_images("MLP"), timesteps=4)
 
 
@@ -266,7 +266,7 @@ def test_the_closed_form_where_there_is_none() -> None:
     snn = copy.deepcopy(grid_snn("MLP"))
     assert snn.execution_mode == "steps"
     snn.execution = "counts"
-    with pytest.raises(RecipeError, match=r"IntegrateFire neurons, whose count depends on when"):
+    with pytest.raises(RecipeError, match="IntegrateFire neurons"):
         snn(grid_images("MLP"))
 
 

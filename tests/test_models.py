@@ -197,7 +197,7 @@ def test_unreadable_files(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nets_for_test.py:make", "cannot be imported"),
         ("no_such_nets:make", "No module named 'no_such_nets'"),
         ("nets_for_test:gone", "has no function 'gone'"),
-        ("nets_for_test:value", "cannot be called as 'value'"),
+        ("nets_for_test:value", "'value', which is not callable"),
         ("nets_for_test:failing", "failed (ValueError: no weights)"),
         ("nets_for_test:nothing", "returned NoneType, not a torch.nn.Module"),
     ],

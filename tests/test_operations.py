@@ -250,7 +250,7 @@ def test_without_the_class_the_call_and_the_file_are_refused(tmp_path: Path) -> 
     own, _, images = pair(rb.RateCoding(timesteps=4))
     folder = rb.save(own, tmp_path / "net")
     del OPERATIONS["shuffle"]
-    with pytest.raises(TraceError, match=r"shuffle: is not an operation.*rb\.register"):
+    with pytest.raises(TraceError, match=r"shuffle: is not a supported.*rb\.register"):
         rb.convert(ByShuffle(), rb.RateCoding(), calibration=images)
     with pytest.raises(StoreError, match=r"unknown operation 'shuffle'.*import the module that registers it"):
         rb.load(folder)
@@ -589,9 +589,8 @@ def test_tokens_have_no_nir_node_and_are_refused_by_name(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_the_notes_say_which_sites_were_permuted() -> None:
     found = capture(TokenMLP().eval(), token_images())
-    assert [str(note) for note in found.rewrites] == [
-        "activation (ReLU): has its channels at axis 2; they are permuted to axis 1 for its neurons, and back"
-    ]
+    (note,) = found.rewrites
+    assert "activation (ReLU): has its channels at axis 2" in str(note)
     assert not capture(nn.Sequential(nn.Linear(5, 4), nn.ReLU()), torch.rand(4, 5)).rewrites
 
 

@@ -158,8 +158,8 @@ def test_without_a_mean_steps_grow_to_the_bound() -> None:
         quantised(recipe), digits().train, rb.Training(epochs=1, learning_rate=0.05, batch_size=32), validation=None
     )
     assert max(levels(result.model)) == 6
-    assert any("as many as the bound allows" in note for note in result.notes)
-    assert any("drove t above the bound" in note for note in result.notes)
+    assert any("L is at max_timesteps" in note for note in result.notes)
+    assert any("clipped to max_timesteps" in note for note in result.notes)
     snn = rb.convert(result.model, rb.QAC())
     assert set(result.notes) <= set(snn.provenance.notes)
     assert result.history[-1].mean_timesteps == sum(levels(result.model)) / 5
@@ -169,7 +169,9 @@ def test_a_mean_of_one() -> None:
     network = quantised(rb.QAC(mean_timesteps=1))
     result = rb.train(network, digits().train, rb.Training(epochs=1, learning_rate=0.02), validation=None)
     assert levels(result.model) == [1] * 5
-    assert result.notes == ("learned levels: a single one, a spike or none, at every site",)
+    (note,) = result.notes
+    assert "L = 1" in note
+    assert "every site" in note
     assert rb.convert(result.model, rb.QAC(mean_timesteps=1)).timesteps == 1
 
 
@@ -342,7 +344,7 @@ def test_training_that_diverges_names_the_parameter() -> None:
     network = copy.deepcopy(quantised(rb.QAC(mean_timesteps=2, parametrisation="n_alpha")))
     with torch.no_grad():
         network.get_parameter(f"{name}.bits").fill_(float("nan"))
-    with pytest.raises(DataError, match="learned steps: are NaN"):
+    with pytest.raises(DataError, match="learned t: is NaN"):
         rb.train(network, digits().train, rb.Training(epochs=1, learning_rate=0.02))
 
 

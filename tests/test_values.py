@@ -71,7 +71,7 @@ def test_a_part_without_a_kind_is_called_by_its_class() -> None:
 
 
 def test_a_value_cannot_be_changed() -> None:
-    with pytest.raises(RecipeError, match=r"Thresholds.percentile: cannot be changed. Remedy: use .replace"):
+    with pytest.raises(RecipeError, match=r"Thresholds.percentile: is read-only"):
         rb.passes.Thresholds().percentile = 50.0  # type: ignore[misc]
 
 

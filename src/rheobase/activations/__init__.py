@@ -1,4 +1,4 @@
-"""Quantised activations that networks are trained with so that a spiking network can match them."""
+"""Activations at the sites of the analog network, and quantised activations for training before conversion."""
 
 from rheobase.activations.activation import ACTIVATIONS, Activation, Bounds, Constraint, QuantisedActivation, Rounding
 from rheobase.activations.learned_staircase import LearnedStaircase

@@ -1,4 +1,4 @@
-"""What an activation is to the site that it stands at."""
+"""The contracts of an activation at a site, of a quantised activation that trains, and of a constraint on several."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Rounding = Literal["round", "floor", "ceil"]
 
 
 INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
-"""V0/θ of the integrate-and-fire neuron whose count is the activation's under a constant current (QVM, Theorem 2)."""
+"""V0/θ with which an integrate-and-fire neuron under a constant current gives the activation (QVM, Theorem 2)."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Between which values an activation lies, and how it is quantised.
+    """The range of an activation, and its quantisation.
 
     Attributes:
-        lower: its smallest value; -infinity for one without a lower bound.
-        upper: where it saturates (6 for ReLU6); None if it does not, or at a trained threshold.
+        lower: its smallest value; -infinity if it has no lower bound.
+        upper: the value at which it saturates (6 for ReLU6); None if it does not, or saturates at a trained threshold.
         levels: L of a quantised activation, which saturates at its trained θ; or None.
         rounding: how it rounds to a level.
     """
@@ -37,33 +37,33 @@ class Bounds:
 
 
 class Activation(ABC):
-    """What a site computes in the analog network: a function of its current, with attributes and tensors of its node.
+    """The function that a site computes in the analog network, with attributes and tensors of its node as arguments.
 
-    Adding an activation is adding one class; :func:`rheobase.register` makes one from outside known. Networks that are
-    traced find it by the calls that it names, saved ones by its ``kind``.
+    To add an activation, write a subclass and pass it to :func:`rheobase.register`. Tracing finds the activation by
+    ``traced_from``, and loading by ``kind``.
     """
 
     kind: ClassVar[str]
-    """Its name in graphs and saved networks: attribute ``activation`` of a site."""
+    """Name in graphs and saved networks: attribute ``activation`` of a site."""
     traced_from: ClassVar[tuple[str, ...]] = ()
-    """Calls that become such a site, by their names, such as ``"mylib::log2_relu"``; see :meth:`trace`."""
+    """Names of the calls that become such a site, such as ``"mylib::log2_relu"``; see :meth:`trace`."""
 
     @abstractmethod
     def apply(self, *x: Any, **arguments: Any) -> Tensor:
-        """The activation of a current [B, C, ...], as ``apply(x, overwrite=False, **attributes, **tensors)``.
+        """The activation of a pre-activation; called as ``apply(x, overwrite=False, **attributes, **tensors)``.
 
         Args:
-            x: the current.
-            arguments: ``overwrite``, whether the result may be written over the current; the attributes and tensors of
-                the node by their names.
+            x: the pre-activation, [B, C, ...].
+            arguments: ``overwrite``, True if the result may be written over ``x``; the attributes and tensors of the
+                node by their names.
         """
 
     @abstractmethod
     def bounds(self, *nothing: Any, **attributes: Any) -> Bounds:
-        """Between which values it lies, by the attributes of the node."""
+        """Its range and quantisation, from the attributes of the node."""
 
     def trace(self, call: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """The current of a call in ``traced_from``, and the attributes and tensors of the site.
+        """The input of a call in ``traced_from``, and the attributes and tensors of the site.
 
         Args:
             call: a :class:`rheobase.graph.trace.call.Call`.
@@ -72,11 +72,11 @@ class Activation(ABC):
 
 
 ACTIVATIONS: dict[str, Activation] = {}
-"""Every activation by its kind; :func:`rheobase.register` adds to them."""
+"""Every activation by its kind; :func:`rheobase.register` adds to it."""
 
 
 def built_in(activation: type[Activation]) -> type[Activation]:
-    """Make an activation known."""
+    """Class decorator: add a built-in activation to ``ACTIVATIONS``."""
     ACTIVATIONS[activation.kind] = activation()
     return activation
 
@@ -99,23 +99,23 @@ class ClippedReLU(Activation):
 
 
 class QuantisedActivation(nn.Module, ABC):
-    r"""An activation with levels, as a module that trains; the spiking network's site is made from it.
+    r"""A trainable module with quantised levels, which conversion turns into a site.
 
-    What converts is, unless :meth:`site` says otherwise, the staircase :math:`a = \frac{\theta}{L} \,
-    \mathrm{clip}(Q(zL / \theta), 0, L)` with the θ, L and Q that the module has at conversion. How it gets there is its
-    own affair: θ may be a parameter, or follow from others; L may be fixed or learned. :func:`rheobase.register` makes
-    a part of a recipe known that puts such modules at the sites (:class:`rheobase.methods.ActivationPart`);
-    ``rb.testing.check_activation`` puts one through its promises.
+    Unless a subclass overrides :meth:`site`, the site is the staircase :math:`a = \frac{\theta}{L} \,
+    \mathrm{clip}(Q(zL / \theta), 0, L)` with the θ, L and Q of the module at conversion. θ may be a parameter or be
+    computed from parameters; L may be fixed or learned. To use such modules in a recipe, register a recipe part that
+    places them at the sites (:class:`rheobase.methods.ActivationPart`). Test a subclass with
+    ``rb.testing.check_activation``.
 
     Attributes:
         levels: L, a whole number from 1.
         rounding: Q, how it rounds to a level.
-        rates: learning rates of its parameters by name, in units of the weights'; 1 where none is given. None of its
-            parameters decays.
+        rates: learning rates of its parameters by name, as factors of the weights' rate; default 1. Its parameters have
+            no weight decay.
     """
 
     learns_levels: ClassVar[bool] = False
-    """Whether L changes in training."""
+    """True if L changes in training."""
     levels: int
     rounding: Rounding
     rates: Mapping[str, float] = MappingProxyType({})
@@ -123,36 +123,36 @@ class QuantisedActivation(nn.Module, ABC):
     @property
     @abstractmethod
     def saturation(self) -> Tensor:
-        """θ, where it saturates, [] or [C]."""
+        """θ, the value at which it saturates, [] or [C]."""
 
     def site(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Attributes and tensors of the graph's site node, as it is now."""
+        """Attributes and tensors of the graph's site node, from the present parameters."""
         attributes = {"activation": "staircase", "levels": self.levels, "rounding": self.rounding}
         return attributes, {"threshold": self.saturation.detach()}
 
     def identity(self) -> str:
-        """What distinguishes it from others of the same shapes, and does not train."""
+        """A text with the settings that are not in tensors, to detect a checkpoint of another configuration."""
         return self.extra_repr()
 
 
 class Constraint(Protocol):
-    """What training holds the activations of all sites to, together."""
+    """A condition on the activations of all sites together that training enforces."""
 
     def hold(self, activations: Mapping[str, Any], done: float) -> None:
-        """Move the activations, by the names of their sites, to where they are allowed.
+        """Project the activations, site -> module, onto the allowed values.
 
         Called after every training step; ``done`` is the share of the training that is over, 0 to 1.
         """
 
     def notes(self, activations: Mapping[str, Any]) -> list[str]:
-        """What the user should know about where they ended."""
+        """Notes for the user about the activations at the end of training."""
 
 
 def check_levels(levels: int) -> int:
-    """The levels, if they are a whole number from 1.
+    """Return ``levels`` if it is a whole number from 1.
 
     Raises:
-        ModelError: if not.
+        ModelError: if it is not.
     """
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         raise ModelError(f"is {levels!r}", where="levels", remedy="use a whole number from 1")

@@ -1,4 +1,4 @@
-"""Quantised activations that learn how many levels they need, and the mean that the levels are held to (QAC)."""
+"""The quantised activation that learns its number of levels (QAC)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ PARAMETERS: dict[Parametrisation, tuple[str, str]] = {
     "d_alpha": ("step_size", "threshold"),
     "t_alpha": ("steps", "threshold"),
 }
-"""Which two numbers a site trains (QAC, section 4.2, cases 1 to 4)."""
+"""The two parameters that a site trains (QAC, section 4.2, cases 1 to 4)."""
 
 STEP_RATE = 10
-"""Learning rate of t in units of the weights': levels of a ResNet-20 are where they stay after some hundred steps."""
+"""Learning rate of t as a factor of the weights' rate: levels of a ResNet-20 converge within a few hundred steps."""
 
 
 class LearnedStaircase(QuantisedActivation):
-    r"""Quantised ReLU that trains its number of steps t beside its threshold α (QAC, Eqs. 5 and 7-10).
+    r"""Quantised ReLU that trains its number of steps t and its threshold α (QAC, Eqs. 5 and 7-10).
 
     .. math:: Q(x) = \frac{\alpha}{t} \, \mathrm{clip}(\lfloor x t / \alpha + 1/2 \rfloor, 0, t)
 
     with t rounded to the nearest whole number from 1 to ``max_timesteps``. Gradients pass straight through both
-    roundings: for 0 <= x <= α, ∂Q/∂x = 1, ∂Q/∂t = −(Q − x)/t and ∂Q/∂α = (Q − x)/α; above, 0, 0 and 1; below, 0. What
-    trains is one of four pairs, of which t and α follow by t = 2ⁿ and α = d t; the chain rule gives the paper's Eqs.
-    7-10:
+    roundings: for 0 <= x <= α, ∂Q/∂x = 1, ∂Q/∂t = −(Q − x)/t and ∂Q/∂α = (Q − x)/α; for x > α, 0, 0 and 1; for x < 0,
+    0. The trained parameters are one of four pairs, from which t = 2ⁿ and α = d t follow; the chain rule gives the
+    paper's Eqs. 7-10:
 
     ==================  ===============  ====================  ===========================
     parametrisation     parameters       0 <= x <= α           x > α
@@ -48,21 +48,22 @@ class LearnedStaircase(QuantisedActivation):
                         threshold        (Q − x)/α
     ==================  ===============  ====================  ===========================
 
-    It lives in the network that :func:`rheobase.quantise` makes from ``rb.QAC``.
+    :func:`rheobase.quantise` with ``rb.QAC`` places these modules at the sites.
 
     Args:
-        parametrisation: which pair trains.
-        steps: t >= 1 where training starts.
-        threshold: α > 0 where training starts; a number, or a tensor [C] for one a channel (not with ``"d_alpha"``,
-            where t would differ from channel to channel).
-        max_timesteps: the bound of t.
-        rate: how fast t moves, in units of what was found to do (``STEP_RATE``); 0: t stays.
-        matched: scale the learning rates of the other parametrisations such that the first step moves t and α as it
-            would with ``"t_alpha"``. Without, all parameters have the learning rate of the weights, times ``rate`` that
-            of bits and t.
+        parametrisation: the pair of parameters.
+        steps: initial t >= 1.
+        threshold: initial α > 0; a number, or a tensor [C] with one per channel (not with ``"d_alpha"``, where t would
+            then differ between channels).
+        max_timesteps: upper bound of t.
+        rate: factor of the learning rate of t, relative to ``STEP_RATE``; 0 keeps t fixed.
+        matched: scale the learning rates of the other parametrisations such that the first training step changes t and
+            α as with ``"t_alpha"``. If False, all parameters have the learning rate of the weights, multiplied by
+            ``rate`` for bits and t.
 
     Raises:
-        ModelError: for a t or an α that is not positive and finite, or an unknown parametrisation.
+        ModelError: if t is not from 1 to ``max_timesteps``, α is not positive and finite, or the parametrisation is
+            unknown.
 
     Example:
         >>> import torch
@@ -92,15 +93,15 @@ class LearnedStaircase(QuantisedActivation):
         alpha = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
         if not bool(((alpha > 0) & alpha.isfinite()).all()):
             raise ModelError(
-                "is not positive and finite", where="threshold", remedy="start from a percentile of the activation"
+                "is not positive and finite", where="threshold", remedy="use a percentile of the activation"
             )
         if not 1 <= steps <= check_levels(max_timesteps):
-            raise ModelError(f"are {steps!r}", where="steps", remedy=f"start from 1 to {max_timesteps}")
+            raise ModelError(f"is {steps!r}", where="steps", remedy=f"use a number from 1 to {max_timesteps}")
         if parametrisation == "d_alpha" and alpha.dim():
             raise ModelError(
-                "has a threshold for each channel, and then t = α/d has no one value for the layer",
+                "has one threshold per channel, for which t = α/d differs between channels",
                 where="d_alpha",
-                remedy="use one threshold a layer, or another parametrisation",
+                remedy="use one threshold per layer, or another parametrisation",
             )
         self.parametrisation: Parametrisation = parametrisation
         self.max_timesteps = max_timesteps
@@ -113,7 +114,7 @@ class LearnedStaircase(QuantisedActivation):
 
     @property
     def real_steps(self) -> Tensor:
-        """t before rounding, []; very large where d has fallen to zero."""
+        """t before rounding, []; very large if d is zero."""
         if self.parametrisation == "t_alpha":
             return self.get_parameter("steps")
         if self.parametrisation == "d_alpha":
@@ -133,7 +134,7 @@ class LearnedStaircase(QuantisedActivation):
         """t rounded (halves up), from 1 to ``max_timesteps``: L and T of the site."""
         t = float(self.real_steps.detach())
         if math.isnan(t):
-            raise ModelError("are NaN", where="learned steps", remedy="load weights from before training diverged")
+            raise ModelError("is NaN", where="learned t", remedy="load weights from before the training diverged")
         return int(min(max(math.floor(t + 0.5), 1), self.max_timesteps)) if math.isfinite(t) else self.max_timesteps
 
     def forward(self, z: Tensor) -> Tensor:
@@ -142,13 +143,13 @@ class LearnedStaircase(QuantisedActivation):
             raise TraceError(
                 "learns its levels and cannot be traced again",
                 where="LearnedStaircase",
-                remedy="convert the network that rb.quantise returned, as it is",
+                remedy="convert the network that rb.quantise returned, unchanged",
             )
         return _LearnedStraightThrough.apply(z, self.real_steps, self.saturation, self.levels)
 
     @torch.no_grad()
     def set_steps(self, steps: float) -> None:
-        """Move t; α stays."""
+        """Set t and keep α."""
         alpha = self.saturation.clone()
         named = dict(self.named_parameters())
         if "steps" in named:
@@ -156,23 +157,23 @@ class LearnedStaircase(QuantisedActivation):
         if "bits" in named:
             named["bits"].fill_(math.log2(steps))
         if self.parametrisation == "n_d":
-            named["step_size"].copy_(alpha / self.real_steps)  # what makes α of the bits as they are stored
+            named["step_size"].copy_(alpha / self.real_steps)  # α from the bits after rounding to their dtype
         elif "step_size" in named:
             named["step_size"].copy_(alpha / steps)
 
     def extra_repr(self) -> str:
-        """Parametrisation and levels, for ``print(model)``."""
+        """Parametrisation and present levels, for ``print(model)``."""
         return f"parametrisation={self.parametrisation}, levels={self.levels}"
 
     def identity(self) -> str:
-        """The parametrisation and the bound; what is learned is in tensors."""
+        """Parametrisation, bound of t and learning rates."""
         rates = ", ".join(f"{name} {rate:.6g}" for name, rate in self.rates.items())
         bound = f"max_timesteps={self.max_timesteps}"
         return f"learned levels, parametrisation={self.parametrisation}, {bound}, rates: {rates}"
 
 
 def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float, matched: bool) -> dict[str, float]:
-    """Learning rates: a step of p moves t by (∂t/∂p)² of what the same step of t itself moves it by."""
+    """Learning rates. At equal rates, a gradient step of p changes t by (∂t/∂p)² times the change of a step of t."""
     if not matched:
         return {name: rate for name in PARAMETERS[parametrisation] if name in ("bits", "steps")}
     of_t = STEP_RATE * rate

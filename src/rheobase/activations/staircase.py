@@ -1,4 +1,4 @@
-"""Quantised activations that networks are trained with so that a spiking network can match them."""
+"""Quantised ReLU with equal steps up to a trained threshold."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Staircase(QuantisedActivation):
     .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(Q(zL / \theta), 0, L)
 
     Q rounds down, up, or to the nearest (halves up): the three activations of QVM (section 4.1). The gradient passes
-    straight through Q: inside (0 < z <= θ) ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; above, 0 and 1; below, 0 and 0 (Bu et al.
-    2022, Eqs. 16-17).
+    straight through Q: for 0 < z <= θ, ∂a/∂z = 1 and ∂a/∂θ = (a − z)/θ; for z > θ, 0 and 1; for z <= 0, 0 and 0 (Bu et
+    al. 2022, Eqs. 16-17).
 
     Args:
-        levels: L >= 1; the activation takes the L + 1 values 0, θ/L, ..., θ.
-        threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
-        rounding: Q.
+        levels: L >= 1; the activation has the L + 1 values 0, θ/L, ..., θ.
+        threshold: initial θ > 0; a number, or a tensor [C] with one per channel.
+        rounding: Q: ``"floor"``, ``"ceil"`` or ``"round"``.
 
     Raises:
-        ModelError: for L < 1, a θ that is not positive, or an unknown rounding.
+        ModelError: if L < 1, θ is not positive, or the rounding is unknown.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ class Staircase(QuantisedActivation):
             raise ModelError(f"is {threshold!r}", where="threshold", remedy="use a positive number or a tensor")
         start = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
         if not bool((start > 0).all()):
-            raise ModelError("is not positive", where="threshold", remedy="start from a percentile of the activation")
+            raise ModelError("is not positive", where="threshold", remedy="use a percentile of the activation")
         self.levels = check_levels(levels)
         self.rounding: Rounding = rounding
         self.threshold = nn.Parameter(start)
@@ -64,7 +64,7 @@ class Staircase(QuantisedActivation):
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
         if torch.compiler.is_exporting():
-            # an operation of its own, so that a traced network says "staircase" and not multiply, add, floor, clamp
+            # one custom operation, so that the traced network has "staircase" and not multiply, add, floor, clamp
             return torch.ops.rheobase.staircase(z, self.threshold, self.levels, self.rounding)
         return _StraightThrough.apply(z, self.threshold, self.levels, self.rounding)
 
@@ -74,15 +74,15 @@ class Staircase(QuantisedActivation):
 
 
 class QCFS(Staircase):
-    r"""Quantisation clip-floor-shift activation (Bu et al. 2022, Eq. 15): the staircase that rounds to the nearest.
+    r"""Quantisation clip-floor-shift activation (Bu et al. 2022, Eq. 15): the staircase with rounding to nearest.
 
     .. math:: a = \frac{\theta}{L} \, \mathrm{clip}(\lfloor zL / \theta + 1/2 \rfloor, 0, L)
 
-    At T = L an integrate-and-fire neuron with V0 = θ/2 and a constant current emits a on average.
+    At T = L, the time-mean of an integrate-and-fire neuron with V0 = θ/2 under a constant current is a.
 
     Args:
         levels: L >= 1.
-        threshold: θ > 0, where training starts; a number, or a tensor [C] for one a channel.
+        threshold: initial θ > 0; a number, or a tensor [C] with one per channel.
 
     Example:
         >>> import torch
@@ -97,16 +97,16 @@ class QCFS(Staircase):
 def clipped_count(
     z: Tensor, threshold: Tensor, levels: int, potential: float | Tensor, strict: bool, *, overwrite: bool = False
 ) -> Tensor:
-    """How many thresholds of θ/L fit into z: clip(⌊zL/θ + V0⌋, 0, L), floats with whole values.
+    """The level of z: clip(⌊zL/θ + V0⌋, 0, L), a whole number as float.
 
-    One place for this arithmetic, so that an activation and the closed forms of its neurons give the same bits.
+    An activation and the closed forms of its neurons share this function, so that they give the same bits.
 
     Args:
         z: [B, C, ...].
-        threshold: θ, [] or [C]; a channel with θ = ∞ counts 0.
+        threshold: θ, [] or [C]; a channel with θ = ∞ gives 0.
         levels: L.
         potential: V0, in units of the step θ/L; a number, [] or [C].
-        strict: a step is taken only beyond its edge: clip(⌈zL/θ + V0⌉ − 1, 0, L).
+        strict: the edge of a step belongs to the lower level: clip(⌈zL/θ + V0⌉ − 1, 0, L).
         overwrite: write over ``z``.
     """
     scale = levels / threshold
@@ -131,10 +131,10 @@ def staircase(
 def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient where 0 < z <= θ and where z > θ, zero elsewhere.
 
-    By the backward pass of ReLU, which takes half the time of masks: this is a tenth of a training step.
+    Computed with the backward pass of ReLU, in half the time of masks; it takes a tenth of a training step.
 
     Args:
-        gradient: by the activation, shaped like ``z``.
+        gradient: with respect to the activation, shaped like ``z``.
         z: [B, C, ...].
         saturation: θ, [] or [C].
     """
@@ -144,7 +144,7 @@ def split_gradient(gradient: Tensor, z: Tensor, saturation: Tensor) -> tuple[Ten
 
 @built_in
 class StaircaseFunction(Activation):
-    """The staircase of a :class:`Staircase` at a site: levels and rounding are attributes, θ a tensor."""
+    """The function of :class:`Staircase` at a site: levels and rounding are attributes of the node, θ is a tensor."""
 
     kind = "staircase"
 
@@ -162,7 +162,7 @@ class StaircaseFunction(Activation):
         return staircase(x, threshold=threshold, levels=levels, rounding=rounding, overwrite=overwrite)
 
     def bounds(self, *, levels: int, rounding: Rounding = "round", **attributes: Any) -> Bounds:
-        """From 0 to θ, in levels."""
+        """From 0 to θ, quantised."""
         return Bounds(levels=levels, rounding=rounding)
 
 

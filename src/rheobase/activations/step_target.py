@@ -1,4 +1,4 @@
-"""The mean of T that learned levels are held to (QAC)."""
+"""The target for the mean T of learned levels (QAC)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _INSIDE = 1e-3
 
 @dataclass(frozen=True)
 class StepTarget:
-    """The mean T that learned levels are held to, by projection after every training step.
+    """The target for the mean T of learned levels, enforced by projection after every training step.
 
-    The paper has no term for T. A penalty needs a weight that fits the loss; the projection needs none, and the mean
-    holds for the weights of every epoch. All t are moved by one number such that the rounded t have the wanted sum, so
-    that what counts is how the gradients of the sites differ; then each is held between 1 and the bound.
+    Differs from the paper: it has no term for T. A penalty would need a weight tuned to the loss. The projection needs
+    none, and every epoch satisfies the target. It shifts all t by one number such that the rounded t have the target
+    sum, so only differences between the gradients of the sites matter. Each t is then clipped to 1..``max_timesteps``.
 
     Attributes:
-        mean: of the rounded t over the sites, or the nearest below it; None: only the bounds hold.
-        max_timesteps: bound of every t.
-        freeze_after: the share of the training after which levels stay as they are, for the weights to adapt to them.
+        mean: target for the mean of the rounded t over the sites, or the nearest possible mean below; None: no target.
+        max_timesteps: upper bound of t at every site.
+        freeze_after: share of the training after which the levels are frozen, so that the weights adapt to them.
     """
 
     mean: float | None
@@ -36,7 +36,7 @@ class StepTarget:
     freeze_after: float = 0.6
 
     def budget(self, sites: int) -> int:
-        """The sum of the levels that the mean allows."""
+        """The largest sum of levels that the mean allows for this number of sites."""
         return (
             self.max_timesteps * sites
             if self.mean is None
@@ -45,55 +45,54 @@ class StepTarget:
 
     @torch.no_grad()
     def hold(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
-        """Move the levels of the sites to where they are allowed.
+        """Project the levels of the sites onto the target and the bounds.
 
         Args:
-            activations: of all sites.
-            done: the share of the training that is over.
+            activations: site -> module, for all sites.
+            done: share of the training that is over, 0 to 1.
         """
-        parts = list(activations.values())
-        before = torch.stack([part.real_steps.detach() for part in parts]).double().cpu()
+        staircases = list(activations.values())
+        before = torch.stack([staircase.real_steps.detach() for staircase in staircases]).double().cpu()
         if bool(before.isnan().any()):
             return  # the training loop reports it
-        for part, t in zip(parts, before.tolist(), strict=True):
+        for staircase, t in zip(staircases, before.tolist(), strict=True):
             if t > self.max_timesteps:
-                part.stopped += 1
+                staircase.stopped += 1
         after = before.clamp(1, self.max_timesteps)
         if done >= self.freeze_after:
             after = (after + 0.5).floor().clamp(1, self.max_timesteps)
         if self.mean is not None:
             after = self._project(after)
-        for part, old, new in zip(parts, before.tolist(), after.tolist(), strict=True):
+        for staircase, old, new in zip(staircases, before.tolist(), after.tolist(), strict=True):
             if old != new:
-                part.set_steps(new)
+                staircase.set_steps(new)
 
     def notes(self, activations: Mapping[str, LearnedStaircase]) -> list[str]:
-        """Sites whose levels ended at a bound."""
-        single = [name for name, part in activations.items() if part.levels == 1]
-        bound = [f"{name} ({part.levels})" for name, part in activations.items() if part.levels == self.max_timesteps]
-        stopped = [f"{name} ({int(part.stopped)} steps)" for name, part in activations.items() if int(part.stopped)]
+        """Notes about sites whose levels ended at a bound."""
+        sites = activations.items()
+        single = [name for name, staircase in sites if staircase.levels == 1]
+        bound = [f"{name} ({staircase.levels})" for name, staircase in sites if staircase.levels == self.max_timesteps]
+        stopped = [f"{name} ({int(staircase.stopped)} steps)" for name, staircase in sites if int(staircase.stopped)]
         found = []
         if single:
             which = "every site" if len(single) == len(activations) else ", ".join(single)
-            found.append(f"learned levels: a single one, a spike or none, at {which}")
+            found.append(f"learned levels: L = 1, at most one spike, at {which}")
         if bound:
-            found.append(f"learned levels: as many as the bound allows at {', '.join(bound)}")
+            found.append(f"learned levels: L is at max_timesteps at {', '.join(bound)}")
         if stopped:
-            found.append(
-                f"learned levels: training drove t above the bound and was stopped there at {', '.join(stopped)}"
-            )
+            found.append(f"learned levels: training steps with t clipped to max_timesteps at {', '.join(stopped)}")
         return found
 
     def _project(self, t: Tensor) -> Tensor:
-        # A site has at least k levels after a shift of at most t − k + 1/2. The wanted sum is n and one for each of the
-        # `room` largest of these numbers, so the shift has to lie between the last of them and the next.
+        # A site has at least k levels after a shift of at most t − k + 1/2. n sites have the target sum n + `room` if
+        # the shift is between the `room`-th largest and the next of these numbers.
         room = self.budget(len(t)) - len(t)
         edges = t[:, None] - torch.arange(2, self.max_timesteps + 1) + 0.5
         falling, order = edges.flatten().sort(descending=True, stable=True)
         levels = 1 + torch.bincount(order[:room] // edges.shape[1], minlength=len(t))
         last_in = float(falling[room - 1]) if room > 0 else math.inf
         first_out = float(falling[room]) if room < len(falling) else -math.inf
-        inward = min((last_in - first_out) / 2, _MARGIN)  # not onto the edge, where the next step tips the level back
+        inward = min((last_in - first_out) / 2, _MARGIN)  # not at the edge, where the next training step could undo it
         shift = first_out + inward if first_out >= 0 else min(last_in - inward, 0.0)
-        # where several t are equal, no shift gives the sum: then the first of them get the further level
+        # if several t are equal, no shift may give the sum: the first of them then get the additional level
         return (t - shift).clamp(levels - 0.5 + _INSIDE, levels + 0.5 - _INSIDE).clamp(1, self.max_timesteps)

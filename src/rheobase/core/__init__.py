@@ -1,1 +1,1 @@
-"""What everything else uses: errors, seeds, versions, progress, values that are checked."""
+"""Base of all packages: errors, checks, seeds, versions, progress bars, results and checked values."""

@@ -1,6 +1,6 @@
-"""Checks of arguments, in one place: whole numbers, positive numbers, fractions, and one of several words.
+"""Checks of arguments: whole numbers, positive numbers, fractions, and choices.
 
-NumPy's numbers count like Python's, and come back as Python's. Truth values are no numbers here.
+NumPy's numbers are accepted and returned as Python's. Booleans are refused as numbers.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from rheobase.core.errors import RecipeError, RheobaseError
 
 
 def is_whole(value: object, least: int = 1, most: float = math.inf) -> bool:
-    """Whether it is an integer from ``least`` to ``most``."""
+    """True for an integer from ``least`` to ``most``."""
     return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, which may be infinite or NaN."""
+    """True for a real number, including infinity and NaN."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_whole(
     value: Any, where: str, *, least: int = 1, most: int | None = None, error: type[RheobaseError] = RecipeError
 ) -> int:
-    """The value as an ``int``.
+    """Return the value as an ``int``.
 
     Raises:
-        RheobaseError: an ``error``, if it is not a whole number from ``least`` to ``most``.
+        RheobaseError: of class ``error``, if it is not a whole number from ``least`` to ``most``.
 
     Example:
         >>> check_whole(8, "timesteps")
@@ -41,10 +41,10 @@ def check_whole(
 
 
 def check_positive(value: Any, where: str, *, error: type[RheobaseError] = RecipeError) -> float:
-    """The value as a ``float``.
+    """Return the value as a ``float``.
 
     Raises:
-        RheobaseError: an ``error``, if it is not a finite number above 0.
+        RheobaseError: of class ``error``, if it is not a finite number above 0.
     """
     if not is_number(value) or not 0 < value < math.inf:
         raise error(f"is {value!r}", where=where, remedy="use a positive number")
@@ -54,10 +54,10 @@ def check_positive(value: Any, where: str, *, error: type[RheobaseError] = Recip
 def check_fraction(
     value: Any, where: str, *, error: type[RheobaseError] = RecipeError, remedy: str = "use a number between 0 and 1"
 ) -> float:
-    """The value as a ``float``.
+    """Return the value as a ``float``.
 
     Raises:
-        RheobaseError: an ``error``, if it is not a number above 0 and below 1.
+        RheobaseError: of class ``error``, if it is not a number above 0 and below 1.
     """
     if not is_number(value) or not 0 < value < 1:
         raise error(f"is {value!r}", where=where, remedy=remedy)
@@ -65,10 +65,10 @@ def check_fraction(
 
 
 def check_choice(value: object, choices: Any, where: str, *, error: type[RheobaseError] = RecipeError) -> None:
-    """See that the value is one of the ``choices``: a ``Literal``, or several values.
+    """Check that the value is one of the ``choices``, a ``Literal`` type or a collection of values.
 
     Raises:
-        RheobaseError: an ``error`` that lists them, if it is not.
+        RheobaseError: of class ``error``, with the choices, if it is not.
     """
     allowed = get_args(choices) or tuple(choices)
     if value not in allowed:

@@ -1,6 +1,6 @@
-"""Every error the library raises: where it happened, why, and what to do about it.
+"""All errors that the library raises, each with a place, a reason and a remedy.
 
-They are ``ValueError``s too, and ``TypeError``s where a value has the wrong type: code that catches those works.
+All are also ``ValueError``s; for a value of the wrong type, also ``TypeError``s.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, Self, cast
 
 
 class RheobaseError(Exception):
-    """One clear sentence: the place, the reason, the remedy.
+    """Base of all errors of the library; the message reads ``place: reason. Remedy: what to do.``
 
     Args:
         reason: what is wrong, as a clause ("has no activation that can spike").
         where: the node, site, file, field or option concerned.
-        remedy: what the user can do next.
+        remedy: what to do, as an imperative.
 
     Example:
         >>> str(RheobaseError("has no spiking counterpart", where="features.3 (SiLU)", remedy="train with ReLU"))
@@ -32,7 +32,7 @@ class RheobaseError(Exception):
 
     @classmethod
     def typed(cls, reason: str, *, where: str | None = None, remedy: str | None = None) -> Self:
-        """The error for a value of the wrong type: a ``TypeError`` too.
+        """The error for a value of the wrong type, which is also a ``TypeError``.
 
         Example:
             >>> isinstance(DataError.typed("is a str", where="images"), TypeError)
@@ -47,7 +47,7 @@ def _with_type_error(error: type[RheobaseError]) -> Any:
 
 
 class TraceError(RheobaseError, ValueError):
-    """The network could not be turned into a graph of linear segments and activation sites."""
+    """The network cannot be traced to a graph of affine segments and sites."""
 
 
 class DataError(RheobaseError, ValueError):
@@ -55,40 +55,40 @@ class DataError(RheobaseError, ValueError):
 
 
 class ModelError(RheobaseError, ValueError):
-    """A model or checkpoint that cannot be loaded, or that holds values no network can use."""
+    """A model or checkpoint that cannot be loaded, or with invalid values."""
 
 
 class RecipeError(RheobaseError, ValueError):
-    """A recipe with an unknown field, an impossible value, or parts that do not go together."""
+    """A recipe or option with an unknown field, an invalid value, or incompatible fields."""
 
 
 class StoreError(RheobaseError, ValueError):
-    """A saved network that cannot be written, is damaged, or was made by another version."""
+    """A file or folder that cannot be read or written, is damaged, or was saved by another version."""
 
 
 class CalibrationError(RheobaseError, ValueError):
-    """A calibration pass that cannot do its work on this network or with this data."""
+    """A calibration pass that cannot run on this network or with this data."""
 
 
 class TrainingError(RheobaseError, ValueError):
-    """Training settings that cannot work, a run that diverged, or a checkpoint that belongs to another run."""
+    """Invalid training settings, a run that diverged, or a checkpoint of another run."""
 
 
 class DivergedError(TrainingError):
-    """A loss or a threshold that stopped being a finite, or a positive, number.
+    """A loss that is not finite, or a threshold that is not positive and finite, during training.
 
     Args:
-        problem: what happened.
+        problem: the reason, without the folder.
         where: the epoch and step.
-        kept: the folder with the last epoch that went well.
-        remedy: what the user can do next.
+        kept: the folder with the last epoch before the failure.
+        remedy: what to do, as an imperative.
     """
 
     def __init__(self, problem: str, *, where: str, kept: str | None = None, remedy: str | None = None) -> None:
         self.problem = problem
-        reason = problem if kept is None else f"{problem}; {kept} keeps the last epoch that went well"
+        reason = problem if kept is None else f"{problem}; the last good epoch is in {kept}"
         super().__init__(reason, where=where, remedy=remedy)
 
 
 class RheobaseWarning(UserWarning):
-    """Something harmless that the user should nevertheless know."""
+    """A condition that does not stop the run but may change results or speed."""

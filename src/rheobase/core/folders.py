@@ -1,4 +1,4 @@
-"""Folders that are written to: what they hold, whether they can be written, files that are whole or not there."""
+"""Output folders: list their contents, check that they are writable, and write files atomically."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from rheobase.core.errors import StoreError
 
 
 def names_in(folder: Path, *, hidden: bool = False) -> set[str]:
-    """What a folder holds; nothing if there is none. Names with a dot in front are files that are being written.
+    """Names in a folder; empty if the folder does not exist.
+
+    Args:
+        folder: the folder.
+        hidden: include names that start with a dot, such as files that are still being written.
 
     Raises:
-        StoreError: if it is a file.
+        StoreError: if ``folder`` is a file.
     """
     if not folder.exists():
         return set()
@@ -24,20 +28,28 @@ def names_in(folder: Path, *, hidden: bool = False) -> set[str]:
 
 
 def refuse_foreign(folder: Path, ours: Collection[str], what: str, *, hidden: bool = False) -> None:
-    """See that a folder holds nothing but what is ours to replace.
+    """Refuse a folder with foreign files, before its contents are replaced.
+
+    Args:
+        folder: the folder.
+        ours: names that may be replaced.
+        what: description of those, for the message.
+        hidden: also check names that start with a dot.
 
     Raises:
-        StoreError: naming something that it holds besides ``what``.
+        StoreError: if the folder contains another name.
     """
     foreign = names_in(folder, hidden=hidden) - set(ours)
     if foreign:
         raise StoreError(
-            f"holds something else than {what} ({min(foreign)})", where=str(folder), remedy="choose another folder"
+            f"contains {min(foreign)!r}, which is not part of {what}",
+            where=str(folder),
+            remedy="choose another folder",
         )
 
 
 def check_writable(folder: Path) -> None:
-    """See that a folder can be written, or made; it is not made yet.
+    """Check that a folder can be written or created, without creating it.
 
     Raises:
         StoreError: if it cannot.
@@ -55,7 +67,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file atomically.
 
     Raises:
         StoreError: if it cannot be written.
@@ -66,5 +78,5 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        remedy = "move that folder away" if path.is_dir() else "free space there"
+        remedy = "move the folder of this name away" if path.is_dir() else "check free space and permissions"
         raise StoreError(f"cannot be written ({error.strerror})", where=str(path), remedy=remedy) from error

@@ -1,4 +1,4 @@
-"""Paths that a user gives."""
+"""Paths from the user."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from rheobase.core.errors import StoreError
 
 
 def as_path(given: object, where: str = "path") -> Path:
-    """A path that the system can look up, whether anything is there or not.
+    """Return a valid path; the file or folder need not exist.
 
     Raises:
-        StoreError: if it is no path, too long, or holds a character that no path can.
+        StoreError: if ``given`` is not a path, is too long, or contains an invalid character.
     """
     if not isinstance(given, str | os.PathLike):
-        raise StoreError(f"is {given!r}", where=where, remedy="give a path")
+        raise StoreError(f"is {given!r}", where=where, remedy="pass a path")
     path = Path(given)
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass  # for whoever opens it to say
+        pass  # reported by the caller when it opens the path
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"is no path that there can be ({reason})", where=repr(str(path))[:100]) from None
+        raise StoreError(
+            f"is not a valid path ({reason})", where=repr(str(path))[:100], remedy="choose another path"
+        ) from None
     return path

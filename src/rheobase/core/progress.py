@@ -1,4 +1,4 @@
-"""Progress bars with the time left, on standard error, so that standard output holds results alone."""
+"""Progress bars with the remaining time, on standard error, so that standard output has results only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], description: str, *, show: bool, total: int | None = None) -> Iterator[T]:
-    """Iterate, with a bar if ``show``; ``total`` where the items do not know their number."""
+    """Iterate over ``items``, with a progress bar if ``show``; give ``total`` if the items have no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     columns = (

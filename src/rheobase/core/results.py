@@ -1,4 +1,4 @@
-"""Results: tables in Markdown, LaTeX and the terminal from one declaration of columns; plain values from the fields."""
+"""Results of measurements, as tables (Markdown, LaTeX, terminal) and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: its name for people, with the unit.
-        value: attribute of a row, or a function of it. A row that lacks the attribute leaves its cell empty.
-        form: how the value is written, as for :meth:`str.format`.
+        heading: its heading, with the unit.
+        value: attribute of a row, or a function of the row. The cell is empty if the row lacks the attribute.
+        form: format of the value, as for :meth:`str.format`.
         scale: factor of the value, such as 100 for per cent.
-        align: the side that its cells keep to.
-        none: what is written for None.
+        align: alignment of its cells.
+        none: text for None.
 
     Example:
         >>> Column("share", "real", "{:.1f} %", scale=100).text(0.25)
@@ -49,13 +49,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of any kind, and the columns that are shown of them.
+    """Rows of any type, with the columns to show.
 
     Attributes:
         columns: from left to right.
-        rows: what the columns' values are taken from.
-        title: what stands above the table in the terminal.
-        section: a function of rows; where its value changes, LaTeX and the terminal set the rows apart.
+        rows: the objects from which columns take their values.
+        title: title of the table in the terminal.
+        section: a function of a row; where its value changes, a new section starts in LaTeX and the terminal.
 
     Example:
         >>> print(Table([Column("n", "real"), Column("n²", lambda n: n * n)], [1, 12]).markdown())
@@ -71,7 +71,7 @@ class Table:
     section: Callable[[Any], Any] | None = None
 
     def sections(self) -> list[list[list[str]]]:
-        """The text of all cells, row by row, in sections."""
+        """The text of all cells, indexed by section, row and column."""
         groups = groupby(self.rows, self.section or (lambda row: None))
         return [[[column.text(row) for column in self.columns] for row in rows] for _, rows in groups]
 
@@ -81,7 +81,7 @@ class Table:
         return self._tabulated("pipe", rows)
 
     def latex(self) -> str:
-        r"""As a ``tabular`` with the rules of booktabs, to be ``\input`` into a table."""
+        r"""As a ``tabular`` with rules of booktabs, to ``\input`` in a table."""
         rows: list[Any] = []
         for section in self.sections():
             rows += [SEPARATING_LINE, *section] if rows else section
@@ -91,7 +91,7 @@ class Table:
 
     def _tabulated(self, form: str, rows: list[Any]) -> str:
         return tabulate(
-            rows or [[""] * len(self.columns)],  # without a row, tabulate forgets the alignment
+            rows or [[""] * len(self.columns)],  # without a row, tabulate ignores the alignment
             headers=[column.heading for column in self.columns],
             tablefmt=form,
             colalign=[column.align for column in self.columns],
@@ -114,22 +114,22 @@ class Table:
 class Result:
     """Base of the frozen dataclasses that measurements return.
 
-    A result declares its :meth:`table` and, if there is more to say, a :meth:`summary` that stands below it.
+    A subclass defines :meth:`table` and, optionally, :meth:`summary`.
     """
 
     in_json: ClassVar[tuple[str, ...]] = ()
-    """Properties that the plain values hold besides the fields; the dataclasses of rows may name some too."""
+    """Properties that :meth:`to_json` includes in addition to the fields; dataclasses of rows may have it too."""
 
     def table(self) -> Table:
         """The result as a table."""
         raise NotImplementedError
 
     def summary(self) -> str:
-        """In a few sentences; empty where the table says it all."""
+        """A few sentences below the table; empty if there are none."""
         return ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; numbers that are not finite are None, because JSON has no word for them."""
+        """As plain values; numbers that are not finite are None, because JSON cannot represent them."""
         return _plain_fields(self)
 
     def to_markdown(self) -> str:
@@ -148,7 +148,7 @@ class Result:
 
 
 def plain_values(value: Any) -> Any:
-    """Results, dataclasses, models and collections of them as JSON has them; other values as they are.
+    """Convert results, dataclasses, models and collections of them to JSON values; other values are unchanged.
 
     Example:
         >>> plain_values({"share": float("inf"), "counts": (1, 2)})
@@ -176,7 +176,7 @@ def _plain_fields(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (n − 1) of repetitions; one repetition has no deviation.
+    """Mean and sample standard deviation (n − 1) of repetitions; the deviation of one repetition is None.
 
     Example:
         >>> f"{Spread.of([75.0, 85.0]):.2f}"
@@ -188,7 +188,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """Of some numbers; None where there are none."""
+        """Of a sequence of numbers; None if the sequence is empty."""
         if not values:
             return None
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

@@ -1,4 +1,4 @@
-"""Random numbers, from seeds that are given: every purpose and every epoch of a run has one of its own."""
+"""Random numbers from explicit seeds, with a separate seed for every purpose and every epoch of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: object, where: str = "seed") -> int:
-    """The seed as an ``int``, of which alone generators are made and others derived.
+    """Return the seed as an ``int``.
 
     Raises:
         RecipeError: if it is not a whole number from 0 to 2⁶³ − 1.
@@ -23,17 +23,17 @@ def check_seed(seed: object, where: str = "seed") -> int:
 
 
 def generator(seed: int) -> torch.Generator:
-    """Random numbers of their own, on the CPU.
+    """A new random number generator on the CPU.
 
     Raises:
-        RecipeError: if the seed is impossible.
+        RecipeError: if the seed is not a whole number from 0 to 2⁶³ − 1.
     """
     return torch.Generator().manual_seed(check_seed(seed))
 
 
 @contextlib.contextmanager
 def random_state(seed: int, device: torch.device | None) -> Iterator[None]:
-    """Random numbers from the seed; the state outside is left as it was."""
+    """Seed the global generators within the context, and restore their state after it."""
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derive(seed, "start"))
@@ -41,6 +41,6 @@ def random_state(seed: int, device: torch.device | None) -> Iterator[None]:
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A seed for one purpose, that tells nothing about the seed for another."""
+    """A seed for one purpose, statistically independent of the seeds for others."""
     digest = hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

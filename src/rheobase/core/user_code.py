@@ -17,7 +17,7 @@ _SPEC = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
 def names_function(spec: str) -> bool:
-    """Tell whether `spec` is written as `module:function`."""
+    """True if `spec` has the form `module:function`."""
     return _SPEC.fullmatch(spec) is not None
 
 
@@ -26,11 +26,11 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
 
     Args:
         spec: the function, as `package.module:function`.
-        error: the class to raise, so that the message fits what the caller was loading.
+        error: the class to raise.
 
     Raises:
-        RheobaseError: an `error`, where the spec is malformed, the module cannot be imported, the function
-            is missing, or the call fails.
+        RheobaseError: of class `error`, if the spec is malformed, the module cannot be imported, the function is
+            missing, or the call fails.
 
     Example:
         >>> call("collections:Counter", RheobaseError)
@@ -44,9 +44,9 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
         module = _import(module_name, spec, error)
         function = getattr(module, function_name, None)
         if not callable(function):
-            problem = "has no function" if function is None else "holds something that cannot be called as"
+            problem = "has no function {!r}" if function is None else "has {!r}, which is not callable"
             raise error(
-                f"module {module_name!r} {problem} {function_name!r}",
+                f"module {module_name!r} {problem.format(function_name)}",
                 where=spec,
                 remedy=f"define {function_name}() at the top level of {module.__file__ or module_name}",
             )
@@ -61,10 +61,10 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
 
 
 def load(module_name: str, error: type[RheobaseError]) -> None:
-    """Import a module for what it registers, with the working directory on `sys.path`.
+    """Import a module that registers extensions, with the working directory on `sys.path`.
 
     Raises:
-        RheobaseError: an `error`, if it cannot be imported.
+        RheobaseError: of class `error`, if it cannot be imported.
     """
     with _working_directory_importable():
         _import(module_name, module_name, error)
@@ -77,7 +77,7 @@ def _import(module_name: str, where: str, error: type[RheobaseError]) -> ModuleT
         raise error(
             f"module {module_name!r} cannot be imported ({type(cause).__name__}: {cause})",
             where=where,
-            remedy="run in the folder that holds the module, or install what it imports",
+            remedy="run in the folder that contains the module, or install the packages that it imports",
         ) from cause
 
 
@@ -89,6 +89,6 @@ def _working_directory_importable() -> Iterator[None]:
     try:
         yield
     finally:
-        # The imported module may have edited the path itself, even removed our entry.
+        # the imported module may itself have removed the entry
         if folder in sys.path:
             sys.path.remove(folder)

@@ -1,4 +1,4 @@
-"""Frozen values that are checked when they are made: recipes and their parts, settings, tables of costs."""
+"""Frozen, validated values: the base of recipes and their parts, settings, and cost tables."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from rheobase.core.errors import RecipeError, RheobaseError
 
 
 class Value(BaseModel):
-    """Frozen, serialisable, equal to another with equal fields; an unknown or impossible field is an error.
+    """A frozen, serialisable value with validated fields; values with equal fields are equal.
 
-    A value inside another reports its own fields: ``thresholds: unknown field 'percent'``.
+    A nested value reports its own fields: ``thresholds: unknown field 'percent'``.
 
     Raises:
-        RecipeError: (or what ``refusal`` says) naming every unknown or impossible field, and the fields there are.
+        RecipeError: (or the class ``refusal``) if a field is unknown or invalid; lists the known fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: ClassVar[str | None] = None
-    """What errors call it; None: its kind, else its class."""
+    """Its name in errors; None: its ``kind``, else its class."""
     refusal: ClassVar[type[RheobaseError]] = RecipeError
+    """Class of its errors."""
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -39,7 +40,7 @@ class Value(BaseModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """The value that plain values say, with the library's errors in place of pydantic's."""
+        """Build a value from plain values; raises the library's errors in place of pydantic's."""
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -47,42 +48,44 @@ class Value(BaseModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise self.refusal(
-            "cannot be changed", where=f"{type(self).__name__}.{name}", remedy=f"use .replace({name}=...), a new value"
+            "is read-only",
+            where=f"{type(self).__name__}.{name}",
+            remedy=f"make a new value with .replace({name}=...)",
         )
 
     def replace(self, **fields: Any) -> Self:
-        """The same value with other fields, checked like a new one.
+        """A new value with some fields changed, validated like any new value.
 
         Raises:
-            RecipeError: (or what ``refusal`` says) as when it is made.
+            RecipeError: (or the class ``refusal``) if a field is unknown or invalid.
         """
         return type(self)(**{**dict(self), **fields})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As :meth:`replace`; pydantic's own does not check what it is given."""
+        """The same as :meth:`replace`; pydantic's own method does not validate fields."""
         return self.replace(**(update or {}))
 
 
 def explained(
     error: ValidationError, where: str, known: Iterable[str], refusal: type[RheobaseError] = RecipeError
 ) -> RheobaseError:
-    """What pydantic found, as one error of ours."""
+    """Convert a pydantic error to one error of the library."""
     problems: dict[str, str] = {}
     for item in error.errors():
         inner = item.get("ctx", {}).get("error")
-        if isinstance(inner, RheobaseError):  # a value inside this one said what is wrong with it
+        if isinstance(inner, RheobaseError):  # raised by a nested value
             return inner
         if item["type"] == "default_factory_not_called":
-            continue  # the field that its default is made from is wrong, and reported
-        # a value that fits none of several types is reported for each; the place is the same, and the first says enough
+            continue  # its default depends on another field, which is invalid and reported
+        # a value that fits none of several types is reported once for each; only the first report of a place is kept
         place = ".".join(str(part) for part in item["loc"] if "constrained" not in str(part))
-        said = item["msg"].removeprefix("Value error, ")
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             problem = f"unknown field '{place}'"
-        elif not place:  # fields that do not go together: the message names them
-            problem = said
+        elif not place:  # incompatible fields: the message names them
+            problem = message
         else:
             got = "" if item["type"].startswith("missing") else f" (got {item['input']!r})"
-            problem = f"{place}: {said[:1].lower()}{said[1:]}{got}"
+            problem = f"{place}: {message[:1].lower()}{message[1:]}{got}"
         problems.setdefault(place, problem)
-    return refusal("; ".join(problems.values()), where=where, remedy=f"known fields: {', '.join(known)}")
+    return refusal("; ".join(problems.values()), where=where, remedy=f"use the known fields: {', '.join(known)}")

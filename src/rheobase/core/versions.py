@@ -1,4 +1,4 @@
-"""What a result depends on beside the code that asked for it."""
+"""Versions of the software that a result depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
+    """Versions of Rheobase, PyTorch, NumPy and Python."""
     return {
         "rheobase": version("rheobase"),
         "torch": torch.__version__,

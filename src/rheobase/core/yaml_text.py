@@ -1,4 +1,4 @@
-"""YAML as people write it for us: one document in which no name is given twice."""
+"""Read YAML files of the user: one document, without duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rheobase.core.errors import RecipeError, RheobaseError
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML forbids and PyYAML lets pass: of two equal keys the last one would silently count."""
+    """Refuses duplicate keys, which YAML forbids; PyYAML alone would silently use the last one."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -30,28 +30,30 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """What a text says.
+    """The values in a YAML text.
 
     Raises:
-        RheobaseError: a ``refusal``, if it is not YAML or a name is given twice.
+        RheobaseError: of class ``refusal``, if it is not YAML or has a duplicate key.
     """
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
-        said = " ".join(str(error).replace('in "<unicode string>", ', "").split()) or type(error).__name__
-        raise refusal(f"is not YAML: {said}", where=where, remedy="correct it there") from None
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # ValueError: an invalid date
+        message = " ".join(str(error).replace('in "<unicode string>", ', "").split()) or type(error).__name__
+        raise refusal(f"is not YAML: {message}", where=where, remedy="correct it there") from None
 
 
 def read_yaml(path: Path, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """What a file says.
+    """The values in a YAML file.
 
     Raises:
-        RheobaseError: a ``refusal``, if it cannot be read, is not text or not YAML, or a name is given twice.
+        RheobaseError: of class ``refusal``, if it cannot be read, is not text or not YAML, or has a duplicate key.
     """
     try:
         text = path.read_text()
     except OSError as error:
-        raise refusal(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise refusal(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="check the path and its permissions"
+        ) from None
     except UnicodeDecodeError:
-        raise refusal("is not a text file", where=str(path), remedy="give a YAML file") from None
+        raise refusal("is not a text file", where=str(path), remedy="pass a YAML file") from None
     return parse_yaml(text, str(path), refusal)

@@ -1,4 +1,4 @@
-"""From a network to a graph of affine segments between activation sites."""
+"""Trace a network to a graph of affine segments between sites, and rewrite the graph."""
 
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node

@@ -1,4 +1,4 @@
-"""The graph: affine operations between activation sites, as plain data with the tensors beside it."""
+"""The graph: affine operations between sites, as plain data and tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rheobase.signals.signal import Constant, Signal, lift
 
 
 class Graph(nn.Module):
-    """Nodes in execution order, and the tensors they use. Calling it runs the original (analog) network.
+    """Nodes in execution order, and the tensors they use. Calling the graph runs the analog network.
 
-    The structure never changes in place; ``replace`` gives a new graph. Tensors are buffers of ``weights``, under
-    their own names, so ``to`` moves them.
+    The structure never changes in place; ``replace`` returns a new graph. Tensors are buffers of ``weights``, so ``to``
+    moves them.
 
     Args:
         nodes: in execution order; the first is the input.
@@ -30,7 +30,7 @@ class Graph(nn.Module):
         super().__init__()
         self.nodes = tuple(nodes)
         self.output = output
-        self.weights = nn.Module()  # so that a tensor may be called like an attribute of this class
+        self.weights = nn.Module()  # a separate module: a tensor may have the name of an attribute of this class
         self._owners: dict[str, tuple[nn.Module, str]] = {}
         for name in self.tensor_names:
             owner, leaf = owner_of(self.weights, name)
@@ -45,14 +45,14 @@ class Graph(nn.Module):
         return list(dict.fromkeys(name for node in self.nodes for name in node.parameters.values()))
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor of that name."""
+        """The tensor with this name."""
         owner, leaf = self._owners[name]
         tensor = owner._buffers[leaf]
         assert tensor is not None
         return tensor
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Read ``tensor`` itself, gradient and all, under this name from now on."""
+        """Replace the tensor with this name by ``tensor``, without a copy, so that it may require a gradient."""
         owner, leaf = self._owners[name]
         setattr(owner, leaf, tensor)
 
@@ -63,18 +63,18 @@ class Graph(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return next(self.buffers(), torch.empty(0)).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in: the type of its first weights."""
+        """The dtype of the computation, that of the first floating-point tensor."""
         floating = (tensor.dtype for tensor in self.buffers() if tensor.is_floating_point())
         return next(floating, torch.get_default_dtype())
 
     @property
     def sites(self) -> list[Node]:
-        """The activation sites, in execution order."""
+        """The nodes of the sites, in execution order."""
         return [node for node in self.nodes if node.operation == "site"]
 
     @property
@@ -89,7 +89,7 @@ class Graph(nn.Module):
         output: str | None = None,
         tensors: Mapping[str, Tensor] | None = None,
     ) -> Graph:
-        """A new graph; ``tensors`` are added to, or take the place of, those there are."""
+        """A new graph with other nodes or output; ``tensors`` are added to the present ones or replace them by name."""
         return Graph(
             self.nodes if nodes is None else nodes,
             self.output if output is None else output,
@@ -111,13 +111,13 @@ class Graph(nn.Module):
         return lift(lambda *xs: function(*xs, **node.attributes, **parameters), *inputs)
 
     def analog(self, node: Node, signal: Signal) -> Signal:
-        """What a non-linear node computes in the original network."""
+        """Value of a non-linear node in the analog network."""
         if node.operation == "max_pool":
             return lift(lambda x: OPERATIONS["max_pool"].apply(x, **node.attributes), signal)
         return lift(lambda x: self.activate(node, x), signal)
 
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
-        """The activation of a site node for ``x`` [B, C, ...]."""
+        """The activation of a site for a pre-activation ``x`` [B, C, ...]."""
         tensors = {argument: self.tensor(name) for argument, name in node.parameters.items()}
         attributes = dict(node.attributes)
         return ACTIVATIONS[attributes.pop("activation")].apply(x, overwrite=overwrite, **attributes, **tensors)
@@ -127,11 +127,12 @@ class Graph(nn.Module):
         return self.on_means(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
 
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
-        """The whole network on time-means, every value computed once: ``x`` [B, ...] -> output [B, ...].
+        """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].
 
         Args:
             x: input.
-            site: what a site makes of its current: (node, current [B, C, ...], whether it may write over it).
+            site: (node, current [B, C, ...], overwrite) -> output of the site; with overwrite, the output may be
+                written over the current.
         """
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
@@ -146,7 +147,7 @@ class Graph(nn.Module):
 
 
 def owner_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module below ``root`` that holds ``name``, made on the way, and the name in it."""
+    """The module below ``root`` that owns the tensor ``name``, created if needed, and the tensor's name in it."""
     *path, leaf = name.split(".")
     module = root
     for part in path:

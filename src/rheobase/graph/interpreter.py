@@ -1,9 +1,9 @@
-"""The interpreter: the one loop that runs the nodes of a graph.
+"""The interpreter: one loop that runs the nodes of a graph.
 
 The analog network, the simulation step by step or layer by layer, the closed form, the differentiable simulation and
-training differ in what flows on the edges (:mod:`rheobase.signals.signal`) and in what a site makes of it. The first is
-what the caller puts into ``values``, the second is a hook; the loop is the same. What is affine is computed by the
-graph, on a constant once and on a time series at every step.
+training share this loop. They differ in the input signals (:mod:`rheobase.signals.signal`), passed in ``values``, and
+in the function that evaluates non-linear nodes. The graph computes affine nodes, once for a constant and at every step
+for a time series.
 """
 
 from __future__ import annotations
@@ -17,21 +17,27 @@ from rheobase.graph.operations import OPERATIONS
 from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
 
 Nonlinear = Callable[[Node, Signal], Signal]
-"""What a site, a max-pooling or an alignment makes of its input."""
+"""(node, input) -> output, for a site, a max-pooling or an alignment."""
 
 
 class Computes(Protocol):
-    """What holds the tensors of a graph."""
+    """An object with the tensors of a graph, which computes affine nodes."""
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
         """The value of an affine node."""
 
 
 Schedule = list[tuple[Node, tuple[str, ...]]]
+"""Nodes in execution order, each with the names of the values to release after it."""
 
 
 def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
-    """Pair each node with the values that nobody needs after it, so that memory is given back early."""
+    """Pair each node with the values that no later node reads, so that their memory is released early.
+
+    Args:
+        nodes: in execution order.
+        keep: names of values that are not released.
+    """
     nodes, keep = list(nodes), set(keep)
     last = {name: i for i, node in enumerate(nodes) for name in (*node.inputs, node.name)}
     released: list[list[str]] = [[] for _ in nodes]
@@ -42,13 +48,13 @@ def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
 
 
 def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
-    """Nodes that may write their result over their first input: new memory, which only they read.
+    """Sums and sites that may write their result over their first input: newly allocated, and read by no other node.
 
-    Memory that is freed and taken again costs more than the arithmetic of a neuron (measured).
+    Freeing and allocating memory costs more than the arithmetic of a neuron (measured).
 
     Args:
-        nodes: all that are run.
-        keep: names of values that somebody reads afterwards.
+        nodes: all nodes that run.
+        keep: names of values that are read after the run.
     """
     nodes = list(nodes)
     readers = Counter(name for node in nodes for name in set(node.inputs))
@@ -71,12 +77,11 @@ def run(
     """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
 
     Args:
-        graph: holds the tensors.
-        plan: what to do.
-        values: signals by the name of the node that they come from.
-        nonlinear: what to do at sites and max-pooling.
-        overwriting: sums that may be written over their first term (:func:`overwriting`), where nobody else has that
-            signal.
+        graph: computes affine nodes.
+        plan: nodes with the values to release after each (:func:`schedule`).
+        values: node -> its signal; changed in place.
+        nonlinear: evaluates sites, max-pooling and alignments.
+        overwriting: sums that may be written over their first term (:func:`overwriting`).
     """
     for node, released in plan:
         inputs = [values[name] for name in node.inputs]
@@ -91,7 +96,7 @@ def run(
 
 
 def _add_over(*inputs: Signal) -> Signal:
-    """The sum of the inputs, written over the first; as an ``add`` node otherwise."""
+    """The sum of the inputs, written over the first; a new tensor if their numbers of steps differ."""
     first, *rest = inputs
     steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
     if len(steps) > 1 or (steps and isinstance(first, Constant)):

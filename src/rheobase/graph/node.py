@@ -1,4 +1,4 @@
-"""The nodes of a graph."""
+"""A node of a graph."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Node:
     """One operation.
 
     Attributes:
-        name: unique; the module path where the operation is a module's.
+        name: unique; the path of the module if the operation is a module.
         operation: a key of ``OPERATIONS``, or ``input``, ``site``, ``max_pool``.
         inputs: names of the nodes it reads.
-        attributes: its constant arguments, JSON values only.
-        parameters: argument name -> name of a tensor of the graph.
+        attributes: constant arguments, JSON values only.
+        parameters: argument -> name of a tensor of the graph.
         shape: shape of one sample of its output (no batch axis).
-        origin: where it stood in the user's network, for messages.
+        origin: its place in the user's network, for messages.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The table of activation sites that every later stage reads."""
+"""The sites of a graph, and the split of its nodes into those before, between and after the sites."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from rheobase.graph.node import Node
 
 @dataclass(frozen=True)
 class Site:
-    """One call of an activation function.
+    """One call of an activation in the network, which becomes one layer of neurons.
 
     Attributes:
-        name: unique name, the module path where the activation is a module's (``layer1.0.relu:2``: its second call).
+        name: unique; the path of the module if the activation is a module (``layer1.0.relu:2``: its second call).
         index: position in execution order.
-        shape: shape of one sample, [C, ...]; channels are always the first axis.
-        bounds: of the activation; ``upper``, ``levels`` and ``rounding`` are parts of it.
-        previous: sites whose output reaches this one through affine operations; empty: the network's input does.
-        next: sites that this one's output reaches; empty: the readout.
+        shape: shape of one sample, [C, ...]; the first axis is always the channels.
+        bounds: range and quantisation of the activation.
+        previous: sites whose output this site reads through affine operations; empty if it reads the network's input
+            only.
+        next: sites that read the output of this site through affine operations; empty if only the readout does.
+        origin: its place in the user's network, for messages.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Site:
 
     @property
     def upper(self) -> float | None:
-        """Where the activation saturates (6 for ReLU6), or None."""
+        """The value at which the activation saturates (6 for ReLU6), or None."""
         return self.bounds.upper
 
     @property
@@ -42,7 +44,7 @@ class Site:
 
     @property
     def rounding(self) -> Rounding:
-        """How a quantised activation rounds."""
+        """How a quantised activation rounds to a level."""
         return self.bounds.rounding
 
     @property
@@ -61,7 +63,7 @@ class Site:
 
 def site_table(graph: Graph) -> tuple[Site, ...]:
     """All sites of a graph in execution order."""
-    sources: dict[str, frozenset[str]] = {}  # node -> the sites its value comes from
+    sources: dict[str, frozenset[str]] = {}  # node -> the sites that its value depends on
     previous: dict[str, frozenset[str]] = {}
     for node in graph.nodes:
         arriving = frozenset().union(*(sources[name] for name in node.inputs))
@@ -88,14 +90,14 @@ def site_table(graph: Graph) -> tuple[Site, ...]:
 
 
 def bounds(node: Node) -> Bounds:
-    """Between which values the activation of a site lies."""
+    """Range and quantisation of the activation of a site."""
     attributes = dict(node.attributes)
     return ACTIVATIONS[attributes.pop("activation")].bounds(**attributes)
 
 
 def split_at_sites(graph: Graph) -> tuple[list[Node], list[Node], list[Node]]:
     """Nodes before any site, between sites, and after the last ones (the readout), each in execution order."""
-    spiking: set[str] = set()  # downstream of some site
+    spiking: set[str] = set()  # sites, and nodes that depend on one
     for node in graph.nodes:
         if node.operation == "site" or any(name in spiking for name in node.inputs):
             spiking.add(node.name)

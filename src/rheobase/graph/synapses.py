@@ -1,4 +1,4 @@
-"""How many operations a graph takes, read from its structure: products, additions, and where each spike goes."""
+"""Count the operations of a graph from its structure: products, additions, and the fan-out of each spike."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
 
 Kind = Literal["spikes", "sums", "values", "currents", "constant"]
-"""What flows on an edge:
+"""Kind of the value on an edge:
 
-- ``spikes``: 0 or one number a neuron;
-- ``sums`` of spikes whose factors are known beforehand (pooled, added): they travel on one by one;
-- ``values`` that are there already: the image, an analog activation;
-- ``currents``: sums made where they are needed, so that one more sum into the same place takes no addition of its own;
-- ``constant``: known before the image, like a bias.
+- ``spikes`` of neurons;
+- ``sums`` of spikes with constant factors (pooled or added), which are transmitted as separate spikes;
+- ``values`` that are stored: the image, an analog activation;
+- ``currents``: sums that are accumulated in place, so that another term in the same sum takes no separate addition;
+- ``constant``: independent of the image, like a bias.
 """
 EVENTS: tuple[Kind, ...] = ("spikes", "sums")
 
 
 @dataclass
 class Work:
-    """Operations of a node, for one image or one step of a train.
+    """Operations of a node, for one image or one time-step.
 
     Attributes:
-        macs: multiply-accumulates. A zero of a padding and a weight that is zero take none.
+        macs: multiply-accumulates, without those for zeros of padding and zero weights.
         acs: additions that do not depend on spikes.
-        reach: source of spikes -> the additions that one spike of each of its neurons makes here, [C, ...], float64.
-        padded: products as they are usually stated, with zeros of padding and weights.
+        reach: source of spikes -> number of additions at this node per spike of each neuron, [C, ...], float64.
+        padded: products as papers usually state them, including zeros of padding and weights.
     """
 
     macs: int = 0
@@ -45,22 +45,25 @@ class Work:
 
 @dataclass(frozen=True)
 class _Edge:
-    """A node's value: its kind, and how often each source's elements enter each of its elements, [1, ...]."""
+    """A node's value: its kind, and the number of entries in each of its elements, [1, ...], differentiable.
+
+    The gradient with respect to a source is the number of elements that each neuron of the source enters.
+    """
 
     kind: Kind
     entries: Tensor
 
 
 class WorkCounter:
-    """Goes through a graph once and counts the operations of every node.
+    """Counts the operations of every node of a graph.
 
     Args:
         graph: the network.
-        spiking: whether sites emit spikes, else analog values.
+        spiking: True if sites emit spikes, False for analog values.
 
     Attributes:
         work: node -> its operations.
-        sources: where spikes come from: sites, and max-pooling of spikes, which lets one of them through.
+        sources: nodes that emit spikes: sites, and max-pooling of spikes.
     """
 
     def __init__(self, graph: Graph, *, spiking: bool) -> None:
@@ -73,7 +76,7 @@ class WorkCounter:
             for node in graph.nodes:
                 self.work[node.name] = Work()
                 edges[node.name] = self._count(node, [edges[name] for name in node.inputs])
-            if edges[graph.output].kind in EVENTS:  # nothing weighs them: the answer is their sum
+            if edges[graph.output].kind in EVENTS:  # no weights after the last site: the logits are sums of spikes
                 self._arrive(graph.nodes[-1], edges[graph.output].entries)
         self.sources = tuple(self._leaves)
 
@@ -97,7 +100,7 @@ class WorkCounter:
                 return self._joined(at, operation, inputs, how)
             case other:
                 raise ModelError(
-                    f"is the operation {operation.name}, whose synapses are {other!r}: its work cannot be counted",
+                    f"operation {operation.name} has synapses {other!r}, whose work cannot be counted",
                     where=node.name,
                     remedy=f"define {type(operation).__name__}.synapses as one of {', '.join(get_args(Synapses))}",
                 )
@@ -107,7 +110,7 @@ class WorkCounter:
 
     def _nonlinear(self, node: Node, edge: _Edge) -> _Edge:
         if node.operation == "site" and edge.kind in EVENTS:
-            self._arrive(node, edge.entries)  # straight into a potential
+            self._arrive(node, edge.entries)  # added to a potential without weights
         if not self.spiking or (node.operation == "max_pool" and edge.kind != "spikes"):
             return self._fresh(node, "values")
         leaf = torch.zeros(1, *node.shape, device=self.graph.device, requires_grad=True)
@@ -126,7 +129,7 @@ class WorkCounter:
         return self._fresh(at.node, "currents")
 
     def _spread(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
-        """Each element enters the windows, or pixels, that read it; the factor is part of the weights after it."""
+        """Pooling or interpolation. For spikes, the factor is part of the weights that follow."""
         entries = _entries(at, operation, inputs)
         if inputs[0].kind in EVENTS:
             return _Edge("sums", entries)
@@ -138,7 +141,7 @@ class WorkCounter:
 
     def _scaled(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
         if inputs[0].kind in EVENTS:
-            return _Edge(inputs[0].kind, _entries(at, operation, inputs))  # as above
+            return _Edge(inputs[0].kind, _entries(at, operation, inputs))  # as in _spread
         self.work[at.node.name].macs += prod(at.shape)
         return self._fresh(at.node, "currents")
 
@@ -152,7 +155,7 @@ class WorkCounter:
         else:
             kind = "currents"
             for edge in inputs:
-                if edge.kind in EVENTS:  # into the sum, or the memory, that the others make
+                if edge.kind in EVENTS:  # added to the sum, or the memory, of the other inputs
                     self._arrive(at.node, edge.entries)
         if adding and kind == "currents":
             terms = [edge for edge in inputs if edge.kind == "values"]
@@ -164,7 +167,7 @@ class WorkCounter:
         return _Edge(kind, _entries(at, operation, inputs))
 
     def _arrive(self, node: Node, entries: Tensor) -> None:
-        """Every spike makes as many additions here as it has entries."""
+        """Add to ``reach`` one addition per spike and entry."""
         names = list(self._leaves)
         found = torch.autograd.grad(
             entries.sum(), [self._leaves[name] for name in names], retain_graph=True, allow_unused=True
@@ -181,5 +184,5 @@ def _entries(at: NodeContext, operation: Operation, inputs: list[_Edge]) -> Tens
 
 
 def _whole(entries: Tensor) -> int:
-    # each is a whole number; a kernel may have found it by a transform that rounds
+    # each entry is a whole number; a kernel that uses a transform may return it with a rounding error
     return int(entries.detach().double().round().sum())

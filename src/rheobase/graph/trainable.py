@@ -1,4 +1,4 @@
-"""A traced network that trains: the same nodes, parameters with gradients, activations that are modules."""
+"""A trainable network with the nodes of a traced graph and a quantised activation at every site."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rheobase.signals.signal import Constant, Signal
 class TrainableGraph(nn.Module):
     """A traced network with a quantised activation at every site.
 
-    Its parameters have the names they have in the user's network, so weights can be loaded from it and back; those of
-    each activation lie below its site's name (``<site>.threshold``). Batch normalisation trains (momentum 0.1) and is
-    folded when the network is converted. Made by :func:`rheobase.quantise`.
+    Parameters have the names of the user's network, so that weights can be exchanged with it. Parameters of an
+    activation have the site's name as prefix (``<site>.threshold``). Batch normalisation trains (momentum 0.1) and is
+    folded at conversion. Returned by :func:`rheobase.quantise`.
 
     Args:
         graph: as traced, batch normalisation not folded.
-        activations: one for each site, by its name.
-        notes: what tracing rewrote, and what to know of the images that θ started from.
-        constraint: what the activations are held to while they train.
+        activations: site -> activation.
+        notes: rewrites by tracing, and notes about the images that the initial θ was computed from.
+        constraint: condition on the activations that training enforces.
     """
 
     def __init__(
@@ -61,29 +61,33 @@ class TrainableGraph(nn.Module):
                 owner.register_buffer(leaf, value)
         for site in graph.sites:
             owner, leaf = owner_of(self, site.name)
-            if leaf in owner._modules:  # a container made for a parameter that lies below
-                raise DataError("holds parameters and is an activation too", where=site.name)
+            if leaf in owner._modules:  # a container that was created for a parameter
+                raise DataError(
+                    "is the name of an activation and of a module with parameters",
+                    where=site.name,
+                    remedy="give the activation its own module",
+                )
             owner.add_module(leaf, activations[site.name])
 
     @property
     def activations(self) -> dict[str, QuantisedActivation]:
-        """The activation of every site, by its name, in execution order."""
+        """Site -> activation, in execution order."""
         modules = dict(self.named_modules())
         found: dict[str, Any] = {node.name: modules[node.name] for node in self.nodes if node.operation == "site"}
         return found
 
     @property
     def learns_levels(self) -> bool:
-        """Whether the levels of a site change in training."""
-        return any(getattr(part, "learns_levels", False) for part in self.activations.values())
+        """True if the levels of any site change in training."""
+        return any(getattr(activation, "learns_levels", False) for activation in self.activations.values())
 
     @property
     def mean_timesteps(self) -> float:
-        """Mean of the levels over the sites, which are the time-steps that they will run for."""
-        return statistics.fmean(part.levels for part in self.activations.values())
+        """Mean of the levels over the sites, which become their time-steps."""
+        return statistics.fmean(activation.levels for activation in self.activations.values())
 
     def constrain(self, done: float) -> None:
-        """Hold the activations to their constraint; :func:`rheobase.train` calls it after every step.
+        """Enforce the constraint on the activations; :func:`rheobase.train` calls this after every training step.
 
         Args:
             done: the share of the training that is over, 0 to 1.
@@ -92,7 +96,7 @@ class TrainableGraph(nn.Module):
             self.constraint.hold(self.activations, done)
 
     def constraint_notes(self) -> list[str]:
-        """What the constraint says of where the activations ended."""
+        """Notes of the constraint about the activations at the end of training."""
         return [] if self.constraint is None else self.constraint.notes(self.activations)
 
     @property
@@ -104,7 +108,9 @@ class TrainableGraph(nn.Module):
         """``x`` [B, ...] -> logits [B, ...]."""
         if tuple(x.shape[1:]) != self.input_shape:
             raise DataError(
-                f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}", where="images"
+                f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}",
+                where="images",
+                remedy="resize or crop them, or quantise again with images of this size",
             )
         running = _Running(self)
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
@@ -112,7 +118,7 @@ class TrainableGraph(nn.Module):
         return values[self.output_name].mean()
 
     def to_graph(self) -> Graph:
-        """The network as it is now, as plain data with staircase sites."""
+        """A graph with the present parameters and the sites of the activations."""
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         activations = self.activations
         nodes = []
@@ -136,7 +142,7 @@ class _Running:
         self.modules = dict(graph.named_modules())
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
-        """The value of an affine node; batch normalisation trains."""
+        """The value of an affine node; in training, batch normalisation uses the statistics of the batch."""
         arguments: dict[str, Any] = {argument: self.tensors[name] for argument, name in node.parameters.items()}
         if node.operation == "batch_norm":
             arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
@@ -145,7 +151,7 @@ class _Running:
         return Constant(apply(*(signal.values for signal in inputs), **node.attributes, **arguments))
 
     def nonlinear(self, node: Node, signal: Signal) -> Signal:
-        """The activation of a site, or max-pooling."""
+        """The value of a site or a max-pooling."""
         if node.operation == "site":
             return Constant(self.modules[node.name](signal.values))
         return Constant(OPERATIONS[node.operation].apply(signal.values, **node.attributes))

@@ -1,4 +1,4 @@
-"""The spiking network: neurons at the sites of a graph, and how it runs."""
+"""The spiking network: its structure, simulation, protocols and inference."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Images that fit a network, and networks that are converted."""
+"""Checks of the input images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_input(graph: Graph, images: Tensor) -> None:
     """Refuse images that do not fit the network.
 
     Raises:
-        DataError: if they have another shape or dtype, or hold NaN or infinite values.
+        DataError: if they have another shape or dtype, or contain NaN or infinite values.
     """
     expected = graph.input_shape
     if not isinstance(images, Tensor):
@@ -26,17 +26,19 @@ def check_input(graph: Graph, images: Tensor) -> None:
         )
     if not images.is_floating_point():
         raise DataError(
-            f"hold {images.dtype} values",
+            f"have dtype {images.dtype}",
             where="images",
             remedy="convert to float and normalise as in training",
         )
     if images.dtype != graph.dtype:
         raise DataError(
-            f"hold {images.dtype} values, the network computes in {graph.dtype}",
+            f"have dtype {images.dtype}, the network computes in {graph.dtype}",
             where="images",
             remedy=f"convert one of them, for example images.to({graph.dtype})",
         )
-    # the sum of finite values is finite but for huge ones, and much cheaper than a look at each
+    # a finite sum implies finite values, and is much cheaper than a test of each value; huge values need that test
     if not bool(torch.isfinite(images.sum())) and not bool(torch.isfinite(images).all()):
         first = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
-        raise DataError("holds NaN or infinite values", where=f"image {first} of the batch", remedy="check the reader")
+        raise DataError(
+            "contains NaN or infinite values", where=f"image {first} of the batch", remedy="check how images are loaded"
+        )

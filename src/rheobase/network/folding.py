@@ -1,4 +1,4 @@
-"""Thresholds moved into the weights, for simulators and chips whose spikes carry 1."""
+"""Fold thresholds into the weights, for simulators and chips with spikes of amplitude 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rheobase.neurons import Neuron
 from rheobase.signals.signal import along_channels
 
 FOLDED = "thresholds are folded into the weights"
-"""How the note begins that a folded network carries."""
+"""First words of the note in the provenance of a folded network."""
 _SCALED = {"threshold", "initial_potential", "bias"}
 
 
@@ -28,30 +28,30 @@ def check_unfolded(network: SpikingNetwork) -> None:
     """
     if any(note.startswith(FOLDED) for note in network.provenance.notes):
         raise RecipeError(
-            f"cannot be compared site by site: {FOLDED}", where="network", remedy="take it as it was before folding"
+            f"cannot be compared site by site: {FOLDED}", where="network", remedy="use the network before folding"
         )
 
 
 def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingNetwork:
-    r"""The same network with one θ' everywhere: spikes carry θ', and each site's old θ is in the weights around it.
+    r"""Give every neuron the threshold and amplitude θ', and fold the old thresholds θ into the weights.
 
     .. math:: W' = \frac{\theta'}{\theta_{out}} \, W \, \frac{\theta_{in}}{\theta'}, \qquad
               b' = \frac{\theta'}{\theta_{out}} \, b
 
-    (weight normalisation, Diehl et al. 2015, section III; here per channel and without changing the function.) On a
-    shortcut without weights the factor becomes a per-channel affine. A channel that never fires gets no input and no
-    initial potential instead of θ = ∞. Exact in real arithmetic: in float64 the spikes are the same ones; in float32
-    a potential within rounding of θ may fall on the other side.
+    (Weight normalisation, Diehl et al. 2015, section III; here per channel and without changing the function.) On a
+    shortcut without weights the factor becomes a per-channel affine operation. A silent channel (θ = ∞) gets θ', no
+    input and an initial potential of 0. Exact in real arithmetic: in float64 the spikes are the same; in float32 a
+    potential within rounding error of θ may fall on its other side.
 
     Args:
-        network: left as it is.
+        network: not modified.
         threshold: θ' > 0.
 
     Returns:
-        A network whose ``ann`` is still the original one, in its own units: compare outputs, not sites.
+        A new network. Its ``ann`` is the original one, in the original units: compare outputs, not sites.
 
     Raises:
-        RecipeError: if θ' is not positive, or a neuron holds something else that is in units of θ.
+        RecipeError: if θ' is not positive, or a neuron has another buffer in units of θ.
 
     Example:
         >>> import torch, rheobase as rb
@@ -76,7 +76,7 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
     provenance = Provenance(**copy.deepcopy(asdict(network.provenance)))
     if after:
         provenance.notes.append(
-            f"{FOLDED}: spikes carry {threshold:g}, and what sites emit is not in the units of the analog network"
+            f"{FOLDED}: the amplitude is {threshold:g}, and the output of a site is not in units of the analog network"
         )
     graph = rescale(network.graph, after, before)
     folded = SpikingNetwork(
@@ -97,11 +97,11 @@ def _check(site: Site, neuron: Neuron) -> None:
     buffers = {name for name, value in neuron._buffers.items() if value is not None and value.is_floating_point()}
     unknown = sorted(buffers - _SCALED)
     if unknown or "threshold" not in buffers or not torch.equal(neuron.amplitude, torch.as_tensor(neuron.threshold)):
-        what = " and ".join(unknown) or "an amplitude other than its threshold"
+        obstacle = " and ".join(unknown) or "an amplitude other than its threshold"
         raise RecipeError(
-            f"has {type(neuron).__name__} neurons with {what}, which cannot be moved into weights",
+            f"has {type(neuron).__name__} neurons with {obstacle}, which cannot be folded into weights",
             where=site.name,
-            remedy="keep the thresholds where they are",
+            remedy="use the network without folding",
         )
 
 
@@ -116,6 +116,6 @@ def _with_threshold(neuron: Neuron, threshold: float) -> Neuron:
     potential = neuron._buffers.get("initial_potential")  # in units of θ
     if potential is not None and bool(silent.any()):
         dims = max(potential.dim(), silent.dim())
-        quiet = along_channels(silent, dims + 1).squeeze(0) if silent.dim() else silent
-        new.initial_potential = torch.where(quiet, 0.0, potential)
+        silent = along_channels(silent, dims + 1).squeeze(0) if silent.dim() else silent
+        new.initial_potential = torch.where(silent, 0.0, potential)
     return new

@@ -1,4 +1,4 @@
-"""A converted network made ready to answer: its closed form with the neurons' factors moved into the weights."""
+"""Fast inference: the closed form of a spiking network, with the neurons' factors folded into the weights."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rheobase.neurons.response import Response
 
 
 class InferenceNetwork(nn.Module):
-    r"""The closed form of a spiking network for one T, in units of spikes; made by :func:`for_inference`.
+    r"""The closed form of a spiking network for one T, in units of spikes; returned by :func:`for_inference`.
 
-    The closed form of a site turns a mean current z into what it emits on average, (w/T) clip(⌊m z + c⌋, 0, T): five
-    passes over memory. Here m and c are in the weights and the bias in front of the site, w/T is in the weights behind
-    it, and a site is
+    The closed form of a site computes its time-mean output from the time-mean current z, (w/T) clip(⌊m z + c⌋, 0, T),
+    in five passes over memory. Here m and c are folded into the weights and the bias before the site, and w/T into the
+    weights after it. A site then computes
 
     .. math:: n = \mathrm{clip}(\lfloor z' \rfloor, 0, T), \qquad z' = m z + c
 
-    with ⌈z'⌉ for neurons that fire only above θ (c is then less by 1). In exact arithmetic it gives the same answers.
-    In floating point the last bit of z' may be another one, and where z' lies that close to a whole number, so may be
-    the count.
+    with ⌈z'⌉ for neurons that fire only above θ (c is then smaller by 1). In exact arithmetic the logits are the same.
+    In floating point the last bit of z' may differ, and the count then differs where z' is that close to a whole
+    number.
 
     Attributes:
         graph: the segments between sites, in the new units.
         responses: site -> the staircase of its neurons.
-        timesteps: T of the network; where sites have a T of their own, the longest.
+        timesteps: T of the network; the largest T of a site where sites differ.
     """
 
     def __init__(self, network: SpikingNetwork, timesteps: int) -> None:
@@ -46,9 +46,7 @@ class InferenceNetwork(nn.Module):
             before[site.name] = response.gain
             offset = torch.as_tensor(response.offset, dtype=response.gain.dtype, device=response.gain.device)
             shift[site.name] = offset - int(response.strict)
-            after[site.name] = torch.where(
-                response.unit > 0, response.unit, 1.0
-            )  # a silent channel emits nothing anyway
+            after[site.name] = torch.where(response.unit > 0, response.unit, 1.0)  # any factor for a silent channel
         self.graph = rescale(network.graph, after, before, shift)
         self._rows = min(network.images_in_budget(1), ROWS_IN_FLIGHT)
         self.eval()
@@ -62,7 +60,7 @@ class InferenceNetwork(nn.Module):
         """
         check_input(self.graph, images)
         images = in_memory_format(images.to(self.graph.device))
-        return torch.cat([self.graph.on_means(piece, self._count) for piece in images.split(self._rows)])
+        return torch.cat([self.graph.on_means(batch, self._count) for batch in images.split(self._rows)])
 
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()
@@ -74,31 +72,29 @@ def _response(network: SpikingNetwork, site: str, steps: int) -> Response:
     """The staircase of a site.
 
     Raises:
-        RecipeError: if its neurons have no closed form, or one that is no staircase.
+        RecipeError: if its neurons have no closed form, or their closed form is not a staircase.
     """
     neuron = network.neuron(site)
     if not neuron.closed_form or network.protocol is not None:
-        reason = f"has {type(neuron).__name__} neurons, whose count depends on when their input arrives"
+        reason = f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives"
     elif (response := neuron.response(steps)) is not None:
         return response
     else:
-        reason = "has neurons that start outside [0, θ] and have to be stepped"
-    raise RecipeError(
-        f"{reason}: nothing can move into weights", where=site, remedy="run the network itself: snn(images)"
-    )
+        reason = "has an initial potential outside [0, θ], which requires a simulation"
+    raise RecipeError(reason, where=site, remedy="run the network itself: snn(images)")
 
 
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:
-    """Make a network with a closed form ready to answer as fast as it can, at close to the analog network's speed.
+    """Build a copy of a network with a closed form that runs at close to the analog network's speed.
 
-    Twice the memory for weights, and what is calibrated in the network afterwards does not reach what this returns.
+    The weights are copied: memory doubles, and a later calibration of ``network`` does not change the copy.
 
     Args:
-        network: converted by a recipe with a closed form (``network.execution_mode == "counts"``); it is left as it is.
+        network: converted by a recipe with a closed form (``network.execution_mode == "counts"``); not modified.
         timesteps: T; default the one it was converted for.
 
     Raises:
-        RecipeError: naming a site without a closed form, or if the network cannot run for so many steps.
+        RecipeError: if a site has no closed form, or the network cannot run for ``timesteps`` steps.
 
     Example:
         >>> import torch, rheobase as rb

@@ -1,4 +1,4 @@
-"""What every site's neurons did in a simulation, and would have done under an even current."""
+"""Observe a simulation: the current and spikes of every site, and its spikes under a constant current."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rheobase.signals.signal import Constant, Signal, SpikeCounts, SpikeTrain, a
 
 @dataclass(frozen=True)
 class Observation:
-    """A site's neurons over all their steps, for some images.
+    """Currents and spikes of one site over all its steps, for a batch of images.
 
     Attributes:
         site: the site.
         neuron: its neurons.
         steps: T of the site.
-        current: z, the time-mean of what arrives, [B, C, ...].
-        spikes: what they emitted.
-        even: what they would emit for z at every step.
-        amplitude: of one spike, broadcastable; 0 for a silent channel.
+        current: z, the time-mean of its current, [B, C, ...].
+        spikes: the emitted spikes.
+        even: the spikes under the constant current z.
+        amplitude: value of one spike, broadcastable; 0 for a silent channel.
     """
 
     site: Site
@@ -41,8 +41,15 @@ class Observation:
 
 
 def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[Observation], None]) -> None:
-    """Simulate images [B, ...] in memory format for ``steps`` steps and show every site, in execution order."""
-    # nothing is overwritten: the current is read again after the neurons have fired
+    """Simulate ``steps`` steps and call ``see`` for every site, in execution order.
+
+    Args:
+        network: the network.
+        images: [B, ...], on its device and in its memory format.
+        steps: T of the network.
+        see: called with the observation of each site.
+    """
+    # without overwriting, because the current is read again after the neurons have fired
     fire = Simulation(network).advance(steps)
     sites = {site.name: site for site in network.sites}
 
@@ -63,12 +70,15 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
 def analog_values(
     network: SpikingNetwork, images: Tensor, emit: Callable[[Node, Tensor], Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What arrives at every site of the analog network, and what it makes of it.
+    """Pre-activation and activation of every site of the analog network.
 
     Args:
         network: the network.
         images: [B, ...].
-        emit: what a site hands on instead of its activation: (node, activation).
+        emit: (node, activation) -> the output of the site in place of its activation.
+
+    Returns:
+        Two dictionaries, site -> [B, C, ...]: the pre-activations, and the activations before ``emit``.
     """
     arrived: dict[str, Tensor] = {}
     activation: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""In which phases the neurons of a network run: the contract of two-phase methods."""
+"""The contract of a protocol: the phases in which every site runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, st
 
 
 class Protocol(Value, ABC):
-    """Every site runs in several phases over its input, with a rule between them; the last phase is what it emits.
+    """Phases in which every site runs over its input, with a rule between them; the last phase is the site's output.
 
-    A method of two phases, such as "run τ steps, silence the neurons that should not have fired, run T steps", is a
-    protocol over neurons that exist already: it says how long each phase is and from which state the next one starts.
-    Networks, latency, energy and saved folders do the rest. A site needs its whole input before the first phase is
-    over, so a network with a protocol does not stream: each site waits for the last step of what feeds it.
+    Example: "run τ steps, silence the neurons that should not have fired, run T steps". A protocol works with any
+    streaming neuron. It defines the length of each phase, and the state from which the next one starts. A network with
+    a protocol does not stream: each site waits for its whole input.
 
-    A subclass has its name as ``kind: Literal["my_protocol"] = "my_protocol"``; :func:`rheobase.register` makes it
-    known. Its fields are the options of the method. Neurons need a state: those that stream.
+    A subclass declares its name as ``kind: Literal["my_protocol"] = "my_protocol"``, and the options of the method as
+    its fields. Pass it to :func:`rheobase.register`.
     """
 
     kind: str
 
     @abstractmethod
     def phases(self, timesteps: int) -> tuple[int, ...]:
-        """The number of steps of each phase, for a site that emits for ``timesteps``; the last is ``timesteps``."""
+        """The number of steps of each phase, for a site that emits ``timesteps`` steps; the last is ``timesteps``."""
 
     @abstractmethod
     def between(self, neuron: Neuron, start: State, end: State, spikes: SpikeTrain, phase: int) -> State:
@@ -35,14 +34,14 @@ class Protocol(Value, ABC):
 
         Args:
             neuron: the neurons of the site.
-            start: the state in which they start when an image arrives.
-            end: the state at the end of the phase.
-            spikes: what they emitted in it, [t, B, C, ...].
-            phase: its number, from 0.
+            start: the initial state, before the first phase.
+            end: the state at the end of this phase.
+            spikes: the spikes of this phase, [t, B, C, ...].
+            phase: the number of this phase, from 0.
         """
 
     def emit(self, neuron: Neuron, signal: Signal, timesteps: int) -> SpikeTrain:
-        """What a site emits for its whole input."""
+        """Run all phases over the whole input of a site and return its spike train."""
         like = signal.values if isinstance(signal, Constant) else signal.values[0]
         start = state = neuron.init(like.shape, like)
         *before, last = self.phases(timesteps)
@@ -52,16 +51,16 @@ class Protocol(Value, ABC):
         return SpikeTrain(neuron.run(_input(signal, last), state)[0], neuron.amplitude)
 
     def internal_steps(self, timesteps: int) -> int:
-        """Steps that a site works before it emits: all phases but the last."""
+        """Number of steps in all phases but the last, in which a site emits nothing to the next layer."""
         return sum(self.phases(timesteps)[:-1])
 
 
 def _input(signal: Signal, steps: int) -> torch.Tensor:
-    """The first ``steps`` steps of a site's input, [steps, B, C, ...]; a shorter one begins again."""
+    """The first ``steps`` steps of a site's input, [steps, B, C, ...]; a shorter input is repeated."""
     if isinstance(signal, TimeSeries):
         return signal.values[torch.arange(steps) % signal.steps]
     return step_by_step(signal, steps)
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {}
-"""Every protocol by its kind; :func:`rheobase.register` adds to them."""
+"""Every protocol by its kind; :func:`rheobase.register` adds to it."""

@@ -1,4 +1,4 @@
-"""The simulation: the state of every neuron and gate, advanced over time."""
+"""The simulation: the state of every neuron and max-pool gate, advanced over time."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from rheobase.network.spiking_network import SpikingNetwork
 
 Monitor = Callable[[Site, Signal], None]
-"""Called for every site with what it emits for the piece of the batch at hand: a SpikeTrain [T, B, C, ...]; in closed
-form its time-mean, MeanSpikes [B, C, ...]."""
+"""Called for every site and sub-batch with the site's output: a SpikeTrain [T, B, C, ...], or in closed form its
+time-mean, MeanSpikes [B, C, ...]."""
 
 
 class Simulation:
-    """The state of every neuron (and max-pool gate) of one piece of a batch, and how far it has run.
+    """The state of every neuron and max-pool gate for one sub-batch, and the number of steps it has run.
 
     Args:
-        network: whose neurons.
-        monitor: called for every site and piece.
-        overwrite: spikes may be written over currents that nobody else reads.
+        network: the network to simulate.
+        monitor: called for every site with its output.
+        overwrite: spikes may be written over currents that no other node reads.
     """
 
     def __init__(self, network: SpikingNetwork, monitor: Monitor | None = None, *, overwrite: bool = False) -> None:
@@ -40,32 +40,32 @@ class Simulation:
         self.done = self.steps = 0
 
     def advance(self, steps: int) -> Callable[[Node, Signal], Signal]:
-        """What to do at non-linear nodes for the next ``steps`` steps."""
+        """Begin the next ``steps`` steps; returns the function that evaluates non-linear nodes, :meth:`fire`."""
         self.done += self.steps
         self.steps = steps
         return self.fire
 
     def before(self, node: Node, signal: Signal) -> tuple[Tensor, State]:
-        """A site's current [B, C, ...] of the next step, and the state its neurons are in."""
+        """The current [B, C, ...] of a site at the next step, and the state of its neurons before it."""
         current = signal.values if isinstance(signal, Constant) else signal.values[0]
         if node.name not in self.states:
             self.states[node.name] = self.network.neuron(node.name).init(current.shape, current)
         return current, self.states[node.name]
 
     def fire(self, node: Node, signal: Signal) -> Signal:
-        """What a site's neurons emit, or a max-pool gate lets through, over these steps."""
+        """The output of a non-linear node over these steps: a site, a max-pool gate or an alignment."""
         if node.operation == "max_pool":
             return self.gate(node, signal)
         if node.operation == ALIGN:
             return self.network.alignment.align(signal, self.steps_of(node.attributes["site"]))
         index = self.network._index[node.name]
-        train = self.emit(node, cast(Neuron, self.network.neurons[index]), signal)
+        spikes = self.emit(node, cast(Neuron, self.network.neurons[index]), signal)
         if self.monitor is not None:
-            self.monitor(self.network.sites[index], train)
-        return train
+            self.monitor(self.network.sites[index], spikes)
+        return spikes
 
     def steps_of(self, site: str) -> int:
-        """T of a site for these steps of the network."""
+        """T of a site while the network runs these steps."""
         return self.network.steps_of(site, self.steps)
 
     def emit(self, node: Node, neuron: Neuron, signal: Signal) -> SpikeTrain:
@@ -81,9 +81,9 @@ class Simulation:
         return SpikeTrain(values, neuron.amplitude)
 
     def gate(self, node: Node, signal: Signal) -> Signal:
-        """Max-pooling of a train: each window lets through the input with the largest running sum so far.
+        """Max-pooling of a time series: each window passes on the input with the largest sum over the steps so far.
 
-        Where neurons wait for their whole input, so does the gate: it lets through the input with the largest sum.
+        In a network that does not stream, it is the input with the largest sum over all steps.
         """
         max_pool: Callable[..., Any] = OPERATIONS[node.operation].apply
         if isinstance(signal, Constant):
@@ -101,4 +101,4 @@ class Simulation:
             _, winners = max_pool(total, **node.attributes, return_indices=True)
             passed.append(value.flatten(2).gather(2, winners.flatten(2)).reshape(winners.shape))
         self.states[node.name] = (total,)
-        return replace(signal, values=torch.stack(passed))  # spikes stay spikes
+        return replace(signal, values=torch.stack(passed))  # the output of a spike train is a spike train

@@ -1,4 +1,4 @@
-"""The spiking network: a graph whose sites are neurons, and how it is run."""
+"""The spiking network: a graph with neurons at its sites, and how it runs."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, pr
 
 DEFAULT_MEMORY_BUDGET = 2**30
 MAX_TIMESTEPS = 2**16
-"""An upper bound that catches typing errors; rate coding has converged to its last digit after some thousand steps."""
+"""Upper limit of T, to catch typing errors. Rate coding reaches its final accuracy within a few thousand steps."""
 ROWS_IN_FLIGHT = 128
-"""Images × steps worked on at once: enough to keep two cores busy, few enough to stay in the caches (measured)."""
+"""Images × steps in one sub-batch: enough to keep two cores busy, few enough to fit into the caches (measured)."""
 
 
 Execution = Literal["steps", "counts"]
-"""The faithful simulation, or the closed form on time-means."""
+"""The simulation of every time-step, or the closed form on time-means."""
 
 
 @dataclass
 class Provenance:
-    """What is needed to make the same network again, and what was done on the way."""
+    """How a network was converted: seed, versions, calibration data, notes, and a record of each pass."""
 
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
@@ -47,29 +47,27 @@ class Provenance:
 
 
 class SpikingNetwork(nn.Module):
-    """A converted network. Made by :func:`rheobase.convert` or :func:`rheobase.load`.
+    """A spiking network, returned by :func:`rheobase.convert` and :func:`rheobase.load`.
 
-    The image is presented unchanged at every step (direct coding), every site is a layer of neurons, and the output is
-    the time-mean of the last, analog, segment. What is affine before the first site and after the last one is computed
-    once.
+    The image is the input at every step (direct coding), every site is a layer of neurons, and the logits are the
+    time-mean of the readout. The affine operations before the first site and the readout are computed once.
 
     Attributes:
-        graph: affine segments between sites, with the tensors the spiking network uses.
-        ann: the analog network it was made from (batch normalisation folded).
+        graph: affine segments between sites, with the weights of the spiking network.
+        ann: the analog network it was converted from, with batch normalisation folded.
         neurons: one layer of neurons for each site, in execution order.
         sites: the site table.
-        nodes: the nodes up to the last sites, in the order they run; where sites differ in T, with the nodes that align
-            trains (:mod:`rheobase.signals.alignment`).
-        between: those of them that come after the first sites.
-        overwriting: those that may write over their first input.
-        timesteps: T it was converted for; where sites have a T of their own, the longest.
-        alignment: how a train that reaches a site with another T is aligned to it.
+        nodes: the nodes up to the last sites, in execution order; where sites differ in T, with the nodes that align
+            spike trains (:mod:`rheobase.signals.alignment`).
+        between: the nodes from the first sites to the last ones.
+        overwriting: the nodes that may write over their first input.
+        timesteps: T it was converted for; the largest T of a site where sites differ.
+        alignment: how a spike train is aligned to a site with another T.
         protocol: the phases in which every site runs; None: one phase of T steps.
-        recipe: the recipe it was made by, as plain values.
-        memory_budget: bytes that live signals may take; larger batches are worked off in pieces.
-        execution: how to run: ``"steps"``, the simulation; ``"counts"``, the closed form on means; ``"auto"``: the
-            latter where every neuron has one, which gives the same answer at the analog network's cost. Anything else
-            is refused where it is set. ``execution_mode`` says which of the two runs.
+        recipe: the recipe it was converted by, as plain values.
+        memory_budget: bytes that live signals may use; larger batches are computed in sub-batches.
+        execution: ``"steps"``, the simulation; ``"counts"``, the closed form; ``"auto"``, the closed form where every
+            site has one: the same logits at the analog network's cost. ``execution_mode`` gives the one that runs.
 
     Example:
         >>> import torch, rheobase as rb
@@ -106,7 +104,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def execution(self) -> Execution | Literal["auto"]:
-        """How to run."""
+        """``"steps"``, ``"counts"`` or ``"auto"``; any other value raises a RecipeError."""
         return self._execution
 
     @execution.setter
@@ -115,7 +113,7 @@ class SpikingNetwork(nn.Module):
         self._execution = wanted
 
     def plan(self) -> None:
-        """Read the structure of ``graph`` again; needed only after it was replaced."""
+        """Derive the order of execution from ``graph``; call it after replacing ``graph``."""
         self.sites = site_table(self.graph)
         if len(self.sites) != len(self.neurons):
             raise RecipeError(f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites", where="network")
@@ -136,40 +134,41 @@ class SpikingNetwork(nn.Module):
         self.between = schedule(between, keep={*self._read, *made_early})
         self._late = schedule(readout, keep={self.graph.output})
         self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *made_early, self.graph.output})
-        self._floats_held, self._floats_stepped = _peak_floats(self.graph, self._early, self.between)
+        self._constant_floats, self._step_floats = _peak_floats(self.graph, self._early, self.between)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
-        """Logits [B, ...]: time-mean of the output over ``timesteps`` steps (default: those it was converted for).
+        """Logits [B, ...]: time-mean of the readout over ``timesteps`` steps (default: T it was converted for).
 
         Raises:
             DataError: if the images do not fit the network.
-            RecipeError: if its neurons cannot run for so many steps.
+            RecipeError: if a site cannot run for ``timesteps`` steps.
         """
         return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
 
     @torch.no_grad()
     def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
-        """Logits after each t of ``timesteps``, from one simulation of the longest: [R, B, ...].
+        """Logits after each T of ``timesteps``, [R, B, ...]; a streaming network is simulated once, for the largest T.
 
         Args:
-            images: [B, ...], the same at every step.
-            timesteps: step counts, each >= 1.
-            monitor: called for every site and piece of the batch.
+            images: [B, ...], the input at every step.
+            timesteps: R numbers of steps, each >= 1.
+            monitor: called for every site and sub-batch with the site's output.
         """
         images = self.check_images(images)
         wanted = self.step_counts(timesteps)
         if self.execution_mode == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
-        pieces = images.split(self.piece_size(max(wanted)))
-        return torch.cat([self._simulate(piece, wanted, monitor) for piece in pieces], dim=1)
+        batches = images.split(self.piece_size(max(wanted)))
+        return torch.cat([self._simulate(batch, wanted, monitor) for batch in batches], dim=1)
 
     @torch.no_grad()
     def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Run step by step: yields (t, logits after t steps), t from 1. The state of all neurons is kept between.
+        """Run step by step and yield (t, logits after t steps), t from 1.
 
-        Where neurons wait for their whole input, t counts the steps of the last ones, and all before them have run.
+        If the network does not stream, the whole simulation runs before the first yield, and t counts the steps of the
+        last sites.
 
         Example:
             >>> for t, logits in snn.stream(images):  # doctest: +SKIP
@@ -201,23 +200,23 @@ class SpikingNetwork(nn.Module):
             yield t, self._finish(means)
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
-        """The closed form: every site's mean output from its mean current."""
+        """Logits in closed form: every site's time-mean output from the time-mean of its current."""
 
         def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
             site = self.sites[self._index[node.name]]
             neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
-            if monitor is not None and not neuron.alphabet.binary:  # how its count is spread over the steps matters
+            if monitor is not None and not neuron.alphabet.binary:  # events depend on how spikes are spread over steps
                 monitor(site, neuron.train_of(Constant(current), steps))
             rate = neuron.rate(current, steps, overwrite=overwrite)
             if monitor is not None and neuron.alphabet.binary:
                 monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
             return rate
 
-        pieces = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
-        return torch.cat([self.graph.on_means(piece, emit) for piece in pieces])
+        batches = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
+        return torch.cat([self.graph.on_means(batch, emit) for batch in batches])
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
-        # where neurons wait for their input, what the network answers after t steps is no prefix of a longer run
+        # a network that does not stream gives other logits for T = t than a longer run does after t steps
         runs = [timesteps] if self.streams else [(t,) for t in timesteps]
         return torch.cat([self._simulate_once(images, wanted, monitor) for wanted in runs])
 
@@ -229,10 +228,10 @@ class SpikingNetwork(nn.Module):
 
     @property
     def execution_mode(self) -> Execution:
-        """How the network runs now: as ``execution`` says; ``"auto"`` is the closed form where every neuron has one.
+        """``"steps"`` or ``"counts"``: how the network runs with its present ``execution``.
 
         Raises:
-            RecipeError: if the closed form is asked for and a site has none, naming it.
+            RecipeError: if ``execution`` is ``"counts"`` and a site has no closed form.
         """
         if self.execution == "steps":
             return "steps"
@@ -243,46 +242,49 @@ class SpikingNetwork(nn.Module):
             if self.execution == "auto":
                 return "steps"
             raise RecipeError(
-                f"has {type(neuron).__name__} neurons, whose count depends on when their input arrives",
+                f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives",
                 where=site.name,
                 remedy='use execution="steps" or "auto"',
             )
         return "counts"
 
     def waits(self, site: str) -> bool:
-        """Whether a site needs its whole input before it emits its first step."""
+        """True if a site needs its whole input before it emits its first step."""
         return self.protocol is not None or not self.neuron(site).streams
 
     def internal_steps(self, site: str, before: int | None, steps: int) -> int:
-        """Steps that a site works on before it emits ``steps`` steps, for an input of ``before`` (None: a constant)."""
+        """Steps of a site between the last input and the first output; see :meth:`Neuron.internal_steps`."""
         if self.protocol is not None:
             return self.protocol.internal_steps(steps)
         return self.neuron(site).internal_steps(before, steps)
 
     def neuron_work(self, site: str, before: int | None, steps: int) -> tuple[int, int]:
-        """Additions and comparisons of one neuron of a site for an image; see Neuron.updates and Neuron.comparisons."""
+        """Additions and comparisons of one neuron of a site for one image.
+
+        See :meth:`Neuron.updates` and :meth:`Neuron.comparisons`.
+        """
         neuron = self.neuron(site)
         worked = steps if self.protocol is None else steps + self.protocol.internal_steps(steps)
         return neuron.updates(before, worked), neuron.comparisons(before, worked)
 
     def steps_of(self, site: str, timesteps: int | None = None) -> int:
-        """T of a site when the network runs for ``timesteps`` (default: those it was converted for)."""
+        """T of a site when the network runs for ``timesteps`` steps (default: T it was converted for)."""
         return self.neuron(site).steps(self.timesteps if timesteps is None else timesteps, self.timesteps)
 
     def mean_steps(self, timesteps: int | None = None) -> float:
-        """T on average over all sites when the network runs for ``timesteps`` (the papers' T of mixed networks)."""
+        """Mean T of all sites when the network runs for ``timesteps`` steps: T of a mixed network in the papers."""
         return sum(self.steps_of(site.name, timesteps) for site in self.sites) / len(self.sites)
 
     def begin(self, images: Tensor) -> dict[str, Signal]:
-        """Signals before the first sites, from images in memory format; ``between`` runs from here."""
+        """Signals that the nodes in ``between`` read, from images in memory format."""
         values: dict[str, Signal] = {self.graph.nodes[0].name: Constant(images)}
         run(self.graph, self._early, values, self.graph.analog)
         return values
 
     def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
-        """Logits after each t, [R, B, ...], from the signals that ``between`` leaves.
+        """Logits after each T of ``timesteps``, [R, B, ...], from the signals that the readout reads.
 
-        Where neurons wait for their whole input there is one t, and every branch counts with the mean of all its steps.
+        If the network does not stream, R = 1: each signal enters with its mean over all steps.
         """
         if not self.streams:
             return self.mean_answer(values).unsqueeze(0)
@@ -307,19 +309,19 @@ class SpikingNetwork(nn.Module):
     # -- checks and sizes ------------------------------------------------------------------------------------------
 
     def check_images(self, images: Tensor) -> Tensor:
-        """Images on the device and in the memory format the network runs in.
+        """Check images and move them to the network's device and memory format.
 
         Raises:
-            DataError: if they have another shape or dtype, or hold NaN or infinite values.
+            DataError: if they have another shape or dtype, or contain NaN or infinite values.
         """
         check_input(self.graph, images)
         return in_memory_format(images.to(self.graph.device))
 
     def check_timesteps(self, timesteps: int) -> None:
-        """Refuse a number of steps the neurons cannot run for.
+        """Refuse a number of steps that a site cannot run for.
 
         Raises:
-            RecipeError: naming the site.
+            RecipeError: if it is not from 1 to ``MAX_TIMESTEPS``, or a site cannot run for it.
         """
         check_whole(timesteps, "timesteps", most=MAX_TIMESTEPS)
         for site, neuron in zip(self.sites, self.neurons, strict=True):
@@ -328,7 +330,7 @@ class SpikingNetwork(nn.Module):
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
                 if cast(Neuron, neuron).timesteps is not None and cast(Neuron, neuron).trained_timesteps:
-                    again = "quantise and train with other levels"
+                    again = "quantise and train it again with other levels"
                 raise RecipeError(
                     f"cannot run for {timesteps} steps: {reason}",
                     where=site.name,
@@ -336,45 +338,45 @@ class SpikingNetwork(nn.Module):
                 )
 
     def step_counts(self, timesteps: Sequence[int]) -> tuple[int, ...]:
-        """The numbers of steps that were asked for, in their order.
+        """Check several numbers of steps and return them as a tuple.
 
         Raises:
-            RecipeError: if there is none, or the neurons cannot run for one of them, naming the site.
+            RecipeError: if ``timesteps`` is empty or not a sequence, or a site cannot run for one of them.
         """
         if not isinstance(timesteps, Iterable):
-            raise RecipeError(f"is {timesteps!r}, not several", where="timesteps", remedy="give a list, such as [4, 8]")
+            raise RecipeError(f"is {timesteps!r}, not a list", where="timesteps", remedy="pass a list, such as [4, 8]")
         wanted = tuple(timesteps)
         if not wanted:
-            raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+            raise RecipeError("is empty", where="timesteps", remedy="give at least one number of time-steps")
         for t in wanted:
             self.check_timesteps(t)
         return wanted
 
     def runs_for(self, timesteps: int) -> bool:
-        """Whether the neurons can run for so many steps."""
+        """True if every site can run when the network runs for ``timesteps`` steps."""
         neurons = cast(Iterable[Neuron], self.neurons)
         return all(neuron.check_timesteps(timesteps, self.timesteps) is None for neuron in neurons)
 
     def piece_size(self, timesteps: int) -> int:
-        """How many images are worked on at once. An image's result does not depend on it."""
+        """Number of images in a sub-batch; the logits of an image do not depend on it."""
         return min(self.images_in_budget(timesteps), -(-ROWS_IN_FLIGHT // timesteps))
 
     def images_in_budget(self, timesteps: int) -> int:
-        """How many images' live signals fit into the memory budget at once; at least one."""
-        return max(1, self.memory_budget // (4 * (self._floats_held + timesteps * self._floats_stepped)))
+        """Number of images whose live signals fit into the memory budget; at least 1."""
+        return max(1, self.memory_budget // (4 * (self._constant_floats + timesteps * self._step_floats)))
 
 
 def check_converted(network: object) -> None:
-    """Refuse what is not a spiking network, such as the network that was to be converted.
+    """Refuse any object but a spiking network.
 
     Raises:
-        ModelError: naming what it is.
+        ModelError: if ``network`` is not a SpikingNetwork.
     """
     if not isinstance(network, SpikingNetwork):
         raise ModelError.typed(
             f"is of type {type(network).__name__}, not a SpikingNetwork",
             where="network",
-            remedy="convert it first, rb.convert(network, recipe, calibration=...), or rb.load a saved one",
+            remedy="convert it first: rb.convert(network, recipe, calibration=...), or load a saved one with rb.load",
         )
 
 
@@ -383,19 +385,19 @@ def _mean_after(signal: Signal, t: int) -> Tensor:
 
 
 def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:
-    """Largest number of live floats for one image: (held ones, those that there are for every step)."""
-    nodes = (*graph.nodes, *(node for node, _ in spiking))  # those that align are not of the graph
+    """Largest number of live floats for one image: (constants, floats of one time-step)."""
+    nodes = (*graph.nodes, *(node for node, _ in spiking))  # the graph lacks the alignment nodes
     sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in nodes}
     live = {graph.nodes[0].name}
-    held = sizes[graph.nodes[0].name]
+    constants = sizes[graph.nodes[0].name]
     for node, released in early:
         live.add(node.name)
-        held = max(held, sum(sizes[name] for name in live))
+        constants = max(constants, sum(sizes[name] for name in live))
         live -= set(released)
     stepped, peak = set[str](), 1
     for node, released in spiking:
-        # a neuron reads its currents and writes its spikes: both are counted; its potential is a step's worth
+        # both the currents and the spikes of a neuron are counted; its potential has the size of one step
         stepped.add(node.name)
         peak = max(peak, sum(sizes[name] for name in stepped))
         stepped -= set(released)
-    return held + max(sizes.values()), peak
+    return constants + max(sizes.values()), peak

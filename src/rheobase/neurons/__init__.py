@@ -1,4 +1,4 @@
-"""Neurons: the spiking side of a site. Each has explicit state, and pure arithmetic that can be tested alone."""
+"""Neurons: the layer of a site in the spiking network, with explicit state that is passed in and returned."""
 
 from rheobase.neurons.constant_current import ConstantCurrent
 from rheobase.neurons.fused import set_fusion
@@ -11,7 +11,7 @@ from rheobase.neurons.response import Alphabet, Response
 from rheobase.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
-"""Every kind of neuron by the name it has in saved networks; :func:`rheobase.register` adds to them."""
+"""Every neuron class by its name in saved networks; :func:`rheobase.register` adds to it."""
 
 __all__ = [
     "NEURONS",

@@ -21,20 +21,20 @@ class ConstantCurrent(WindowNeuron):
 
     .. math:: u[t] = v[t-1] + z, \qquad s[t] = [u[t] \ge \theta], \qquad v[t] = u[t] - \theta s[t]
 
-    At T = L and with the V0 of the activation's rounding, it emits exactly the quantised activation (QVM, Theorems 1
-    and 2): no unevenness error, since z is even by construction. The potential is kept as what has come in and a whole
-    number of spikes that have gone out, so that nothing is lost by rounding however long it runs.
+    At T = L and with the V0 of the activation's rounding, its time-mean is exactly the quantised activation (QVM,
+    Theorems 1 and 2). There is no unevenness error, since the current is constant. The potential is stored as the
+    accumulated input and the number of emitted spikes, so that rounding errors do not accumulate over time.
 
-    From 0 ≤ V0 ≤ θ the count is that of the closed form. From any other V0, where calibration may move it, it is not (a
-    neuron that starts below 0 may be late for good, one that starts above θ fires although z is negative): then
-    :meth:`rate` steps.
+    For 0 ≤ V0 ≤ θ the spike count is that of the closed form. Calibration may set another V0, where it is not: a neuron
+    with V0 < 0 may end with too few spikes, and one with V0 > θ fires although z is negative. :meth:`rate` then
+    simulates the neuron.
 
     Args:
         threshold: θ > 0, [] or [C].
         timesteps: T of this site.
-        rounding: of the activation it stands for.
-        initial_potential: V0/θ, a number, [] or [C]; default the one that belongs to the rounding.
-        strict: fire only above θ, not at it; default where V0 = θ, so that silence stays silent.
+        rounding: rounding of the activation that the neuron replaces.
+        initial_potential: V0/θ, a number, [] or [C]; default the one that matches the rounding.
+        strict: fire only above θ, not at it; default True where V0 = θ, so that no current causes no spike.
 
     Example:
         >>> from rheobase.signals import Constant
@@ -71,20 +71,20 @@ class ConstantCurrent(WindowNeuron):
 
     @property
     def strict(self) -> bool:
-        """Whether it fires only above the threshold, not at it."""
+        """True if it fires only above the threshold, not at it."""
         return self._strict
 
     def response(self, steps: int) -> Response | None:
-        """None where V0 is outside [0, θ]."""
+        """The staircase of the closed form; None where V0 is outside [0, θ]."""
         v0 = self.initial_potential
         return super().response(steps) if v0 is None or bool(((v0 >= 0) & (v0 <= 1)).all()) else None
 
     def config(self) -> dict[str, Any]:
-        """All but θ and V0."""
+        """``timesteps``, ``rounding`` and ``strict``."""
         return {**super().config(), "strict": self._strict}
 
     def fire(self, signal: Signal, steps: int) -> Tensor:
-        """One spike a step at most, whenever what has come in is worth one more."""
+        """Simulate ``steps`` steps under the time-mean of the signal; returns θ·s, [steps, B, C, ...]."""
         z = signal.mean()
         theta = along_channels(self.threshold, z.dim())
         values = z.new_empty(steps, *z.shape)
@@ -93,22 +93,22 @@ class ConstantCurrent(WindowNeuron):
         return values
 
     def _spikes(self, z: Tensor, steps: int) -> Iterator[Tensor]:
-        """Whether it fires at each step, 0 or 1, [B, C, ...]."""
-        whole = z * along_channels(steps / self.threshold, z.dim())  # all that will have come in, in units of θ
+        """s[t] of each step, 0 or 1, [B, C, ...]."""
+        total = z * along_channels(steps / self.threshold, z.dim())  # accumulated input after all steps, in units of θ
         offset = self.v0 - 1 if self.strict else self.v0
         if isinstance(offset, Tensor):
             offset = along_channels(offset, z.dim())
         count = torch.zeros_like(z)
         for t in range(steps):
-            come = whole if t == steps - 1 else whole * ((t + 1) / steps)
-            spikes = self.reaches(come + offset, count).to(z.dtype)
+            accumulated = total if t == steps - 1 else total * ((t + 1) / steps)
+            spikes = self.reaches(accumulated + offset, count).to(z.dtype)
             count += spikes
             yield spikes
 
     def run_with_gradient(
         self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
     ) -> Tensor:
-        """Stepped under the mean current; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
+        """Simulate under the mean current; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
         currents = step_by_step(Constant(signal.mean()), steps)
         rule = above_threshold if self.strict else at_threshold
         return fire_with_gradient(currents, threshold, initial_potential, count=rule, width=width)

@@ -1,10 +1,9 @@
 """Integrate, fire and reset for all steps at once.
 
-Elementwise work in plain PyTorch reads and writes the potential four times a step. Compiled, all steps of a neuron are
-one loop that reads each current once and writes each spike once: about eight times faster (measured on 2 cores).
-Compiling costs seconds, so short runs never do it: it starts once this process has done enough plain work to show that
-the run is long. Both paths do the same IEEE operations in the same order and give the same numbers; a test holds them
-together.
+Elementwise operations in plain PyTorch read and write the potential four times a step. Compiled, all steps of a neuron
+are one loop that reads each current once and writes each spike once: about eight times faster (measured on 2 cores).
+Compilation takes seconds, so it starts only after this process has simulated ``WARM_UP`` neuron-steps in plain PyTorch.
+Both paths do the same IEEE operations in the same order and give the same numbers; a test compares them.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from rheobase.core.errors import RecipeError, RheobaseWarning
 Fusion = Literal["auto", "always", "never"]
 
 CHUNK = 8
-"""Steps unrolled in one compiled loop; longer trains run it several times with the potential carried over."""
+"""Steps unrolled in one compiled loop; for more steps the loop runs several times and the potential is passed on."""
 WARM_UP = 2e9
-"""Neuron-steps done plainly (about ten seconds) before ``auto`` compiles."""
+"""Neuron-steps in plain PyTorch (about ten seconds) before ``auto`` compiles."""
 
 
 class _Policy:
@@ -42,18 +41,21 @@ class _Policy:
     def fire(self) -> Callable[..., Tensor]:
         """The compiled loop."""
         if self.compiled is None:
-            # one variant for each number of unrolled steps, with and without bias, and for either layout
+            # one variant for each number of unrolled steps, with and without bias, and for each layout
             torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
             # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
             self.compiled = torch.compile(_fire_canonical, dynamic=True, fullgraph=True)
         return self.compiled
 
     def give_up(self, error: Exception) -> None:
-        """Any failure of the compiler: the plain code gives the same numbers."""
+        """Use plain PyTorch after a failure of the compiler, with a warning; the numbers are the same."""
         self.broken = True
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"neurons run without fusion, slower: the compiler failed ({reason})", RheobaseWarning, stacklevel=3
+            f"fusion: the compiler failed ({reason}); neurons run in plain PyTorch, slower. Remedy: install a C++ "
+            'compiler, or call set_fusion("never")',
+            RheobaseWarning,
+            stacklevel=3,
         )
 
 
@@ -61,16 +63,16 @@ _policy = _Policy()
 
 
 def set_fusion(mode: Fusion) -> None:
-    """Choose when the neuron's loop is compiled: ``auto`` (when a run proves long), ``always``, or ``never``.
+    """Choose when the loop of integrate-and-fire neurons is compiled, for this process.
 
-    For this process; the numbers are the same either way.
+    The numbers are the same in every mode. Compilation takes seconds and needs a C++ compiler; without one, neurons run
+    in plain PyTorch, with a warning.
 
     Args:
-        mode: ``auto`` compiles after about ten seconds of plain work. Compiling takes seconds and needs a C++ compiler;
-            without one, a warning says that neurons run plainly.
+        mode: ``auto``: after about ten seconds of simulation; ``always``; ``never``.
 
     Raises:
-        RecipeError: if there is no such mode.
+        RecipeError: if ``mode`` is another value.
 
     Example:
         >>> set_fusion("never")
@@ -84,11 +86,11 @@ def set_fusion(mode: Fusion) -> None:
 def fire_train(
     currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, overwrite: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Integrate-and-fire with soft reset over a train.
+    """Integrate-and-fire with soft reset over all steps.
 
     Args:
         currents: [T, B, C, ...].
-        threshold: [] or [C].
+        threshold: θ, [] or [C].
         potential: before the first step, [B, C, ...]; may be an expanded view.
         bias: subtracted from the current at each step, [T, C], or None.
         overwrite: write the spikes over the currents.
@@ -102,7 +104,7 @@ def fire_train(
         layout = _Layout.of(currents[0])
         if layout is not None:
             try:
-                # a longer train is a second compilation; if that one failed, the first would have spoilt the currents
+                # more steps are a second compilation; if that fails, the first loop has already overwritten currents
                 whole = overwrite and len(currents) <= CHUNK
                 return _fire_compiled(currents, threshold, potential, bias, layout, whole)
             except Exception as error:
@@ -131,13 +133,13 @@ def _fire_plain(
 def _fire_canonical(
     out: list[Tensor] | None, currents: list[Tensor], theta: Tensor, potential: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """The loop that is compiled.
+    """The loop that is compiled; returns the potential after the last step.
 
-    Lists of steps, because the compiler makes a copy of the whole train for every step that is written into it.
+    Steps are lists, because the compiler copies the whole [T, N, C, S] for every step that is written into it.
 
     Args:
-        out: T times [N, C, S], to write spikes to; None: over the currents.
-        currents: T times [N, C, S].
+        out: T tensors [N, C, S], to write θ·spikes to; None: over the currents.
+        currents: T tensors [N, C, S].
         theta: [C, 1].
         potential: [N, C, S] or [C, 1].
         bias: [T, C, 1].
@@ -169,7 +171,7 @@ def _fire_compiled(
 
 
 def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:
-    """[B, C, ...] -> [N, C, S]; [C, 1] if every channel has one value: there is nothing to read then."""
+    """[B, C, ...] -> [N, C, S]; [C, 1] if all neurons of a channel have one value, which saves reading memory."""
     strides = potential.stride()
     if not any(strides[:1] + strides[2:]):
         return potential[0].flatten(1)[:, :1].contiguous() if potential.dim() > 2 else potential[0].reshape(-1, 1)
@@ -179,14 +181,14 @@ def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:
 
 
 class _Layout:
-    """How [B, C, ...] lies in memory, and its view as [N, C, S] without a copy: S = 1 where channels come last."""
+    """The memory layout of [B, C, ...], and its view as [N, C, S] without a copy: S = 1 for channels last."""
 
     def __init__(self, channels_last: bool) -> None:
         self.channels_last = channels_last
 
     @staticmethod
     def of(rows: Tensor) -> _Layout | None:
-        """The layout of [B, C, ...], or None if it is neither of the two."""
+        """The layout of [B, C, ...], or None if it is neither contiguous nor channels last."""
         if rows.is_contiguous():
             return _Layout(False)
         return _Layout(True) if rows.movedim(1, -1).is_contiguous() else None

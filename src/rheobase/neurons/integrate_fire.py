@@ -16,14 +16,14 @@ class IntegrateFire(MembraneNeuron):
     .. math::
         u[t] = v[t-1] + I[t] - b[t], \qquad s[t] = [u[t] \ge \theta], \qquad v[t] = u[t] - \theta s[t]
 
-    Rueckauer et al. 2017, Eqs. 3-5; the initial potential v[-1] = V0 is Bu et al. 2022 (OPI), the per-step bias b is
-    Wu et al. 2024 (FTBC, Eq. 4, with the sign mended), a constant one Li et al. 2021 (section 4.2).
+    Rueckauer et al. 2017, Eqs. 3-5. The initial potential v[-1] = V0 is from Bu et al. 2022 (OPI), the per-step bias b
+    from Wu et al. 2024 (FTBC, Eq. 4, with its sign corrected), a constant bias from Li et al. 2021 (section 4.2).
 
     Args:
-        threshold: θ > 0, scalar [] or per channel [C]; infinity for a channel that must stay silent.
-        initial_potential: V0/θ; [], [C], or one per neuron [C, ...].
+        threshold: θ > 0, [] or [C]; infinity for a silent channel.
+        initial_potential: V0/θ; [], [C], or one per neuron, [C, ...].
         bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
-        timesteps: T of this site, where it has one of its own.
+        timesteps: T of this site; None: T of the network.
 
     Example:
         >>> neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5))
@@ -35,11 +35,11 @@ class IntegrateFire(MembraneNeuron):
     kind = "integrate_fire"
 
     def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-        """One spike at θ and above."""
+        """1 if u ≥ θ, else 0."""
         return torch.ge(potential, threshold, out=torch.empty_like(potential))
 
     def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
-        """The same as repeated :meth:`step`, in one pass over memory where a compiler is present."""
+        """The same numbers as repeated :meth:`step`; may be compiled, see :func:`rheobase.neurons.set_fusion`."""
         bias = None
         if self.bias is not None:
             steps = len(currents)

@@ -16,31 +16,32 @@ from rheobase.signals.signal import Signal, SpikeTrain, along_channels, step_by_
 
 
 class MembraneNeuron(Neuron):
-    r"""Integrates its current and takes from the potential what it emits (soft reset, reset by subtraction).
+    r"""Base class of neurons that integrate their current, fire, and reset by subtraction (soft reset).
 
     .. math::
         u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \mathrm{spikes}(u[t]), \qquad v[t] = u[t] - \theta k[t]
 
-    A subclass says how many spikes k a potential makes (:meth:`count`) and out of which ``alphabet``; all else is here.
-    For unit steps from the least to the most of the alphabet, the rule :math:`k = \lfloor u / \theta \rfloor` (clipped)
-    keeps the potential in [0, θ) as long as no clip acts.
+    A subclass defines the number of spikes k for a potential (:meth:`count`) and its ``alphabet``. If the alphabet has
+    no gaps, the rule :math:`k = \lfloor u / \theta \rfloor`, clipped to the alphabet, keeps the potential in [0, θ) as
+    long as no value is clipped.
 
     Args:
-        threshold: θ > 0, what a spike takes from the potential and adds to the next layer's input; [] or [C]; infinity
-            for a channel that must stay silent.
-        initial_potential: V0/θ; [], [C], or one for each neuron, [C, ...].
+        threshold: θ > 0, which a spike subtracts from the potential and adds to the next layer's input; [] or [C];
+            infinity for a silent channel.
+        initial_potential: V0/θ; [], [C], or one per neuron, [C, ...].
         bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
-        timesteps: T of this site, where it has one of its own.
+        timesteps: T of this site; None: T of the network.
 
     Raises:
-        RecipeError: for a threshold that is not positive, or an impossible T.
+        RecipeError: if the threshold is not positive, or T is less than 1.
     """
 
     has_membrane = True
     differentiable = True
     settable = ("threshold", "initial_potential", "bias")
     remembers: ClassVar[bool] = False
-    """Whether the rule needs the net number of spikes sent so far; then it is the second part of the state."""
+    """True if :meth:`count` depends on the net number of emitted spikes, which is then the second tensor of the
+    state."""
     threshold: Tensor
     initial_potential: Tensor
     bias: Tensor | None
@@ -55,7 +56,7 @@ class MembraneNeuron(Neuron):
         super().__init__()
         check_threshold(threshold)
         if timesteps is not None and timesteps < 1:
-            raise RecipeError(f"is {timesteps}", where="timesteps", remedy="use a whole number from 1")
+            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
         self.timesteps = timesteps
         self.register_buffer("threshold", threshold)
         self.register_buffer("initial_potential", initial_potential)
@@ -63,15 +64,15 @@ class MembraneNeuron(Neuron):
 
     @abstractmethod
     def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-        """k: the spikes that a potential u makes.
+        """k, the number of spikes for a potential u.
 
         Args:
             potential: u, [B, C, ...].
-            threshold: θ, as it broadcasts against it; infinite for silent channels.
+            threshold: θ, broadcastable to ``potential``; infinite for silent channels.
             sent: net number of spikes emitted before, if the neuron ``remembers``; else None.
 
         Returns:
-            Whole numbers of the alphabet in the potential's dtype, in memory of their own.
+            Numbers of the alphabet in the potential's dtype, in newly allocated memory.
         """
 
     @property
@@ -90,7 +91,7 @@ class MembraneNeuron(Neuron):
         return tuple(range(self.alphabet.least + 1, self.alphabet.most + 1))
 
     def response(self, steps: int) -> Response | None:
-        """⌊(T (z − b) + V0)/θ⌋ within the capacity; None where the bias changes over time or V0 is not in [0, θ]."""
+        """⌊(T (z − b) + V0)/θ⌋, clipped to the capacity; None if the bias changes over time or V0 is not in [0, θ]."""
         v0 = self.initial_potential
         if not bool(((v0 >= 0) & (v0 <= 1)).all()) or (self.bias is not None and self.bias.dim() == 2):
             return None
@@ -105,13 +106,13 @@ class MembraneNeuron(Neuron):
 
     @property
     def fitted(self) -> list[str]:
-        """A bias."""
+        """``bias``, if it has one."""
         return [] if self.bias is None else ["bias"]
 
     # -- simulation ----------------------------------------------------------------------------------------------------
 
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        """V0 for every neuron; a view of one value a channel where all its neurons have the same."""
+        """V0 for every neuron; an expanded view where all neurons of a channel have the same V0."""
         theta = finite_amplitude(along_channels(self.threshold, len(shape)))
         potential = (along_channels(self.initial_potential, len(shape)) * theta).to(like.dtype).expand(shape)
         return (potential, torch.zeros((), dtype=like.dtype, device=like.device).expand(shape))[: 1 + self.remembers]
@@ -125,7 +126,7 @@ class MembraneNeuron(Neuron):
         return potential
 
     def spikes_at(self, potential: Tensor, state: State) -> Tensor:
-        """k for u."""
+        """k for a potential u."""
         theta = along_channels(self.threshold, potential.dim())
         return self.count(potential, theta, state[1] if self.remembers else None)
 
@@ -137,7 +138,7 @@ class MembraneNeuron(Neuron):
         return spikes, (*after, state[1] + spikes) if self.remembers else after
 
     def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
-        """The same numbers as repeated :meth:`step`, in memory that is used again."""
+        """The same numbers as repeated :meth:`step`, without allocating memory at every step."""
         values = currents if overwrite else torch.empty_like(currents)
         theta = along_channels(self.threshold, currents.dim() - 1)
         amplitude = finite_amplitude(theta)
@@ -156,7 +157,7 @@ class MembraneNeuron(Neuron):
         return values, (potential,) if sent is None else (potential, sent)
 
     def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
-        """With the mean of the biases at every step, where there is one for each."""
+        """The spike train for the time-mean of the current, and of a bias that changes over time."""
         if self.bias is None or self.bias.dim() == 1:
             return super().under_even_current(signal, steps)
         return self.rebuilt(bias=even_mean(self.bias)).under_even_current(signal, steps)
@@ -165,17 +166,17 @@ class MembraneNeuron(Neuron):
         """v[T]/θ = V0/θ + (T z − Σ b[t])/θ − N."""
         dims = current.dim()
         theta = along_channels(self.threshold, dims)
-        come = steps * current.double()
+        accumulated = steps * current.double()
         if self.bias is not None:
             bias = self.bias.double().sum(0) if self.bias.dim() == 2 else steps * self.bias.double()
-            come = come - along_channels(bias, dims)
-        left = along_channels(self.initial_potential, dims) + come / theta - spikes
-        return torch.where(theta.isinf(), 0.0, left)
+            accumulated = accumulated - along_channels(bias, dims)
+        residual = along_channels(self.initial_potential, dims) + accumulated / theta - spikes
+        return torch.where(theta.isinf(), 0.0, residual)
 
     def run_with_gradient(
         self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
     ) -> Tensor:
-        """Through the neuron's own rule; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
+        """Simulate with :meth:`count` as the rule; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
         currents = step_by_step(signal, steps)
         return fire_with_gradient(
             currents,
@@ -191,7 +192,7 @@ class MembraneNeuron(Neuron):
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
-        """A neuron with a bias for each step has been calibrated for that many."""
+        """A neuron with a bias for each step runs only for the number of steps it was calibrated for."""
         reason = super().check_timesteps(timesteps, nominal)
         if reason or self.bias is None or self.bias.dim() == 1:
             return reason

@@ -15,64 +15,63 @@ from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, al
 State = tuple[Tensor, ...]
 
 SILENT = float("inf")
-"""Threshold of a channel that must never fire: no potential reaches it."""
+"""Threshold of a silent channel: no potential reaches it."""
 
 
 class Neuron(nn.Module, ABC):
-    """A layer of neurons at one site: parameters in buffers, state passed in and out.
+    """A layer of neurons at one site: parameters in buffers, state passed in and returned.
 
-    Parameters have shape [] or, one for each channel, [C]. Currents have shape [B, C, ...] (one step) or
-    [T, B, C, ...] (all steps). A neuron emits a whole number of spikes at every step, out of its ``alphabet``; what
-    leaves the site is ``amplitude * spikes``, in activation units.
+    Parameters have shape [] or, one per channel, [C]. Currents have shape [B, C, ...] (one step) or [T, B, C, ...] (all
+    steps). At every step a neuron emits a number of spikes from its ``alphabet``. The output of the site is
+    ``amplitude * spikes``, in activation units.
 
-    What the rest of the library may ask of a neuron is declared here; nothing outside this package asks for its class.
+    The rest of the library uses a neuron only through this class:
 
-    - ``alphabet``: what it may emit in a step; ``capacity(T)``: what in T steps, net.
-    - ``settable``: the parameters that calibration passes may set, by :meth:`set`.
-    - ``response(T)``: the staircase that it gives under a constant current, or None if none can be stated.
-    - ``streams``: whether it emits step t as soon as step t of its input is there. A neuron that does not, needs the
-      whole input first (:class:`rheobase.neurons.WindowNeuron`).
-    - ``closed_form``: whether :meth:`rate` gives its time-mean from the time-mean of its current alone.
-    - ``has_membrane``: whether it has a membrane potential that can be read, and fired at, step by step
-      (:class:`rheobase.neurons.MembraneNeuron`).
-    - ``v0``: V0/θ, where it has one.
-    - ``differentiable``: whether :meth:`run_with_gradient` trains its threshold and initial potential.
+    - ``alphabet``: the numbers of spikes in one step; ``capacity(T)``: the range of their sum over T steps.
+    - ``settable``: the parameters that calibration passes may change with :meth:`set`.
+    - ``response(T)``: the staircase under a constant current, or None.
+    - ``streams``: True if step t of the output needs steps 1 to t of the input only; False if it needs the whole input
+      (:class:`rheobase.neurons.WindowNeuron`).
+    - ``closed_form``: True if :meth:`rate` computes the time-mean output from the time-mean of the current alone.
+    - ``has_membrane``: True if :meth:`potential` and :meth:`spikes_at` give the membrane potential and the spikes of
+      each step (:class:`rheobase.neurons.MembraneNeuron`).
+    - ``v0``: V0/θ, for neurons that have an initial potential.
+    - ``differentiable``: True if :meth:`run_with_gradient` trains the threshold and the initial potential.
 
-    The constructor takes every buffer, and every value of :meth:`config`, by its name. ``rb.testing.check_neuron`` puts
-    an implementation through all of this.
+    The constructor takes every buffer, and every value of :meth:`config`, by its name. Test a subclass with
+    ``rb.testing.check_neuron``.
     """
 
     kind: ClassVar[str]
-    """Its name in saved networks."""
+    """Name of the class in saved networks."""
     streams: ClassVar[bool] = True
     closed_form: ClassVar[bool] = False
     has_membrane: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
     settable: ClassVar[tuple[str, ...]] = ()
     trained_threshold: ClassVar[bool] = False
-    """Whether its threshold is that of the activation the network was trained with; no pass chooses another from
-    data."""
+    """True if the threshold was trained with the activation; no pass then chooses another from data."""
     trained_timesteps: ClassVar[bool] = True
-    """Whether a T of its own is the number of levels the network was trained with; else a new calibration changes
+    """True if ``timesteps`` is the number of levels the network was trained with; False if a new calibration changes
     it."""
     alphabet: Alphabet = BINARY
     """The numbers of spikes that it may emit in one step."""
     timesteps: int | None = None
-    """T of this site; None: that of the network."""
+    """T of this site; None: T of the network."""
 
-    # -- what it declares ----------------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def amplitude(self) -> Tensor:
-        """What one spike adds to the next layer's input, [] or [C], before division by T."""
+        """The value of one spike, [] or [C], in activation units, before division by T."""
 
     def capacity(self, steps: int) -> tuple[int, int]:
-        """The least and the most that it can have emitted, net, after ``steps`` steps."""
+        """The smallest and the largest net number of spikes in ``steps`` steps."""
         return steps * self.alphabet.least, steps * self.alphabet.most
 
     def response(self, steps: int) -> Response | None:
-        """What it gives under a constant current over ``steps`` steps; None if no staircase can be stated."""
+        """The staircase under a constant current over ``steps`` steps; None if its output is not a staircase."""
         return None
 
     @property
@@ -86,21 +85,21 @@ class Neuron(nn.Module, ABC):
         """Set parameters, with the checks of the constructor.
 
         Raises:
-            RecipeError: if a parameter is not settable, or a value is impossible.
+            RecipeError: if a parameter is not settable, or the constructor refuses its value.
         """
         unknown = [name for name in parameters if name not in self.settable]
         if unknown:
             raise RecipeError(
-                f"has no parameter {', '.join(unknown)} that can be set",
+                f"has no settable parameter {', '.join(unknown)}",
                 where=f"{self.kind} neuron",
-                remedy=f"it has {', '.join(self.settable) or 'none'}",
+                remedy=f"set one of its settable parameters: {', '.join(self.settable) or 'none'}",
             )
         self.rebuilt(**parameters)  # for its checks
         for name, value in parameters.items():
             setattr(self, name, value)
 
     def rebuilt(self, **changes: Any) -> Self:
-        """A new neuron like this one, but for some parameters. Buffers are not copied."""
+        """A new neuron with the same parameters except ``changes``. Buffers are not copied."""
         try:
             return type(self)(**{**self.config(), **dict(self._buffers), **changes})
         except RheobaseError:
@@ -109,17 +108,16 @@ class Neuron(nn.Module, ABC):
             raise RecipeError(
                 f"cannot be built from its buffers and config(): {error}",
                 where=type(self).__name__,
-                remedy="the constructor must take every buffer, and every value of config(), by its name",
+                remedy="give the constructor a parameter for every buffer, and every key of config(), of the same name",
             ) from None
 
     def config(self) -> dict[str, Any]:
-        """What, beside the buffers, rebuilds the neuron: JSON values for the constructor."""
+        """Arguments of the constructor other than buffers, as JSON values."""
         return {}
 
     @property
     def fitted(self) -> list[str]:
-        """Parameters that a calibration fitted to the thresholds and the T that there are; a new threshold voids
-        them."""
+        """Parameters that were calibrated for the present threshold and T; a new threshold makes them invalid."""
         return []
 
     # -- simulation ----------------------------------------------------------------------------------------------------
@@ -145,28 +143,27 @@ class Neuron(nn.Module, ABC):
         return torch.stack(spikes), state
 
     def emit(self, spikes: Tensor) -> Tensor:
-        """``amplitude * spikes``; a channel that never fires gives exact zeros, whatever its threshold."""
+        """``amplitude * spikes``, exactly 0 for silent channels."""
         return spikes * along_channels(finite_amplitude(self.amplitude), spikes.dim())
 
     def train_of(self, signal: Signal, steps: int) -> SpikeTrain:
-        """All ``steps`` steps from the initial state, for what arrives at the site."""
+        """The spike train of ``steps`` steps from the initial state, for the signal that arrives at the site."""
         currents = step_by_step(signal, steps)
         return SpikeTrain(self.run(currents, self.init(currents.shape[1:], currents[0]))[0], self.amplitude)
 
     def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
-        """What it would emit for the time-mean of the current, and of what it subtracts, at every step."""
+        """The spike train for a constant current, the time-mean of the signal."""
         mean = even_mean(signal.values) if isinstance(signal, TimeSeries) else signal.values
         return self.train_of(Constant(mean), steps)
 
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """What it emits on average over ``steps`` steps for a mean current, [B, C, ...], where it has a
-        ``closed_form``.
+        """The time-mean output over ``steps`` steps for a mean current [B, C, ...]; only with ``closed_form``.
 
         With ``overwrite`` the result may be written over the current.
         """
         raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
-    # -- membrane potential, where has_membrane ------------------------------------------------------------------------
+    # -- membrane potential, only with has_membrane --------------------------------------------------------------------
 
     def potential(self, current: Tensor, state: State, t: int, *, bias: bool = True) -> Tensor:
         """The membrane potential after integrating step ``t`` and before firing, [B, C, ...], in activation units.
@@ -180,33 +177,33 @@ class Neuron(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no membrane potential")
 
     def spikes_at(self, potential: Tensor, state: State) -> Tensor:
-        """The spikes that it emits at a membrane potential, [B, C, ...], given the state before the step."""
+        """The number of spikes at a membrane potential, [B, C, ...], given the state before the step."""
         raise NotImplementedError(f"{type(self).__name__} has no membrane potential")
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor | None:
-        """The potential after the last step, in units of one spike: what has come in less what spikes took out.
+        """The potential after the last step, in units of one spike: V0 and accumulated input, less emitted spikes.
 
         Args:
-            current: its mean, [B, C, ...].
-            spikes: net number in all steps, likewise.
+            current: time-mean of the current, [B, C, ...].
+            spikes: net number of spikes in all steps, [B, C, ...].
             steps: T.
 
         Returns:
-            [B, C, ...], 0 for a silent channel; None where a neuron has no such potential.
+            [B, C, ...], 0 for a silent channel; None if the neuron has no such potential.
         """
         return None
 
     def run_with_gradient(
         self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
     ) -> Tensor:
-        """``amplitude * spikes`` of all steps, differentiable, where the neuron is ``differentiable``.
+        """``amplitude * spikes`` of all steps, with gradients; only with ``differentiable``.
 
         Args:
-            signal: what arrives.
+            signal: the signal that arrives at the site.
             steps: T.
-            threshold: θ in the place of the neuron's own, [] or [C].
-            initial_potential: V0/θ likewise.
-            width: of the surrogate, in units of θ.
+            threshold: θ, used instead of the neuron's parameter, [] or [C].
+            initial_potential: V0/θ, used instead of the neuron's parameter.
+            width: width of the surrogate gradient, in units of θ.
         """
         raise NotImplementedError(f"{type(self).__name__} is not differentiable")
 
@@ -215,39 +212,42 @@ class Neuron(nn.Module, ABC):
     def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
         """Why it cannot run when the network, converted for T = ``nominal``, runs for ``timesteps``; None if it can.
 
-        Where sites have a T of their own, all are stretched alike, to whole numbers.
+        ``self.timesteps`` is scaled by ``timesteps / nominal``, and the result must be a whole number.
         """
         if self.timesteps is None or self.timesteps * timesteps % nominal == 0:
             return None
-        return f"its share of {timesteps} steps would be {self.timesteps * timesteps / nominal:g}"
+        return f"its T would be {self.timesteps * timesteps / nominal:g}, which is not a whole number"
 
     def steps(self, timesteps: int, nominal: int) -> int:
         """T of this site when the network, converted for T = ``nominal``, runs for ``timesteps``."""
         return timesteps if self.timesteps is None else self.timesteps * timesteps // nominal
 
     def internal_steps(self, before: int | None, steps: int) -> int:
-        """Steps it works on without input before it emits, for an input of ``before`` steps (None: a constant)."""
+        """Number of steps between the last input and the first output, for an input of ``before`` steps.
+
+        ``before`` is None for a constant input.
+        """
         return 0
 
     def updates(self, before: int | None, steps: int) -> int:
-        """Additions to potentials and counters for one input, beside those of the synapses: one a step."""
+        """Additions to potentials and counters for one image, in addition to those of the synapses: one a step."""
         return steps
 
     def comparisons(self, before: int | None, steps: int) -> int:
-        """Comparisons with a threshold for one input: one a step."""
+        """Comparisons with a threshold for one image: one a step."""
         return steps
 
 
 def even_mean(values: Tensor) -> Tensor:
-    """Mean over the first axis, summed in float64, so that the mean of equal values is that value to the bit."""
+    """Mean over the first axis, summed in float64, so that the mean of equal values is exactly that value."""
     return values.double().mean(0).to(values.dtype)
 
 
 def check_threshold(threshold: Tensor) -> None:
-    """Refuse a threshold that is not positive; infinity is a silent channel.
+    """Refuse a threshold that is not positive; infinity is allowed, for a silent channel.
 
     Raises:
         RecipeError: if it is 0, negative or NaN.
     """
     if not bool((threshold > 0).all()):
-        raise RecipeError("must be positive and not NaN", where="threshold", remedy="calibrate it on real images")
+        raise RecipeError("must be positive and not NaN", where="threshold", remedy="calibrate on real images")

@@ -1,4 +1,4 @@
-"""What a neuron can emit, and what it gives under a constant current: read by passes, diagnosis, export, inference."""
+"""The alphabet of a neuron, and its staircase under a constant current."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rheobase.signals.signal import along_channels
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The whole numbers of spikes that a neuron may emit in one step.
+    """The numbers of spikes that a neuron may emit in one step.
 
     Attributes:
-        values: rising, 0 among them.
+        values: whole numbers in rising order, including 0.
 
     Example:
         >>> Alphabet.upto(3).values, Alphabet.signed(1).values
@@ -36,7 +36,7 @@ class Alphabet:
 
     @property
     def least(self) -> int:
-        """The smallest number of spikes in a step; below 0 for neurons that can take spikes back."""
+        """The smallest number of spikes in a step; negative for signed neurons."""
         return self.values[0]
 
     @property
@@ -46,7 +46,7 @@ class Alphabet:
 
     @property
     def binary(self) -> bool:
-        """Whether a step has one spike or none."""
+        """True if a step has one spike or none."""
         return self.values == (0, 1)
 
     def __str__(self) -> str:
@@ -60,23 +60,23 @@ BINARY = Alphabet((0, 1))
 
 @dataclass(frozen=True)
 class Response:
-    r"""The staircase that a neuron gives under a constant current z over T steps.
+    r"""The staircase of a neuron under a constant current z over T steps.
 
     .. math:: n = \mathrm{clip}(\lfloor g z + c \rfloor, n_{min}, n_{max}), \qquad \bar o = u \, n
 
-    with the net number of spikes n and the time-mean output :math:`\bar o`. Where the neuron fires only *above* its
-    threshold (``strict``), a step is taken beyond its edge and not at it: :math:`\lceil g z + c \rceil - 1`.
+    with the net number of spikes n and the time-mean output :math:`\bar o`. If the neuron fires only *above* its
+    threshold (``strict``), the edge of a step belongs to the lower level: :math:`\lceil g z + c \rceil - 1`.
 
     Integrate-and-fire with soft reset has g = T/θ, c = V0/θ, n from 0 to T and u = θ/T (Bu et al. 2022, Theorem 2).
 
     Attributes:
-        gain: g > 0, spikes for a current of 1, [] or [C]; 0 for a channel that never fires.
+        gain: g > 0, spikes for a current of 1, [] or [C]; 0 for a silent channel.
         offset: c; a number, [], [C] or [C, ...].
-        lower: n_min; the capacity of the neuron in T steps.
-        upper: n_max; likewise.
-        unit: u, what one spike adds to the time-mean, amplitude / T, [] or [C]; 0 for a channel that never fires.
-        strict: whether it fires only above threshold.
-        constant: the part of c that stands for a current (a bias) and not for the rounding.
+        lower: n_min, the smallest net number of spikes in T steps.
+        upper: n_max, the largest net number of spikes in T steps.
+        unit: u, the contribution of one spike to the time-mean, amplitude / T, [] or [C]; 0 for a silent channel.
+        strict: True if it fires only above threshold.
+        constant: the part of c that comes from a constant current (a bias); the rest is the rounding.
 
     Example:
         >>> response = Response(torch.tensor(4.0), 0.5, 0, 4, torch.tensor(0.25))
@@ -93,33 +93,33 @@ class Response:
     constant: Tensor | float = 0.0
 
     def drive(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
-        """g z + c for a mean current z, [B, C, ...]; less 1 where the neuron is strict, so that ⌈·⌉ counts."""
+        """Accumulated input g z + c for a mean current z, [B, C, ...]; if ``strict``, less 1, for use with ⌈·⌉."""
         gain = along_channels(self.gain, z.dim())
-        drive = z.mul_(gain) if overwrite else z * gain
+        accumulated = z.mul_(gain) if overwrite else z * gain
         offset = self.offset - 1 if self.strict else self.offset
         if isinstance(offset, Tensor):
-            drive += along_channels(offset, z.dim())
+            accumulated += along_channels(offset, z.dim())
         elif offset:
-            drive += offset
-        return drive
+            accumulated += offset
+        return accumulated
 
     def count(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
-        """n, floats with whole values, [B, C, ...]. With ``overwrite`` it is written over ``z``."""
-        drive = self.drive(z, overwrite=overwrite)
-        return (drive.ceil_() if self.strict else drive.floor_()).clamp_(self.lower, self.upper)
+        """n, whole numbers as floats, [B, C, ...]. With ``overwrite`` n is written over ``z``."""
+        accumulated = self.drive(z, overwrite=overwrite)
+        return (accumulated.ceil_() if self.strict else accumulated.floor_()).clamp_(self.lower, self.upper)
 
     def mean(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """The time-mean output for a mean current z, [B, C, ...]."""
         return self.count(z, overwrite=overwrite).mul_(along_channels(self.unit, z.dim()))
 
     def mean_with_gradient(self, z: Tensor) -> Tensor:
-        """The same, with the gradient of the clipped line in the staircase's place (straight-through estimator)."""
+        """:meth:`mean` with the gradient of clip(g z + constant, n_min, n_max) (straight-through estimator)."""
         constant = along_channels(torch.as_tensor(self.constant, dtype=z.dtype, device=z.device), z.dim())
-        line = (z * along_channels(self.gain, z.dim()) + constant).clamp(self.lower, self.upper)
-        count = line + (self.count(z.detach()) - line).detach()
+        linear = (z * along_channels(self.gain, z.dim()) + constant).clamp(self.lower, self.upper)
+        count = linear + (self.count(z.detach()) - linear).detach()
         return count * along_channels(self.unit, z.dim())
 
 
 def finite_amplitude(amplitude: Tensor) -> Tensor:
-    """An amplitude to multiply with: 0 for a channel that never fires, whose threshold is infinite."""
+    """The amplitude as a finite factor: 0 for a silent channel, whose threshold is infinite."""
     return torch.where(amplitude.isinf(), 0.0, amplitude)

@@ -1,4 +1,4 @@
-"""Firing with a gradient: the simulation that parameters are trained through."""
+"""Simulation with a surrogate gradient, for training the parameters of neurons."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from rheobase.signals.signal import along_channels
 
 Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(potential, threshold, net number of spikes sent or None) -> spikes."""
+"""(potential, threshold, net number of emitted spikes or None) -> spikes of this step."""
 
 
 def at_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-    """One spike at θ and above."""
+    """1 if u ≥ θ, else 0."""
     return (potential >= threshold).to(potential.dtype)
 
 
 def above_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-    """One spike above θ."""
+    """1 if u > θ, else 0."""
     return (potential > threshold).to(potential.dtype)
 
 
@@ -35,25 +35,25 @@ def fire_with_gradient(
     edges: tuple[int, ...] = (1,),
     width: float = 1.0,
 ) -> Tensor:
-    r"""A neuron with soft reset over all steps, differentiable in everything.
+    r"""Simulate neurons with soft reset over all steps, with gradients for currents and all parameters.
 
     .. math::
         u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = K(u[t]/\theta), \qquad v[t] = u[t] - \theta k[t]
 
-    Forward, K is the neuron's rule, a staircase with its edges at whole numbers e. Backward, each edge is a ramp of the
-    given width: :math:`K'(x) = \sum_e [|x - e| < w/2] / w` (Wu et al. 2018, "spatio-temporal backpropagation", the
-    rectangle). The reset is differentiated too, so that at w = 1 what a current or potential adds is emitted once, when
-    the potential next comes into the band, and not again. The gradient by θ has all its parts: the threshold, the
-    reset, and the amplitude of the spikes.
+    Forward, K is the neuron's rule, a staircase with edges at whole numbers e. Backward, each edge is a ramp of width
+    w: :math:`K'(x) = \sum_e [|x - e| < w/2] / w` (Wu et al. 2018, "spatio-temporal backpropagation", the rectangle).
+    The reset is differentiated too: at w = 1 the gradient of a current passes through one spike only, at the first step
+    whose potential is within w/2 of an edge. The gradient with respect to θ includes the threshold, the reset and the
+    amplitude of the spikes.
 
     Args:
         currents: I, [T, B, C, ...].
-        threshold: θ, [] or [C]; an infinite one emits zeros and has no gradient.
+        threshold: θ, [] or [C]; an infinite threshold gives zeros and no gradient.
         initial_potential: V0/θ; [], [C], or [C, ...].
         bias: b, [C] or [T, C].
-        count: the rule: spikes for a potential.
-        remembers: whether the rule is given the net number of spikes sent so far.
-        edges: e, where the rule rises by one spike, in units of θ.
+        count: the rule: number of spikes for a potential.
+        remembers: pass the net number of emitted spikes to the rule.
+        edges: e, the potentials at which the count rises by one, in units of θ.
         width: w, in units of θ.
 
     Returns:
@@ -81,10 +81,10 @@ def fire_with_gradient(
 
 class _Spikes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, spikes: Tensor, edges: tuple[int, ...], width: float) -> Tensor:
-        slope = torch.zeros_like(drive, dtype=torch.uint8)
+    def forward(ctx: Any, potential: Tensor, spikes: Tensor, edges: tuple[int, ...], width: float) -> Tensor:
+        slope = torch.zeros_like(potential, dtype=torch.uint8)
         for edge in edges:
-            slope += (drive - edge).abs() < width / 2
+            slope += (potential - edge).abs() < width / 2
         ctx.width = width
         ctx.save_for_backward(slope)
         return spikes.clone()

@@ -1,4 +1,4 @@
-"""Neurons that wait for all the steps of their input before they emit the first of their own."""
+"""Neurons that need their whole input before they emit the first step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class WindowNeuron(Neuron):
 
     .. math:: n = \mathrm{clip}(\lfloor z L / \theta + V_0 \rfloor, 0, L)
 
-    with L spikes at most, V0 in units of what one spike is worth in the input, θ/L, and θ·n/L what it emits on average.
-    So a whole network of such neurons can be computed on means alone (``execution="counts"``). It waits for the last
-    step of its input: a barrier.
+    with at most L spikes, V0 in units of θ/L, the current of one spike, and the time-mean output θ·n/L. A network of
+    such neurons has a closed form (``execution="counts"``). The neuron waits for the last step of its input (a
+    barrier).
 
     Args:
         threshold: θ > 0, [] or [C].
-        timesteps: L = T of this site: how many steps it emits.
-        rounding: of the activation it stands for: V0 is 0 (floor), ½ (round), 1 (ceil, and fires only above threshold).
+        timesteps: L = T of this site, the number of steps it emits.
+        rounding: rounding of the activation that the neuron replaces. V0 is 0 for ``floor``, ½ for ``round``, and 1
+            for ``ceil``, which fires only above threshold.
     """
 
     streams = False
@@ -41,16 +42,18 @@ class WindowNeuron(Neuron):
         super().__init__()
         self.check_threshold(threshold)
         if timesteps < 1:
-            raise RecipeError(f"is {timesteps}", where="timesteps", remedy="use a whole number from 1")
+            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
         self.register_buffer("threshold", threshold)
         self.timesteps, self.rounding = timesteps, rounding
 
     @staticmethod
     def check_threshold(threshold: Tensor) -> None:
-        """Refuse a threshold that no training leaves behind."""
+        """Refuse a threshold that is not positive and finite: training has then diverged."""
         if not bool((threshold > 0).all()) or not bool(torch.isfinite(threshold).all()):
             raise RecipeError(
-                "must be positive and finite", where="threshold", remedy="load a checkpoint from before it diverged"
+                "must be positive and finite",
+                where="threshold",
+                remedy="load a checkpoint from before the training diverged",
             )
 
     @property
@@ -65,17 +68,17 @@ class WindowNeuron(Neuron):
 
     @property
     def strict(self) -> bool:
-        """Whether it fires only above the threshold, not at it."""
+        """True if it fires only above the threshold, not at it."""
         return self.rounding == "ceil"
 
     def response(self, steps: int) -> Response | None:
-        """The formula above; None where a subclass has another count."""
+        """The staircase of the class's equation; None where a subclass has another spike count."""
         return Response(steps / self.threshold, self.v0, *self.capacity(steps), self.threshold / steps, self.strict)
 
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
-        """What the neuron emits on average over ``steps`` steps for a mean current z, [B, C, ...].
+        """The time-mean output over ``steps`` steps for a mean current z, [B, C, ...].
 
-        By its response; a neuron without one is simulated under that current.
+        A neuron without a :meth:`response` is simulated under the constant current z.
         """
         response = self.response(steps)
         if response is not None:
@@ -85,14 +88,14 @@ class WindowNeuron(Neuron):
 
     @abstractmethod
     def fire(self, signal: Signal, steps: int) -> Tensor:
-        """The simulation, step by step: what arrives -> ``amplitude * spikes``, [steps, B, C, ...]."""
+        """Simulate ``steps`` steps for the whole input signal; returns ``amplitude * spikes``, [steps, B, C, ...]."""
 
     def train_of(self, signal: Signal, steps: int) -> SpikeTrain:
-        """All steps, for what arrives at the site in all of its steps."""
+        """The spike train of ``steps`` steps, for the whole signal that arrives at the site."""
         return SpikeTrain(self.fire(signal, steps), self.amplitude)
 
     def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
-        """What it emits for the time-mean."""
+        """The spike train for the time-mean of the signal."""
         return self.train_of(Constant(signal.mean()), steps)
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor | None:
@@ -101,11 +104,11 @@ class WindowNeuron(Neuron):
         return steps * current.double() / along_channels(self.threshold, current.dim()) + start - spikes
 
     def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        """A window has no state before it."""
+        """The empty state: the neuron keeps none between steps."""
         return ()
 
     def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Not possible: it needs the whole input first."""
+        """Raises a RecipeError: the neuron needs its whole input first."""
         raise RecipeError(
             "waits for its whole input and cannot be run step by step",
             where=f"{self.kind} neuron",
@@ -117,14 +120,14 @@ class WindowNeuron(Neuron):
         return {"timesteps": self.timesteps, "rounding": self.rounding}
 
     def reaches(self, drive: Tensor, count: Tensor) -> Tensor:
-        """Whether ``drive`` (the potential, nothing subtracted, in units of a spike) is worth one more spike."""
+        """True if the accumulated input ``drive``, in units of one spike, is large enough for ``count`` + 1 spikes."""
         return drive > count if self.strict else drive >= count + 1
 
     def exceeds(self, drive: Tensor, count: Tensor) -> Tensor:
-        """Whether ``count`` spikes are more than ``drive`` is worth."""
+        """True if the accumulated input ``drive`` is too small for ``count`` spikes."""
         return drive <= count - 1 if self.strict else drive < count
 
     def emit_count(self, count: Tensor, steps: int) -> Tensor:
-        """A count [B, C, ...] as a train, spikes first: [steps, B, C, ...] in activation units."""
+        """A spike count [B, C, ...] as a spike train, spikes first: [steps, B, C, ...] in activation units."""
         values = torch.stack([count > t for t in range(steps)]).to(count.dtype)
         return values.mul_(along_channels(self.threshold, count.dim()))

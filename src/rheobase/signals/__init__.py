@@ -1,4 +1,4 @@
-"""What flows on an edge: spike trains, other time series, constants; and how trains of different T are aligned."""
+"""Signals on the edges of a graph: spike trains, other time series and constants; alignment of different T."""
 
 from rheobase.signals.alignment import Alignment
 from rheobase.signals.signal import (

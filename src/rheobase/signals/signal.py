@@ -1,12 +1,12 @@
-"""What flows on an edge: a spike train, any other time series, or a constant.
+"""The signal on an edge: a spike train, any other time series, or a constant.
 
-- A :class:`SpikeTrain` leaves a site: a whole number of spikes at every step, each worth the same amplitude.
-- A :class:`TimeSeries` is what affine operations make of it: one value for each step, no spikes any more.
-- A :class:`Constant` is the same at every step: the image, a time-mean. Affine work on it is done once, whatever T is;
-  that is where the speed of the first segment, of the readout and of every method with a constant current comes from.
-- A :class:`MeanSpikes` is a constant that stands for a train: the time-mean of one that was not simulated.
+- A :class:`SpikeTrain` is the output of a site: a number of spikes at every step, all with the same amplitude.
+- A :class:`TimeSeries` has one value per step, such as an affine function of a spike train.
+- A :class:`Constant` has the same value at every step, such as the image or a time-mean. Affine operations on it are
+  computed once for all T, which makes the first segment, the readout and methods with a constant current fast.
+- A :class:`MeanSpikes` is the time-mean of a spike train that was computed in closed form.
 
-:func:`count_spikes` is the one definition of how many spikes there were; evaluation, energy and diagnosis ask it.
+:func:`count_spikes` defines the number of spikes for evaluation, energy and diagnosis.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class MeanSpikes(Constant):
-    """The time-mean of a spike train that was computed in closed form. ``values``: [B, C, ...].
+    """The time-mean of a spike train, computed in closed form. ``values``: [B, C, ...].
 
     Attributes:
-        amplitude: of one spike, [] or [C].
+        amplitude: value of one spike, [] or [C].
         steps: T.
     """
 
@@ -60,14 +60,14 @@ class TimeSeries:
 
 @dataclass(frozen=True)
 class SpikeTrain(TimeSeries):
-    """What a site emits. ``values``: amplitude times the number of spikes at each step, [T, B, C, ...].
+    """The output of a site. ``values``: amplitude times the number of spikes at each step, [T, B, C, ...].
 
     Attributes:
-        amplitude: of one spike, [] or [C]; a channel that never fires may have an infinite one.
+        amplitude: value of one spike, [] or [C]; may be infinite for a silent channel.
 
     Example:
-        >>> train = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
-        >>> train.counts.flatten()
+        >>> spikes = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
+        >>> spikes.counts.flatten()
         tensor([ 2.,  0., -1.])
     """
 
@@ -75,7 +75,7 @@ class SpikeTrain(TimeSeries):
 
     @property
     def counts(self) -> Tensor:
-        """Spikes at each step, negative ones with their sign: whole numbers, [T, B, C, ...]."""
+        """Number of spikes at each step, negative for negative spikes: whole numbers, [T, B, C, ...]."""
         return _in_spikes(self.values, self.amplitude, axis=2)
 
 
@@ -84,15 +84,15 @@ Signal = Constant | TimeSeries
 
 @dataclass(frozen=True)
 class SpikeCounts:
-    """How many spikes every neuron emitted in all steps, [B, C, ...], whole numbers in float64.
+    """Number of spikes of every neuron over all steps, [B, C, ...], whole numbers in float64.
 
-    A neuron that emits at most one spike a step has as many events as spikes. One that emits k at once has one event of
-    magnitude |k|.
+    k spikes in one step are one event of magnitude |k|. Events and magnitude are equal for neurons that emit at most
+    one spike per step.
 
     Attributes:
-        events: steps at which it emitted anything.
-        magnitude: spikes, those of either sign.
-        net: positive spikes less negative ones: what its time-mean says.
+        events: number of steps with a non-zero emission.
+        magnitude: number of spikes of either sign.
+        net: positive spikes less negative ones, which determine the time-mean.
     """
 
     events: Tensor
@@ -104,20 +104,23 @@ def count_spikes(emitted: Signal) -> SpikeCounts:
     """Count the spikes that a site emitted.
 
     Args:
-        emitted: a :class:`SpikeTrain`; or the time-mean of one (:class:`MeanSpikes`) from neurons that emit at most one
-            spike a step, all of the same sign.
+        emitted: a :class:`SpikeTrain`; or its time-mean (:class:`MeanSpikes`), for neurons that emit at most one spike
+            per step, all of the same sign.
+
+    Raises:
+        TypeError: for any other signal.
 
     Example:
-        >>> train = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
-        >>> found = count_spikes(train)
-        >>> found.events.item(), found.magnitude.item(), found.net.item()
+        >>> spikes = SpikeTrain(torch.tensor([1.0, 0.0, -0.5]).reshape(3, 1, 1), torch.tensor(0.5))
+        >>> counts = count_spikes(spikes)
+        >>> counts.events.item(), counts.magnitude.item(), counts.net.item()
         (2.0, 3.0, 1.0)
     """
     if isinstance(emitted, MeanSpikes):
         net = _in_spikes(emitted.values.double() * emitted.steps, emitted.amplitude, axis=1)
         return SpikeCounts(net.abs(), net.abs(), net)
     if not isinstance(emitted, SpikeTrain):
-        raise TypeError(f"a {type(emitted).__name__} is no spike train")
+        raise TypeError(f"emitted: is a {type(emitted).__name__}. Remedy: pass a SpikeTrain or MeanSpikes.")
     values = emitted.values
     net = _in_spikes(values.sum(0, dtype=torch.float64), emitted.amplitude, axis=1)
     magnitude = _in_spikes(values.abs().sum(0, dtype=torch.float64), emitted.amplitude, axis=1)
@@ -126,7 +129,7 @@ def count_spikes(emitted: Signal) -> SpikeCounts:
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Spikes of all neurons and images together at each step, [T], whole numbers in float64. See SpikeCounts."""
+    """Number of spikes of all neurons and images at each step, [T], whole numbers in float64; see SpikeCounts."""
 
     events: Tensor
     magnitude: Tensor
@@ -143,7 +146,7 @@ def count_spikes_by_step(train: SpikeTrain) -> StepCounts:
 
 
 def _in_spikes(values: Tensor, amplitude: Tensor, axis: int) -> Tensor:
-    """Values in activation units as whole numbers of spikes; 0 for channels that never fire. Channels on ``axis``."""
+    """Values in activation units as numbers of spikes, 0 for silent channels; ``axis`` is the axis of channels."""
     amplitude = amplitude.to(values.device, values.dtype)
     if amplitude.dim():
         amplitude = amplitude.reshape((-1,) + (1,) * (values.dim() - 1 - axis))
@@ -152,23 +155,23 @@ def _in_spikes(values: Tensor, amplitude: Tensor, axis: int) -> Tensor:
 
 
 def along_channels(parameter: Tensor, dims: int) -> Tensor:
-    """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others unchanged."""
+    """View a [C] parameter so that it broadcasts along axis 1 of a tensor with ``dims`` axes; others are unchanged."""
     return parameter.reshape((-1,) + (1,) * (dims - 2)) if parameter.dim() == 1 else parameter
 
 
 def step_by_step(signal: Signal, steps: int) -> Tensor:
-    """The values of ``steps`` steps, [T, B, ...]; a time series must have that many."""
+    """The values of ``steps`` steps, [T, B, ...]; a time series must have ``steps`` steps."""
     if isinstance(signal, Constant):
         return signal.values.expand(steps, *signal.values.shape)
-    assert signal.steps == steps, "a train that was not aligned"
+    assert signal.steps == steps, "a time series that was not aligned"
     return signal.values
 
 
 def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
-    """Apply a batch-first function to every step of its inputs; once only, when all of them are held.
+    """Apply a batch-first function to every step of its inputs, or once if all of them are constants.
 
-    Where trains of different lengths meet, each counts with its time-mean, which holds for all steps: on the way to
-    neurons that wait for their whole input, and to the readout. On the way to others they are aligned before they meet.
+    If time series have different numbers of steps, the function is applied to their time-means. This happens only
+    before waiting neurons and in the readout; before streaming neurons, alignment nodes make the numbers equal.
 
     Example:
         >>> lift(torch.neg, Constant(torch.ones(2, 3))).values.shape
@@ -176,13 +179,13 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
         >>> lift(torch.add, Constant(torch.ones(2, 3)), TimeSeries(torch.ones(4, 2, 3))).values.shape
         torch.Size([4, 2, 3])
     """
-    trains = [s for s in signals if isinstance(s, TimeSeries)]
-    if len({s.steps for s in trains}) > 1:
+    series = [s for s in signals if isinstance(s, TimeSeries)]
+    if len({s.steps for s in series}) > 1:
         signals = tuple(Constant(s.mean()) for s in signals)
-        trains = []
-    if not trains:
+        series = []
+    if not series:
         return Constant(function(*(s.values for s in signals)))
-    steps, batch = trains[0].values.shape[:2]
+    steps, batch = series[0].values.shape[:2]
     flat = [
         (s.values if isinstance(s, TimeSeries) else s.values.expand(steps, *s.values.shape)).flatten(0, 1)
         for s in signals
@@ -191,14 +194,14 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
 
 
 def prefix_means(signal: Signal, timesteps: tuple[int, ...]) -> Tensor:
-    """Time-means over the first t steps for each t asked for, [R, B, ...] (R = number of t).
+    """Time-means over the first t steps for each of R numbers t, [R, B, ...].
 
-    The sums run forward in time, so that the mean at t is the same number whether or not the run went on after t.
+    Steps are summed in order, so that the mean at t does not depend on the steps after t.
     """
     if isinstance(signal, Constant):
         return signal.values.expand(len(timesteps), *signal.values.shape)
     wanted = {t: i for i, t in enumerate(timesteps)}
-    assert max(timesteps) <= signal.steps, "a train is read beyond its end"
+    assert max(timesteps) <= signal.steps, "t is beyond the last step"
     means = signal.values.new_empty(len(timesteps), *signal.values.shape[1:])
     total = torch.zeros_like(signal.values[0])
     for t, value in enumerate(signal.values[: max(timesteps)], start=1):

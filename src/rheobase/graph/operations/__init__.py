@@ -1,6 +1,6 @@
-"""The operations a graph may hold between activation sites, one class each: begin with ``operation.py``."""
+"""The operations of a graph, one class each; ``operation.py`` defines their contract."""
 
-from rheobase.graph.operations import affine, joins, pooling, shape, upsample, weighted  # noqa: F401 - fill the table
+from rheobase.graph.operations import affine, joins, pooling, shape, upsample, weighted  # noqa: F401 - registers them
 from rheobase.graph.operations.kernels import in_memory_format
 from rheobase.graph.operations.operation import OPERATIONS, NodeContext, Operation, Scaled, Synapses
 from rheobase.graph.operations.words import NotExpressible, Value, Words

@@ -1,4 +1,4 @@
-"""Constants that multiply and add, element by element or channel by channel."""
+"""Multiplication by constants and addition of constants, per element or per channel."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Affine(Operation):
         return x if shift is None else x + shift
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node for a product with a constant or a quotient by one."""
+        """Write one node for a product with a constant, a quotient by a constant, or a negation."""
         if call.name == "neg":
             return write_affine(builder, call.input("self"), call.shape, scale=-1.0)
         x, factor = call["self"], call["other"]
         if isinstance(x, Ref) and isinstance(factor, Ref):
             raise Refused(
-                "multiplies two activations with one another, which is not linear",
-                "train the network without the gate",
+                "multiplies two activations, which is not linear",
+                "train the network without the product",
             )
         if call.name == "mul":
             x, factor = (x, factor) if isinstance(x, Ref) else (factor, x)
             return write_affine(builder, x, call.shape, scale=factor)
         if call.get("rounding_mode"):
-            raise Refused("rounds its quotient", "divide without rounding")
+            raise Refused("rounds the quotient", "divide without rounding")
         x = reference(x)
         reciprocal = Fixed(1.0 / factor.value) if isinstance(factor, Fixed) else 1.0 / factor
         return write_affine(builder, x, call.shape, scale=reciprocal)
@@ -73,7 +73,7 @@ class Affine(Operation):
         return changed
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Scale, or only move values if there is no scale."""
+        """``"scale"``, or ``"route"`` without a scale."""
         return "scale" if "scale" in at.parameters else "route"
 
     def entries(self, x: Tensor, *, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
@@ -82,29 +82,29 @@ class Affine(Operation):
         return x.expand(torch.broadcast_shapes(x.shape, *shapes))
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Change the map of channels."""
+        """Scale and shift the map of channels."""
         return words.mapped(node).scale(_of_channels(words, node, "scale"), _of_channels(words, node, "shift"))
 
 
 def write_affine(builder: Builder, x: str, shape: tuple[int, ...], scale: Any = None, shift: Any = None) -> str:
-    """``x * scale + shift`` as a node; scalars become tensors so that a saved network keeps their exact bits."""
+    """Write ``x * scale + shift`` as a node; scalars become tensors, so that saving preserves their bits."""
 
     def constant(value: Any) -> Fixed | None:
         if value is None:
             return None
-        held = value if isinstance(value, Fixed) else Fixed(value)
-        tensor = torch.as_tensor(held.value)
+        fixed = value if isinstance(value, Fixed) else Fixed(value)
+        tensor = torch.as_tensor(fixed.value)
         if tensor.dtype == torch.float64 or not tensor.is_floating_point():
             tensor = tensor.float()
         if tensor.dim() == len(shape) + 1:
             tensor = one_for_all(tensor)[0]
-        return Fixed(tensor, held.name)
+        return Fixed(tensor, fixed.name)
 
     return builder.add("affine", (x,), shape, parameters={"scale": constant(scale), "shift": constant(shift)})
 
 
 def _of_channels(words: Words, node: Node, argument: str) -> Tensor | None:
-    """A parameter as one number for each channel."""
+    """A parameter as one number per channel."""
     tensor = words.parameter(node, argument)
     if tensor is None:
         return None
@@ -112,13 +112,13 @@ def _of_channels(words: Words, node: Node, argument: str) -> Tensor | None:
     axes = len(node.shape)
     full = tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape)).expand(node.shape).flatten(1)
     if axes > 1 and not bool((full == full[:, :1]).all()):
-        raise NotExpressible(f"has another {argument} for every pixel")
+        raise NotExpressible(f"has a {argument} that differs between pixels")
     return full[:, 0] if axes > 1 else tensor.expand(node.shape)
 
 
 @built_in
 class BatchNorm(Operation):
-    """Batch normalisation with its running statistics, over axis 1. Folded before a network is converted."""
+    """Batch normalisation over axis 1 with running statistics; folded before conversion."""
 
     name = "batch_norm"
     traced_from = ("_native_batch_norm_legit_no_training",)
@@ -133,7 +133,7 @@ class BatchNorm(Operation):
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node; weight and bias are 1 and 0 if they are not learned."""
+        """Write one node; weight and bias are 1 and 0 if the call has none."""
         mean, var = call["running_mean"], call["running_var"]
         parameters = {
             "weight": call.weight("weight") or Fixed(torch.ones_like(mean.value)),
@@ -145,11 +145,11 @@ class BatchNorm(Operation):
         return builder.add(self.name, (call.input("input"),), call.shape, attributes=attributes, parameters=parameters)
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
-        """Axis 1, which it normalises."""
+        """Axis 1."""
         return 1
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Scale."""
+        """``"scale"``."""
         return "scale"
 
     def entries(self, x: Tensor, **_: Any) -> Tensor:

@@ -42,7 +42,7 @@ class Add(Operation):
         sign = alpha if call.name == "add" else -alpha
         if isinstance(left, Ref) and isinstance(right, Ref):
             if builder.shapes[left] != builder.shapes[right]:
-                raise Refused("adds activations of different shapes", "give both the same shape first")
+                raise Refused("adds activations of different shapes", "reshape both to the same shape first")
             second = right if sign == 1 else write_affine(builder, right, builder.shapes[right], scale=float(sign))
             return builder.add(self.name, (left, second), call.shape)
         if isinstance(left, Ref):
@@ -56,15 +56,15 @@ class Add(Operation):
         return ({}, first) if same else None
 
     def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
-        """Every term takes the factor, one of them the offset."""
+        """The same value: a factor applies to all terms, an offset to one of them."""
         return value
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Add."""
+        """``"add"``."""
         return "add"
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Write no node: edges that meet in a NIR node are added."""
+        """Write no node, because NIR adds the edges that enter a node."""
         return words.sum(node)
 
 
@@ -76,13 +76,13 @@ def _times(constant: Any, factor: float) -> Any:
 
 @built_in
 class Concat(Operation):
-    """Concatenation; inputs without a batch (constants) are repeated to the batch of the others."""
+    """Concatenation; constants, with a batch of one, are expanded to the batch of the other inputs."""
 
     name = "concat"
     traced_from = ("cat", "stack")
 
     def apply(self, *xs: Tensor, dim: int) -> Tensor:
-        """Join."""
+        """Concatenate."""
         batch = max(x.shape[0] for x in xs)
         return torch.cat([x if x.shape[0] == batch else x.expand(batch, *x.shape[1:]) for x in xs], dim)
 
@@ -92,8 +92,8 @@ class Concat(Operation):
         if dim == 0:
             raise Refused("concatenates along the batch axis", "concatenate along channels or space")
         names = []
-        for part in call["tensors"]:
-            name = str(part) if isinstance(part, Ref) else _write_constant(builder, part)
+        for tensor in call["tensors"]:
+            name = str(tensor) if isinstance(tensor, Ref) else _write_constant(builder, tensor)
             if call.name == "stack":
                 old = builder.shapes[name]
                 name = write_reshape(builder, name, (*old[: dim - 1], 1, *old[dim - 1 :]))
@@ -102,39 +102,39 @@ class Concat(Operation):
         return builder.add(self.name, tuple(names), call.shape, attributes={"dim": dim})
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Join the factors like the inputs."""
+        """Concatenate the factors like the inputs."""
         axis = at.attributes["dim"] - 1
         given = next(factor for factor in factors if factor is not None)
         ones = given.new_ones((1,) * len(at.shape))
-        parts = []
+        expanded = []
         for factor, shape in zip(factors, at.inputs, strict=True):
-            part = ones if factor is None else factor * ones
-            parts.append(part.expand(*part.shape[:axis], shape[axis], *part.shape[axis + 1 :]))
-        rest = torch.broadcast_shapes(*(part.select(axis, 0).shape for part in parts))
-        parts = [part.expand(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
-        return {}, torch.cat(parts, axis)
+            f = ones if factor is None else factor * ones
+            expanded.append(f.expand(*f.shape[:axis], shape[axis], *f.shape[axis + 1 :]))
+        rest = torch.broadcast_shapes(*(f.select(axis, 0).shape for f in expanded))
+        expanded = [f.expand(*rest[:axis], f.shape[axis], *rest[axis:]) for f in expanded]
+        return {}, torch.cat(expanded, axis)
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Move values."""
+        """``"route"``."""
         return "route"
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Write a map that places the channels of each input among zeros; edges add the maps."""
+        """Write a map for each input that pads its channels with zeros; NIR adds the edges."""
         if node.attributes["dim"] != 1:
-            raise NotExpressible("joins along an axis of space")
+            raise NotExpressible("concatenates along a spatial axis")
         sources: list[str] = []
         start = 0
         for i in range(len(node.inputs)):
             value = words.mapped(node, i)
             after = start + value.shape[0]
-            part = value.place(start, node.shape[0] - after)
-            sources += words.write(f"{node.name}_{i}", part).sources
+            padded = value.place(start, node.shape[0] - after)
+            sources += words.write(f"{node.name}_{i}", padded).sources
             start = after
         return Value(tuple(sources), node.shape)
 
 
-def _write_constant(builder: Builder, part: Fixed) -> str:
-    value = one_for_all(part.value)
+def _write_constant(builder: Builder, constant: Fixed) -> str:
+    value = one_for_all(constant.value)
     return builder.add("constant", (), tuple(value.shape[1:]), parameters={"value": Fixed(value)})
 
 
@@ -149,5 +149,5 @@ class ConstantTensor(Operation):
         return value
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Refuse."""
+        """Raise NotExpressible."""
         raise NotExpressible("is a constant")

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 Synapses = Literal["route", "sum", "interpolate", "scale", "weights", "add"]
-"""What an operation does with its inputs, and the work for spikes and for values that are not spikes. An entry is a
-coefficient that is not zero.
+"""How an operation combines its inputs, and the work for spikes and for other values. An entry is a coefficient that is
+not zero.
 
-- ``route`` moves them, each to one position or several. No work.
-- ``sum`` adds them up over windows, with one factor for a window (pooling by mean). The factor is part of the weights
-  that follow, so spikes stay spikes and take no work; values take one addition for each entry.
-- ``interpolate`` does the same with different factors. Values take one multiply-accumulate (MAC) for each entry.
-- ``scale`` multiplies them by a constant, which is part of the weights that follow. Values take one MAC each.
-- ``weights`` multiplies them by weights. Each entry takes one addition for a spike, and one MAC for a value.
-- ``add`` adds its inputs. Spikes stay spikes; values take one addition each.
+- ``route`` moves inputs, each to one or several positions. No work.
+- ``sum`` adds inputs over windows, with one factor per window (mean pooling). The factor is part of the weights that
+  follow, so spikes remain spikes and need no work; values need one addition per entry.
+- ``interpolate`` is the same with different factors. Values need one multiply-accumulate (MAC) per entry.
+- ``scale`` multiplies inputs by a constant, which is part of the weights that follow. Values need one MAC each.
+- ``weights`` multiplies inputs by weights. Each entry needs one addition for a spike, and one MAC for a value.
+- ``add`` adds its inputs. Spikes remain spikes; values need one addition each.
 """
 
 Scaled = tuple[Mapping[str, Tensor], Tensor | None]
-"""The changed parameters by name, and the factor that the output then lacks (None is 1)."""
+"""The changed parameters by name, and the remaining factor of the output (None is 1)."""
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,31 @@ class NodeContext:
 
 
 class Operation(ABC):
-    r"""One kind of node between two activation sites, with everything that Rheobase knows of it.
+    r"""Base class of operations: the nodes of a graph other than the input and sites.
 
     An operation is affine in its inputs, :math:`op(x) = A x + b`. Its value for the time-mean of a spike train is
     therefore the time-mean of its values (Rueckauer et al. 2017, Eq. 5). Max-pooling is the only exception: the caller
     of :func:`rheobase.convert` chooses its replacement.
 
-    A class defines ``name`` and ``apply``, and ``traced_from`` for the tracer. Everything else has a default, which is
-    either always right or refuses by the operation's name: without ``synapses``, :func:`rheobase.energy` refuses;
-    without ``lower``, :func:`rheobase.exchange.export_nir` refuses; without ``scale_inputs`` and ``scale_output``, a
-    factor becomes an affine node next to it. :func:`rheobase.register` adds a class from outside, and
-    :func:`rheobase.testing.check_operation` checks that it keeps this contract.
+    A subclass defines ``name`` and ``apply``, and ``traced_from`` for the tracer. The other methods have defaults that
+    are always correct, or refuse: without ``synapses``, :func:`rheobase.energy` refuses the operation; without
+    ``lower``, :func:`rheobase.exchange.export_nir` does; without ``scale_inputs`` and ``scale_output``, a factor
+    becomes an additional affine node. Pass a subclass to :func:`rheobase.register`, and test it with
+    :func:`rheobase.testing.check_operation`.
 
-    Tensors are batch-first, [B, ...]. One axis of a value holds its channels, ``channel_axis``. A **factor** or an
-    **offset** broadcasts against one sample of a value: it is [], or has an axis for each of the sample's, of size 1 or
-    of full size; that of a layer of neurons is [] or [C, 1, ...]. Factors of inputs are positive, factors of outputs
-    are not negative, and all are computed in float64.
+    Tensors are batch-first, [B, ...]. The axis of a value that holds the channels is its ``channel_axis``. A **factor**
+    or an **offset** broadcasts against one sample of a value: it is [], or has all axes of the sample, each of size 1
+    or full size; for a layer of neurons it is [] or [C, 1, ...]. Factors of inputs are positive, factors of outputs are
+    not negative, and all are computed in float64.
 
     Attributes:
-        name: in graphs and files.
-        traced_from: names of the torch calls that become it, without overload: of ATen plainly (``"conv2d"``, which
-            includes the in-place ``"conv2d_"``), of others with their namespace (``"mylib::flip_channels"``).
-        modules: names of module classes whose only node it is, such as ``"Conv2d"``: the node gets the module's name.
-        affine: whether it is affine in its inputs.
-        makes_new_memory: whether its result never shares memory with an input, so that it may be overwritten.
+        name: its name in graphs and files.
+        traced_from: names of the torch calls that become it, without overload. Calls of ATen have no namespace
+            (``"conv2d"``, which includes the in-place ``"conv2d_"``), others have one (``"mylib::flip_channels"``).
+        modules: names of module classes for which it is the only node, such as ``"Conv2d"``: the node gets the
+            module's name.
+        affine: True if it is affine in its inputs.
+        makes_new_memory: True if its result never shares memory with an input, and so may be overwritten.
         trained: names of the parameters that training changes.
 
     Example:
@@ -122,8 +123,8 @@ class Operation(ABC):
     def apply(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute a node's value [B, ...] from inputs [B, ...] by position, and attributes and parameters by name.
 
-        The signature must name every argument: a saved node that does not fit it is refused. The value for an image
-        must be the same in every batch, bit for bit.
+        The signature must name every argument, because saved nodes are checked against it. The value for an image must
+        be bit-identical in every batch.
         """
 
     # -- from the user's network --------------------------------------------------------------------------------------
@@ -141,11 +142,13 @@ class Operation(ABC):
         return builder.add(self.name, inputs, call.shape, attributes=plain, parameters=fixed)
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
-        """Axis of the output [B, ...] that holds the channels; None for a constant, which fits any.
+        """Axis of the output [B, ...] that holds the channels; None for a constant, which is compatible with any axis.
+
+        The default returns the first axis in ``axes`` that is not None.
 
         Args:
             at: the node.
-            axes: the axis of each input. The default returns the first that is not None.
+            axes: the axis of each input.
         """
         return next((axis for axis in axes if axis is not None), None)
 
@@ -192,18 +195,18 @@ class Operation(ABC):
     # -- spikes -------------------------------------------------------------------------------------------------------
 
     def synapses(self, at: NodeContext) -> Synapses | None:
-        """Return what the node does with spikes (:data:`Synapses`); None refuses to count its work."""
+        """How the node combines its inputs (:data:`Synapses`); None if its work cannot be counted."""
         return None
 
     def entries(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute ``apply`` with every entry, a coefficient that is not zero, replaced by 1, and without an offset.
+        """Compute ``apply`` with every entry (a coefficient that is not zero) replaced by 1, and without an offset.
 
-        The default is ``apply`` itself, for operations whose coefficients are all 0 or 1 and that add nothing.
+        The default is ``apply``, for operations without an offset whose coefficients are all 0 or 1.
         """
         return self.apply(*args, **kwargs)
 
     def dense_products(self, at: NodeContext) -> int | None:
-        """Return the number of products with zeros of weights and padding, as papers state it; None: the entries."""
+        """Number of products including zeros of weights and padding, as papers state it; None: number of entries."""
         return None
 
     # -- other formats ------------------------------------------------------------------------------------------------
@@ -218,12 +221,12 @@ class Operation(ABC):
 
 
 OPERATIONS: dict[str, Operation] = {}
-"""Every operation by its name; :func:`rheobase.register` adds to them."""
+"""Every operation by its name; :func:`rheobase.register` adds to it."""
 
 T = TypeVar("T", bound=type[Operation])
 
 
 def built_in(operation: T) -> T:
-    """Add an operation of this package to the table."""
+    """Class decorator: add an operation of this package to ``OPERATIONS``."""
     OPERATIONS[operation.name] = operation()
     return operation

@@ -1,4 +1,4 @@
-"""Pooling by mean and by maximum."""
+"""Mean pooling and max-pooling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Window(NamedTuple):
-    """A pooling by mean as a sum over equal windows and a division; lists have a number for each axis of space."""
+    """Mean pooling as a sum over equal windows and a division; lists have one number per spatial axis."""
 
     kernel_size: list[int]
     stride: list[int]
@@ -35,12 +35,12 @@ class MeanPool(Operation):
     """Means over windows."""
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Sum over windows."""
+        """``"sum"``."""
         return "sum"
 
     @abstractmethod
     def window(self, at: NodeContext) -> Window:
-        """Return the node as a sum over equal windows, which is what NIR and some chips have.
+        """Return the node as a sum over equal windows, for NIR and chips.
 
         Raises:
             NotExpressible: if windows differ.
@@ -49,7 +49,7 @@ class MeanPool(Operation):
 
 @built_in
 class AvgPool(MeanPool, Spatial):
-    """Average pooling in 1, 2 or 3 dimensions, by the kernel's."""
+    """Average pooling in 1, 2 or 3 dimensions, given by the kernel size."""
 
     name = "avg_pool"
     traced_from = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -93,11 +93,11 @@ class AvgPool(MeanPool, Spatial):
         return sum_over_windows(x, len(kernel_size), pool)
 
     def window(self, at: NodeContext) -> Window:
-        """Its window, unless it divides by another number at the border."""
+        """Its window; refused if the divisor differs at the border."""
         a = at.attributes
         counted = a.get("count_include_pad", True) or not any(a["padding"])
         if a.get("ceil_mode") or not counted:
-            raise NotExpressible("divides by the number of pixels under the window, which differs at the border")
+            raise NotExpressible("divides by the number of pixels in the window, which differs at the border")
         kernel = list(a["kernel_size"])
         divisor = a.get("divisor_override") or prod(kernel)
         return Window(kernel, list(a["stride"] or kernel), list(a["padding"]), divisor)
@@ -130,7 +130,7 @@ class AdaptiveAvgPool(MeanPool, Spatial):
         return sum_over_windows(x, len(output_size), lambda x, axis: F.adaptive_avg_pool1d(x, output_size[axis]))
 
     def window(self, at: NodeContext) -> Window:
-        """Its window, if the size of the input is a multiple of that of the output."""
+        """Its window, if the input size is a multiple of the output size."""
         size, out = at.inputs[0][1:], at.attributes["output_size"]
         if any(n % m for n, m in zip(size, out, strict=True)):
             raise NotExpressible(f"pools {list(size)} to {list(out)} with windows of different sizes")
@@ -185,7 +185,7 @@ class Mean(MeanPool):
         return x.sum(dim, keepdim)
 
     def window(self, at: NodeContext) -> Window:
-        """The whole map, if the mean is over all axes but the channels."""
+        """The whole map, if the mean is over all spatial axes."""
         size = list(at.inputs[0][1:])
         if _dims(at) != list(range(2, len(size) + 2)):
             raise NotExpressible("is a mean over some axes only")
@@ -197,7 +197,7 @@ def _dims(at: NodeContext) -> list[int]:
 
 
 def _window(call: Call) -> dict[str, Any]:
-    """The attributes that average and maximum pooling share; the dimension is in the name, ``avg_pool2d``."""
+    """Attributes of both average and max-pooling; the number of axes is in the call's name, ``avg_pool2d``."""
     axes = int(call.name[8])
     kernel = whole_numbers(call["kernel_size"], axes)
     stride = whole_numbers(call["stride"], axes) if call["stride"] else kernel
@@ -225,7 +225,7 @@ class MaxPool(Spatial):
         ceil_mode: bool,
         return_indices: bool = False,
     ) -> Any:
-        """Pool; with ``return_indices``, return the positions of the maxima too."""
+        """Pool; with ``return_indices``, also return the positions of the maxima."""
         function: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_size) - 1]
         return function(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
@@ -236,5 +236,5 @@ class MaxPool(Spatial):
         return builder.add(self.name, (call.input("self"),), call.shape, attributes=attributes)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Refuse."""
+        """Raise NotExpressible."""
         raise NotExpressible("is max-pooling")

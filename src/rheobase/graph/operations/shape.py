@@ -1,4 +1,4 @@
-"""Values moved to other places: reshaping, permuting, slicing, padding."""
+"""Operations that move values: reshaping, permuting, slicing, padding."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Route(Operation):
-    """Moves values to other places."""
+    """An operation that moves values to other positions."""
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Move values."""
+        """``"route"``."""
         return "route"
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
@@ -40,12 +40,12 @@ class Route(Operation):
 
     @abstractmethod
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
-        """Move a factor [...] with the axes of the input like the values; None if that is not possible."""
+        """Move a factor, which has all axes of the input, like the values; None if that is not possible."""
 
 
 @built_in
 class Reshape(Route):
-    """Any view of one sample: ``shape`` is the sample's new shape, the batch stays."""
+    """Reshape of one sample: ``shape`` is the sample's new shape, the batch axis is unchanged."""
 
     name = "reshape"
     traced_from = (
@@ -61,10 +61,10 @@ class Reshape(Route):
         return write_reshape(builder, call.input("self", "input"), call.shape)
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
-        """The axis that begins where the channels begin, or the axis that they are merged into.
+        """The axis with the same start as the channels, or the axis into which they are merged.
 
-        Two axes begin at the same place if the sizes before them have the same product: [C, H, W] -> [C, H W] and
-        [N, C] -> [N, heads, C / heads] keep the axis, [C, H, W] -> [C H W] and [N, C] -> [N C] merge it into the first.
+        Two axes have the same start if the sizes before them have the same product. [C, H, W] -> [C, H W] and
+        [N, C] -> [N, heads, C / heads] keep the axis; [C, H, W] -> [C H W] and [N, C] -> [N C] merge it into the first.
         """
         (axis,) = axes
         if axis is None:
@@ -82,7 +82,7 @@ class Reshape(Route):
         return compact(factor.expand(at.inputs[0]).reshape(at.shape))
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Write nothing for channels that are split or joined, and a flattening otherwise."""
+        """Write nothing if channels are split or merged, and a flattening otherwise."""
         value = words.seen(node)
         space = value.shape[1:]
         lead = len(node.shape) - len(space)
@@ -94,7 +94,7 @@ class Reshape(Route):
 
 
 def write_reshape(builder: Builder, x: str, shape: tuple[int, ...]) -> str:
-    """``x`` in another shape as a node; ``x`` unchanged if it has that shape."""
+    """Write a reshape of ``x``; returns ``x`` if it has that shape."""
     if builder.shapes[x] == shape:
         return x
     return builder.add("reshape", (x,), shape, attributes={"shape": list(shape)})
@@ -102,7 +102,7 @@ def write_reshape(builder: Builder, x: str, shape: tuple[int, ...]) -> str:
 
 @built_in
 class Permute(Route):
-    """Permutation of axes that leaves the batch first."""
+    """Permutation of axes other than the batch."""
 
     name = "permute"
     traced_from = ("permute", "transpose", "t", "movedim", "swapaxes")
@@ -123,7 +123,9 @@ class Permute(Route):
         else:
             raise Refused("moves the batch axis", "use permute and keep axis 0 for the batch")
         if dims[0] != 0:
-            raise Refused("moves the batch axis, which must stay first", "keep axis 0 for the batch in every operation")
+            raise Refused(
+                "moves the batch axis, which must remain axis 0", "keep axis 0 for the batch in every operation"
+            )
         return builder.add(self.name, (call.input("self"),), call.shape, attributes={"dims": dims})
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
@@ -141,11 +143,11 @@ class Permute(Route):
         return value.permute([axes.index(i) for i in range(len(axes))]) if value.dim() else value
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Change the map of channels."""
+        """Permute the map of channels."""
         value, axes = words.seen(node), _axes(node.attributes)
         lead = len(axes) - len(value.shape[1:])
         if axes[lead:] != list(range(lead, len(axes))):
-            raise NotExpressible("permutes axes of space")
+            raise NotExpressible("permutes spatial axes")
         seen = value.view or value.shape
         channels = torch.arange(value.shape[0]).reshape(seen[:lead]).permute(axes[:lead]).flatten()
         return replace(value.select(channels), view=() if node.shape == value.shape else node.shape)
@@ -168,7 +170,7 @@ class Slice(Route):
         return x[(slice(None),) * dim + (slice(start, stop, step),)]
 
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
-        """Write one node for each output, or none for a whole axis; a reshape removes the axis of an index."""
+        """Write one node per output, or none for a whole axis; a reshape removes the axis of an index."""
         x = call.input("self")
         old = builder.shapes[x]
         dim = call["dim"] % (len(old) + 1)
@@ -177,7 +179,7 @@ class Slice(Route):
         if dim == 0:
             if call.shape == old:
                 return x
-            raise Refused("picks images out of the batch", "index channels or space only")
+            raise Refused("selects images of the batch", "index channels or space only")
         size = old[dim - 1]
         if "index" in call:
             start = call["index"] % size
@@ -191,12 +193,12 @@ class Slice(Route):
     def _trace_split(self, builder: Builder, call: Call, x: str, dim: int) -> tuple[str, ...]:
         if dim == 0:
             raise Refused("splits the batch", "split channels or space only")
-        parts, start = [], 0
+        names, start = [], 0
         for shape in call.outputs:
             stop = start + (1 if call.name == "unbind" else shape[dim - 1])
-            parts.append(write_reshape(builder, _write_slice(builder, x, dim, start, stop), shape))
+            names.append(write_reshape(builder, _write_slice(builder, x, dim, start, stop), shape))
             start = stop
-        return tuple(parts)
+        return tuple(names)
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
         """Slice the factor."""
@@ -206,7 +208,7 @@ class Slice(Route):
         return factor[(slice(None),) * (a["dim"] - 1) + (slice(a["start"], a["stop"], a["step"]),)]
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Change the map of channels, or its stride."""
+        """Slice the map of channels, or change its stride."""
         a, value = node.attributes, words.mapped(node)
         if a["dim"] == 1:
             return value.select(slice(a["start"], a["stop"], a["step"]))
@@ -218,7 +220,7 @@ class Slice(Route):
 
 
 def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int = 1) -> str:
-    """``x[start:stop:step]`` along ``dim`` as a node; ``x`` unchanged if the slice is the whole axis."""
+    """Write ``x[start:stop:step]`` along ``dim``; returns ``x`` if the slice covers the whole axis."""
     old = builder.shapes[x]
     if (start, stop, step) == (0, old[dim - 1], 1):
         return x
@@ -229,7 +231,7 @@ def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step
 
 @built_in
 class Pad(Route):
-    """Padding by a constant or by the sample's own border."""
+    """Padding by a constant, by reflection or by replication."""
 
     name = "pad"
     traced_from = (
@@ -256,7 +258,7 @@ class Pad(Route):
         return builder.add(self.name, (call.input("self"),), call.shape, attributes=attributes)
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
-        """Pad the factor by 1 where the values are padded by 0; along other borders it must be constant."""
+        """Pad the factor by 1 where values are padded by 0; along an axis with another border it must be constant."""
         pairs = _pairs(at.attributes, len(at.shape))
         varying = [axis for axis, pair in enumerate(pairs) if any(pair) and factor.shape[axis] > 1]
         if not varying:
@@ -273,7 +275,7 @@ class Pad(Route):
         return super().scale_inputs(at, factors)
 
     def entries(self, x: Tensor, *, pad: list[int], mode: str, value: float | None) -> Tensor:
-        """A constant border has no entries."""
+        """A constant border has no entries, so it is padded by 0."""
         return self.apply(x, pad=pad, mode=mode, value=0.0 if mode == "constant" else None)
 
     def lower(self, words: Words, node: Node) -> Value:
@@ -281,7 +283,7 @@ class Pad(Route):
         pairs = _pairs(node.attributes, len(node.shape))
         (first, last), *space = pairs
         if not _pads_by_zeros(node.attributes) or min(map(min, pairs)) < 0:
-            raise NotExpressible("pads by something else than zeros")
+            raise NotExpressible("pads by other values than zeros")
         if any(left != right for left, right in space):
             raise NotExpressible("pads one side more than the other")
         value = words.mapped(node)

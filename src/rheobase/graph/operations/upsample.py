@@ -46,11 +46,11 @@ class Upsample(Spatial):
         return builder.add(self.name, (call.input("input", "self"),), call.shape, attributes=attributes)
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Move values if the mode is nearest, else interpolate."""
+        """``"route"`` if the mode is nearest, else ``"interpolate"``."""
         return "route" if at.attributes["mode"] == "nearest" else "interpolate"
 
     def entries(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
-        """Ones for the factors that are not zero."""
+        """Interpolate with every non-zero factor replaced by 1."""
         if mode == "nearest":
             return self.apply(x, size=size, mode=mode, align_corners=align_corners)
 
@@ -60,5 +60,5 @@ class Upsample(Spatial):
         return sum_over_windows(x, len(size), along)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Refuse."""
+        """Raise NotExpressible."""
         raise NotExpressible("is an upsampling")

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers: a weight and a bias."""
+"""Operations with a weight and a bias: convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 class Weighted(Operation):
-    """Products with a ``weight``, and a ``bias`` for each channel of the output.
-
-    Batch normalisation after it is folded into both.
+    """Products with a ``weight``, plus a ``bias`` per output channel; batch normalisation is folded into both.
 
     Attributes:
         channels: axis of a sample that holds the channels, in the input and in the output.
@@ -39,11 +37,11 @@ class Weighted(Operation):
 
     @abstractmethod
     def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """A factor [C] of the input's channels, as it broadcasts against the weight."""
+        """A factor [C] of the input channels, broadcastable to the weight."""
 
     @abstractmethod
     def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """A factor [C] of the output's channels, as it broadcasts against the weight."""
+        """A factor [C] of the output channels, broadcastable to the weight."""
 
     def channel_vector(self, value: Tensor) -> Tensor | None:
         """A factor or offset as [] or [C]; None if it varies along another axis."""
@@ -52,11 +50,11 @@ class Weighted(Operation):
         return value.reshape(-1) if value.numel() == value.shape[self.channels] else None
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
-        """Axis of the outputs of the weight."""
+        """The axis of the output channels of the weight."""
         return range(len(at.shape))[self.channels] + 1
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Move a factor for each channel into the weight."""
+        """Move one factor per channel into the weight."""
         (factor,) = factors
         assert factor is not None
         p, weight = self.channel_vector(factor), at.parameters["weight"]
@@ -67,7 +65,7 @@ class Weighted(Operation):
     def scale_output(
         self, at: NodeContext, factor: Tensor | None, offset: Tensor | None
     ) -> Mapping[str, Tensor] | None:
-        """Move one number for each channel into the weight and the bias."""
+        """Move one factor or offset per channel into the weight and the bias."""
         weight, bias = at.parameters["weight"], at.parameters.get("bias")
         changed: dict[str, Tensor] = {}
         if factor is not None:
@@ -86,21 +84,21 @@ class Weighted(Operation):
         return changed
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """Weights."""
+        """``"weights"``."""
         return "weights"
 
     def entries(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
-        """Ones for the weights that are not zero."""
+        """Compute the products with every non-zero weight replaced by 1, without the bias."""
         return self.products(x, (weight != 0).to(x.dtype), None, **attributes)
 
     def dense_products(self, at: NodeContext) -> int:
-        """Every output reads all weights of its channel."""
+        """Number of outputs times the number of weights of an output channel."""
         return prod(at.shape) * prod(at.parameters["weight"].shape[1:])
 
 
 @built_in
 class Conv(Weighted):
-    """Convolution in 1, 2 or 3 dimensions, by the weight's; weight [C out, C in / groups, ...]."""
+    """Convolution in 1, 2 or 3 dimensions, given by the weight [C out, C in / groups, ...]."""
 
     name = "conv"
     traced_from = ("conv1d", "conv2d", "conv3d")
@@ -127,7 +125,7 @@ class Conv(Weighted):
         return function(x, weight, bias, **attributes)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node, after a padding where ``padding="same"`` pads one pixel more on one side."""
+        """Write one node, after a padding node if ``padding="same"`` pads one pixel more on one side."""
         weight = call.weight("weight")
         assert weight is not None
         axes = weight.value.dim() - 2
@@ -161,7 +159,7 @@ class Conv(Weighted):
         return rows.reshape(out, into, *(1 for _ in kernel))
 
     def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """First axis of the weight."""
+        """Along the first axis of the weight."""
         return factor.reshape(-1, *(1,) * (at.parameters["weight"].dim() - 1))
 
     def lower(self, words: Words, node: Node) -> Value:
@@ -171,7 +169,7 @@ class Conv(Weighted):
 
 @built_in
 class ConvTranspose(Weighted):
-    """Transposed convolution in 1, 2 or 3 dimensions, by the weight's; weight [C in, C out / groups, ...]."""
+    """Transposed convolution in 1, 2 or 3 dimensions, given by the weight [C in, C out / groups, ...]."""
 
     name = "conv_transpose"
     traced_from = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -220,11 +218,11 @@ class ConvTranspose(Weighted):
         return rows.reshape(into, out, *(1 for _ in kernel))
 
     def dense_products(self, at: NodeContext) -> int:
-        """Every position of the input meets all weights."""
+        """Number of positions of the input times the number of weights."""
         return prod(at.inputs[0][1:]) * at.parameters["weight"].numel()
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Refuse."""
+        """Raise NotExpressible."""
         raise NotExpressible("is a transposed convolution")
 
 
@@ -246,7 +244,7 @@ class Linear(Weighted):
         return F.linear(x, weight, bias)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node; a product with a matrix transposes it into the weight."""
+        """Write one node; the matrix of a matrix product is transposed to the weight."""
         if call.name != "linear":
             return self._trace_product(builder, call)
         parameters = {"weight": call.weight("weight"), "bias": call.weight("bias")}
@@ -256,7 +254,7 @@ class Linear(Weighted):
         added = "mat1" in call  # addmm: beta * self + alpha * mat1 @ mat2
         left, right = ("mat1", "mat2") if added else ("self", "mat2" if "mat2" in call else "other")
         if isinstance(call[left], Ref) and isinstance(call[right], Ref):
-            raise Refused("multiplies two activations with one another", "multiply by a fixed matrix")
+            raise Refused("multiplies two activations, which is not linear", "multiply by a fixed matrix")
         weight = call.weight(right)
         if weight is None or weight.value.dim() != 2:
             raise Refused("multiplies by a constant that is not a matrix", "use nn.Linear")
@@ -267,11 +265,11 @@ class Linear(Weighted):
         return builder.add(self.name, (call.input(left),), call.shape, label="linear", parameters=parameters)
 
     def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Last axis of the weight."""
+        """Along the last axis of the weight."""
         return factor
 
     def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """First axis of the weight."""
+        """Along the first axis of the weight."""
         return factor.unsqueeze(-1)
 
     def lower(self, words: Words, node: Node) -> Value:

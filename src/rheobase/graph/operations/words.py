@@ -1,4 +1,4 @@
-"""The vocabulary in which operations are lowered to NIR; the exporter implements it."""
+"""The interface with which operations write NIR nodes; the exporter implements it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class NotExpressible(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the graph: the sum of NIR nodes, through a map of channels that is not written yet.
+    """A value of the graph: the sum of NIR nodes, with a pending map of channels that is not written yet.
 
     Attributes:
         sources: names of the NIR nodes.
-        shape: of a sample, [C, ...].
-        matrix: of the map, [C, C of the sources], float64; None: no map.
-        shift: added after the map, [C]; None: 0.
-        stride: of the map along the axes of space.
-        view: the shape in the graph if its channels are split into several axes there; (): ``shape``.
+        shape: shape of a sample, [C, ...].
+        matrix: matrix of the map, [C, C of the sources], float64; None: no map.
+        shift: offset after the map, [C]; None: 0.
+        stride: stride of the map along the spatial axes.
+        view: shape in the graph if the channels are split into several axes; (): ``shape``.
     """
 
     sources: tuple[str, ...]
@@ -52,7 +52,7 @@ class Value:
         return replace(value, shape=(len(matrix), *value.shape[1:]), matrix=matrix, shift=shift)
 
     def place(self, before: int, after: int) -> Value:
-        """Add channels of zeros before and after its own."""
+        """Pad the channels with ``before`` and ``after`` channels of zeros."""
         value = self.mapped()
         assert value.matrix is not None
         matrix = F.pad(value.matrix, (0, 0, before, after))
@@ -71,7 +71,7 @@ class Value:
 
 
 class Words(Protocol):
-    """NIR's vocabulary. ``i`` is the index of an input of the node."""
+    """Writes NIR nodes. ``i`` is the index of an input of the node."""
 
     def plain(self, node: Node, i: int = 0) -> Value:
         """Return an input without a map: a pending map is written first.
@@ -109,4 +109,4 @@ class Words(Protocol):
         """Return the sum of all inputs."""
 
     def write(self, name: str, value: Value, padding: Sequence[int] | None = None) -> Value:
-        """Write the map of a value: a 1x1 convolution, padded along each axis of space, or a matrix product."""
+        """Write the map of a value: a 1x1 convolution, padded along each spatial axis, or a matrix product."""

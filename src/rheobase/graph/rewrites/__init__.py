@@ -1,1 +1,1 @@
-"""Graphs changed into others: batch normalisation folded, max-pooling replaced, factors moved, trains aligned."""
+"""Rewrites of graphs: fold batch normalisation, replace max-pooling, move factors into weights, align spike trains."""

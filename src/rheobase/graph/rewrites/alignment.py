@@ -1,4 +1,4 @@
-"""Trains brought to the T of the site that they feed."""
+"""Insert alignments, so that every site reads spike trains with its own T."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 from rheobase.graph.node import Node
 
 OPERATION = "align"
-"""Of the nodes that :func:`aligned` puts in; attribute ``site``: the one whose T is wanted."""
+"""Operation of the nodes that :func:`aligned` inserts; their attribute ``site`` is the site to whose T they align."""
 
 
 def aligned(
     nodes: Sequence[Node], steps: Mapping[str, int], waiting: Container[str], keep: Iterable[str]
 ) -> list[Node]:
-    """The nodes between sites, with every train brought to the T of the site it feeds before it meets another.
+    """The nodes between sites, with alignments to the T of the site that reads them, before any sum or concatenation.
 
-    A node whose value goes to sites with different T is computed for each of them anew, from trains aligned to that T;
-    so a site's current never depends on which other sites read the same sum.
+    A node that is read by sites with different T is computed once for each T, from spike trains aligned to that T. The
+    current of a site is then independent of the other sites that read the same sum.
 
     Args:
-        nodes: in execution order, sites among them.
-        steps: T of every site.
-        waiting: sites whose neurons take trains of any length.
-        keep: names of values that the readout takes, as they are.
+        nodes: in execution order, including sites.
+        steps: site -> T.
+        waiting: sites whose neurons read spike trains of any length.
+        keep: names of values that the readout reads, without alignment.
     """
     by_name = {node.name: node for node in nodes}
     placed: dict[str, Node] = {}
@@ -37,10 +37,10 @@ def aligned(
         return name
 
     def towards(name: str, site: str) -> str:
-        """Name of the value of ``name`` for a site."""
+        """Name of the node with the value of ``name``, aligned to the T of a site."""
         key = (name, steps[site])
         if name not in by_name:
-            return name  # held
+            return name  # constant
         if key not in found:
             found[key] = _towards(by_name[name], site)
         return found[key]
@@ -61,8 +61,8 @@ def aligned(
 
     for node in nodes:
         if node.operation == "site":
-            look = unaligned if node.name in waiting else lambda source, site=node.name: towards(source, site)
-            placed[node.name] = replace(node, inputs=tuple(look(source) for source in node.inputs))
+            source_of = unaligned if node.name in waiting else lambda source, site=node.name: towards(source, site)
+            placed[node.name] = replace(node, inputs=tuple(source_of(source) for source in node.inputs))
     for name in keep:
         unaligned(name)
     return list(placed.values())

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the operation before it."""
+"""Fold batch normalisation into the operation before it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from rheobase.graph.operations.weighted import Weighted
 
 
 def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
-    """Fold every batch normalisation; one that stands alone becomes a per-channel affine.
+    """Fold every batch normalisation into the layer before it, or replace it by a per-channel affine operation.
 
-    y = γ (x − μ)/√(σ² + ε) + β = g x + (β − g μ) with g = γ/√(σ² + ε); into the weight and bias of the convolution,
-    transposed convolution or linear layer before it when nothing else reads that layer's output. Computed in float64.
+    y = γ (x − μ)/√(σ² + ε) + β = g x + (β − g μ) with g = γ/√(σ² + ε) is folded into the weight and bias of the
+    convolution, transposed convolution or linear layer before it, if no other node reads the output of that layer.
+    Computed in float64.
 
     Returns:
-        The new graph, and a sentence for each batch normalisation that became an affine.
+        The new graph, and a note for each batch normalisation that became an affine operation.
     """
     users = graph.users()
     by_name = {node.name: node for node in graph.nodes}
@@ -48,12 +49,12 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
             names = {"scale": f"{node.name}.scale", "shift": f"{node.name}.shift"}
             tensors |= {names["scale"]: gain.to(dtype), names["shift"]: shift.to(dtype)}
             nodes[node.name] = replace(node, operation="affine", attributes={}, parameters=names)
-            notes.append(f"{node.origin}: becomes a per-channel affine (no layer before it to fold into)")
+            notes.append(f"{node.origin}: becomes a per-channel affine operation (no layer before it to fold into)")
     return Graph(list(nodes.values()), renamed.get(graph.output, graph.output), tensors), notes
 
 
 def _gain_and_shift(graph: Graph, node: Node) -> tuple[Tensor, Tensor]:
-    """g and β − g μ as they broadcast against a sample, [C, 1, ...], float64."""
+    """g and β − g μ in float64, [C, 1, ...], broadcastable to a sample."""
     p = {argument: graph.tensor(name).double() for argument, name in node.parameters.items()}
     gain = p["weight"] / torch.sqrt(p["running_var"] + node.attributes["eps"])
     shape = (-1,) + (1,) * (len(node.shape) - 1)
@@ -61,7 +62,7 @@ def _gain_and_shift(graph: Graph, node: Node) -> tuple[Tensor, Tensor]:
 
 
 def _folded(before: NodeContext, gain: Tensor, shift: Tensor) -> dict[str, Tensor] | None:
-    """The tensors of a layer with weights, times ``gain`` plus ``shift``; None if it cannot take them."""
+    """Tensors of a layer with ``gain`` and ``shift`` folded in; None if the layer cannot take them."""
     operation = OPERATIONS.get(before.node.operation)
     if not isinstance(operation, Weighted):
         return None
@@ -72,7 +73,7 @@ def _folded(before: NodeContext, gain: Tensor, shift: Tensor) -> dict[str, Tenso
 
 
 def _own(graph: Graph, node: Node, argument: str) -> str:
-    """A name for the folded tensor that no other call of the same layer reads."""
+    """A name for the folded tensor that no other call of a shared layer reads."""
     name = f"{node.name}.{argument}"
     shared = any(name in other.parameters.values() for other in graph.nodes if other.name != node.name)
     return f"{node.name}.folded_{argument}" if shared else name

@@ -1,4 +1,4 @@
-"""Channels brought to axis 1 at every site."""
+"""Move the channels to axis 1 at every site."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rheobase.graph.trace.notes import Note
 def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
     """Permute the current of every site whose channels are not axis 1, and permute its output back.
 
-    Neurons, thresholds and passes take axis 1 of a site [B, C, ...] for its channels. In a network of tokens [B, N, C],
-    the channels are the last axis. Each operation declares which axis of its output holds the channels
+    Neurons, thresholds and passes expect the channels of a site [B, C, ...] at axis 1. In a network of tokens
+    [B, N, C], the channels are the last axis. Each operation declares the axis of its output that holds the channels
     (:meth:`rheobase.graph.operations.Operation.channel_axis`); in the network's input it is axis 1. A site that was
-    trained with a threshold for each channel is left alone: those thresholds are along axis 1 already.
+    trained with one threshold per channel is not permuted, since its thresholds are along axis 1 already.
 
     Returns:
-        The graph, unchanged if it has no such site, and a note for each such site.
+        The graph, unchanged if no site is permuted, and a note for each permuted site.
     """
     axes = _channel_axes(graph)
     nodes: list[Node] = []
@@ -42,7 +42,7 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
             Node(after, "permute", (node.name,), {"dims": back}, {}, node.shape, node.origin),
         ]
         renamed[node.name] = after
-        text = f"has its channels at axis {axis}; they are permuted to axis 1 for its neurons, and back"
+        text = f"has its channels at axis {axis}; they are permuted to axis 1 for the neurons, and back"
         notes.append(Note(node.origin, text))
     if not notes:
         return graph, []
@@ -55,7 +55,7 @@ def _channel_axes(graph: Graph) -> dict[str, int | None]:
     for node in graph.nodes[1:]:
         inputs = [axes[name] for name in node.inputs]
         operation = OPERATIONS.get(node.operation)
-        if operation is None:  # a site, or a call that was refused
+        if operation is None:  # a site or a refused call
             axes[node.name] = inputs[0] if inputs else None
         else:
             axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs)

@@ -1,4 +1,4 @@
-"""Factors moved into weights: values of a graph in other units, its output the same."""
+"""Move factors into weights: change the units of values in a graph without changing its output."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Factors = Mapping[str, Tensor]
 
 
 def _of_sample(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A [] or [C] factor or offset as it broadcasts against a sample [C, ...], in float64."""
+    """A [] or [C] factor or offset in float64, broadcastable to a sample [C, ...]."""
     return value.double().reshape(-1, *(1,) * (len(shape) - 1)) if value.dim() else value.double()
 
 
 def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None = None) -> Graph:
-    """Multiply what nodes give by ``after`` and what sites receive by ``before``, within the weights around them.
+    """Multiply outputs of nodes by ``after`` and inputs of sites by ``before``, by changing weights around them.
 
-    A factor moves into the weights of the operations that read (``after``) or give (``before``) the value, through
-    operations that it commutes with (:class:`rheobase.graph.operations.Operation`). On a path without weights, such as
-    an identity shortcut, it becomes an affine node. Computed in float64.
+    A factor is moved into the weights of the operations after the node (``after``) or before the site (``before``),
+    through operations with which it commutes (:class:`rheobase.graph.operations.Operation`). On a path without weights,
+    such as an identity shortcut, the factor becomes an affine node. Computed in float64.
 
     Args:
         graph: without batch normalisation.
-        after: node -> factor > 0, [] or [C]; everything that reads the node sees its value times the factor.
-        before: site -> factor >= 0, [] or [C].
-        shift: site -> what is added to its input after that, [] or [C].
+        after: node -> factor > 0, [] or [C], that multiplies the node's value for all nodes that read it.
+        before: site -> factor >= 0, [] or [C], that multiplies the site's input.
+        shift: site -> offset, [] or [C], that is added to the site's input after multiplication.
     """
     forward = _Forward(graph, after)
     for node in graph.nodes:
@@ -52,7 +52,7 @@ def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None
 
 
 class _Forward:
-    """Factors that follow nodes, moved on to what reads them. ``pending``: value in the old graph / value here."""
+    """Moves factors after nodes into the nodes that read them. ``pending``: value in old units / value in new units."""
 
     def __init__(self, graph: Graph, after: Factors) -> None:
         self.graph, self.after = graph, after
@@ -76,7 +76,7 @@ class _Forward:
         self.pending[node.name] = passed
 
     def through(self, node: Node, factors: list[Tensor | None]) -> tuple[Node, Tensor | None]:
-        """The node for inputs in their new units, and the factor that its own value then lacks."""
+        """The node for inputs in new units, and the pending factor of its value."""
         operation = OPERATIONS.get(node.operation)
         if operation is not None:
             scaled = operation.scale_inputs(NodeContext.of(node, self.nodes, self.tensors), factors)
@@ -85,22 +85,22 @@ class _Forward:
         return replace(node, inputs=tuple(map(self.scaled, node.inputs))), None
 
     def scaled(self, name: str) -> str:
-        """The value in its old units: the name of an affine that multiplies it, if it lacks a factor."""
+        """Name of the node with the value in old units: an affine node if a factor is pending."""
         p = self.pending[name]
         if p is None:
             return name
-        made = f"{name}.in_old_units"
-        if made not in self.nodes:
+        affine = f"{name}.in_old_units"
+        if affine not in self.nodes:
             shape = self.shapes[name]
-            tensor = f"{made}.scale"
+            tensor = f"{affine}.scale"
             self.tensors[tensor] = p
-            node = Node(made, "affine", (name,), {}, {"scale": tensor}, shape, f"factor after {name}")
-            self.nodes[made] = node
-        return made
+            node = Node(affine, "affine", (name,), {}, {"scale": tensor}, shape, f"factor after {name}")
+            self.nodes[affine] = node
+        return affine
 
 
 class _Backward:
-    """Factors and shifts in front of sites, moved back to what the sites read."""
+    """Moves factors and offsets before sites into the nodes that the sites read."""
 
     def __init__(self, nodes: list[Node], output: str, tensors: dict[str, Tensor]) -> None:
         self.nodes = {node.name: node for node in nodes}
@@ -113,14 +113,14 @@ class _Backward:
         self.readers[output] += 1
 
     def into(self, site: str, factor: Tensor | None, offset: Tensor | None) -> None:
-        """Make the site receive ``factor`` times its current, or ``offset`` more."""
+        """Multiply the input of a site by ``factor``, or add ``offset`` to it."""
         node = self.nodes[site]
         factor, offset = (None if v is None else _of_sample(v, node.shape) for v in (factor, offset))
         source = self.push(node.inputs[0], factor, offset)
         self.nodes[site] = replace(node, inputs=(source, *node.inputs[1:]))
 
     def push(self, name: str, factor: Tensor | None, offset: Tensor | None) -> str:
-        """The node that gives the value in new units: the same, or an affine after it."""
+        """Name of the node with the value in new units: the same node, or an affine node after it."""
         node = self.nodes[name]
         if self.readers[name] == 1:
             changed = self.changed(node, factor, offset)
@@ -132,7 +132,7 @@ class _Backward:
         return self.insert(node, factor, offset)
 
     def push_into_inputs(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> bool:
-        """Give the inputs new units, if that does it: all of them a factor, one of them an offset."""
+        """Move a factor to all inputs of a node, or an offset to one of them; returns False if that is not possible."""
         inputs = list(node.inputs)
         if factor is not None:
             before = self.before(node, factor)
@@ -143,26 +143,26 @@ class _Backward:
             before = self.before(node, offset)
             if before is None:
                 return False
-            able = [i for i, name in enumerate(inputs) if self.takes(name, before)]
-            chosen = able[0] if able else 0
+            suitable = [i for i, name in enumerate(inputs) if self.takes(name, before)]
+            chosen = suitable[0] if suitable else 0
             inputs[chosen] = self.push(inputs[chosen], None, before)
         self.nodes[node.name] = replace(node, inputs=tuple(inputs))
         return True
 
     def takes(self, name: str, offset: Tensor) -> bool:
-        """Whether an offset gets into weights behind this node, or further on, and needs no affine here."""
+        """True if the node, or the nodes before it, can take an offset without an additional affine node."""
         node = self.nodes[name]
         if self.readers[name] != 1:
             return False
         return self.changed(node, None, offset) is not None or self.before(node, offset) is not None
 
     def changed(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
-        """The node's parameters with the factor or offset in them; None if it has none that can take it."""
+        """The changed parameters of the node with the factor or offset; None if they cannot take it."""
         operation = OPERATIONS.get(node.operation)
         return None if operation is None else operation.scale_output(self.place(node), factor, offset)
 
     def before(self, node: Node, value: Tensor) -> Tensor | None:
-        """A factor or an offset of the node's inputs in place of its own; None if there is none."""
+        """The factor or offset of the node's inputs that is equivalent to one of its output; None if none exists."""
         operation = OPERATIONS.get(node.operation)
         return None if operation is None else operation.to_inputs(self.place(node), value)
 
@@ -171,21 +171,21 @@ class _Backward:
 
     def insert(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> str:
         names = self.inserted.setdefault(node.name, [])
-        made = f"{node.name}.in_new_units" + (f":{len(names) + 1}" if names else "")
+        affine = f"{node.name}.in_new_units" + (f":{len(names) + 1}" if names else "")
         parameters = {}
         for argument, value in (("scale", factor), ("shift", offset)):
             if value is not None:
-                parameters[argument] = f"{made}.{argument}"
+                parameters[argument] = f"{affine}.{argument}"
                 self.tensors[parameters[argument]] = value
         origin = f"factor after {node.name}"
-        self.nodes[made] = Node(made, "affine", (node.name,), {}, parameters, node.shape, origin)
-        self.readers[made] = 1
-        names.append(made)
-        return made
+        self.nodes[affine] = Node(affine, "affine", (node.name,), {}, parameters, node.shape, origin)
+        self.readers[affine] = 1
+        names.append(affine)
+        return affine
 
     def ordered(self) -> list[Node]:
-        """All nodes in execution order: what was inserted follows what it reads."""
-        made = {name for names in self.inserted.values() for name in names}
+        """All nodes in execution order; inserted nodes follow the node that they read."""
+        inserted = {name for names in self.inserted.values() for name in names}
         order: list[Node] = []
 
         def put(name: str) -> None:
@@ -194,13 +194,13 @@ class _Backward:
                 put(follower)
 
         for name in self.nodes:
-            if name not in made:
+            if name not in inserted:
                 put(name)
         return order
 
 
 def _with_tensors(node: Node, changed: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> Node:
-    """The node with tensors of its own, that no other call of the same layer reads."""
+    """The node with changed tensors, under names that no other call of a shared layer reads."""
     names = {argument: f"{node.name}.rescaled_{argument}" for argument in changed}
     tensors.update({names[argument]: tensor for argument, tensor in changed.items()})
     return replace(node, parameters={**node.parameters, **names})

@@ -1,4 +1,4 @@
-"""Max-pooling is not linear: the caller chooses what becomes of it."""
+"""Replace max-pooling, which is not linear, as the caller chooses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ MaxPool = Literal["refuse", "average", "gate"]
 def replace_max_pool(found: Capture, choice: MaxPool) -> Capture:
     """Apply the caller's choice to every max-pooling of a captured network.
 
-    ``average``: average pooling over the same window (padding not counted); the analog network changes with it.
-    ``gate``: kept; in the spiking network the window lets through the train of the input whose running sum is the
-    largest so far (Rueckauer et al. 2017, section 2.2.6). ``refuse``: each max-pooling is a refusal.
+    - ``average``: average pooling over the same window (padding not counted), in the analog network too.
+    - ``gate``: max-pooling remains; in the spiking network, each window passes on the spikes of the input with the
+      largest sum so far (Rueckauer et al. 2017, section 2.2.6).
+    - ``refuse``: each max-pooling is a refusal.
     """
     nodes, rewrites, refusals = [], list(found.rewrites), list(found.refusals)
     for node in found.graph.nodes:
@@ -26,18 +27,22 @@ def replace_max_pool(found: Capture, choice: MaxPool) -> Capture:
                     Note(
                         node.origin,
                         "max-pooling is not linear in spike trains",
-                        'choose max_pool="gate" (running maximum) or max_pool="average"',
+                        'use max_pool="gate" (running maximum) or max_pool="average"',
                     )
                 )
             elif choice == "average":
                 if any(d != 1 for d in node.attributes["dilation"]):
                     refusals.append(
-                        Note(node.origin, "a dilated window has no average pooling", 'choose max_pool="gate"')
+                        Note(
+                            node.origin,
+                            "has a dilated window, which average pooling does not support",
+                            'use max_pool="gate"',
+                        )
                     )
                 else:
                     node = _average(node)
                     rewrites.append(
-                        Note(node.origin, "max-pooling replaced by average pooling: the network is another")
+                        Note(node.origin, "max-pooling replaced by average pooling, which changes the network")
                     )
             else:
                 rewrites.append(Note(node.origin, "max-pooling becomes a gate on the largest running sum"))

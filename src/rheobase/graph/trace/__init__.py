@@ -1,1 +1,1 @@
-"""From an ``nn.Module`` to a graph."""
+"""Trace an ``nn.Module`` to a graph."""

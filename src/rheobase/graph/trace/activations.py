@@ -1,4 +1,4 @@
-"""Torch calls that are activations: each becomes a site."""
+"""Torch calls of activations, each of which becomes a site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
-"""Module classes whose only node is a site, which gets the module's name."""
+"""Module classes whose only node is a site; the site gets the module's name."""
 
 
 def _site(builder: Builder, call: Call, upper: float | None) -> str:
@@ -29,8 +29,8 @@ def _clamp(builder: Builder, call: Call) -> str:
     scalars = all(v is None or isinstance(v, (int, float)) for v in (lower, upper))
     if not scalars or lower != 0 or (upper is not None and not upper > 0):
         raise Refused(
-            f"clips to [{lower}, {upper}]; a spiking site needs 0 as lower and a positive upper bound",
-            "fine-tune the network with ReLU or clamp(0, a) in its place",
+            f"clips to [{lower}, {upper}]; neurons need a lower bound of 0 and a positive upper bound",
+            "replace it by ReLU or clamp(0, a) and fine-tune the network",
         )
     return _site(builder, call, None if upper is None else float(upper))
 
@@ -38,9 +38,11 @@ def _clamp(builder: Builder, call: Call) -> str:
 def _staircase(builder: Builder, call: Call) -> str:
     threshold = call["threshold"]
     if not isinstance(threshold, Fixed):
-        raise Refused("has a threshold that depends on the input", "use a trained one")
+        raise Refused("has a threshold that depends on the input", "use a trained threshold")
     if not bool((threshold.value > 0).all()):
-        raise Refused("has a trained threshold that is not positive", "load a checkpoint from before it crossed zero")
+        raise Refused(
+            "has a trained threshold that is not positive", "load a checkpoint from before the threshold crossed zero"
+        )
     attributes = {"activation": "staircase", "levels": call["levels"], "rounding": call["rounding"]}
     return builder.add(
         "site",
@@ -61,7 +63,7 @@ def _registered(builder: Builder, call: Call) -> str:
 
 
 def traced() -> dict[str, Callable[[Builder, Call], str]]:
-    """What writes the site of a call, by the name of the call: of torch, of this library, and registered."""
+    """Name of a call -> function that writes its site, for built-in and registered activations."""
     registered = {call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from}
     return {**TRACED, **registered}
 
@@ -71,4 +73,4 @@ TRACED: dict[str, Callable[[Builder, Call], str]] = {
     **dict.fromkeys(("hardtanh", "clamp", "clamp_min"), _clamp),
     "rheobase::staircase": _staircase,
 }
-"""Calls of torch and of this library."""
+"""The same for built-in activations: calls of torch and of this library."""

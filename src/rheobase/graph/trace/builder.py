@@ -1,7 +1,7 @@
-"""Torch calls -> nodes of a graph; a call that nothing is traced from is refused by name.
+"""Convert torch calls to nodes of a graph; refuse unknown calls by name.
 
-:class:`Builder` walks the graph that ``torch.export`` recorded. An operation writes the nodes of the calls that it is
-traced from (:meth:`rheobase.graph.operations.Operation.trace`), ``activations.py`` writes sites.
+:class:`Builder` walks the graph that ``torch.export`` recorded. Operations write the nodes of their calls
+(:meth:`rheobase.graph.operations.Operation.trace`), and ``activations.py`` writes sites.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rheobase.graph.trace.notes import Note
 from rheobase.graph.trace.refusals import unknown_call
 
 TRACE_BATCH = 2
-"""Images in the traced batch: every value computed from the input must keep an axis of this size in front."""
+"""Images in the traced batch; the first axis of every value computed from the input must have this size."""
 
 Handler = Callable[["Builder", Call], str | tuple[str, ...]]
 
@@ -31,8 +31,8 @@ class Builder:
     """Walks the fx graph and writes nodes.
 
     Attributes:
-        nodes: written so far, in execution order.
-        shapes: name of a node -> shape of a sample of its value.
+        nodes: nodes written so far, in execution order.
+        shapes: node -> shape of a sample of its value.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Builder:
     # -- names ---------------------------------------------------------------------------------------------------
 
     def place(self) -> tuple[str, str]:
-        """Module path and class name of the call at hand."""
+        """Module path and class name of the present call."""
         stack = list((self.current.meta.get("nn_module_stack") or {}).values()) if self.current else []
         if not stack:
             return "", ""
@@ -62,7 +62,7 @@ class Builder:
         return str(path).split("@")[0], kind.rsplit(".", 1)[-1]
 
     def unique(self, name: str) -> str:
-        """The name, with ``:2``, ``:3``, ... behind it if it is taken."""
+        """The name, with the suffix ``:2``, ``:3``, ... if it is taken."""
         candidate, n = name, 1
         while candidate in self.shapes:
             n += 1
@@ -85,30 +85,30 @@ class Builder:
         Args:
             operation: name of the operation, or ``site``.
             inputs: names of the nodes that it reads.
-            shape: of a sample of its value.
-            label: its name within the module that it is called in; default: that of the operation.
-            modules: module classes whose only node it is: it then has the name of the module. Default: those of the
-                operation, or none if there is a label.
-            attributes: plain values.
-            parameters: tensors; None where there is none.
+            shape: shape of a sample of its value.
+            label: its name within the calling module; default: the name of the operation.
+            modules: module classes for which the node is the only one, and gets the name of the module. Default: those
+                of the operation, or none with a ``label``.
+            attributes: argument -> plain value.
+            parameters: argument -> tensor; None for an absent tensor.
         """
         path, kind = self.place()
         if modules is None:
             modules = OPERATIONS[operation].modules if label is None else ()
-        own = bool(path) and kind in modules
-        name = self.unique(path if own else ".".join(filter(None, (path, label or operation))))
-        held = {
+        is_module = bool(path) and kind in modules
+        name = self.unique(path if is_module else ".".join(filter(None, (path, label or operation))))
+        tensor_names = {
             argument: self.keep(fixed, f"{name}.{argument}")
             for argument, fixed in (parameters or {}).items()
             if fixed is not None
         }
         origin = f"{path or 'the network'} ({kind})" if kind else name
-        self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, held, shape, origin))
+        self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin))
         self.shapes[name] = shape
         return name
 
     def keep(self, constant: Fixed, fallback: str) -> str:
-        """Hold a tensor under the name it has in the user's network, else under ``fallback``."""
+        """Store a tensor under its name in the user's network, else under ``fallback``, and return the name."""
         name = constant.name or fallback
         self.tensors[name] = constant.value.detach().clone()
         return name
@@ -135,7 +135,7 @@ class Builder:
         return [(entry[0], entry[1]) for entry in (node.meta.get("nn_module_stack") or {}).values()]
 
     def placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
-        """Parameters and buffers as constants; the one user input as the input node."""
+        """Yield parameters and buffers as constants, and the user input as the input node."""
         signature = program.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         lifted = signature.inputs_to_lifted_tensor_constants
@@ -152,7 +152,7 @@ class Builder:
                 yield node, self.add("input", (), tuple(node.meta["val"].shape[1:]), label="input")
 
     def call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        """Value of a call: a node's name, a tuple of them, or a constant computed now."""
+        """Value of a call: the name of a node, a tuple of names, or a constant."""
 
         def resolve(x: fx.Node) -> Any:
             value = values[x]
@@ -181,7 +181,7 @@ class Builder:
             return self.add("refused", inputs[:1], call.shape, label=label)
 
     def constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
-        """Compute now what does not depend on the input (a standardised weight, zeros to pad channels with)."""
+        """Compute a call that does not depend on the input (a standardised weight, zeros to pad channels with)."""
 
         def concrete(x: fx.Node) -> Any:
             value = values[x]
@@ -196,21 +196,21 @@ class Builder:
         outputs = value if isinstance(value, (tuple, list)) else (value,)
         if any(isinstance(v, Tensor) and (v.dim() == 0 or v.shape[0] != TRACE_BATCH) for v in outputs[:1]):
             raise Refused(
-                "moves or mixes the batch axis, which must stay first",
+                "moves or mixes the batch axis, which must remain axis 0",
                 "keep axis 0 for the batch in every operation",
             )
 
     def refuse(self, operation: str, refused: Refused) -> None:
-        """Note a refusal once for each module, and go on to find the others."""
+        """Record a refusal, once for each module; tracing continues, to find all of them."""
         path, kind = self.place()
         if any(path == known or path.startswith(known + ".") for known in self.refused_modules):
-            return  # already refused whole
+            return  # the whole module is already refused
         note = Note(f"{path or 'the network'} ({kind})", f"{operation}: {refused.text}", refused.remedy)
         if note not in self.refusals:
             self.refusals.append(note)
 
     def output(self, value: Any) -> str:
-        """Name of the node the network returns."""
+        """Name of the node that the network returns."""
         if isinstance(value, str):
             return value
         raise TraceError(

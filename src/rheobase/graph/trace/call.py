@@ -1,4 +1,4 @@
-"""A torch call on its way to the nodes of a graph."""
+"""A recorded torch call, and helpers to read its arguments."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Refused(Exception):
     """A call that cannot become nodes.
 
     Args:
-        text: why, as a clause.
-        remedy: how to do without it.
+        text: the reason, as a clause.
+        remedy: what to do, as an imperative.
     """
 
     def __init__(self, text: str, remedy: str) -> None:
@@ -39,11 +39,11 @@ class Call:
     """One call that the tracer recorded.
 
     Attributes:
-        name: of the function, without overload and the underscore of in-place calls: ``"conv2d"`` of ATen,
-            ``"mylib::flip_channels"`` of others.
-        arguments: by their names in the schema: a :class:`Ref` for a tensor that depends on the network's input, a
+        name: name of the function, without overload and without the underscore of in-place calls: ``"conv2d"`` for
+            ATen, ``"mylib::flip_channels"`` for others.
+        arguments: name in the schema -> a :class:`Ref` for a tensor that depends on the network's input, a
             :class:`Fixed` for any other tensor, else a plain value.
-        outputs: shape of a sample of every tensor that it returns.
+        outputs: shape of a sample of every returned tensor.
     """
 
     name: str
@@ -57,27 +57,27 @@ class Call:
         return argument in self.arguments
 
     def get(self, argument: str, default: Any = None) -> Any:
-        """An argument that not every function of the family has."""
+        """An argument, or ``default`` if the function does not have it."""
         return self.arguments.get(argument, default)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a sample of the (first) output; () if it is no tensor."""
+        """Shape of a sample of the first output; () if it is not a tensor."""
         return self.outputs[0] if self.outputs else ()
 
     def input(self, *arguments: str) -> Ref:
-        """The first of these arguments that the function has, which must depend on the network's input.
+        """The first of these arguments that the function has.
 
         Raises:
-            Refused: if it does not.
+            Refused: if its value does not depend on the network's input.
         """
         return reference(next((self.arguments[a] for a in arguments if a in self.arguments), None))
 
     def weight(self, argument: str) -> Fixed | None:
-        """An argument that must not depend on the network's input; None where it is not given.
+        """A constant argument; None if it is not given.
 
         Raises:
-            Refused: if it does.
+            Refused: if it depends on the network's input.
         """
         value = self.arguments[argument]
         if value is None or isinstance(value, Fixed):
@@ -85,15 +85,15 @@ class Call:
         raise Refused("has a weight that depends on the input (a product of activations)", "use a fixed weight")
 
     def split(self) -> tuple[tuple[str, ...], dict[str, Fixed], dict[str, Any]]:
-        """Every argument, as inputs of a node, its parameters, and its attributes.
+        """All arguments, as inputs, parameters and attributes of a node.
 
         Raises:
-            Refused: if a list holds both inputs and constants.
+            Refused: if a list contains both inputs and constants.
         """
         inputs: list[str] = []
         fixed, plain = {}, {}
         for argument, value in self.arguments.items():
-            several = isinstance(value, list | tuple) and any(isinstance(part, Ref) for part in value)
+            several = isinstance(value, list | tuple) and any(isinstance(item, Ref) for item in value)
             if several or isinstance(value, Ref):
                 inputs += map(reference, value if several else [value])
             elif isinstance(value, Fixed):
@@ -104,28 +104,28 @@ class Call:
 
 
 def reference(value: Any) -> Ref:
-    """A value that must depend on the network's input.
+    """Return ``value`` if it depends on the network's input.
 
     Raises:
         Refused: if it does not.
     """
     if not isinstance(value, Ref):
-        raise Refused("applies the input to a constant in a way that is not linear", "swap the roles of the two")
+        raise Refused("applies the input to a constant in a way that is not linear", "swap the input and the constant")
     return value
 
 
 def whole_numbers(value: Any, axes: int) -> list[int]:
-    """A number, or one for each axis, as one for each of ``axes``."""
+    """One number for each of ``axes`` axes, from a single number or a list."""
     values = [value] * axes if isinstance(value, int) else list(value)
     return [int(v) for v in (values * axes if len(values) == 1 else values)]
 
 
 def one_for_all(value: Tensor) -> Tensor:
-    """A constant [B, ...] that is the same for every image, [1, ...].
+    """A constant [B, ...] as [1, ...].
 
     Raises:
-        Refused: if it is not.
+        Refused: if it differs between images.
     """
     if value.shape[0] != 1 and not bool((value == value[:1]).all()):
-        raise Refused("uses a constant that differs within the batch", "make it the same for each image")
+        raise Refused("uses a constant that differs between images", "use the same constant for all images")
     return value[:1]

@@ -1,9 +1,9 @@
-"""From a trained ``nn.Module`` to a :class:`Graph`.
+"""Trace a trained ``nn.Module`` to a :class:`Graph`.
 
-``torch.export`` records the network as a torch.fx graph of ATen calls, so that ``nn.ReLU``, ``F.relu``,
-``torch.relu_`` and ``x.relu()`` arrive here as one operation, in-place writes are already undone, shapes are known
-numbers, and every call of a reused module is a call of its own. What is left to do: name each call after the user's
-module, turn the calls into the operations of :mod:`rheobase.graph.operations`, and refuse the rest by name.
+``torch.export`` records the network as a torch.fx graph of ATen calls. In it, ``nn.ReLU``, ``F.relu``, ``torch.relu_``
+and ``x.relu()`` are the same call, in-place writes are replaced, shapes are numbers, and every use of a module is a
+separate call. This module names each call after the user's module, converts the calls to the operations of
+:mod:`rheobase.graph.operations`, and refuses all others by name.
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ from rheobase.graph.trace.refusals import NO_SPIKING
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[type[nn.Module], str] = {
-    nn.RNNBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
-    nn.RNNCellBase: "recurrent layers have a time of their own that the spiking time-steps would collide with",
+    nn.RNNBase: "recurrent layers have their own time axis, which conflicts with the time-steps",
+    nn.RNNCellBase: "recurrent layers have their own time axis, which conflicts with the time-steps",
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
 EQUIVALENCE_TOLERANCE = 1e-4
 
 
 def capture(model: nn.Module, example: Tensor) -> Capture:
-    """Trace a network, list what was rewritten and what cannot be converted; nothing is raised for the latter.
+    """Trace a network to a graph, with lists of rewrites and refusals.
 
     Args:
-        model: any trained network of one float tensor; neither it nor its training mode is changed. A graph that was
-            captured before is taken as it is, so that one trace serves many conversions.
-        example: a batch of inputs, [B, ...], B >= 1, of the size the network will be used with.
+        model: a trained network with one float tensor as input; not modified. A :class:`Graph` is returned unchanged,
+            so that one trace serves many conversions.
+        example: a batch of inputs, [B, ...], B >= 1, of the size that the network will be used with.
+
+    Returns:
+        The capture. Operations that cannot be converted are refusals in it and raise no error here.
 
     Raises:
-        TraceError: if the network does not run on the example, or could not be followed at all.
-        ModelError: if it is no network, or a weight is NaN or infinite.
+        TraceError: if the network does not run on the example, or cannot be traced.
+        ModelError: if ``model`` is not a network, or a weight is NaN or infinite.
         DataError: if the example is not a finite float batch.
     """
     check_module(model)
@@ -88,8 +91,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
             found.refusals.append(
                 Note(
                     "the network",
-                    "has no activation that could spike",
-                    "give a network with ReLU activations",
+                    "has no activation that can become a layer of neurons",
+                    "convert a network with ReLU activations",
                 )
             )
         _check_same(graph, example, reference)
@@ -97,20 +100,20 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network's tensors are.
+    """Device of a network's tensors.
 
     Raises:
-        ModelError: if it is no network.
+        ModelError: if ``model`` is not a network.
     """
     check_module(model)
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def check_module(model: object) -> None:
-    """Refuse what is not a network, such as the name of one.
+    """Refuse any object but an ``nn.Module``.
 
     Raises:
-        ModelError: naming what it is.
+        ModelError: if ``model`` is not one.
     """
     if not isinstance(model, nn.Module):
         raise ModelError.typed(
@@ -121,10 +124,14 @@ def check_module(model: object) -> None:
 
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
-    """Refuse a network with NaN or infinite weights; ``source`` is the file or function they came from.
+    """Refuse a network with NaN or infinite weights.
+
+    Args:
+        model: the network.
+        source: the file or function that the weights are from, as place of the error; None: the weight.
 
     Raises:
-        ModelError: naming the first such tensor.
+        ModelError: for the first such tensor.
     """
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -133,12 +140,12 @@ def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
             raise ModelError(
                 reason if source is None else f"tensor {name}: {reason}",
                 where=f"weight '{name}'" if source is None else source,
-                remedy="load a checkpoint from before training diverged",
+                remedy="load a checkpoint from before the training diverged",
             )
 
 
 def check_example(example: Tensor) -> Tensor:
-    """Check that the example is a finite float batch, and give it back.
+    """Return the example if it is a finite float batch.
 
     Raises:
         DataError: if it is not.
@@ -151,7 +158,7 @@ def check_example(example: Tensor) -> Tensor:
         )
     if not example.is_floating_point():
         raise DataError(
-            f"holds {example.dtype} values",
+            f"has dtype {example.dtype}",
             where="example",
             remedy="convert to float and normalise as in training",
         )
@@ -162,7 +169,7 @@ def check_example(example: Tensor) -> Tensor:
             remedy="pass a tensor [batch, ...]",
         )
     if not bool(torch.isfinite(example).all()):
-        raise DataError("holds NaN or infinite values", where="example", remedy="check the preprocessing")
+        raise DataError("contains NaN or infinite values", where="example", remedy="check the preprocessing")
     return example
 
 
@@ -183,7 +190,7 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
         raise TraceError.typed(
             f"is a {type(output).__name__}, not one tensor",
             where="the network's output",
-            remedy="wrap the network so that it returns the logits alone",
+            remedy="wrap the network so that it returns only the logits",
         )
     if output.dim() < 2 or output.shape[0] != example.shape[0]:
         raise TraceError(
@@ -214,15 +221,15 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 remedy="replace it by operations that do not depend on values",
             ) from error
         raise TraceError(
-            f"could not be traced: {_first_line(error)}",
+            f"cannot be traced: {_first_line(error)}",
             where=place or "the network",
-            remedy="rewrite that part in plain tensor operations",
+            remedy="rewrite this code in plain tensor operations",
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch.export's own log of a failure off the terminal: our error says the same in a sentence."""
+    """Suppress torch.export's log of a failure, which repeats the error of this library at length."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch._subclasses", "torch.fx", "torch.fx.experimental")]
     levels = [logger.level for logger in loggers]
     try:
@@ -237,12 +244,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _user_frame(error: BaseException) -> str:
-    """``file:line: code`` of the innermost frame that is neither torch's nor ours."""
-    ours = str(Path(__file__).parent)
+    """``file:line: code`` of the innermost frame in neither PyTorch nor this package."""
+    package = str(Path(__file__).parent)
     torch_root = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
-        if not frame.filename.startswith((torch_root, ours, "<")):
+        if not frame.filename.startswith((torch_root, package, "<")):
             return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
     return ""
 
@@ -267,8 +274,8 @@ def _refuse_unreached(model: nn.Module, reached: set[str], graph: Graph, found: 
             found.refusals.append(
                 Note(
                     f"{path} ({type(module).__name__})",
-                    "is never reached: nothing the network returns for this example depends on it",
-                    "delete the module (replace it by nn.Identity()), or give an example that uses it",
+                    "is never reached: the output for this example does not depend on it",
+                    "replace the module by nn.Identity(), or pass an example that uses it",
                 )
             )
 
@@ -278,13 +285,13 @@ def _check_same(graph: Graph, example: Tensor, reference: Tensor) -> None:
         error = relative_difference(graph(example), reference)
     if not error <= EQUIVALENCE_TOLERANCE:
         raise TraceError(
-            f"the traced graph computes something else (largest relative logit difference {error:.2g})",
+            f"differs from its traced graph (largest relative logit difference {error:.2g})",
             where="the network",
-            remedy="look for operations that depend on the batch or on values; report it if there are none",
+            remedy="replace operations that depend on the batch or on values; if there are none, report the error",
         )
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
-    """Largest absolute difference over the largest absolute reference value."""
+    """Largest absolute difference, divided by the largest absolute reference value."""
     scale = float(reference.abs().max())
     return float((value - reference).abs().max()) / (scale if scale > 0 else 1.0)

@@ -19,11 +19,11 @@ NO_EFFECT = frozenset(
 
 
 def pass_through(builder: Builder, call: Call) -> str:
-    """The input itself, if it has the same shape."""
+    """Return the input's node; refuse a call that changes the shape."""
     x = call.input("self", "input")
     if builder.shapes[x] != call.shape:
         raise Refused("repeats values by broadcasting", "use nn.Upsample or torch.cat")
     path, kind = builder.place()
     if "Dropout" in kind:
-        builder.rewrites.append(Note(f"{path} ({kind})", "removed: it does nothing outside training"))
+        builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
     return x

@@ -1,4 +1,4 @@
-"""What tracing found besides the graph: rewrites and refusals."""
+"""The result of tracing: graph, rewrites and refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rheobase.graph.graph import Graph
 
 @dataclass(frozen=True)
 class Note:
-    """Something the tracer did to the network, or refused to do. ``remedy`` is set for refusals."""
+    """A rewrite or a refusal of a part of the network; a refusal has a remedy."""
 
     where: str
     text: str
@@ -22,7 +22,7 @@ class Note:
 
 @dataclass
 class Capture:
-    """What tracing found: the graph as written, the rewrites, and the refusals (any: not convertible)."""
+    """The result of tracing: the graph, the rewrites, and the refusals; with any refusal it cannot be converted."""
 
     graph: Graph
     rewrites: list[Note] = field(default_factory=list)
@@ -39,5 +39,5 @@ class Capture:
         first, *rest = self.refusals
         if not rest:
             raise TraceError(first.text, where=first.where, remedy=first.remedy)
-        lines = "".join(f"\n  - {note}" for note in self.refusals)
-        raise TraceError(f"{len(self.refusals)} parts of the network cannot become spiking:{lines}")
+        notes = "".join(f"\n  - {note}" for note in self.refusals)
+        raise TraceError(f"{len(self.refusals)} parts of the network cannot be converted:{notes}")

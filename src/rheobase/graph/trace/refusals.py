@@ -1,4 +1,4 @@
-"""Why a torch call is refused, and what to do instead."""
+"""Reasons and remedies for refused torch calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GATES = (
 
 
 def unknown_call(name: str) -> Refused:
-    """The refusal of a call that no operation is traced from."""
+    """The refusal of a call that no operation or activation is traced from."""
     base = name.removesuffix("_backward").rstrip("_")
     if base in _SMOOTH:
-        return Refused(f"the activation {NO_SPIKING}", "fine-tune the network with ReLU in its place")
+        return Refused(f"the activation {NO_SPIKING}", "replace it by ReLU and fine-tune the network")
     if base in _GATES:
         return Refused(
             f"{NO_SPIKING}: its output multiplies or normalises other activations",
@@ -23,15 +23,15 @@ def unknown_call(name: str) -> Refused:
         )
     if "layer_norm" in base or "group_norm" in base or "instance_norm" in base:
         return Refused(
-            "layer_norm and its kin normalise by statistics of the input itself, which is not linear",
+            "layer, group and instance normalisation use statistics of their input, which is not linear",
             "train the network with batch normalisation",
         )
     if base in ("_native_batch_norm_legit", "native_batch_norm", "batch_norm"):
         return Refused(
             "batch normalisation without running statistics depends on the batch",
-            "train it with track_running_stats=True",
+            "train the network with track_running_stats=True",
         )
     return Refused(
-        f"is not an operation the converter knows to be linear ({NO_SPIKING})",
-        "rewrite it with supported operations, or register one for it (rb.register)",
+        f"is not a supported linear operation ({NO_SPIKING})",
+        "rewrite it with supported operations, or register an operation for it (rb.register)",
     )
