@@ -157,13 +157,13 @@ def test_a_t_that_sites_were_given_is_not_replaced_without_a_word(tmp_path: Path
     sites = [node.name for node in traced().sites]
     own = rb.methods.IntegrateFireNeuron(timesteps={name: 2 + i for i, name in enumerate(sites)})
     recipe = rb.RateCoding(timesteps=3).replace(name="own", timesteps=1 + len(sites), neuron=own)
-    with pytest.raises(RecipeError, match="sites have a T of their own"):
+    with pytest.raises(RecipeError, match="one T for all sites"):
         recipe.with_timesteps(4)
     found = compared(
         tmp_path, recipes={"own": recipe, "Pascal": rb.Pascal(levels=2)}, timesteps=(4,), training=TRAINING
     )
     reasons = {cell.method: cell.reason for cell in found.cells}
-    assert "sites have a T of their own" in str(reasons["own"])
+    assert "one T for all sites" in str(reasons["own"])
     assert "as many steps as the network has levels" in str(reasons["Pascal"])
     assert {cell.status for cell in found.cells} == {"refused"}
 

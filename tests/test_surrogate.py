@@ -334,6 +334,6 @@ def test_bad_input() -> None:
     recipe = rb.Recipe(name="pasc", timesteps=None, neuron=PascNeuron(), calibration=(part,))
     with pytest.raises(CalibrationError, match="Pasc neurons, whose threshold and potential belong"):
         rb.convert(quantised("MLP"), recipe, calibration=grid_images("MLP"))
-    with pytest.raises(DataError, match="calibration: is needed: pasc sets surrogate_calibration"):
+    with pytest.raises(DataError, match="calibration: is needed"):
         rb.convert(quantised("MLP"), recipe)
     assert rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
