@@ -221,7 +221,7 @@ def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="depends on when their input arrives"):
         snn(images)
     snn.execution = "auto"
-    with pytest.raises(CalibrationError, match="wait for their input"):
+    with pytest.raises(CalibrationError, match="wait for their whole input"):
         rb.convert(
             plain,
             recipe.replace(calibration=(rb.passes.Thresholds(), rb.passes.TemporalBias(batch_size=8))),

@@ -33,7 +33,7 @@ def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
                 )
             return kinds[kind].model_validate(value)
         if isinstance(value, Value) and kinds.get(getattr(value, "kind", "")) is not type(value):
-            raise ValueError(f"{type(value).__name__} is not registered; put @rb.register before the class")
+            raise ValueError(f"the class {type(value).__name__} is not registered; put @rb.register before it")
         return value
 
     return BeforeValidator(look_up)
