@@ -470,7 +470,7 @@ def test_impossible_counts(tmp_path: Path, name: str) -> None:
         (np.zeros((2, 2, 2), np.uint8), [0.0, 1.0], "labels of type float64"),
         (np.zeros((2, 2, 2), np.uint8), [0, -1], "not class indices"),
         (np.zeros((2, 2, 2), np.uint8), [[0, 1], [1, 0]], "shape [2, 2]"),
-        (np.full((2, 2, 2), np.nan), [0, 1], "not finite"),
+        (np.full((2, 2, 2), np.nan), [0, 1], "NaN"),
         (np.array([{}]), [0], "allow_pickle=False"),
     ],
 )
