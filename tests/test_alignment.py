@@ -322,11 +322,11 @@ def test_no_pass_through_time_for_mixed_steps() -> None:
 def test_alignment_without_effect() -> None:
     name, images = "MLP", grid_images("MLP")
     equal = rb.Recipe(name="own", timesteps=4, alignment=Alignment(), calibration=(rb.passes.Thresholds(),))
-    with pytest.raises(RecipeError, match="alignment: has no effect: no train reaches a site with another T"):
+    with pytest.raises(RecipeError, match="alignment: has no effect"):
         rb.convert(grid_snn(name), equal, calibration=images)
     qnet = quantised(name, 4)
     averaging = rb.Recipe(name="own", timesteps=None, neuron=ConstantCurrentNeuron(), alignment=Alignment())
-    with pytest.raises(RecipeError, match="alignment: has no effect: ConstantCurrent neurons take"):
+    with pytest.raises(RecipeError, match="alignment: has no effect: ConstantCurrent"):
         rb.convert(qnet, averaging)
     growing = dict(zip((site.name for site in grid_snn(name).sites), (1, 2, 3), strict=True))
     snn = integrate_fire(name, growing, Alignment(reduction="truncate"))
@@ -338,7 +338,7 @@ def test_steps_that_do_not_fit_the_sites() -> None:
     steps = mixed(name)
     last = list(steps)[-1]
     short = {site: t for site, t in steps.items() if site != last}
-    for wrong, message in ((short, f"timesteps: no timesteps for {last}"), ({**steps, "conv9": 2}, "conv9 is no site")):
+    for wrong, message in ((short, f"no timesteps for {last}"), ({**steps, "conv9": 2}, "conv9")):
         for neuron in (rb.methods.IntegrateFireNeuron(timesteps=wrong), ConstantCurrentNeuron(timesteps=wrong)):
             recipe = rb.Recipe(name="own", timesteps=None, neuron=neuron)
             with pytest.raises(RecipeError, match=message):

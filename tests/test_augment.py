@@ -194,7 +194,7 @@ def test_autoaugment_sees_when_normalisation_was_not_undone() -> None:
     ("fields", "message"),
     [
         ({"cropping": 4}, "unknown field 'cropping'.*known fields: crop_padding"),
-        ({"mean": (0.5,)}, "mean and std go together"),
+        ({"mean": (0.5,)}, "mean and std must"),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "1 means but 2"),
         ({"mean": (0.5,), "std": (0.0,)}, "std must be positive"),
         ({"cutout": -1}, "cutout"),

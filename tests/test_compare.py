@@ -158,13 +158,13 @@ def test_a_t_that_sites_were_given_is_not_replaced_without_a_word(tmp_path: Path
     sites = [node.name for node in traced().sites]
     own = rb.methods.IntegrateFireNeuron(timesteps={name: 2 + i for i, name in enumerate(sites)})
     recipe = rb.RateCoding(timesteps=3).replace(name="own", timesteps=1 + len(sites), neuron=own)
-    with pytest.raises(RecipeError, match="sites have a T of their own"):
+    with pytest.raises(RecipeError, match="one T for all sites"):
         recipe.with_timesteps(4)
     found = compared(
         tmp_path, recipes={"own": recipe, "Pascal": rb.Pascal(levels=2)}, timesteps=(4,), training=TRAINING
     )
     reasons = {cell.method: cell.reason for cell in found.cells}
-    assert "sites have a T of their own" in str(reasons["own"])
+    assert "one T for all sites" in str(reasons["own"])
     assert "as many steps as the network has levels" in str(reasons["Pascal"])
     assert {cell.status for cell in found.cells} == {"refused"}
 
@@ -581,7 +581,7 @@ def test_labels_that_have_no_place_in_the_answers_are_refused_before_the_work(tm
     images = torch.rand(40, 1, 6, 6)
     maps = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1))
     first, second = (images[:20], torch.zeros(20).long()), (images[20:], torch.zeros(20).long())
-    with pytest.raises(DataError, match=r"labels of the calibration data: .* answers with \[2, 4, 4\] numbers"):
+    with pytest.raises(DataError, match=r"labels of the calibration data: .*\[2, 4, 4\]"):
         rb.compare(maps, [rb.OPI()], first, second, (1,), folder=tmp_path / "out")
     assert rb.compare(maps, [rb.OPI()], images[:20], images[20:], (1,)).cells[0].status == "done"
     labels = part("test")[1].clone()

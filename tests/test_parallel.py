@@ -411,7 +411,7 @@ def test_statistics_after_stage_1_are_those_of_the_images() -> None:
     snn = SpikingNetwork(graph, grid_graph("OptionAResNet"), neurons, 2, {})
     data = CalibrationData(images, images[:0], None, None, "", True)
     done = rb.passes.SpatialRecalibration(learning_rate=0.05, batch_size=32, epochs=4).apply(snn, data)
-    assert not any("undone" in note for note in done.notes), done.notes
+    assert not any("reverted" in note for note in done.notes), done.notes
     first = next(node for node in snn.graph.nodes if node.operation == "batch_norm")
     conv = snn.graph.compute(snn.graph.nodes[1], Constant(images)).mean().double()
     mean, found = conv.mean((0, 2, 3)), snn.graph.tensor(first.parameters["running_mean"])

@@ -138,7 +138,7 @@ def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch:
         monkeypatch.delitem(known, kind)
     with pytest.raises(RecipeError, match=r"neuron: kind 'signed_neuron' is unknown.*import the module.*calibration.1"):
         rb.Recipe.from_yaml(text)
-    with pytest.raises(RecipeError, match=r"put @rb\.register before the class LowerThresholds"):
+    with pytest.raises(RecipeError, match="LowerThresholds is not registered"):
         rb.Recipe(name="x", timesteps=4, calibration=(LowerThresholds(),))
     with pytest.raises(StoreError, match=r"unknown kind 'signed'.*import the module that registers it"):
         rb.load(folder)
@@ -224,7 +224,7 @@ def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="depends on when their input arrives"):
         snn(images)
     snn.execution = "auto"
-    with pytest.raises(CalibrationError, match="wait for their input"):
+    with pytest.raises(CalibrationError, match="wait for their whole input"):
         rb.convert(
             plain,
             recipe.replace(calibration=(rb.passes.Thresholds(), rb.passes.TemporalBias(batch_size=8))),
@@ -372,15 +372,15 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
         (Taken, "'thresholds' is taken by rheobase.passes.thresholds.Thresholds"),
         (OldRunNeuron, "OldRun.run: has no argument overwrite"),
         (OldRateNeuron, "OldRate.rate: has no argument overwrite"),
-        (InheritsNeuron, "Inherits: has a step of its own and inherits run from IntegrateFire"),
-        (CountsNeuron, "Counts: has a step of its own and inherits count from SignedIF"),
-        (HalvedNeuron, "Halved: has a rate of its own and inherits response from ParallelIF"),
+        (InheritsNeuron, "Inherits: defines step and inherits run"),
+        (CountsNeuron, "Counts: defines step and inherits count"),
+        (HalvedNeuron, "Halved: defines rate and inherits response"),
         (TakenNeurons, "'pasc' is taken by rheobase.neurons.pasc.Pasc"),
         (Homeless, "Homeless.builds"),
         (OPI, "'OPI' is taken"),
         (NeedsMore, "NeedsMore timesteps: has no default"),
-        (SignedIF, "registered by the part that builds it"),
-        (3, "is no pass"),
+        (SignedIF, "registered by the NeuronPart"),
+        (3, "is not a pass"),
     ],
 )
 def test_what_cannot_be_registered(part: Any, word: str) -> None:

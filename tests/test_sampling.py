@@ -248,9 +248,12 @@ def test_networks_whose_answer_is_no_score_a_class() -> None:
         ([(torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3)], "has labels for some batches only"),
         ([torch.zeros(0, 3)], "is empty"),
         (TensorDataset(torch.zeros(0, 3)), "is empty"),
-        ([(torch.zeros(2, 3), ["cat", "dog"])], "labels that are no numbers"),
+        ([(torch.zeros(2, 3), ["cat", "dog"])], "labels that are not numbers"),
         (torch.utils.data.ConcatDataset([TensorDataset(torch.zeros(2, n)) for n in (3, 4)]), "equal size"),
-        (torch.utils.data.ConcatDataset([TensorDataset(*[torch.zeros(2, 3)] * n) for n in (1, 2)]), "make no batch"),
+        (
+            torch.utils.data.ConcatDataset([TensorDataset(*[torch.zeros(2, 3)] * n) for n in (1, 2)]),
+            "cannot be batched",
+        ),
     ],
 )
 def test_data_that_do_not_go_together(data: Any, said: str) -> None:

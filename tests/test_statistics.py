@@ -152,7 +152,7 @@ def test_a_dead_channel_is_named_and_stays_silent(method: str) -> None:
     snn = rb.convert(dead_channel_model(), rb.RateCoding(timesteps=4, threshold=method), calibration=images)
     assert snn.neurons[0].threshold.isinf().tolist() == [False, True, False]
     (note,) = snn.provenance.passes[0]["notes"]
-    assert note == "1: channels 1 never active on the calibration images: kept silent"
+    assert note.startswith("1: channels 1 never active")
     spikes: list[torch.Tensor] = []
     logits = snn.readouts(100 * images, (4,), monitor=lambda site, train: spikes.append(train.values))
     assert torch.equal(torch.cat(spikes, 1)[:, :, 1], torch.zeros(4, 30))

@@ -228,7 +228,7 @@ def test_one_step_is_adams() -> None:
     """One epoch of one batch: every ρ and δ moves by the learning rate against its gradient, or not at all."""
     part = rb.passes.SurrogateCalibration(epochs=1, batch_size=100, learning_rate=1e-3, granularity="layer")
     snn, start = calibrated(part, n=4), rb.convert(quantised("MLP"), rb.QVM(timesteps=2))  # four: none held out
-    assert snn.provenance.passes[0]["notes"][0] == "not checked: no images are held out; epoch 1 kept"
+    assert snn.provenance.passes[0]["notes"][0].startswith("not checked")
     for neuron, before in zip(snn.neurons, start.neurons, strict=True):
         assert isinstance(neuron, ConstantCurrent)
         rho, delta = torch.log(neuron.threshold / before.threshold), torch.as_tensor(neuron.v0) - 0.5
@@ -265,7 +265,7 @@ def test_an_exact_network_is_left_alone() -> None:
     snn = calibrated(part, timesteps=4)
     record = snn.provenance.passes[0]
     assert record["changed"] == {}
-    assert record["notes"] == ["the original network kept: it gives the ANN's logits already, nothing to calibrate"]
+    assert ["original network kept" in note for note in record["notes"]] == [True]
     with torch.no_grad():
         assert torch.equal(snn(grid_images("MLP")), snn.ann(grid_images("MLP")))
 
@@ -335,8 +335,8 @@ def test_bad_input() -> None:
             rb.passes.SurrogateCalibration(**wrong)  # type: ignore[arg-type]
     part = rb.passes.SurrogateCalibration()
     recipe = rb.Recipe(name="pasc", timesteps=None, neuron=PascNeuron(), calibration=(part,))
-    with pytest.raises(CalibrationError, match="Pasc neurons, whose threshold and potential belong"):
+    with pytest.raises(CalibrationError, match="Pasc neurons"):
         rb.convert(quantised("MLP"), recipe, calibration=grid_images("MLP"))
-    with pytest.raises(DataError, match="calibration: is needed: pasc sets surrogate_calibration"):
+    with pytest.raises(DataError, match="calibration: is needed"):
         rb.convert(quantised("MLP"), recipe)
     assert rb.Recipe.from_yaml(recipe.to_yaml()) == recipe

@@ -324,7 +324,7 @@ def test_exact_statistics_are_those_of_the_weights_that_are_kept(kind: str, keep
 
 def test_exact_statistics_of_a_network_without_batch_normalisation() -> None:
     trained = rb.train(small(normalised=False), few(), but(epochs=1, exact_statistics=True))
-    assert trained.notes == ("exact_statistics: the network has no batch normalisation; nothing to do",)
+    assert trained.notes[0].startswith("exact_statistics: ")
 
 
 # -- resuming ------------------------------------------------------------------------------------------------
@@ -455,9 +455,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     rb.train(small(), few(), but(epochs=1), folder=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(
-        rb.core.errors.TrainingError, match=r"checkpoint\.safetensors: is no checkpoint that can be read"
-    ):
+    with pytest.raises(rb.core.errors.TrainingError, match=r"checkpoint\.safetensors: is damaged"):
         rb.train(small(), few(), but(epochs=1), folder=tmp_path)
 
 
@@ -514,7 +512,7 @@ def test_gradients_are_clipped() -> None:
         ({"epochs": 1, "learning_rate": 0.0}, "learning_rate.*greater than 0"),
         ({"epochs": 1, "learning_rate": float("nan")}, "learning_rate"),
         ({"epochs": 1, "learning_rate": 0.1, "lr": 1}, "unknown field 'lr'.*known fields: epochs, learning_rate"),
-        ({"epochs": 2, "learning_rate": 0.1, "warmup_epochs": 2}, "leaves none of 2 epochs"),
+        ({"epochs": 2, "learning_rate": 0.1, "warmup_epochs": 2}, "warmup_epochs 2"),
         ({"epochs": 1}, "learning_rate: field required"),
     ],
 )
@@ -535,10 +533,10 @@ def images(*shape: int) -> Tensor:
         ({"data": (images(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64))}, "4 images but 3 labels"),
         ({"data": (images(4, 1, 8, 8), torch.zeros(4))}, "one whole number for each image"),
         ({"data": few(21)}, "19 images, fewer than one batch of 20"),
-        ({"data": few(30), "validation": 0.01}, "leaves none of 30 images"),
+        ({"data": few(30), "validation": 0.01}, "validation: .* 30 images"),
         ({"validation": 1.5}, "fraction between 0 and 1"),
-        ({"validation": None, "training": but(patience=1)}, "patience: judges epochs"),
-        ({"validation": None, "training": but(keep="best")}, "keep: judges epochs"),
+        ({"validation": None, "training": but(patience=1)}, "patience: is 1, which needs validation"),
+        ({"validation": None, "training": but(keep="best")}, "keep: is .best., which needs validation"),
         ({"data": (few()[0], few()[1] + 1)}, r"is 10, but the network has 10 classes.*one output for each class"),
         ({"data": (few()[0], few()[1] - 1)}, "label of image"),
         ({"data": few()[0]}, "has no labels.*teacher"),
@@ -546,14 +544,14 @@ def images(*shape: int) -> Tensor:
         ({"data": (images(40, 1, 8, 8).byte(), torch.zeros(40, dtype=torch.int64))}, "convert to float"),
         ({"data": (images(40, 1, 8, 8) / 0, torch.zeros(40, dtype=torch.int64))}, "image 0 holds NaN"),
         ({"model": nn.Flatten()}, "leaves no parameter to train"),
-        ({"model": nn.Conv2d(1, 10, 3)}, "answers with shape"),
+        ({"model": nn.Conv2d(1, 10, 3)}, "model: has an output of shape"),
         ({"model": "resnet"}, "is a str"),
         ({"training": {"epochs": 1}}, "training: is a dict"),
         ({"parameters": lambda name: False}, "parameters: leaves no parameter.*0.weight"),
         ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 9))}, "teacher for the same classes"),
-        ({"training": but(precision="bf16-mixed"), "accelerator": "cpu"}, "precision: is for GPUs"),
-        ({"accelerator": "abacus"}, "accelerator: 'abacus'"),
-        ({"accelerator": "cpu", "devices": 3}, "batch_size: 20 does not part evenly over 3 processes"),
+        ({"training": but(precision="bf16-mixed"), "accelerator": "cpu"}, "precision: is .bf16-mixed."),
+        ({"accelerator": "abacus"}, "accelerator: is .abacus."),
+        ({"accelerator": "cpu", "devices": 3}, "batch_size: is 20.* 3 processes"),
     ],
 )
 def test_refused_before_any_work(change: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What counts as a data set, and the checks every batch goes through."""
+"""Batches of images and labels, and their checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from rheobase.core.errors import DataError
 
 Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
-"""Images [N, ...]; (images, labels [N]); or any loader of either."""
+"""Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
 
 _CHECKED_AT_ONCE = 1000
 
@@ -21,7 +21,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
     """Iterate over (images, labels or None) in the order given.
 
     Raises:
-        DataError: if it yields nothing, or something that is not a batch.
+        DataError: if the data is empty, or an item is not a batch.
     """
     whole = tensors(data, where)
     if whole is not None:
@@ -53,10 +53,10 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
 
 
 def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
-    """Images and labels (or None), if the data are tensors; None if they come batch by batch.
+    """Images and labels (or None), if the data are tensors; None for an iterable of batches.
 
     Raises:
-        DataError: if there is no image, or not one label for each.
+        DataError: if there is no image, or not one label for each image.
     """
     if isinstance(data, Tensor):
         images, labels = data, None
@@ -71,7 +71,7 @@ def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
 
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
-    """Number of batches, or None where the data does not say."""
+    """Number of batches, or None if the data has no length."""
     if isinstance(data, tuple) and data and isinstance(data[0], Tensor):
         data = data[0]
     if isinstance(data, Tensor):
@@ -83,20 +83,20 @@ def count(data: Batches, batch_size: int = 100) -> int | None:
 
 
 class Digest:
-    """SHA-256 over the values of all tensors fed to it, whatever the batch size they came in."""
+    """SHA-256 over the values of tensors, independent of the batch size."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
     def update(self, **tensors: Tensor | None) -> None:
-        """Feed one batch; each keyword is a stream of its own."""
+        """Add one batch; each keyword is a separate stream of values."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
 
     def hexdigest(self) -> str:
-        """The hash of all streams together."""
+        """The hash of all streams."""
         total = hashlib.sha256()
         for name in sorted(self._hashes):
             total.update(name.encode() + self._hashes[name].digest())
@@ -104,15 +104,15 @@ class Digest:
 
 
 def no_image(where: str) -> DataError:
-    """Nothing is there."""
+    """The error for data without an image."""
     return DataError("is empty", where=where, remedy="give at least one image")
 
 
 def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The batches as they come.
+    """Yield the batches, and check that they match.
 
     Raises:
-        DataError: if images have other shapes than the first, or only some have labels.
+        DataError: if images differ in shape, or only some batches have labels.
     """
     shape = labelled = None
     for images, labels in parts:
@@ -120,7 +120,7 @@ def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator
             shape, labelled = images.shape[1:], labels is not None
         if images.shape[1:] != shape:
             problem = f"mixes shapes {list(shape)} and {list(images.shape[1:])}"
-            raise DataError(problem, where=where, remedy="resize or crop all images alike")
+            raise DataError(problem, where=where, remedy="resize or crop all images to one shape")
         if (labels is not None) != labelled:
             raise DataError("has labels for some batches only", where=where, remedy="give each image one label")
         yield images, labels
@@ -136,17 +136,17 @@ def as_labels(labels: Any, where: str) -> Tensor:
         return torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"has labels that are no numbers ({type(labels).__name__}: {error})",
+            f"has labels that are not numbers ({type(labels).__name__}: {error})",
             where=where,
-            remedy="give the number of its class for each image",
+            remedy="give one class index for each image",
         ) from None
 
 
 def check_as_many(images: Any, labels: Any, where: str) -> None:
-    """Refuse images [N, ...] without exactly as many labels [N, ...].
+    """Refuse images [N, ...] if the number of labels is not N.
 
     Raises:
-        DataError: with both numbers.
+        DataError: naming both numbers.
     """
     if labels.shape[:1] != images.shape[:1]:
         raise DataError(
@@ -161,8 +161,8 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
 
     Args:
         images: [N, ...].
-        where: for the error.
-        numbers: of each image in the data that were given, for the error; default counted from 0.
+        where: name of the data in the error.
+        numbers: index of each image in the given data, for the error; default: from 0.
 
     Raises:
         DataError: naming the first such image.
@@ -175,12 +175,12 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
             raise DataError(
                 f"image {first if numbers is None else numbers[first]} holds NaN or infinite values",
                 where=where,
-                remedy="check the reader",
+                remedy="repair or remove the image",
             )
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number for each image, from 0 to below ``classes``.
+    """Refuse labels that are not one whole number for each image, from 0 to ``classes`` − 1.
 
     Raises:
         DataError: naming the first such image, counted from ``offset``.
@@ -200,20 +200,20 @@ def check_labels(labels: Tensor, where: str, classes: int | None = None, offset:
         raise DataError(
             problem,
             where=f"label of image {offset + first} of the {where}",
-            remedy="give the network's last layer one output for each class, and number the classes from 0",
+            remedy="number the classes from 0, and give the network one output for each class",
         )
 
 
 def check_answers(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
-    """Refuse labels for which the network's answers [B, ...] have no place: of maps, or of other classes.
+    """Refuse labels that do not fit the outputs [B, ...] of the network.
 
     Raises:
-        DataError: naming what does not fit.
+        DataError: if the outputs are not logits, or a label is not one of their classes.
     """
     if answers.dim() != 2:
         raise DataError(
-            f"are one for each image, and the network answers with {list(answers.shape[1:])} numbers for each",
+            f"have no effect, because the output of the network has shape {list(answers.shape[1:])} for each image",
             where=f"labels of the {where}",
-            remedy="leave the labels out, or give a network that ends in one number for each class",
+            remedy="leave the labels out, or give a network with logits [B, classes]",
         )
     check_labels(labels, where, answers.shape[1], offset)

@@ -1,4 +1,4 @@
-"""The images a conversion is calibrated on, and those held out to check it."""
+"""Calibration images: those to fit on, and the held-out ones."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
 
 HELD_OUT = 0.2
 MAX_HELD_OUT = 2000
-"""More would only make every pass's measurement slower."""
+"""Upper limit, because every pass is measured on the held-out images."""
 _LISTED = 10
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Calibration images, split once into a part to fit on and a part to check on.
+    """Calibration images, split into images to fit on and held-out images.
 
     Attributes:
-        fit: images that passes may fit parameters to, [N, ...], in random order: the first n are a random sample too.
-        held_out: images they never see; empty when there are fewer than five images in all.
+        fit: images that passes fit parameters to, [N, ...], in random order, so the first n are a random sample.
+        held_out: images that only judge; empty if there are fewer than five images in total.
         fit_labels: class of each fitted image, or None.
-        held_out_labels: likewise.
+        held_out_labels: class of each held-out image, or None.
         digest: SHA-256 of images and labels, before the split.
-        complete: whether these are all the images that were given, and not a sample of them.
-        given: how many images were given.
-        classes: every label that was seen on the way, of images outside the sample too where those were read.
+        complete: True if these are all given images, False if they are a sample.
+        given: number of images in the given data.
+        classes: all labels that were read, including those of images outside the sample.
     """
 
     fit: Tensor
@@ -52,7 +52,7 @@ class CalibrationData:
 
         Raises:
             DataError: if there is no image, one holds NaN, shapes differ, or only some images have labels.
-            RecipeError: if the number or the seed is impossible.
+            RecipeError: if ``num_calibration_images`` or ``seed`` is invalid.
         """
         where = "calibration data"
         drawn = sample(data, num_calibration_images, seed, where=where)
@@ -78,10 +78,10 @@ class CalibrationData:
         return len(self.fit) + len(self.held_out)
 
     def missing_classes(self, outputs: int | None = None) -> str | None:
-        """Which classes have no calibration image, and what to do; None if chance explains that.
+        """A note on classes without a calibration image, with a remedy; None if chance explains them.
 
         Args:
-            outputs: how many classes the network tells apart; None if it gives something else than a score a class.
+            outputs: number of classes of the network; None if its output is not logits.
         """
         if self.fit_labels is None or self.held_out_labels is None:
             return None
@@ -101,10 +101,10 @@ class CalibrationData:
 
 
 def missing_classes(labels: Tensor, known: Iterable[int]) -> list[int]:
-    """The known classes that no label names, if chance would hardly leave out so many; else none.
+    """The known classes without a label, if they are more than chance explains; else an empty list.
 
-    Of C equally frequent classes, n random images leave out C(1 − 1/C)ⁿ on average. More than three standard deviations
-    above that are not put down to chance.
+    Of C equally frequent classes, n random images miss C(1 − 1/C)ⁿ on average. More than three standard deviations
+    above this mean are not explained by chance.
 
     Example:
         >>> missing_classes(torch.arange(5).repeat(8), range(10))
@@ -117,7 +117,10 @@ def missing_classes(labels: Tensor, known: Iterable[int]) -> list[int]:
     if not present or not missing:
         return []
     classes, images = len(missing) + len(present), len(labels)
-    one, two = (1 - 1 / classes) ** images, (1 - 2 / classes) ** images  # that a class, or two, do not occur
+    one, two = (
+        (1 - 1 / classes) ** images,
+        (1 - 2 / classes) ** images,
+    )  # probability that a class, or two, do not occur
     mean = classes * one
     variance = mean + classes * (classes - 1) * two - mean**2
     return missing if len(missing) > mean + 3 * max(variance, 0.0) ** 0.5 else []

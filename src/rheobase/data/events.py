@@ -1,7 +1,7 @@
-"""Read recordings of event cameras and count their events into images.
+"""Images from recordings of event cameras, by counting events in frames.
 
-A network without a time axis can be trained on such images, and converted like any other: the frames of a
-recording are channels (as in the QVM paper, appendix A.5, with SpikingJelly's integration of events).
+The frames of a recording are channels, so a network without a time axis can be trained on such images and converted
+(as in the QVM paper, appendix A.5, with SpikingJelly's integration of events).
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ _AXES = ("x", "y", "p", "t")
 
 @dataclass(frozen=True, kw_only=True)
 class Framing:
-    """Counts a recording's events in T frames of P polarities: an image [T·P, H, W].
+    """Counts the events of a recording in T frames of P polarities: an image [T·P, H, W].
 
-    Channel f·P + p at (y, x) is min(n, clip) / scale, where n is the number of events of polarity p (0 is OFF,
-    1 is ON) at the pixel (x, y) in frame f. With N events in order of time, event i at time t_i falls in frame
+    Channel f·P + p at (y, x) is min(n, clip) / scale, where n is the number of events of polarity p (0 is OFF, 1 is ON)
+    at the pixel (x, y) in frame f. With N events in order of time, event i at time t_i is in frame
 
         by="time":   f = min(⌊T·(t_i − t_0) / (t_{N−1} − t_0)⌋, T − 1)
         by="count":  f = ⌊T·i / N⌋
 
-    so that every event is in exactly one frame and the frames are equally long, or hold equally many events, to
-    within one event. Events all at one time fall in frame 0.
+    Every event is in exactly one frame. The frames have equal duration, or equal numbers of events within one event. If
+    all events have the same time, they are in frame 0.
 
-    These are the frames of SpikingJelly where T divides the duration or N; otherwise it rounds a frame's length
-    down to whole microseconds or events and gives the remainder to the last frame, which moves an edge by less
-    than T microseconds or events. Tonic's `ToFrame` drops the remainder.
+    The frames are those of SpikingJelly if T divides the duration or N. Otherwise SpikingJelly rounds the length of a
+    frame down to whole microseconds or events and adds the remainder to the last frame, so an edge differs by less than
+    T microseconds or events. Tonic's `ToFrame` drops the remainder.
 
     Args:
         frames: T.
         sensor: width and height in pixels, such as (34, 34) for N-MNIST.
-        by: frames of equal duration, or of equally many events.
-        polarities: P: 2 keeps ON and OFF apart, 1 counts them together.
-        clip: the largest count; 1 tells only whether there was an event.
-        scale: the count that becomes 1. Without clip and scale an image holds the counts themselves.
+        by: frames of equal duration, or of equal numbers of events.
+        polarities: P: 2 separates ON and OFF, 1 counts them together.
+        clip: the largest count; 1 only marks pixels with an event.
+        scale: divisor of the counts. Without clip and scale an image holds the counts.
 
     Raises:
-        DataError: here, a value that nothing can be counted with; when called, events without integer fields
-            x, y, p and t, of a polarity other than 0 and 1, or outside the sensor.
+        DataError: on construction, if a value is invalid; on a call, if events have no integer fields x, y, p and t, a
+            polarity other than 0 and 1, or a position outside the sensor.
 
     Example:
         >>> events = np.array([(0, 0, 1, 10), (1, 0, 0, 20), (1, 0, 0, 30)], [(axis, int) for axis in "xypt"])
@@ -80,14 +80,14 @@ class Framing:
         check_positive(self.scale, "scale", error=DataError)
 
     def __call__(self, events: np.ndarray, where: str = "recording") -> np.ndarray:
-        """Count a structured array of events; `where` names it in an error."""
+        """Count a structured array of events; `where` is its name in errors."""
         x, y, p, t = self._checked(events, where)
         width, height = self.sensor
         if self.polarities == 1:
             p = np.zeros_like(p)
         shape = (self.frames * self.polarities, height, width)
         channel = self._frame(t) * self.polarities + p
-        # Not tonic's ToFrame, which drops the remainder, counts in int16, and loses events all at one time.
+        # Not tonic's ToFrame: it drops the remainder, counts in int16, and loses events that are all at one time.
         counts = np.bincount((channel * height + y) * width + x, minlength=math.prod(shape)).reshape(shape)
         return (counts if self.clip is None else counts.clip(max=self.clip)).astype(np.float32) / np.float32(self.scale)
 
@@ -103,13 +103,13 @@ class Framing:
         return rank * self.frames // len(t)
 
     def _checked(self, events: np.ndarray, where: str) -> list[np.ndarray]:
-        """The axes as int64, all of them in range."""
+        """The fields x, y, p, t as int64, checked."""
         fields = getattr(getattr(events, "dtype", None), "fields", None) or {}
         if any(axis not in fields or fields[axis][0].kind not in "iub" for axis in _AXES):
             raise DataError(
                 f"is {type(events).__name__} without integer fields x, y, p and t",
                 where=where,
-                remedy="give a structured array, such as tonic.io.make_structured_array makes",
+                remedy="give a structured array, such as from tonic.io.make_structured_array",
             )
         x, y, p, t = (events[axis].astype(np.int64) for axis in _AXES)
         width, height = self.sensor
@@ -129,23 +129,23 @@ class Framing:
 
 
 class Recordings(Protocol):
-    """What gives (structured events, class index) by position: a list, or a data set of tonic."""
+    """A sequence of (structured events, class index): a list, or a data set of tonic."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
 class EventDataset(Dataset[tuple[Tensor, int]]):
-    """Recordings that are read and counted when they are asked for.
+    """A data set of recordings, each read and counted on access.
 
     Args:
         recordings: at least one recording.
-        framing: how its events become an image.
-        positions: the recordings to use, in this order; without it all of them.
+        framing: the conversion of events into an image.
+        positions: indices of the recordings to use, in this order; default: all.
 
     Raises:
-        DataError: here, where the first recording cannot be read or does not fit the framing; on access, where
-            that one cannot or does not.
+        DataError: on construction, if the first recording cannot be read or does not fit the framing; on access, the
+            same for that recording.
 
     Example:
         >>> events = np.array([(0, 0, 1, 10)], [(axis, int) for axis in "xypt"])
@@ -159,8 +159,8 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
         self.positions = range(len(recordings)) if positions is None else positions
         self.classes: list[str] = list(getattr(recordings, "classes", ()))
         if not len(self):
-            raise DataError("holds no recording", where="data set", remedy="give at least one")
-        self[0]  # a wrong sensor shows here, not in the middle of a long run
+            raise DataError("holds no recording", where="data set", remedy="give at least one recording")
+        self[0]  # raises here for a wrong sensor, not in the middle of a long run
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -184,32 +184,32 @@ def load(
     limit: int | None = None,
     seed: int | None = None,
 ) -> DataLoader[Any]:
-    """Open recordings of an event camera as images, with the contract of `rheobase.data.load`.
+    """Open recordings of an event camera as images, like `rheobase.data.load`.
 
-    A folder holds recordings `<class>/<name>` with one of the endings
+    A folder contains recordings `<class>/<name>` with one of the endings
 
-    | ending | what it is |
+    | ending | format |
     | --- | --- |
-    | `.bin` | 40 bits an event, the format of N-MNIST and N-Caltech101 |
-    | `.aedat4` | AEDAT 4, the format of iniVation's cameras and of CIFAR10-DVS as tonic fetches it |
+    | `.bin` | 40 bits per event: N-MNIST and N-Caltech101 |
+    | `.aedat4` | AEDAT 4: iniVation's cameras, and CIFAR10-DVS as downloaded by tonic |
 
-    Other files are left alone. A class index is the position of the class folder's name in sorted order. Reading
-    takes tonic (`pip install 'rheobase[events]'`). A list of (events, label) or a data set of tonic, such as
-    `tonic.datasets.DVSGesture`, goes without a folder.
+    Other files are ignored. A class index is the position of the class folder's name in sorted order. Reading a folder
+    needs tonic (`pip install 'rheobase[events]'`). In place of a folder, give a list of (events, label) or a data set
+    of tonic, such as `tonic.datasets.DVSGesture`.
 
     Args:
         source: the folder or the recordings.
-        framing: how the events of a recording become an image.
+        framing: the conversion of events into an image.
         batch_size: images in a batch.
-        limit: read at most that many recordings, the first ones of the order.
+        limit: maximum number of recordings; the first ones in order are read.
         seed: shuffle the recordings once with this seed, before the limit is applied.
 
     Returns:
         A loader of (float32 images [B, T·P, H, W], int64 labels [B]).
 
     Raises:
-        DataError: nothing is there, the folder is not laid out as above, tonic is missing, or the first recording
-            is damaged or does not fit the framing; while iterating, where that is so for a later one.
+        DataError: if there is no recording, the layout of the folder is wrong, tonic is missing, or the first recording
+            is damaged or does not fit the framing; while iterating, if a later recording is damaged or does not fit.
 
     Example:
         >>> loader = load("N-MNIST/Test", Framing(frames=4, sensor=(34, 34)), seed=0)  # doctest: +SKIP
@@ -236,14 +236,14 @@ class _Folder:
             raise DataError(
                 f"cannot be listed ({cause.strerror})",
                 where=str(cause.filename or root),
-                remedy="give a folder that exists and may be read",
+                remedy="give an existing folder with read permission",
             ) from cause
         for folder in folders or [root]:
             if not inside.get(folder):
                 raise DataError(
                     "holds no recording" if folders else "holds no class folder",
                     where=str(folder),
-                    remedy=f"give the folder that holds <class>/<name> with the endings {' '.join(_ENDINGS)}",
+                    remedy=f"give a folder of recordings <class>/<name> with the endings {' '.join(_ENDINGS)}",
                 )
         self.classes = [folder.name for folder in folders]
         self.paths = [path for paths in inside.values() for path in paths]
@@ -264,18 +264,18 @@ def _is_recording(path: Path) -> bool:
 
 
 def _read(path: Path) -> np.ndarray:
-    """The events of a file; one without any is refused, for it is more likely a failed download."""
+    """The events of a file; a file without events is refused, because it is likely a failed download."""
     try:
         events = _read_bin(path) if path.suffix.lower() == ".bin" else _tonic().read_aedat4(str(path))
         if not len(events):
             raise ValueError("it holds no event")
     except (DataError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as cause:  # tonic lets any exception through, and aedat's panics are no Exception
+    except BaseException as cause:  # tonic raises any exception, and panics of aedat are not subclasses of Exception
         raise DataError(
             f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
             where=str(path),
-            remedy="fetch or write it again, or take it away",
+            remedy="download or write it again, or remove it",
         ) from cause
     return events
 
@@ -283,19 +283,19 @@ def _read(path: Path) -> np.ndarray:
 def _read_bin(path: Path) -> np.ndarray:
     tonic_io = _tonic()
     size = path.stat().st_size
-    if size % 5:  # tonic would read what is there
-        raise ValueError(f"its {size} bytes are no multiple of the 5 bytes of an event")
+    if size % 5:  # tonic would read a truncated file
+        raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
     return tonic_io.read_mnist_file(str(path), dtype=tonic_io.events_struct)
 
 
 def _tonic() -> Any:
     try:
-        import aedat  # noqa: F401  what tonic imports only when it reads AEDAT 4
+        import aedat  # noqa: F401  tonic imports it only when it reads AEDAT 4
         from tonic import io
     except ImportError as cause:
         raise DataError(
-            f"a package to read them with is missing ({cause})",
+            f"need a package that is not installed ({cause})",
             where="recordings",
-            remedy="pip install 'rheobase[events]'",
+            remedy="run pip install 'rheobase[events]'",
         ) from cause
     return io

@@ -1,4 +1,4 @@
-"""A seeded random sample of everything that was given, whatever holds it and however it is cut into batches."""
+"""Seeded random samples of tensors, data sets, loaders and other iterables of batches."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rheobase.data.batches import Batches, alike, batches, no_image, tensors
 from rheobase.data.sources import InMemory, OnDisk, dataset_of, is_map_style, join
 
 NUM_CALIBRATION_IMAGES = 1024
-"""How many images methods are calibrated on, unless the caller says otherwise."""
+"""Default number of calibration images."""
 _AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class RandomSample:
-    """Some of the images that were given.
+    """A random sample of images.
 
     Attributes:
-        images: [n, ...].
-        labels: [n], or None.
-        numbers: of each image in what was given, counted from 0.
-        given: how many images there were.
-        classes: every label that was seen on the way, of images outside the sample too where those were read.
+        images: images of the sample, [n, ...].
+        labels: labels of the sample, [n], or None.
+        numbers: index of each image in the data, from 0.
+        given: number of images in the data.
+        classes: all labels that were read, including those of images outside the sample.
     """
 
     images: Tensor
@@ -40,22 +40,21 @@ class RandomSample:
 
 
 def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str = "calibration data") -> RandomSample:
-    """Choose ``number`` images at random, each as likely as any other; all of them, in order, if there are no more.
+    """Draw ``number`` images uniformly at random; return all of them, in order, if there are no more.
 
-    Of tensors, a map-style ``Dataset``, and a ``DataLoader`` that only cuts such a data set into batches, in order or
-    shuffled, just the chosen images are read. Any other loader or iterable is read to its end (reservoir sampling:
-    Vitter 1985, Algorithm R), and no more than the chosen images and one batch are kept in memory. The same stream cut
-    into other batches gives the same sample.
+    From tensors, a map-style ``Dataset``, or a ``DataLoader`` that batches such a data set in order or shuffled, only
+    the drawn images are read. Any other loader or iterable is read to its end (reservoir sampling: Vitter 1985,
+    Algorithm R), with only the drawn images and one batch in memory. The sample does not depend on the batch size.
 
     Args:
         data: images [N, ...]; (images, labels [N]); a data set of (image, label) or of images; or batches of either.
-        number: how many images.
-        seed: of the choice.
-        where: what errors call the data.
+        number: size of the sample.
+        seed: seed of the sample.
+        where: name of the data in errors.
 
     Raises:
-        DataError: if there is no image, shapes differ, or only some images have labels.
-        RecipeError: if number or seed are impossible.
+        DataError: if the data is empty, shapes differ, or only some images have labels.
+        RecipeError: if ``number`` or ``seed`` is invalid.
 
     Example:
         >>> found = sample(torch.rand(10, 3, 8, 8), 4, seed=0)
@@ -80,20 +79,20 @@ def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str =
 
 
 def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
-    """The numbers of the samples to read out of ``count``: shuffled where there is a seed, then cut at the limit."""
+    """Indices of the samples to read out of ``count``: shuffled if a seed is given, then cut at the limit."""
     if seed is None:
         return list(range(count))[:limit]
     return torch.randperm(count, generator=generator(seed)).tolist()[:limit]
 
 
 def _chosen(count: int, number: int, seed: int) -> Tensor:
-    """The numbers of the chosen images; a sample that leaves some out is in random order."""
+    """Indices of the drawn images: all in order, or a smaller sample in random order."""
     return torch.arange(count) if count <= number else torch.tensor(sample_order(count, number, seed))
 
 
 def _from_stream(data: Batches, number: int, seed: int, where: str) -> RandomSample:
-    """Reservoir sampling: image n takes the place of a kept one with probability ``number`` / n."""
-    draws = np.random.default_rng(seed)  # its stream of numbers does not depend on how many are drawn at once
+    """Reservoir sampling: image n replaces a kept one with probability ``number`` / n."""
+    draws = np.random.default_rng(seed)  # its random numbers do not depend on how many are drawn at once
     kept: list[tuple[int, Tensor, Tensor | None]] = []
     classes: set[int] = set()
     given = 0
@@ -123,7 +122,7 @@ def _from_stream(data: Batches, number: int, seed: int, where: str) -> RandomSam
 
 
 def classes_of(labels: Tensor | None) -> frozenset[int]:
-    """The classes that labels [N] name; none if there are no labels, or they are not whole numbers."""
+    """The set of classes in labels [N]; empty without labels, or if they are not whole numbers."""
     if labels is None or labels.dim() != 1 or labels.is_floating_point():
         return frozenset()
     return frozenset(labels.unique().tolist())

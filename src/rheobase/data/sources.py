@@ -1,4 +1,4 @@
-"""Images that are read by their numbers: tensors in memory, or a data set that is read when needed."""
+"""Images that are read by index: tensors in memory, or a data set that is read when needed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class InMemory:
 
     @property
     def labelled(self) -> bool:
-        """Whether there are labels."""
+        """True if there are labels."""
         return self.labels is not None
 
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
-        """One batch for each tensor of numbers; nothing here is random."""
+        """Yield one batch for each tensor of indices; the seed has no effect."""
         for numbers in wanted:
             yield self.images[numbers], None if self.labels is None else self.labels[numbers]
 
@@ -62,7 +62,7 @@ class OnDisk:
     """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes.
 
     Raises:
-        DataError: here, if it is empty; on reading, if an image is not a tensor or has another shape than the others.
+        DataError: on construction, if the data set is empty; on reading, if images are not tensors of one shape.
     """
 
     def __init__(self, dataset: Dataset[Any], workers: int, where: str) -> None:
@@ -76,28 +76,28 @@ class OnDisk:
 
     @cached_property
     def labelled(self) -> bool:
-        """Whether the first image has a label."""
+        """True if the first image has a label."""
         return _collate([self.dataset[0]], self.where)[1] is not None
 
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
-        """One batch for each tensor of numbers; the seed is for transforms in the workers."""
+        """Yield one batch for each tensor of indices; the seed is for random transforms in the workers."""
         yield from DataLoader(
             self.dataset,
             batch_sampler=[part.tolist() for part in wanted],
             num_workers=self.workers,
             collate_fn=partial(_collate, where=self.where),
-            generator=torch.Generator().manual_seed(seed),  # without, the loader would draw from the global one
+            generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global one
         )
 
     def digest(self) -> str:
-        """SHA-256 of the number of images and of the first: to read all of them could take an hour."""
+        """SHA-256 of the number of images and of the first image, because reading all could take an hour."""
         image, label = next(self.batches([torch.tensor([0])]))
         digest = Digest()
         digest.update(images=image, labels=label)
         return hashlib.sha256(f"{self.size} {digest.hexdigest()}".encode()).hexdigest()
 
     def in_memory(self, progress: bool = False) -> InMemory:
-        """All images, each read once, straight into the tensor that holds them."""
+        """Read each image once, directly into one tensor."""
         wanted = torch.arange(self.size).split(_AT_ONCE)
         parts = track(self.batches(wanted), "reading", show=progress, total=len(wanted))
         images, labels = torch.empty(0), []
@@ -114,7 +114,7 @@ Source = InMemory | OnDisk
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the images of a source, by their numbers."""
+    """A subset of the images of a source, by index."""
 
     source: Source
     numbers: Tensor
@@ -124,14 +124,14 @@ class Part:
 
 
 def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
-    """Tensors are taken as they are, a map-style data set is left where it is, any loader is read to its end, once.
+    """Make a source: tensors and a map-style data set are not copied, any other loader is read once to its end.
 
     Raises:
         DataError: if there is no image, shapes differ, an image holds NaN, or labels are not one whole number each.
     """
     if is_map_style(data):
         source = OnDisk(data, workers, where)
-        _ = source.labelled  # what cannot be read shows here, not in the middle of a long run
+        _ = source.labelled  # reads one image, so that an error is raised here and not in the middle of a long run
         return source
     images, labels = tensors(data, where) or join(batches(cast(Batches, data), where=where), where)
     check_images(images, where)
@@ -141,32 +141,32 @@ def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
 
 
 def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
-    """A seeded shuffle cut in two: (the rest, the fraction)."""
+    """Split a source at random by the seed, into (the rest, the fraction)."""
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     cut = int(len(source) * fraction)
     return Part(source, order[cut:].sort().values), Part(source, order[:cut].sort().values)
 
 
 def join(parts: Iterable[Batch], where: str) -> Batch:
-    """All batches as one.
+    """Concatenate all batches.
 
     Raises:
         DataError: if shapes differ, or only some have labels.
     """
     images, labels = zip(*alike(parts, where), strict=True)
-    # one is not copied: it may be all the memory there is
+    # a single batch is not copied, because it may take most of the memory
     return images[0] if len(images) == 1 else torch.cat(images), None if labels[0] is None else torch.cat(labels)
 
 
 def is_map_style(data: object) -> TypeGuard[Dataset[Any]]:
-    """Whether it is a data set whose images are read by their numbers."""
+    """True for a data set whose images are read by index."""
     return isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
 
 
 def dataset_of(loader: object) -> Dataset[Any] | None:
-    """The map-style data set of a loader that only cuts it into batches, in order or shuffled; of any other None.
+    """The map-style data set of a loader that batches it in order or shuffled; None for any other loader.
 
-    To take images from such a data set by their numbers is the same as to wait until the loader yields them.
+    Reading images of such a data set by index is equivalent to reading them from the loader.
     """
     if not isinstance(loader, DataLoader) or not is_map_style(loader.dataset) or loader.collate_fn is not collate:
         return None
@@ -179,13 +179,13 @@ def dataset_of(loader: object) -> Dataset[Any] | None:
 
 
 def _collate(items: list[Any], where: str) -> Batch:
-    """Items of a data set, each an image or (image, label, ...), as one batch."""
-    remedy = "let the data set return (image tensor, label), with all images alike"
+    """Collate items of a data set, each an image or (image, label, ...), into one batch."""
+    remedy = "let the data set return (image tensor, label), with all images of one shape"
     try:
         batch = collate(items)
     except (TypeError, RuntimeError) as cause:
-        raise DataError(f"has items that make no batch ({cause})", where=where, remedy=remedy) from cause
+        raise DataError(f"has items that cannot be batched ({cause})", where=where, remedy=remedy) from cause
     images, *labels = [batch] if isinstance(batch, Tensor) else batch
     if not isinstance(images, Tensor):
-        raise DataError(f"holds {type(images).__name__} where an image should be", where=where, remedy=remedy)
+        raise DataError(f"holds {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
     return images, as_labels(labels[0], where) if labels else None

@@ -1,4 +1,4 @@
-"""Published methods as recipes: a few lines each, all over the same parts."""
+"""Published methods as recipes: combinations of a neuron, an activation and calibration passes."""
 
 from rheobase.methods._convert import convert
 from rheobase.methods._quantise import quantise

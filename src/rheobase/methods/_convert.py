@@ -1,4 +1,4 @@
-"""From a trained network and a recipe to a calibrated spiking network."""
+"""Conversion of a trained network into a calibrated spiking network."""
 
 from __future__ import annotations
 
@@ -44,29 +44,29 @@ def convert(
     """Convert a trained network into a spiking one.
 
     Args:
-        model: a trained network of one float tensor [B, ...]; neither it nor its training mode is changed. A spiking
-            network stands for the analog network it was made from, to be converted anew (for another T, say). A
-            quantised network (:func:`rheobase.quantise`) is converted as it is.
+        model: a trained network of one float tensor [B, ...]; the network and its training mode are not changed. For
+            a spiking network, the analog network that it was converted from is converted again, for example for
+            another T. A quantised network (:func:`rheobase.quantise`) keeps its activations.
         recipe: the method, e.g. ``rb.RateCoding(timesteps=8)``.
         calibration: training images (never test images), in any order: a tensor [N, ...], a pair (images, labels), a
             map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
-            end (:func:`rheobase.data.sample`). Not needed by recipes without calibration passes.
-        example: a batch that shows the input's size; default: the first calibration images.
+            end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images.
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
-        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
-            A fifth, 2,000 at most, is held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`)
-            gain from more; all are kept in memory, twice.
-        seed: of the sample, of its split into fitted and held-out images, and of whatever a pass samples.
-        progress: show a progress bar, with the time left, for what takes long.
+        num_calibration_images: size of the random sample of them to use, drawn by the seed. A fifth, at most 2,000, is
+            held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`) benefit from more images.
+            All are kept in memory, twice.
+        seed: seed of the sample, of its split into fitted and held-out images, and of the random choices of a pass.
+        progress: show a progress bar with the remaining time.
 
     Returns:
-        The network; ``provenance.passes`` tells what each pass changed and the error of every site after it.
+        The network; ``provenance.passes`` records what each pass changed and the error of every site after it.
 
     Raises:
-        TraceError: if the network has parts that cannot become spiking; all are listed, each with a remedy.
+        TraceError: if operations of the network cannot become spiking, listing all, each with a remedy.
         ModelError: if a weight is NaN or infinite.
         DataError: if the calibration images do not fit.
-        CalibrationError: if an activation is NaN or infinite on them (naming the first such site).
+        CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
         RecipeError: if ``recipe`` is not a recipe.
 
     Warns:
@@ -116,7 +116,7 @@ def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None,
     check_choice(max_pool, MaxPool, "max_pool")
     if calibration is None and recipe.calibration:
         raise DataError(
-            f"is needed: {recipe.name} sets {', '.join(part.kind for part in recipe.calibration)} from data",
+            f"is needed: {recipe.name} fits {', '.join(part.kind for part in recipe.calibration)} to data",
             where="calibration",
             remedy="pass training images",
         )
@@ -125,14 +125,14 @@ def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None,
 def _analog(
     model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
-    """The graph of the analog network as it was written, and what to know of it."""
+    """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         return _captured(model, None if data is None else data.fit, example, max_pool)
     if max_pool != "refuse" or example is not None:
         raise RecipeError(
-            "have no effect on a network that is converted already",
+            "have no effect on a network that is already converted or quantised",
             where="max_pool and example",
-            remedy="leave them out, or convert the original network",
+            remedy="leave them out, or pass the original network",
         )
     if isinstance(model, SpikingNetwork):
         graph, notes = model.ann, []
@@ -144,7 +144,7 @@ def _analog(
 
 
 def _described(data: CalibrationData | None) -> dict[str, Any]:
-    """What the record says of the calibration images."""
+    """The record of the calibration images."""
     if data is None:
         return {}
     return {
@@ -160,7 +160,7 @@ def _data_notes(data: CalibrationData | None, seed: int) -> list[str]:
     if data is not None and not data.complete:
         notes.append(f"calibration data: a random sample of {len(data)} of {data.given} images, drawn by seed {seed}")
     if data is not None and len(data.held_out) == 0:
-        notes.append("calibration data: fewer than five images, none held out; site errors are not measured")
+        notes.append("calibration data: fewer than five images, so none is held out; site errors are not measured")
     return notes
 
 
@@ -177,7 +177,7 @@ def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
 def _calibrate(
     network: SpikingNetwork, passes: Sequence[CalibrationPass], data: CalibrationData, progress: bool
 ) -> None:
-    """Run the passes in order; the record gets what each changed, and the error of every site after it."""
+    """Run the passes in order, and record the changes of each and the error of every site after it."""
     last_with_batch_norm = max((i for i, one in enumerate(passes) if one.needs_batch_norm), default=None)
     before = None
     for i, calibration_pass in enumerate(passes):
@@ -200,14 +200,14 @@ def _calibrate(
 
 
 def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
-    """T of the network: the recipe's, or the longest that neurons with a T of their own run for."""
+    """T of the network: that of the recipe, or the largest T of its neurons."""
     own = [neuron.timesteps for neuron in neurons if neuron.timesteps is not None]
     longest = max(own) if own else recipe.timesteps
     if longest is None:
-        raise RecipeError("is not given", where="timesteps", remedy="say for how many steps the network runs")
+        raise RecipeError("is not given", where="timesteps", remedy="give T, as in rb.RateCoding(timesteps=8)")
     if recipe.timesteps not in (None, longest):
         raise RecipeError(
-            f"is {recipe.timesteps}, but the neurons run for the {longest} steps that they were trained or made for",
+            f"is {recipe.timesteps}, but the neurons run for {longest} steps",
             where="timesteps",
             remedy="leave it out of the recipe; rb.QVM(timesteps=...) sets it for its neurons too",
         )
@@ -215,17 +215,17 @@ def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
 
 
 def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
-    """On how many edges T grows and shrinks.
+    """A note on how many edges T grows and shrinks.
 
     Raises:
-        RecipeError: if that is on none, or the neurons do not take what the alignment leaves.
+        RecipeError: if T changes on no edge, or a neuron is not streaming.
     """
     no_effect = "has no effect: "
     for site in network.sites:
         neuron = network.neuron(site.name)
         if not neuron.streams:
             raise RecipeError(
-                f"{no_effect}{type(neuron).__name__} neurons take their whole input at once, however many steps it has",
+                f"{no_effect}{type(neuron).__name__} neurons at {site.name} wait for their whole input",
                 where="alignment",
                 remedy="leave it out, or use integrate_fire neurons",
             )
@@ -234,24 +234,24 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     grow, shrink = sum(a < b for a, b in edges), sum(a > b for a, b in edges)
     if grow + shrink == 0:
         raise RecipeError(
-            f"{no_effect}no train reaches a site with another T",
+            f"{no_effect}T is the same at both ends of every edge",
             where="alignment",
-            remedy='leave it out, or give sites a T of their own: IntegrateFireNeuron(timesteps={"site": T, ...})',
+            remedy='leave it out, or give T site by site: IntegrateFireNeuron(timesteps={"site": T, ...})',
         )
-    parts = []
+    effects = []
     for option, value, number in (
         ("expansion", alignment.expansion, grow),
         ("reduction", alignment.reduction, shrink),
     ):
         effect = f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge"
-        parts.append(f"{option} {value!r} {effect}")
-    return f"alignment: {', '.join(parts)}"
+        effects.append(f"{option} {value!r} {effect}")
+    return f"alignment: {', '.join(effects)}"
 
 
 def _captured(
     model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
-    """The graph of a network as written, and what was rewritten on the way."""
+    """The traced graph of a network, and notes on what was rewritten."""
     images = example if images is None else images
     if images is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
@@ -275,5 +275,5 @@ def _cost_of_average(model: nn.Module, graph: nn.Module, images: Tensor) -> str:
     agree = float((original.argmax(1) == replaced.argmax(1)).float().mean())
     return (
         f"max-pooling by average: on {len(images)} calibration images the analog network's logits change by up to "
-        f"{relative_difference(replaced, original):.2g} of their largest, and {agree:.0%} of the predictions stay"
+        f"{relative_difference(replaced, original):.2g} of the largest, and {agree:.0%} of the predictions are the same"
     )

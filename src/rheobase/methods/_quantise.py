@@ -1,4 +1,4 @@
-"""From a trained ReLU network to one with quantised activations, ready for a few epochs of training."""
+"""Quantised activations for a trained ReLU network, before a few epochs of training."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ def quantise(
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TrainableGraph:
-    """Put the recipe's quantised activation at every site of a trained network; θ starts from data.
+    """Replace every activation of a trained network by the recipe's quantised activation, with θ fitted to data.
 
-    The start is the θ that a site's activation is best approximated with (least squares over the same images), so a
-    trained ReLU network needs a few epochs and not hundreds. Levels that are learned start from data too.
+    By default, the initial θ of a site minimises the squared error of the quantised activation over the calibration
+    images, so a trained ReLU network needs only a few epochs of training. Learned levels are also initialised from
+    the images.
 
     Args:
-        model: a trained network; not changed. Sites that are quantised already, those of a network that this function
-            returned among them, keep their θ.
-        recipe: one with an activation that has levels, e.g. ``rb.Pascal(levels=4)``, or learns them, e.g.
+        model: a trained network; not changed. Sites that are already quantised, such as those of a network returned by
+            this function, keep their θ.
+        recipe: a recipe whose activation has levels, such as ``rb.Pascal(levels=4)``, or learns them, such as
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
-        example: a batch that shows the input's size; default: the first calibration images.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images.
         max_pool: as for :func:`rheobase.convert`.
-        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
-        seed: of the sample.
+        num_calibration_images: size of the random sample of them to use, drawn by the seed.
+        seed: seed of the sample.
 
     Returns:
-        A module to train and to convert with the same recipe; ``notes`` says what was rewritten. Dropout is gone.
+        A module to train, and then to convert with the same recipe. ``notes`` lists what was rewritten; dropout is
+        removed.
 
     Raises:
         RecipeError: if the recipe has no quantised activation, or its levels do not fit the sites.
-        TraceError: if the network has parts that cannot become spiking.
+        TraceError: if operations of the network cannot become spiking.
         CalibrationError: if a site is never active on the calibration images.
 
     Warns:

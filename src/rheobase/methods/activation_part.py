@@ -1,4 +1,4 @@
-"""Activations as parts of a recipe: what every site of the analog network is trained with."""
+"""Activations as parts of a recipe: the activation that the analog network is trained with at every site."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from rheobase.passes.thresholds import least_squares
 
 
 class ActivationPart(Value, ABC):
-    """What every site of the analog network is trained with: the part of a recipe that makes quantised activations.
+    """The part of a recipe that builds the quantised activation of every site of the analog network.
 
-    A subclass has its name as ``kind: Literal["my_activation"] = "my_activation"``; :func:`rheobase.register` makes it
-    known. Its modules are :class:`rheobase.activations.QuantisedActivation`.
+    A subclass names itself by ``kind: Literal["my_activation"] = "my_activation"`` and is registered by
+    :func:`rheobase.register`. Its modules are :class:`rheobase.activations.QuantisedActivation`.
     """
 
     kind: str
 
     @property
     def constraint(self) -> Constraint | None:
-        """What training holds the activations of all sites to, together; None: each trains by itself."""
+        """The constraint on the activations of all sites together in training; None: each is trained independently."""
         return None
 
     @abstractmethod
@@ -44,8 +44,8 @@ class ActivationPart(Value, ABC):
         Args:
             graph: the analog network, batch normalisation folded.
             images: calibration images.
-            sites: of the graph.
-            known: θ of the sites that are quantised already, which they keep.
+            sites: all sites of the graph.
+            known: θ of the sites that are already quantised, which they keep.
 
         Raises:
             RecipeError: if a field that training needs is missing, or does not fit the sites.
@@ -62,17 +62,19 @@ class ActivationPart(Value, ABC):
 
     @property
     def timesteps(self) -> int | None:
-        """T that its levels decide, the same at every site; None where they differ, or training decides."""
+        """T determined by the levels; None if it differs between sites or is learned in training."""
         return None
 
     def with_timesteps(self, timesteps: int) -> Self:
         """The same activation for a network that runs for ``timesteps``; levels that were given stay.
 
         Raises:
-            RecipeError: if levels were given site by site, and their steps with them.
+            RecipeError: if levels were given site by site, which also fixes T of every site.
         """
         raise RecipeError(
-            "does not say how its levels follow from T", where=self.kind, remedy="write the T you want into the recipe"
+            "does not define with_timesteps(), so its levels do not follow from T",
+            where=self.kind,
+            remedy="set T and the levels in the recipe itself",
         )
 
 
@@ -80,11 +82,11 @@ class StaircaseActivation(ActivationPart):
     """A quantised activation with trained θ at every site (:class:`rheobase.activations.Staircase`).
 
     Args:
-        levels: L, for all sites or by the site's name; None: as the network was trained.
-        rounding: how it rounds; ``"round"`` is QCFS.
-        granularity: one θ a layer, as the papers have it, or one a channel.
-        threshold: where θ starts: the least squared error of the staircase, an exact percentile, or the maximum.
-        percentile: for ``"percentile"``.
+        levels: L, for all sites or by site name; None: as the network was trained.
+        rounding: Q; ``"round"`` is QCFS.
+        granularity: one θ per layer, as in the papers, or per channel.
+        threshold: initial θ: the least squared error of the staircase, an exact percentile, or the maximum.
+        percentile: in percent, for ``threshold="percentile"``.
     """
 
     kind: Literal["staircase"] = "staircase"
@@ -99,16 +101,16 @@ class StaircaseActivation(ActivationPart):
 
     @property
     def timesteps(self) -> int | None:
-        """L, where it is one number."""
+        """L if it is the same at every site, else None."""
         return self.levels if isinstance(self.levels, int) else None
 
     def with_timesteps(self, timesteps: int) -> Self:
         """L = T at every site, unless L was given."""
         if isinstance(self.levels, dict):
             raise RecipeError(
-                "are given site by site, and their steps with them",
+                "are given site by site, which fixes T of every site",
                 where="levels",
-                remedy=f"give those of T = {timesteps} in the recipe, or one number for all sites",
+                remedy=f"give the levels for T = {timesteps} in the recipe, or one number for all sites",
             )
         return self.replace(levels=timesteps) if self.levels is None else self
 
@@ -116,10 +118,10 @@ class StaircaseActivation(ActivationPart):
         """L of every site, in execution order.
 
         Raises:
-            RecipeError: if they are not given, or for other sites.
+            RecipeError: if the levels are not given, or not for the sites of the network.
         """
         if self.levels is None:
-            raise RecipeError("are not given", where="levels", remedy="say how many, as levels=4 of the recipe")
+            raise RecipeError("are not given", where="levels", remedy="give them to the recipe, such as levels=4")
         if isinstance(self.levels, int):
             return {site.name: self.levels for site in sites}
         return for_each_site(self.levels, [site.name for site in sites], "levels")
@@ -133,10 +135,10 @@ class StaircaseActivation(ActivationPart):
         expected = None if self.levels is None else self.levels_of(sites)
         for site in sites:
             if site.levels is None:
-                continue  # the neuron says what it needs
+                continue  # the neuron part refuses the site if it needs a quantised activation
             if expected is not None and site.levels != expected[site.name]:
                 raise RecipeError(
-                    f"was trained with {site.levels} levels, the recipe says {expected[site.name]}",
+                    f"was trained with {site.levels} levels, the recipe has {expected[site.name]}",
                     where=site.name,
                     remedy="leave levels out of the recipe, or quantise and train again with these",
                 )
@@ -149,12 +151,12 @@ class StaircaseActivation(ActivationPart):
 
         Args:
             graph: the analog network, batch normalisation folded.
-            images: calibration images; not looked at where every θ is known.
-            sites: of the graph.
-            known: θ of the sites that are quantised already, which they keep.
+            images: calibration images; not used if θ of every site is known.
+            sites: all sites of the graph.
+            known: θ of the sites that are already quantised, which they keep.
 
         Raises:
-            RecipeError: if the levels are not given, or for other sites.
+            RecipeError: if the levels are not given, or not for the sites of the network.
             CalibrationError: if a site is never active.
         """
         levels = self.levels_of(sites)
@@ -174,7 +176,7 @@ class StaircaseActivation(ActivationPart):
         check_active(sites, maximum)
         if self.threshold == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
-            potential = INITIAL_POTENTIAL["round"]  # of the others, the bias is for training to take away
+            potential = INITIAL_POTENTIAL["round"]  # training removes the bias of floor and ceil
             found = [least_squares(h, levels[s.name], potential) for s, h in zip(sites, counted, strict=True)]
         elif self.threshold == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
@@ -183,29 +185,29 @@ class StaircaseActivation(ActivationPart):
         return [self._usable(value, largest) for value, largest in zip(found, maximum, strict=True)]
 
     def _usable(self, value: Tensor, largest: Tensor) -> Tensor:
-        # a channel that is never active starts like the others: training may wake it
+        # a channel that is never active starts with the mean of the others: training may activate it
         value = torch.where(value > 0, value, largest)
         value = torch.where(value > 0, value, value[value > 0].mean())
         return value if self.granularity == "channel" else value[0]
 
 
 def check_active(sites: Sequence[Site], maximum: Sequence[Tensor]) -> None:
-    """See that every site has an activation above zero.
+    """Check that every site is active on the calibration images.
 
     Raises:
-        CalibrationError: naming the first that has none.
+        CalibrationError: naming the first site that is never active.
     """
     for site, largest in zip(sites, maximum, strict=True):
         if not bool((largest > 0).any()):
             raise CalibrationError(
                 "is never active on the calibration images",
                 where=site.name,
-                remedy="give more images, or remove the dead layer",
+                remedy="give more calibration images, or remove the layer",
             )
 
 
 def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
-    """Refuse a network whose activations round another way.
+    """Refuse a network that was trained with another rounding.
 
     Raises:
         RecipeError: naming the first such site.
@@ -213,11 +215,11 @@ def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
     for site in sites:
         if site.levels is not None and site.rounding != rounding:
             raise RecipeError(
-                f"was trained with rounding {site.rounding!r}, the recipe says {rounding!r}",
+                f"was trained with rounding {site.rounding!r}, the recipe has {rounding!r}",
                 where=site.name,
                 remedy=f"use rounding={site.rounding!r}",
             )
 
 
 ACTIVATION_PARTS: dict[str, type[ActivationPart]] = {"staircase": StaircaseActivation}
-"""Every activation that a recipe can name, by its kind; :func:`rheobase.register` adds to them."""
+"""Activations that a recipe can name, by kind; :func:`rheobase.register` adds one."""

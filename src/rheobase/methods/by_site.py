@@ -1,4 +1,4 @@
-"""Whole numbers given by the site's name."""
+"""Whole numbers by site name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Levels = Annotated[int, Field(ge=1, strict=True)]
 
 
 def for_each_site(values: Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
-    """A whole number for every site, in execution order, from one by the site's name.
+    """Sort whole numbers by site name into execution order.
 
     Raises:
-        RecipeError: if a site has none, or a name is no site.
+        RecipeError: if a site has no value, or a name is not a site.
     """
     wrong = [f"no {what} for {name}" for name in names if name not in values]
-    wrong += [f"{name} is no site" for name in values if name not in names]
+    wrong += [f"{name} is not a site" for name in values if name not in names]
     if wrong:
         raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
     return {name: values[name] for name in names}

@@ -1,4 +1,4 @@
-"""Parallel conversion, and its distribution-aware calibration."""
+"""Parallel conversion with distribution-aware (DA) calibration."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def DAParallel(
     """Parallel conversion with distribution-aware calibration: batch normalisation, then output biases, are trained.
 
     :func:`ParallelConversion` followed by stage 1, :class:`rheobase.passes.SpatialRecalibration`, and stage 2,
-    :class:`rheobase.passes.TemporalCorrection`; ``spatial`` and ``temporal`` switch them on, and neither is FS-PC (the
-    paper's Table 3). The stages learn from the calibration images, so give many:
-    ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, limit=50_000)``.
+    :class:`rheobase.passes.TemporalCorrection`. ``spatial`` and ``temporal`` switch the stages on; without both it is
+    FS-PC (the paper's Table 3). The stages train on the calibration images, so give many:
+    ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, num_calibration_images=50_000)``.
 
     Args:
         timesteps: T.
-        spatial: stage 1. On a network without batch normalisation it says that it had nothing to do.
-        temporal: stage 2.
-        target: what the stages learn from: the analog network's answers (``ann``), the ``labels``, as in the paper, or
-            ``both``. See :class:`rheobase.passes.SpatialRecalibration`.
-        epochs: of stage 1.
-        learning_rate: of stage 1.
-        temporal_epochs: of stage 2.
-        temporal_learning_rate: of stage 2.
-        batch_size: of both stages.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`. ``"saturation"`` starts from a QCFS
-            network with the θ it was trained with.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
+        spatial: run stage 1; on a network without batch normalisation, it changes nothing and adds a note.
+        temporal: run stage 2.
+        target: training target of the stages: the logits of the analog network (``ann``), the ``labels``, as in the
+            paper, or ``both``. See :class:`rheobase.passes.SpatialRecalibration`.
+        epochs: epochs of stage 1.
+        learning_rate: learning rate of stage 1.
+        temporal_epochs: epochs of stage 2.
+        temporal_learning_rate: learning rate of stage 2.
+        batch_size: batch size of both stages.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`. ``"saturation"`` takes the trained θ
+            of a QCFS network.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
         errors: calibrate pre- and post-firing values first.
-        neurons: stage 1 trains θ and φ of every channel beside batch normalisation (ours).
-        order: spikes at the end of the window, or at its beginning.
-        seed: of the order of the images.
+        neurons: stage 1 also trains θ and φ of every channel. Differs from the paper.
+        order: the spikes are the last or the first ones of the T steps.
+        seed: seed of the order of the images.
         temperature: τ of the distillation in both stages.
 
     Example:

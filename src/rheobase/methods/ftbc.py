@@ -25,27 +25,27 @@ def FTBC(
     initial_potential: float = 0.5,
     scale: bool = False,
 ) -> Recipe:
-    """A bias for every channel and step that makes each step's mean output the ANN's (Wu et al. 2024).
+    """Fit a bias for every channel and step to the mean activation of the ANN (Wu et al. 2024).
 
-    On a ReLU network as it is; with ``threshold="saturation"`` on one trained with a thresholded ReLU (the paper's
-    "+RTS"). The result runs for the T it was calibrated for and no other.
+    For a ReLU network, or, with ``threshold="saturation"``, for one trained with a thresholded ReLU (the paper's
+    "+RTS"). The converted network runs only for the T that it was calibrated for.
 
     Args:
         timesteps: T.
-        alpha: α > 0, the step of the correction.
-        ramp: how much later deep layers fire than shallow ones, 0 to 1; see :class:`rheobase.passes.TemporalBias`. 0
-            asks the same of every step, as the paper does.
-        updates: corrections of a bias each time its step is reached.
-        iterations: how often all steps are gone through, at most; each costs a simulation of the calibration images.
+        alpha: α > 0, step size of the correction.
+        ramp: rise of the target with t, steeper for deeper sites, 0 to 1; see :class:`rheobase.passes.TemporalBias`. 0
+            is the constant target of the paper.
+        updates: number of corrections of a bias each time its step is reached.
+        iterations: maximum number of passes over all steps; each costs a simulation of the calibration images.
         batch_size: images in a batch.
-        batches: how many batches, pooled.
-        patience: stop after so many iterations that did not help on held-out images.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
+        batches: number of batches, which are pooled.
+        patience: stop after this number of iterations without improvement on the held-out images.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
         initial_potential: V0/θ before correction.
-        scale: first scale each site's thresholds by the logit error (:class:`rheobase.passes.ScaleThresholds`; not in
-            the paper); costs a few simulations for each site.
+        scale: first scale the thresholds of each site to minimise the logit error
+            (:class:`rheobase.passes.ScaleThresholds`), at a cost of a few simulations per site. Differs from the paper.
 
     Example:
         >>> FTBC(timesteps=8).calibration[1].alpha

@@ -1,4 +1,4 @@
-"""Neurons as parts of a recipe: what every site becomes."""
+"""Neurons as parts of a recipe: the neurons of every site."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from rheobase.neurons.parallel import Order
 
 
 class NeuronPart(Value, ABC):
-    """What every site becomes: the part of a recipe that builds neurons.
+    """The part of a recipe that builds the neurons of every site.
 
-    A subclass has its name as ``kind: Literal["my_neuron"] = "my_neuron"``; :func:`rheobase.register` makes it known.
+    A subclass names itself by ``kind: Literal["my_neuron"] = "my_neuron"`` and is registered by
+    :func:`rheobase.register`.
     """
 
     kind: str
@@ -31,28 +32,27 @@ class NeuronPart(Value, ABC):
 
     @abstractmethod
     def build(self, site: Site, graph: Graph) -> Neuron:
-        """The layer of neurons for a site.
+        """Build the neurons of a site.
 
         Args:
-            site: name, shape, neighbours, and what its activation is.
-            graph: the analog network as the conversion takes it.
+            site: name, shape, neighbours and activation of the site.
+            graph: the analog network, batch normalisation folded.
 
         Raises:
-            RecipeError: if the site cannot have such neurons.
+            RecipeError: if these neurons cannot replace the site's activation.
         """
 
     def with_timesteps(self, timesteps: int, *, always: bool = False) -> Self:
         """The same neurons for another T of the network.
 
-        A T that all sites were given becomes this one; where none was given, the network's T is theirs.
+        If T was given for all sites, it is replaced; if it was not given, the neurons run for T of the network.
 
         Args:
             timesteps: T.
-            always: give it also where none was given, because the network's levels would decide otherwise.
+            always: set T also if it was not given, because the levels of the network would determine it otherwise.
 
         Raises:
-            RecipeError: if sites were given a T of their own, or these neurons run for as many steps as there are
-                levels.
+            RecipeError: if T was given site by site, or these neurons run for as many steps as there are levels.
         """
         given = getattr(self, "timesteps", None)
         if given is None and not always:
@@ -67,9 +67,9 @@ class NeuronPart(Value, ABC):
             return self.replace(timesteps=timesteps)
         if not isinstance(given, int):
             raise RecipeError(
-                f"are {given!r}: sites have a T of their own, which one T for all would replace",
+                f"are {given!r}, which one T for all sites would overwrite",
                 where=f"timesteps of the {self.kind} neurons",
-                remedy=f"write those for T = {timesteps} into the recipe",
+                remedy=f"set T of the sites for T = {timesteps} in the recipe itself",
             )
         return self.replace(timesteps=timesteps)
 
@@ -79,8 +79,8 @@ class IntegrateFireNeuron(NeuronPart):
 
     Args:
         initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
-        timesteps: T of every site, or by the site's name, or ``"levels"``: as many as it was trained with; None: the
-            recipe's. Where it differs from site to site, the recipe's ``alignment`` says what becomes of trains.
+        timesteps: T of every site, or by site name, or ``"levels"``: the levels that the site was trained with; None:
+            T of the recipe. Where T differs between sites, the ``alignment`` of the recipe adapts the spike trains.
     """
 
     kind: Literal["integrate_fire"] = "integrate_fire"
@@ -92,29 +92,29 @@ class IntegrateFireNeuron(NeuronPart):
         return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> IntegrateFire:
-        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
+        """Build the neurons of a site, with θ = 1 until a pass sets it."""
         steps = trained(site, graph)[1] if self.timesteps == "levels" else steps_of_site(self.timesteps, site, graph)
         return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential), timesteps=steps)
 
 
 class PascNeuron(NeuronPart):
-    """The spike-counting neuron of PASCAL, with the θ and the levels that the site was trained with."""
+    """The spike-counting neuron of PASCAL, with the trained θ and levels of the site."""
 
     kind: Literal["pasc"] = "pasc"
     builds = Pasc
 
     def build(self, site: Site, graph: Graph) -> Neuron:
-        """The layer of neurons for a site."""
+        """Build the neurons of a site."""
         threshold, levels = trained(site, graph)
         return Pasc(threshold, levels, site.rounding)
 
 
 class ConstantCurrentNeuron(NeuronPart):
-    """Integrate-and-fire under the mean of its current, with the θ that the site was trained with.
+    """Integrate-and-fire driven by the time-mean of its current, with the trained θ of the site.
 
     Args:
-        initial_potential: V0/θ; default the one that belongs to the activation's rounding.
-        timesteps: T of every site, or by the site's name; default the levels it was trained with.
+        initial_potential: V0/θ; default: the value that matches the rounding of the activation.
+        timesteps: T of every site, or by site name; default: the levels that the site was trained with.
     """
 
     kind: Literal["constant_current"] = "constant_current"
@@ -126,17 +126,17 @@ class ConstantCurrentNeuron(NeuronPart):
         return hash(self.model_dump_json())  # timesteps may be a dict
 
     def build(self, site: Site, graph: Graph) -> Neuron:
-        """The layer of neurons for a site."""
+        """Build the neurons of a site."""
         threshold, levels = trained(site, graph)
         steps = steps_of_site(self.timesteps, site, graph) or levels
         return ConstantCurrent(threshold, steps, site.rounding, self.initial_potential)
 
 
 def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: Graph) -> int | None:
-    """T of a site, from one for all or by name.
+    """T of a site, from one T for all sites or T by site name.
 
     Raises:
-        RecipeError: if those given by name are not the network's sites.
+        RecipeError: if the names are not those of the network's sites.
     """
     if timesteps is None or isinstance(timesteps, int):
         return timesteps
@@ -144,12 +144,12 @@ def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: 
 
 
 class ParallelNeuron(NeuronPart):
-    """Parallel integrate-and-fire at every site: all spikes at once, from the mean current.
+    """Parallel integrate-and-fire at every site: all spikes computed at once from the time-mean of the current.
 
     Args:
         timesteps: T.
-        initial_potential: ψ/θ; ½ rounds to the nearest.
-        order: spikes last, as in DA calibration, or first, as in FS-PC's code.
+        initial_potential: ψ/θ; ½ rounds to nearest.
+        order: the spikes are the last ones of the T steps, as in DA calibration, or the first, as in FS-PC's code.
     """
 
     kind: Literal["parallel"] = "parallel"
@@ -159,7 +159,7 @@ class ParallelNeuron(NeuronPart):
     order: Order = "last"
 
     def build(self, site: Site, graph: Graph) -> ParallelIF:
-        """The layer of neurons for a site, with θ = 1 until a pass sets it."""
+        """Build the neurons of a site, with θ = 1 until a pass sets it."""
         return ParallelIF(torch.tensor(1.0), self.timesteps, self.initial_potential, order=self.order)
 
 
@@ -167,14 +167,14 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
     cls.model_fields["kind"].default: cls
     for cls in (IntegrateFireNeuron, PascNeuron, ConstantCurrentNeuron, ParallelNeuron)
 }
-"""Every neuron that a recipe can name, by its kind; :func:`rheobase.register` adds to them."""
+"""Neurons that a recipe can name, by kind; :func:`rheobase.register` adds one."""
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
     """(θ, L) of a site with a quantised activation.
 
     Raises:
-        RecipeError: if it has another one.
+        RecipeError: if the site has another activation.
     """
     (node,) = (node for node in graph.sites if node.name == site.name)
     if node.attributes["activation"] != "staircase":

@@ -20,9 +20,9 @@ def OPI(
 
     Args:
         timesteps: T.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
 
     Example:
         >>> OPI(timesteps=8).neuron.initial_potential

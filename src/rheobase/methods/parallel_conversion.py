@@ -10,7 +10,7 @@ from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
 
 RECORDED = 1024
-"""How many calibration images the thresholds are taken from."""
+"""Number of calibration images that the thresholds are fitted to."""
 
 
 @published
@@ -22,20 +22,19 @@ def ParallelConversion(
     errors: bool = True,
     order: Order = "last",
 ) -> Recipe:
-    """FS-PC: all spikes of a neuron at once, from the mean of its current (Hao et al. 2025).
+    """FS-PC: all spikes of a neuron computed at once from the time-mean of its current (Hao et al. 2025).
 
-    A ReLU network as it is: thresholds from recorded activations, parallel neurons in place of the activations, and the
-    layer-wise error calibration. With ``threshold="saturation"``, one with QCFS activations, with the θ it was trained
-    with (their L need not be T).
+    For a ReLU network: thresholds from recorded activations, parallel neurons, and the layer-wise error calibration.
+    For a network with QCFS activations, ``threshold="saturation"`` takes the trained θ; L may differ from T.
 
     Args:
         timesteps: T.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
-        errors: calibrate pre- and post-firing values (:class:`rheobase.passes.ErrorCalibration`); the result then runs
-            for this T alone.
-        order: spikes at the end of the window, or at its beginning.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
+        errors: calibrate pre- and post-firing values (:class:`rheobase.passes.ErrorCalibration`); the network then runs
+            for this T only.
+        order: the spikes are the last or the first ones of the T steps.
 
     Example:
         >>> [part.kind for part in ParallelConversion(timesteps=4).calibration]

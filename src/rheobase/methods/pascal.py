@@ -14,14 +14,14 @@ def Pascal(
     levels: Levels | dict[str, Levels] | None = None,
     granularity: Granularity = "layer",
 ) -> Recipe:
-    """Spike counting that gives what the QCFS network gives (Ramesh & Srinivasan 2025, Theorem 3.6).
+    """Spike counting with the same output as the QCFS network (Ramesh & Srinivasan 2025, Theorem 3.6).
 
-    The network is quantised and trained first: ``rb.quantise(net, rb.Pascal(levels=4), ...)``, ``rb.train``. Every site
-    runs for as many steps as it has levels.
+    Quantise and train the network first: ``rb.quantise(net, rb.Pascal(levels=4), ...)``, ``rb.train``. Every site runs
+    for T = L steps.
 
     Args:
-        levels: L of every site, or by the site's name (section 3.4, adaptive levels); None: as trained.
-        granularity: one θ a layer, or one a channel.
+        levels: L of every site, or by site name (section 3.4, adaptive levels); None: as trained.
+        granularity: one θ per layer or per channel.
 
     Example:
         >>> Pascal(levels=4).activation.levels

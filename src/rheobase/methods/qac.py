@@ -1,8 +1,9 @@
-"""QAC: quantisation-aware conversion, a number of time-steps for every layer.
+"""QAC: quantisation-aware conversion, with a learned number of time-steps at every site.
 
 The method is a recipe (:func:`QAC`) of neurons under a constant current and of an activation that learns its levels
-(:class:`LearnedActivation`). What trains at a site is ``activations/learned_staircase.py``; how the mean of T is held,
-``activations/step_target.py``; the calibration of section 4.4, ``passes/surrogate_calibration.py``.
+(:class:`LearnedActivation`). The trained activation of a site is in ``activations/learned_staircase.py``, the
+constraint on the mean of T in ``activations/step_target.py``, the calibration of section 4.4 in
+``passes/surrogate_calibration.py``.
 """
 
 from __future__ import annotations
@@ -35,27 +36,26 @@ from rheobase.passes.thresholds import least_squares
 MeanSteps = Annotated[FiniteFloat, Field(ge=1, strict=True)] | Literal["free"]
 
 FREE_START = 4
-"""Levels that every site starts with where no mean is wanted: two bits."""
+"""Initial levels of every site if no mean is given: two bits."""
 
 
 class LearnedActivation(ActivationPart):
-    """A quantised activation that learns its levels (:class:`rheobase.activations.LearnedStaircase`),
-    at every site.
+    """A quantised activation that learns its levels (:class:`rheobase.activations.LearnedStaircase`) at every site.
 
-    Training starts from the levels that divide the wanted sum best: beginning with one a site, each further one goes to
-    the site where it takes away the largest part of the activation's energy, by the histograms of the calibration
-    images; α has the least squared error for them.
+    The initial levels distribute the sum of T over the sites greedily: every site starts with one level, and each
+    further level is added at the site where it reduces the relative squared error of the activation most, by the
+    histograms of the calibration images. The initial α minimises the squared error for these levels.
 
     Args:
-        mean_timesteps: the mean of T over the sites that training holds to; ``"free"``: only the bound holds, as in the
-            paper; None: as the network was trained.
-        parametrisation: which two numbers a site trains (QAC, section 4.2).
-        granularity: one α a layer, or one a channel.
-        max_timesteps: the largest T of a site.
-        rate: how fast steps are learned, in units of what was found to do; 0: they stay (not with ``"d_alpha"``).
-        matched: whether the other parametrisations get learning rates that move t and α alike at the start; without, α
-            and d have that of the weights, steps and bits ``rate`` times it.
-        freeze_after: the share of the training after which levels stay as they are.
+        mean_timesteps: the mean of T over the sites, enforced in training; ``"free"``: only ``max_timesteps`` is
+            enforced, as in the paper; None: as the network was trained.
+        parametrisation: the two trained numbers of a site (QAC, section 4.2).
+        granularity: one α per layer or per channel.
+        max_timesteps: upper bound of T at every site.
+        rate: learning rate of the steps, relative to the default; 0: the steps are fixed (not with ``"d_alpha"``).
+        matched: scale learning rates such that t and α initially move alike in every parametrisation; if False, α and d
+            have the learning rate of the weights, steps and bits ``rate`` times it.
+        freeze_after: fraction of the training after which the levels are frozen.
     """
 
     kind: Literal["learned_staircase"] = "learned_staircase"
@@ -71,16 +71,16 @@ class LearnedActivation(ActivationPart):
     def _fields_go_together(self) -> LearnedActivation:
         if isinstance(self.mean_timesteps, float | int) and self.mean_timesteps > self.max_timesteps:
             raise ValueError(
-                f"mean_timesteps {self.mean_timesteps:g} is above the bound of a site, "
+                f"mean_timesteps {self.mean_timesteps:g} is above the upper bound of T, "
                 f"max_timesteps={self.max_timesteps}"
             )
         if self.parametrisation == "d_alpha" and self.granularity == "channel":
-            raise ValueError("d_alpha has one threshold a layer: t = α/d would differ from channel to channel")
+            raise ValueError("d_alpha needs granularity='layer': t = α/d would differ between channels")
         return self
 
     @property
     def constraint(self) -> StepTarget:
-        """The mean of T that training holds the levels to."""
+        """The constraint on the mean of T in training."""
         mean = self.mean_timesteps if isinstance(self.mean_timesteps, float | int) else None
         return StepTarget(mean, self.max_timesteps, self.freeze_after)
 
@@ -101,10 +101,10 @@ class LearnedActivation(ActivationPart):
             )
 
     def with_timesteps(self, timesteps: int) -> Self:
-        """A mean T over the sites of so many."""
+        """The same activation with a mean T of ``timesteps`` over the sites."""
         if self.mean_timesteps == "free":
             raise RecipeError(
-                "is free: training alone decides for how many steps the sites run",
+                "is 'free', so training determines T",
                 where="mean_timesteps",
                 remedy=f"use rb.QAC(mean_timesteps={timesteps})",
             )
@@ -118,15 +118,15 @@ class LearnedActivation(ActivationPart):
         Args:
             graph: the analog network, batch normalisation folded.
             images: calibration images.
-            sites: of the graph.
-            known: θ of the sites that are quantised already, which they keep.
+            sites: all sites of the graph.
+            known: θ of the sites that are already quantised, which they keep.
 
         Raises:
             RecipeError: if no mean is given.
             CalibrationError: if a site is never active.
         """
         if self.mean_timesteps is None:
-            raise RecipeError("is not given", where="mean_timesteps", remedy="say which: rb.QAC(mean_timesteps=3)")
+            raise RecipeError("is not given", where="mean_timesteps", remedy="give it, as in rb.QAC(mean_timesteps=3)")
         levels = self.start_levels(graph, images, sites)
         alpha = dict(known)
         if any(site.name not in known for site in sites):
@@ -137,7 +137,7 @@ class LearnedActivation(ActivationPart):
             wide = next((name for name, value in alpha.items() if value.dim()), None)
             if wide is not None:
                 raise RecipeError(
-                    "was trained with a threshold for each channel, and d_alpha has one a layer",
+                    "was trained with a threshold for each channel, but d_alpha needs one per layer",
                     where=wide,
                     remedy='use parametrisation="t_alpha"',
                 )
@@ -154,7 +154,7 @@ class LearnedActivation(ActivationPart):
         }
 
     def start_levels(self, graph: Graph, images: Tensor, sites: Sequence[Site]) -> dict[str, int]:
-        """Levels of every site before training, in execution order.
+        """Initial levels of every site, in execution order.
 
         Raises:
             CalibrationError: if a site is never active.
@@ -177,7 +177,7 @@ class LearnedActivation(ActivationPart):
 
 
 def _relative_error(histogram: Histogram, levels: int) -> float:
-    """Squared error of the best staircase with so many levels, in units of Σa²."""
+    """Squared error of the best staircase with ``levels`` levels, in units of Σa²."""
     potential = INITIAL_POTENTIAL["round"]
     theta = least_squares(histogram, levels, potential).double().unsqueeze(1)
     weights, a = histogram.counts.double(), histogram.centres()
@@ -198,22 +198,22 @@ def QAC(
     matched: bool = True,
     freeze_after: float = 0.6,
 ) -> Recipe:
-    """The network learns how many steps each site needs; neurons take the mean of what arrives (QAC, section 4).
+    """Learn T of every site in training; neurons are driven by the time-mean of their current (QAC, section 4).
 
-    The network is quantised and trained first: ``rb.quantise(net, rb.QAC(mean_timesteps=3), ...)``, ``rb.train``.
+    Quantise and train the network first: ``rb.quantise(net, rb.QAC(mean_timesteps=3), ...)``, ``rb.train``.
 
     Args:
-        mean_timesteps: mean T over the sites, from 1, which training holds to; ``"free"``: none, as in the paper; None:
-            as trained.
-        parametrisation: what a site trains: ``"n_d"``, ``"n_alpha"``, ``"d_alpha"`` or ``"t_alpha"`` (the paper's cases
-            1 to 4), of bits n, T = 2ⁿ = t, step size d and threshold α = d t.
-        granularity: one α a layer, or one a channel.
-        max_timesteps: the largest T of a site.
-        rate: how fast steps are learned, in units of what was found to do; 0: they stay (not with ``"d_alpha"``, whose
-            steps are α/d, and α is trained).
-        matched: scale learning rates such that t and α start to move alike in every parametrisation; without, α and
-            d have that of the weights, steps and bits ``rate`` times it.
-        freeze_after: the share of the training after which the steps stay as they are.
+        mean_timesteps: mean T over the sites, at least 1, enforced in training; ``"free"``: not enforced, as in the
+            paper; None: as trained.
+        parametrisation: the two trained numbers of a site: ``"n_d"``, ``"n_alpha"``, ``"d_alpha"`` or ``"t_alpha"``
+            (the paper's cases 1 to 4), of bits n, T = 2ⁿ = t, step size d and threshold α = d t.
+        granularity: one α per layer or per channel.
+        max_timesteps: upper bound of T at every site.
+        rate: learning rate of the steps, relative to the default; 0: the steps are fixed (not with ``"d_alpha"``, whose
+            steps are α/d with a trained α).
+        matched: scale learning rates such that t and α initially move alike in every parametrisation; if False, α and d
+            have the learning rate of the weights, steps and bits ``rate`` times it.
+        freeze_after: fraction of the training after which the steps are frozen.
 
     Example:
         >>> QAC(mean_timesteps=3).activation.parametrisation

@@ -18,18 +18,18 @@ def QVM(
     initial_potential: float | None = None,
     granularity: Granularity = "layer",
 ) -> Recipe:
-    """Quantisation-voltage matching: neurons under a constant current with the V0 of the activation's rounding.
+    """Quantisation-voltage matching: constant-current neurons whose V0 matches the rounding of the activation.
 
-    QVM, Theorems 1-3: at T = L the spiking network gives what the quantised network gives, without unevenness error.
-    The network is quantised and trained first: ``rb.quantise(net, rb.QVM(levels=4), ...)``, ``rb.train``.
+    QVM, Theorems 1-3: at T = L the spiking network has the output of the quantised network, without unevenness error.
+    Quantise and train the network first: ``rb.quantise(net, rb.QVM(levels=4), ...)``, ``rb.train``.
 
     Args:
-        levels: L of every site, or by the site's name; None: as trained.
-        timesteps: T of every site; default its levels. The converted network runs for any T; with levels by site, for
-            those that give each a whole number of steps.
+        levels: L of every site, or by site name; None: as trained.
+        timesteps: T of every site; default: its levels. The converted network runs for any T, or, with levels by site,
+            for any T that gives each site a whole number of steps.
         rounding: Q of the activation.
-        initial_potential: V0/θ; default 0, ½, 1 for floor, round, ceil.
-        granularity: one θ a layer, or one a channel.
+        initial_potential: V0/θ; default: 0, ½, 1 for floor, round, ceil.
+        granularity: one θ per layer or per channel.
 
     Example:
         >>> QVM(levels=4, rounding="ceil").activation.rounding

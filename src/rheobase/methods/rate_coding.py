@@ -1,4 +1,4 @@
-"""The classical conversion."""
+"""Rate coding: the classical conversion."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def RateCoding(
     initial_potential: float = 0.5,
     scale: bool = False,
 ) -> Recipe:
-    """Integrate-and-fire neurons with soft reset, thresholds from data, an initial potential, nothing else.
+    """Integrate-and-fire neurons with soft reset, thresholds from data and an initial potential.
 
-    Rueckauer et al. 2017 with ``threshold="percentile"`` (or ``"max"``, Diehl et al. 2015) and
-    ``initial_potential=0``; OPI (Bu et al. 2022) with ``initial_potential=0.5``; the default adds the least-squares
-    thresholds of Li et al. 2021.
+    With ``initial_potential=0``, ``threshold="percentile"`` is the method of Rueckauer et al. 2017, and
+    ``threshold="max"`` that of Diehl et al. 2015. ``initial_potential=0.5`` is OPI (Bu et al. 2022); the default
+    combines it with the least-squares thresholds of Li et al. 2021.
 
     Args:
         timesteps: T.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
         initial_potential: V0/θ.
-        scale: then scale each site's thresholds by the logit error (:class:`rheobase.passes.ScaleThresholds`);
-            costs a few simulations for each site.
+        scale: then scale the thresholds of each site to minimise the logit error
+            (:class:`rheobase.passes.ScaleThresholds`), at a cost of a few simulations per site.
 
     Example:
         >>> RateCoding(timesteps=8).calibration[0].method

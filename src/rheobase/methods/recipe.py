@@ -22,7 +22,7 @@ from rheobase.signals.alignment import Alignment
 
 
 def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
-    """Plain values become the part of their kind; a part whose kind nobody could look up again is refused."""
+    """Build a part from plain values by its ``kind``; refuse a part that is not registered."""
 
     def look_up(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -33,7 +33,7 @@ def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
                 )
             return kinds[kind].model_validate(value)
         if isinstance(value, Value) and kinds.get(getattr(value, "kind", "")) is not type(value):
-            raise ValueError(f"no such part here: put @rb.register before the class {type(value).__name__}")
+            raise ValueError(f"the class {type(value).__name__} is not registered; put @rb.register before it")
         return value
 
     return BeforeValidator(look_up)
@@ -46,15 +46,15 @@ AnyProtocol = Annotated[SerializeAsAny[Protocol], _known_by(PROTOCOLS)]
 
 
 class Recipe(Value):
-    """How to convert a network; a value: equal recipes convert alike. Holds no data, no device, no network.
+    """How to convert a network, as a value: equal recipes convert alike. It holds no data, device or network.
 
     Args:
-        name: of the method, for tables.
-        timesteps: T; None where the network's levels decide.
-        neuron: what every site becomes.
-        activation: what every site of the analog network is trained with; None for any.
-        alignment: what becomes of trains where T changes from site to site; None: their mean. Only for neurons that
-            take their input step by step.
+        name: name of the method, for tables.
+        timesteps: T; None if the levels of the network determine it.
+        neuron: the neurons of every site.
+        activation: the activation that the analog network was trained with at every site; None for any.
+        alignment: how a spike train is adapted where T changes from site to site; None: by its time-mean. Only for
+            streaming neurons.
         protocol: the phases in which every site runs; None: one phase of T steps.
         calibration: passes, run in this order.
 
@@ -78,13 +78,13 @@ class Recipe(Value):
     def with_timesteps(self, timesteps: int) -> Recipe:
         """The same method for another T.
 
-        T of the recipe and of its neurons is replaced. Where the levels of the trained network decide for how many
-        steps it runs, they become L = T (PASCAL, QVM) or a mean of T (QAC). Levels that were given stay, and QVM then
-        runs for T ≠ L. This is the only way that comparisons and the command line give a recipe another T.
+        T of the recipe and of its neurons is replaced. If the levels of the trained network determine T, they become
+        L = T (PASCAL, QVM) or have a mean of T (QAC). Levels that were given stay, and QVM then runs for T ≠ L.
+        Comparisons and the command line change T by this method only.
 
         Raises:
-            RecipeError: if sites were given a T or levels of their own, which one T for all would lose; or levels
-                were given and the neurons run for as many steps.
+            RecipeError: if T or the levels were given site by site, which one T for all would overwrite; or if levels
+                were given and determine T of the neurons.
 
         Example:
             >>> import rheobase as rb
@@ -96,16 +96,16 @@ class Recipe(Value):
         if self.activation is None or self.timesteps is not None:
             return self.replace(timesteps=timesteps, neuron=self.neuron.with_timesteps(timesteps))
         activation = self.activation.with_timesteps(timesteps)
-        apart = activation.timesteps not in (None, timesteps)
-        neuron = self.neuron.with_timesteps(timesteps, always=apart)
-        return self.replace(timesteps=timesteps if apart else None, neuron=neuron, activation=activation)
+        differs = activation.timesteps not in (None, timesteps)
+        neuron = self.neuron.with_timesteps(timesteps, always=differs)
+        return self.replace(timesteps=timesteps if differs else None, neuron=neuron, activation=activation)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """As YAML, every default spelled out."""
+        """As YAML, with every default written out."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
@@ -113,7 +113,7 @@ class Recipe(Value):
         """From all fields, or from ``{"method": "RateCoding", ...options}``.
 
         Raises:
-            RecipeError: if it is no mapping, naming every unknown or impossible field.
+            RecipeError: if ``values`` is not a mapping, or naming every unknown or invalid field.
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
@@ -124,13 +124,13 @@ class Recipe(Value):
 
     @classmethod
     def from_method(cls, method: str, timesteps: int | None = None, **options: Any) -> Recipe:
-        """The recipe of a published method with options, for ``timesteps`` if that is given.
+        """The recipe of a published method with options, for ``timesteps`` if given.
 
-        T means the same for every method: the steps that the network runs for. Where its levels decide them, they are
-        T at every site (PASCAL), or on average over the sites (QAC).
+        T means the same for every method: the number of steps that the network runs. If the levels determine T, they
+        are set to T at every site (PASCAL), or on average over the sites (QAC).
 
         Raises:
-            RecipeError: if there is no such method or option, or the method cannot have that T.
+            RecipeError: if the method or an option is unknown, or the method cannot run for that T.
 
         Example:
             >>> import rheobase as rb
@@ -150,7 +150,7 @@ class Recipe(Value):
         """From YAML text.
 
         Raises:
-            RecipeError: if it is not YAML, not a mapping, or not a recipe.
+            RecipeError: if the text is not YAML, not a mapping, or not a recipe.
         """
         return cls.from_dict(parse_yaml(text, "recipe"))
 
@@ -159,7 +159,7 @@ class Recipe(Value):
         """From a YAML file.
 
         Raises:
-            RecipeError: if it cannot be read or is not a recipe.
+            RecipeError: if the file cannot be read or is not a recipe.
         """
         return cls.from_dict(read_yaml(Path(path)))
 
@@ -171,7 +171,7 @@ P = ParamSpec("P")
 
 
 def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
-    """Register a method by its function's name; its options are validated and an unknown one is a RecipeError."""
+    """Register a method by its function's name; validate its options, and raise a RecipeError for an unknown one."""
     validated = validate_call(method)
 
     @functools.wraps(method)

@@ -1,4 +1,4 @@
-"""Parts and methods from outside the package."""
+"""Registration of parts and methods from outside the package."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NODES = ("input", "site", "refused", ALIGN)
 
 
 def register(part: T) -> T:
-    """Make a pass, a neuron, an activation, a protocol or a method of your own known by its name.
+    """Register a pass, neuron, activation, protocol, operation or method of your own by its name.
 
-    Recipes, files and the command line then know it.
+    Recipes, files and the command line can then use that name.
 
-    Use it as a decorator. It runs when the module is imported, so whoever reads a recipe or a network with the part
-    imports the module first (``rheobase --import my_module ...``). The same class registered again, in a notebook,
-    replaces the earlier one.
+    Use it as a decorator. It runs when the module is imported, so import the module before you read a recipe or a
+    network that uses the part (``rheobase --import my_module ...``). Registering the same class again, as in a
+    notebook, replaces the earlier one.
 
     Args:
         part: a :class:`rheobase.passes.CalibrationPass`; a :class:`rheobase.methods.NeuronPart`, with the neurons
@@ -39,10 +39,10 @@ def register(part: T) -> T:
             returns a recipe, whose arguments all have defaults.
 
     Returns:
-        The class as it is; the function with its options validated.
+        The class unchanged; the function with its options validated.
 
     Raises:
-        RecipeError: if the name is missing or taken, or the class could not do its work.
+        RecipeError: if the name is missing or taken, or the class is incomplete.
 
     Example:
         >>> import rheobase as rb
@@ -67,19 +67,25 @@ def register(part: T) -> T:
         except RheobaseError:
             raise
         except TypeError as error:
-            raise RecipeError(f"cannot be made without arguments ({error})", where=part.__name__) from None
+            raise RecipeError(
+                f"cannot be constructed without arguments ({error})",
+                where=part.__name__,
+                remedy="give every argument of its constructor a default",
+            ) from None
     elif inspect.isfunction(part):
         needed = [name for name, p in inspect.signature(part).parameters.items() if p.default is p.empty]
         if needed:
-            raise RecipeError("has no default", where=f"{part.__name__} {needed[0]}", remedy="give every option one")
+            raise RecipeError(
+                "has no default", where=f"{part.__name__} {needed[0]}", remedy="give every option a default"
+            )
         _free(METHODS, part.__name__, part)
         return cast(T, published(part))
     else:
         raise RecipeError(
-            "is no pass, neuron, activation, protocol or operation, and no function that returns a recipe",
+            "is not a pass, neuron, activation, protocol or operation, nor a function that returns a recipe",
             where=getattr(part, "__name__", repr(part)),
             remedy="derive it from CalibrationPass, NeuronPart, ActivationPart, Activation, Protocol or Operation; a "
-            "Neuron is registered by the part that builds it",
+            "Neuron is registered by the NeuronPart that builds it",
         )
     return part
 
@@ -95,7 +101,7 @@ def _register_neuron(part: type[NeuronPart]) -> None:
     _complete(part)
     neuron = getattr(part, "builds", None)
     if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
-        raise RecipeError("does not say which neurons", where=f"{part.__name__}.builds", remedy="builds = MyNeuron")
+        raise RecipeError("names no class of neurons", where=f"{part.__name__}.builds", remedy="set builds = MyNeuron")
     _complete(neuron)
     _check_overwrite(neuron.run)
     _check_overwrite(neuron.rate)
@@ -107,21 +113,21 @@ def _register_neuron(part: type[NeuronPart]) -> None:
 
 
 def _check_operation(operation: type[Operation]) -> str:
-    """See that an operation has a name and torch calls of its own, and that networks can run it."""
+    """Check that an operation has a name and traced calls that are not taken, and is affine."""
     where, name = operation.__name__, getattr(operation, "name", None)
     if name in _NODES:
-        raise RecipeError(f"the name {name!r} is taken by the graph itself", where=where, remedy="choose another")
+        raise RecipeError(f"the name {name!r} is taken by the graph itself", where=where, remedy="choose another name")
     _free({known: type(found) for known, found in OPERATIONS.items()}, name, operation, 'name = "my_operation"')
     if not operation.traced_from:
         raise RecipeError(
-            "is empty: no torch call would become this operation",
+            "is empty, so no traced call becomes this operation",
             where=f"{where}.traced_from",
             remedy='name the calls in a tuple, such as ("mylib::flip_channels",)',
         )
     _check_calls(operation, OPERATIONS, name)
     if not operation.affine:
         raise RecipeError(
-            "is not affine, and a spike train has no time-mean through it",
+            "is not affine: the time-mean of its output is not a function of the time-mean of its input",
             where=where,
             remedy="register affine operations only",
         )
@@ -129,7 +135,7 @@ def _check_operation(operation: type[Operation]) -> str:
 
 
 def _check_activation(activation: type[Activation]) -> str:
-    """See that an activation has a name, and calls of its own if any."""
+    """Check that an activation has a name, and that its traced calls are not taken."""
     name = getattr(activation, "kind", None)
     _free({known: type(found) for known, found in ACTIVATIONS.items()}, name, activation, 'kind = "my_activation"')
     _check_calls(activation, ACTIVATIONS, name)
@@ -137,7 +143,7 @@ def _check_activation(activation: type[Activation]) -> str:
 
 
 def _check_calls(part: type[Operation] | type[Activation], kin: Mapping[str, Any], name: Any) -> None:
-    """See that ``traced_from`` names calls that nothing else is traced from; another of the same name may have them."""
+    """Check that the calls in ``traced_from`` are not taken, except by an earlier part of the same name."""
     calls = part.traced_from
     if not isinstance(calls, tuple) or not all(isinstance(call, str) for call in calls):
         raise RecipeError(
@@ -167,12 +173,14 @@ def _put(known: dict[str, Any], kind: Any, part: type) -> None:
 
 
 def _free(known: dict[str, Any], kind: Any, part: Any, remedy: str = 'kind: Literal["my_part"] = "my_part"') -> None:
-    """See that a name is one, and not that of something else."""
+    """Check that a name is an identifier and is not taken by another part."""
     if not isinstance(kind, str) or not kind.isidentifier():
-        raise RecipeError("has no name to be called by in files", where=part.__name__, remedy=remedy)
+        raise RecipeError("has no name", where=part.__name__, remedy=f"write {remedy}")
     there = known.get(kind)
     if there is not None and _place(there) != _place(part):
-        raise RecipeError(f"the name {kind!r} is taken by {_place(there)}", where=_place(part), remedy="choose another")
+        raise RecipeError(
+            f"the name {kind!r} is taken by {_place(there)}", where=_place(part), remedy="choose another name"
+        )
 
 
 def _place(part: Any) -> str:
@@ -182,38 +190,39 @@ def _place(part: Any) -> str:
 def _complete(part: type) -> None:
     missing = sorted(getattr(part, "__abstractmethods__", ()))
     if missing:
-        raise RecipeError(f"does not define {', '.join(missing)}", where=part.__name__)
+        raise RecipeError(
+            f"does not define {', '.join(missing)}", where=part.__name__, remedy="define all abstract methods"
+        )
 
 
 def _check_overwrite(method: Callable[..., Any]) -> None:
-    """See that a method takes what networks pass to it."""
+    """Check that a method accepts the argument ``overwrite``."""
     parameters = inspect.signature(method).parameters
     if "overwrite" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise RecipeError(
             "has no argument overwrite, which networks pass",
             where=method.__qualname__,
-            remedy="add *, overwrite=False: whether the result may be written over the currents",
+            remedy="add *, overwrite=False: True if the result may be written over the currents",
         )
 
 
 _RULES = (
-    # what a class that redefines the first must redefine too, because it would say something else
-    ("step", "run", "run = Neuron.run repeats step"),
-    ("step", "count", "give the rule as count(potential, threshold, sent); MembraneNeuron has the step"),
-    ("rate", "response", "define response too; return None if rate is no staircase"),
+    # (method, method that must be redefined with it, remedy): the inherited one would follow another rule
+    ("step", "run", "write run = Neuron.run, which repeats step"),
+    ("step", "count", "define count(potential, threshold, sent) in place of step; MembraneNeuron has the step"),
+    ("rate", "response", "define response too; return None if rate is not a staircase"),
 )
 
 
 def _check_rules(neuron: type[Neuron]) -> None:
-    """See that what a neuron inherits says the same as what it defines."""
+    """Refuse a neuron that redefines a method but inherits one that follows the old rule."""
     for own, inherited, remedy in _RULES:
         owner = {name: _owner(neuron, name) for name in (own, inherited)}
         if owner[own] is None or owner[inherited] is None or owner[inherited] is Neuron:
             continue
         if owner[own] is not owner[inherited] and issubclass(owner[own], owner[inherited]):
             raise RecipeError(
-                f"has a {own} of its own and inherits {inherited} from {owner[inherited].__name__}, which has another "
-                "rule",
+                f"defines {own} and inherits {inherited} from {owner[inherited].__name__}, which follows another rule",
                 where=neuron.__name__,
                 remedy=remedy,
             )

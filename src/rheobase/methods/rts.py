@@ -19,15 +19,15 @@ def RTS(
 ) -> Recipe:
     """ReLU with threshold and shift: a current of shift · θ/T at every step (Deng & Gu 2021).
 
-    With ``threshold="saturation"`` for a network trained with the thresholded ReLU, as published; with any other choice
-    for a ReLU network as it is.
+    Use ``threshold="saturation"`` for a network trained with the thresholded ReLU, as published, and any other choice
+    for a ReLU network.
 
     Args:
         timesteps: T.
-        threshold: how θ is chosen; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ a channel, or one a layer.
-        percentile: for ``threshold="percentile"``.
-        shift: in units of θ.
+        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
+        granularity: one θ per channel or per layer.
+        percentile: in percent, for ``threshold="percentile"``.
+        shift: total shift over the T steps, in units of θ.
 
     Example:
         >>> RTS(timesteps=8).calibration[1].shift

@@ -25,13 +25,13 @@ def SNNCalibration(
 
     Args:
         timesteps: T.
-        pipeline: ``light`` (LP) corrects a bias for every channel; ``advanced`` (AP) an initial potential for every
+        pipeline: ``light`` (LP) corrects the bias of every channel, ``advanced`` (AP) the initial potential of every
             neuron.
         weights: for ``advanced``: fit the weights first, as the paper does on ImageNet.
-        granularity: one θ a channel, or one a layer.
-        images: calibration images for each correction, simulated all at once.
-        weight_iterations: of the weight stage, for each layer.
-        learning_rate: of the weight stage.
+        granularity: one θ per channel or per layer.
+        images: number of calibration images for each correction, all simulated at once.
+        weight_iterations: iterations of the weight stage per layer.
+        learning_rate: learning rate of the weight stage.
 
     Example:
         >>> [part.kind for part in SNNCalibration(pipeline="advanced").calibration]
@@ -41,7 +41,7 @@ def SNNCalibration(
         raise RecipeError(
             "has no effect in the light pipeline",
             where="weights",
-            remedy='use pipeline="advanced" for the weight stage',
+            remedy='use pipeline="advanced"',
         )
     fit = WeightCalibration(iterations=weight_iterations, learning_rate=learning_rate, images=images)
     correction = BiasCorrection(images=images) if pipeline == "light" else PotentialCorrection(images=images)

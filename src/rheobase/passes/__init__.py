@@ -1,4 +1,4 @@
-"""Calibration: statistics of the analog network, and the passes that set a spiking network's parameters by them."""
+"""Calibration passes, which set the parameters of a spiking network by statistics of the analog network."""
 
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.passes.bias_correction import BiasCorrection
@@ -33,7 +33,7 @@ PASSES: dict[str, type[CalibrationPass]] = {
         TemporalCorrection,
     )
 }
-"""Every pass that a recipe can name, by its kind; :func:`rheobase.register` adds to them."""
+"""Passes that a recipe can name, by kind; :func:`rheobase.register` adds one."""
 
 __all__ = [
     "PASSES",

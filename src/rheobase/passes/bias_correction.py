@@ -18,15 +18,15 @@ from rheobase.passes.statistics import channel_means
 
 
 class BiasCorrection(CalibrationPass):
-    r"""Layer by layer, shift the current of every channel by what the channel emits too little on average.
+    r"""Correct the bias of every channel, layer by layer, by the mean output error of the channel.
 
     .. math:: b \leftarrow b + E[\text{mean}_t\, \theta s[t]] - E[a]
 
-    Li et al. 2021, section 4.2, the light pipeline; b is subtracted from the current at every step. Undone if it does
+    Li et al. 2021, section 4.2, the light pipeline; b is subtracted from the current at every step. Reverted if it does
     not help on held-out images.
 
     Args:
-        images: how many calibration images to simulate; what a layer emits, at every step, is held in memory for all.
+        images: number of calibration images; the output of a layer for all images and steps is kept in memory.
     """
 
     kind: Literal["bias_correction"] = "bias_correction"

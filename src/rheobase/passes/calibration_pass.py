@@ -1,4 +1,4 @@
-"""What a calibration pass is, and how its effect is measured."""
+"""The base class of calibration passes, and the measurement of their effect."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rheobase.signals.signal import Signal
 
 @dataclass
 class Changes:
-    """What a pass did.
+    """The record of what a pass did.
 
     Attributes:
-        changed: site name -> which parameters of it were set ("threshold").
-        notes: what the user should know: silent channels, sites left alone and why.
-        history: one record for each iteration of a pass that has them.
+        changed: names of the parameters that were set, by site name.
+        notes: notes for the user, such as silent channels and skipped sites.
+        history: one record for each iteration, if the pass iterates.
     """
 
     changed: dict[str, list[str]] = field(default_factory=dict)
@@ -35,28 +35,28 @@ class Changes:
 
 
 class CalibrationPass(Value, ABC):
-    """Changes the parameters it names in a spiking network, and nothing else.
+    """A calibration pass: changes the parameters of a spiking network that it reports, and nothing else.
 
-    A subclass has its name as ``kind: Literal["my_pass"] = "my_pass"``; :func:`rheobase.register` makes it known.
+    A subclass names itself by ``kind: Literal["my_pass"] = "my_pass"`` and is registered by :func:`rheobase.register`.
     """
 
     kind: str
     needs_batch_norm: ClassVar[bool] = False
-    """Whether it works on batch normalisation: the network it is given, and those before it, has it unfolded."""
+    """True if the pass works on batch normalisation, which is then folded only after the pass."""
 
     @abstractmethod
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Fit on ``data.fit``; never look at ``data.held_out`` except to stop early or to keep the better of two.
+        """Fit on ``data.fit``; use ``data.held_out`` only to stop early or to revert.
 
         Raises:
-            CalibrationError: if the pass makes no sense for this network or this data.
+            CalibrationError: if the pass cannot be applied to this network or this data.
         """
 
 
 def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> list[float] | None:
     """Relative squared error of each site: Σ(mean_t θs[t] − a)² / Σa² over all neurons and images, against the ANN.
 
-    None when there are no images.
+    None if there are no images.
     """
     if len(images) == 0:
         return None
@@ -80,16 +80,17 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
 
 
 def refuse_waiting(network: SpikingNetwork) -> None:
-    """For passes that go through time step by step, all sites at once.
+    """Refuse a network that a pass cannot simulate step by step, all sites together.
 
     Raises:
         CalibrationError: if sites run for different T, or one waits for its whole input.
     """
     if not network.streams:
         raise CalibrationError(
-            "go through time together, and these sites run for different numbers of steps, or wait for their input",
-            where="the steps of this pass",
-            remedy="give all sites one T and neurons that stream, or use a pass that goes layer by layer, such as "
+            "has sites that run for different numbers of steps or wait for their whole input; this pass simulates all "
+            "sites step by step",
+            where="network",
+            remedy="give all sites the same T and streaming neurons, or use a layer-by-layer pass such as "
             "BiasCorrection",
         )
 
@@ -97,24 +98,24 @@ def refuse_waiting(network: SpikingNetwork) -> None:
 def settable(
     network: SpikingNetwork, site: Site, *parameters: str, streaming: bool = False, fresh: bool = False
 ) -> Neuron:
-    """The neurons of a site, if they declare parameters that a pass is going to set.
+    """The neurons of a site, if a pass may set the given parameters.
 
     Args:
-        network: the network.
+        network: the spiking network.
         site: the site.
-        parameters: their names, as in ``Neuron.settable``.
-        streaming: they must emit step by step, too.
-        fresh: the pass chooses them from data, without regard to what they are.
+        parameters: names of the parameters, as in ``Neuron.settable``.
+        streaming: also require streaming neurons.
+        fresh: the pass replaces the parameters, regardless of their present values.
 
     Raises:
-        CalibrationError: naming the site, and what its neurons lack.
+        CalibrationError: naming the site, and the parameters that are missing.
     """
     neuron = network.neuron(site.name)
     missing = [name for name in parameters if name not in neuron.settable]
     kind = type(neuron).__name__
     if neuron.trained_threshold and (missing or streaming or fresh):
         raise CalibrationError(
-            f"has {kind} neurons, whose threshold and potential belong to the trained activation",
+            f"has {kind} neurons, whose threshold and initial potential are fixed by the trained activation",
             where=site.name,
             remedy="use this pass with integrate-and-fire neurons",
         )
@@ -122,20 +123,20 @@ def settable(
         raise CalibrationError(
             f"has {kind} neurons, which have no such parameters: {', '.join(missing)}",
             where=site.name,
-            remedy=f"use this pass with neurons that have {', '.join(missing)}, or leave it out",
+            remedy=f"use neurons that have {', '.join(missing)}, or leave this pass out",
         )
     if streaming and not neuron.streams:
         raise CalibrationError(
             f"has {kind} neurons, which wait for their whole input",
             where=site.name,
-            remedy="use this pass with neurons that stream, such as integrate-and-fire",
+            remedy="use this pass with streaming neurons, such as integrate-and-fire",
         )
     return neuron
 
 
 def within_budget(network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes) -> Tensor:
-    """The first ``wanted`` images; fewer, with a note, if two networks' live values do not fit into the budget."""
+    """The first ``wanted`` images, or fewer, with a note, if the signals of two networks exceed the memory budget."""
     wanted, room = min(wanted, len(images)), max(1, network.images_in_budget(1) // 2)
     if room < wanted:
-        changes.notes.append(f"only {room} images at once: more do not fit into the memory budget")
+        changes.notes.append(f"only {room} images at once: more would exceed the memory budget")
     return images[: min(wanted, room)]

@@ -1,4 +1,4 @@
-"""The parallel neuron as an activation that trains: the same arithmetic, with a gradient."""
+"""The parallel neuron as a trainable activation: the same arithmetic, with a gradient."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Surrogate = Literal["straight_through", "rectangular"]
 
 
 class DAQCFS(nn.Module):
-    r"""Distribution-aware QCFS with the parameters of a layer of parallel neurons (DA calibration, Eqs. 4 and 17).
+    r"""Distribution-aware QCFS with the parameters of a site's parallel neurons (DA calibration, Eqs. 4 and 17).
 
     .. math::
         a = \frac{\theta + \phi}{T} n, \qquad n = \mathrm{clip}(\lfloor u \rfloor, 0, T),
         \qquad u = \frac{(z + \psi_{DA}) T + \psi}{\theta - \Delta b}
 
-    Gradient of n by the drive u: straight through the floor, 1 for ½ < u < T + ½ (QCFS: 0 < z < θ); or rung by rung
-    with a rectangle of unit slope, Σ 1/j over the rungs j = 1..T with |u/j − 1| <= ``band``: u/j − 1 is how far the
-    potential of rung j is above its threshold, in units of that.
+    u is the accumulated input in units of the threshold. The gradient of n by u is either straight-through, 1 for
+    ½ < u < T + ½ (QCFS: 0 < z < θ), or a rectangle of unit slope for each step, Σ 1/j over the steps j = 1..T with
+    |u/j − 1| <= ``band``, where u/j − 1 is the distance of the potential of step j from its threshold, in units of the
+    threshold.
 
-    θ and θ + φ may train by the logarithms of what they are multiplied by (``threshold_gain``, ``amplitude_gain``):
-    they stay positive, and one learning rate suits channels of any size. Δb counts up to 0.9 θ: what is left of the
-    threshold stays positive too.
+    θ and θ + φ are trained by the logarithms of their factors (``threshold_gain``, ``amplitude_gain``), so they stay
+    positive, and one learning rate suits all channels. Δb is limited to 0.9 θ, so the threshold θ − Δb stays positive.
 
     Args:
-        neuron: whose parameters; they are copied, one for each channel.
+        neuron: the neurons whose parameters are copied, per channel.
         channels: C.
         timesteps: T.
         surrogate: the gradient.
-        band: half the rectangle's width.
+        band: half of the rectangle's width.
     """
 
     TRAINED = ("threshold", "pre", "post", "output_bias")
@@ -72,15 +72,15 @@ class DAQCFS(nn.Module):
         offset = torch.where(self.silent, 0.0, (self.timesteps * self.pre + self.potential * theta) / firing)
         amplitude = (self.threshold + self.post) * self.amplitude_gain.exp()
         unit = torch.where(self.silent, 0.0, amplitude / self.timesteps)
-        return _Ladder.apply(z, scale, offset, unit, self.timesteps, self.surrogate, self.band)
+        return _Staircase.apply(z, scale, offset, unit, self.timesteps, self.surrogate, self.band)
 
     @staticmethod
     def trained(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """The neurons' ``threshold``, ``pre``, ``post`` and ``output_bias``, [C], from a state dict that holds them."""
+        """``threshold``, ``pre``, ``post`` and ``output_bias`` of the neurons, [C], from a network's state dict."""
         part = {name: state[f"{prefix}.{name}"] for name in _PARAMETERS}
         theta = part["threshold"] * part["threshold_gain"].exp()
         post = part["post"]
-        # where no gain was trained φ stays to the bit: a sum and a difference would round it, and report a change
+        # without trained gains, keep φ bit for bit: a sum and a difference would round it, and report a change
         if bool(part["threshold_gain"].any()) or bool(part["amplitude_gain"].any()):
             post = (part["threshold"] + post) * part["amplitude_gain"].exp() - theta
         bias = part["output_bias"].minimum(_LARGEST_BIAS * theta)
@@ -90,12 +90,12 @@ class DAQCFS(nn.Module):
 
 
 _LARGEST_BIAS = 0.9
-"""Of Δb, in thresholds."""
+"""Upper limit of Δb, in units of θ."""
 _PARAMETERS = ("threshold", "pre", "post", "output_bias", "threshold_gain", "amplitude_gain")
 
 
-class _Ladder(torch.autograd.Function):
-    """w · clip(⌊m z + c⌋, 0, T) with m, c, w of shape [C]; one node, because time goes into passes over memory."""
+class _Staircase(torch.autograd.Function):
+    """w · clip(⌊m z + c⌋, 0, T) with m, c, w of shape [C]; one autograd node, because memory traffic dominates."""
 
     @staticmethod
     def forward(
@@ -110,32 +110,32 @@ class _Ladder(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(z, scale, offset, unit)
         ctx.settings = timesteps, surrogate, band
-        return _drive(z, scale, offset).floor_().clamp_(0, timesteps).mul_(along_channels(unit, z.dim()))
+        return _accumulated(z, scale, offset).floor_().clamp_(0, timesteps).mul_(along_channels(unit, z.dim()))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         z, scale, offset, unit = ctx.saved_tensors
         timesteps, surrogate, band = ctx.settings
-        by_z, by_scale, by_offset, by_worth = (None,) * 4
+        by_z, by_scale, by_offset, by_unit = (None,) * 4
         others = [d for d in range(z.dim()) if d != 1]
-        drive = _drive(z, scale, offset)
+        accumulated = _accumulated(z, scale, offset)
         if ctx.needs_input_grad[3]:
-            by_worth = (drive.floor().clamp_(0, timesteps) * gradient).sum(others)
+            by_unit = (accumulated.floor().clamp_(0, timesteps) * gradient).sum(others)
         if surrogate == "straight_through":
-            slope = ((drive > 0.5) & (drive < timesteps + 0.5)) * gradient
+            slope = ((accumulated > 0.5) & (accumulated < timesteps + 0.5)) * gradient
         else:
-            slope = torch.zeros_like(drive)
+            slope = torch.zeros_like(accumulated)
             for j in range(1, timesteps + 1):
-                slope.add_(((drive - j).abs_() <= band * j).to(drive.dtype), alpha=1 / j)
+                slope.add_(((accumulated - j).abs_() <= band * j).to(accumulated.dtype), alpha=1 / j)
             slope *= gradient
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             along = slope.sum(others)
             by_scale, by_offset = (slope * z).sum(others) * unit, along * unit
         if ctx.needs_input_grad[0]:
             by_z = slope.mul_(along_channels(scale * unit, z.dim()))
-        return by_z, by_scale, by_offset, by_worth, None, None, None
+        return by_z, by_scale, by_offset, by_unit, None, None, None
 
 
-def _drive(z: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+def _accumulated(z: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return (z * along_channels(scale, z.dim())).add_(along_channels(offset, z.dim()))

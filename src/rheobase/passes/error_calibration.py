@@ -1,4 +1,4 @@
-"""Pre- and post-firing values that make every channel right on average: FS-PC's layer-wise error calibration."""
+"""FS-PC's layer-wise error calibration: pre- and post-firing values that cancel the mean error of every channel."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from rheobase.signals.signal import along_channels
 
 
 class ErrorCalibration(CalibrationPass):
-    r"""Layer by layer, set ψ_DA and φ so that every channel's current and output are right on average (FS-PC).
+    r"""Set ψ_DA and φ layer by layer so that the mean errors of every channel's current and output are zero (FS-PC).
 
-    Two streams go through the network: the original one, activations a and currents z, and that of the spiking network,
-    currents z' and counts n, all layers before calibrated already. For each channel, over images and places,
+    With a and z the activations and currents of the analog network, and n and z' the counts and currents of the spiking
+    network, whose earlier layers are already calibrated, for each channel over images and positions,
 
     .. math:: \psi_{DA} = E[z] - E[z'], \qquad \theta + \phi = T \, E[a] / E[n]
 
-    with n counted after ψ_DA is in place. This is where the moving averages of Hao et al. 2025 (DA calibration,
-    Algorithm 1, lines 7-15) would have to settle for both errors to be zero; their update of φ settles elsewhere,
-    because the error it averages contains φ. Each layer is done before the next one starts, so one pass is enough.
+    with n counted after ψ_DA is set. Each layer is calibrated before the next one, so one pass is enough. Reverted if
+    it does not help on held-out images.
 
-    a is the analog network's activation as it is. FS-PC clips it at θ; then what clipping loses stays lost.
-
-    Undone if it does not help on held-out images.
+    Differs from the paper: Hao et al. 2025 (DA calibration, Algorithm 1, lines 7-15) use moving averages, whose update
+    of φ converges to another value, because the error that it averages contains φ. FS-PC also clips a at θ, so the
+    clipping error is not corrected; here a is not clipped.
 
     Args:
-        images: how many calibration images go through the network at once; fewer where the memory budget says so.
-        post: also φ; else only ψ_DA.
+        images: number of calibration images, all at once; limited by the memory budget.
+        post: also set φ; else only ψ_DA.
     """
 
     kind: Literal["error_calibration"] = "error_calibration"
@@ -69,15 +68,15 @@ def calibrate_errors(
     statistics: bool = False,
     progress: bool = False,
 ) -> None:
-    """Go through both networks side by side and set ψ_DA and φ of every site.
+    """Run both networks side by side and set ψ_DA and φ of every site.
 
     Args:
-        network: with parallel neurons; its graph may hold batch normalisation.
+        network: a network of parallel neurons; its graph may contain batch normalisation.
         images: [N, ...].
-        changes: where notes go.
-        pre: set ψ_DA; False: to none; None: leave it.
-        post: likewise φ.
-        statistics: also give every batch normalisation the mean and variance of what arrives at it.
+        changes: receives the notes.
+        pre: True: set ψ_DA; False: remove it; None: keep it.
+        post: the same for φ.
+        statistics: also set mean and variance of every batch normalisation to those of its input.
         progress: show a progress bar.
     """
     original = Walk(network.ann, images)
@@ -102,7 +101,7 @@ def calibrate_errors(
 
 
 def _post(site: Site, neuron: Any, target: Tensor, rate: Tensor, changes: Changes) -> Tensor:
-    """φ = E[a]/E[n/T] − θ; 0 where there is nothing to scale."""
+    """φ = E[a]/E[n/T] − θ; 0 for a channel that never fires or is never active."""
     theta = neuron.threshold.double().expand(rate.shape)
     never = (rate == 0) & (target > 0) & theta.isfinite()
     if bool(never.any()):
@@ -113,7 +112,7 @@ def _post(site: Site, neuron: Any, target: Tensor, rate: Tensor, changes: Change
 
 
 def restated(graph: Graph, node: Node, pieces: Pieces) -> Graph:
-    """The graph, with the mean and variance of what arrives at a batch normalisation in place of its own."""
+    """The graph with the mean and variance of the input as the statistics of a batch normalisation."""
     if node.operation != "batch_norm":
         return graph
     mean = channel_mean(pieces)

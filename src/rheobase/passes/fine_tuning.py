@@ -1,4 +1,4 @@
-"""Passes that train a few parameters of a parallel network by its answer: the two stages of DA calibration."""
+"""Passes that train a few parameters of a parallel network on its logits: the two stages of DA calibration."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Target = Literal["labels", "ann", "both"]
 
 
 class FineTuning(CalibrationPass):
-    """Trains what a stage names, by AdamW with warm-up and cosine, without weight decay; see the stages.
+    """The base class of both stages: training by AdamW with warm-up and cosine schedule, without weight decay.
 
     Args:
-        target: learn from the analog network's answers (``ann``: distillation, needs no labels), from ``labels`` (the
-            paper's cross-entropy), or from ``both`` in equal parts.
-        temperature: τ of the distillation; the higher, the more the answers that are not the class count.
-        epochs: over the fitted calibration images, at most.
-        learning_rate: the highest.
-        batch_size: images in a step; fewer images make one batch.
-        warmup: part of the first epoch in which the learning rate rises.
-        clip: largest norm of the gradient; None: as it is.
-        patience: stop after so many epochs in a row without a better one on the held-out images. One says little: the
-            learning rate falls until the last epoch, and most is gained at its end.
-        seed: of the order of the images.
+        target: training target: the logits of the analog network (``ann``: distillation, needs no labels), ``labels``
+            (the paper's cross-entropy), or ``both`` with equal weights.
+        temperature: τ of the distillation; a higher τ gives more weight to the less probable classes.
+        epochs: maximum number of epochs over the fitted calibration images.
+        learning_rate: maximum learning rate.
+        batch_size: images in a step; at most all fitted images.
+        warmup: fraction of an epoch in which the learning rate rises.
+        clip: maximum norm of the gradient; None: no clipping.
+        patience: stop after this number of successive epochs without improvement on the held-out images. Use more than
+            1: the learning rate falls until the last epoch, and the largest gain is at the end.
+        seed: seed of the order of the images.
     """
 
     stage: ClassVar[str]
@@ -61,17 +61,17 @@ class FineTuning(CalibrationPass):
 
     @abstractmethod
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
-        """Do what comes before training; names of the parameters to train, none if there is nothing to do."""
+        """Prepare the network; return the names of the parameters to train, or none to skip the stage."""
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Train; the best of start and epochs on the held-out images stays."""
+        """Train; keep the best epoch on the held-out images, or revert."""
         for site in network.sites:
             settable(network, site, *DAQCFS.TRAINED)
         if self.target != "ann" and data.fit_labels is None:
             raise CalibrationError(
-                f"{self.stage} learns from labels, and the calibration data has none",
+                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
                 where=self.kind,
-                remedy='give (images, labels), or learn from the analog network\'s answers: target="ann"',
+                remedy='give (images, labels), or use target="ann"',
             )
         data = _with_checked_labels(network, data) if self.target != "ann" else data
         started = time.perf_counter()
@@ -85,13 +85,13 @@ class FineTuning(CalibrationPass):
             if state is not None:
                 self.adopt(network, state)
             after = self._loss(network, data)
-        except RecipeError:  # training left a value that no neuron can have
+        except RecipeError:  # a trained value is out of range for a neuron
             after = math.inf
         checked = f"{len(data.held_out)} held-out" if len(data.held_out) else f"the {len(data.fit)} fitted"
         change = f"loss on {checked} images {before:.4g} -> {after:.4g}"
         if not after <= before:
             original.restore(network)
-            change = f"undone, the original network kept: {change}"
+            change = f"reverted, the original network kept: {change}"
         changes.notes.append(change)
         changes.changed = self.changed(network, original)
         trained = sum(int(state[name].numel()) for name in names) if state else 0
@@ -100,7 +100,7 @@ class FineTuning(CalibrationPass):
 
     @torch.inference_mode()
     def _loss(self, network: SpikingNetwork, data: CalibrationData) -> float:
-        """What training minimises, its mean over the held-out images; if there are none, over the fitted ones."""
+        """The training loss over the held-out images, or over the fitted ones if none are held out."""
         images, labels = data.held_out, data.held_out_labels
         if len(images) == 0:
             images, labels = data.fit, data.fit_labels
@@ -118,15 +118,15 @@ class FineTuning(CalibrationPass):
 
     @abstractmethod
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """What stands for the neurons of a site in training."""
+        """The trainable activation for the neurons of a site."""
 
     @property
     def exact_statistics(self) -> bool:
-        """Whether batch normalisation needs its statistics taken again after training."""
+        """True if the statistics of batch normalisation must be computed again after training."""
         return False
 
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor]) -> None:
-        """Put what was trained into the network."""
+        """Set the trained parameters of the network."""
         device = network.graph.device
         tensors = {name: state[name].to(device) for name in network.graph.tensor_names if name in state}
         network.graph = network.graph.replace(tensors=tensors)
@@ -140,7 +140,7 @@ class FineTuning(CalibrationPass):
             neuron.set(**changed)
 
     def changed(self, network: SpikingNetwork, original: Snapshot) -> dict[str, list[str]]:
-        """What of each site's neurons, and of the operations before it, is not what it was."""
+        """Names of the changed parameters of each site's neurons, and of each operation."""
         found = original.changed(network)
         if network.graph is not original.graph:
             for node in network.graph.nodes:
@@ -156,14 +156,14 @@ class FineTuning(CalibrationPass):
     def _train(
         self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
     ) -> Mapping[str, Tensor] | None:
-        """The state of the best epoch; if training diverged, of the last epoch that went well, or None."""
+        """The state of the best epoch; if training diverged, of the last good epoch, or None."""
         modules: Any = {site.name: self.module(network, site.index) for site in network.sites}
         labelled = self.target != "ann"
         held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out
         checked = len(data.held_out) > 0
         batch = min(self.batch_size, len(data.fit))
         if batch < self.batch_size:
-            changes.notes.append(f"one batch of {batch} images: there are no more")
+            changes.notes.append(f"batch_size reduced to all {batch} fitted images")
         settings = Training(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -212,10 +212,10 @@ def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: flo
 
 
 def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
-    """The data with labels as the loss takes them.
+    """The data with int64 labels.
 
     Raises:
-        DataError: if a label is none of the network's classes, naming the image.
+        DataError: if a label is not a class of the network, naming the image.
     """
     classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
     fit, held_out = cast(Tensor, data.fit_labels), cast(Tensor, data.held_out_labels)

@@ -1,4 +1,4 @@
-"""Whether a pass helped, on images it was not fitted to."""
+"""Judgement of a pass on held-out images, and reverting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rheobase.network.spiking_network import SpikingNetwork
 
 @torch.inference_mode()
 def logit_error(network: SpikingNetwork, images: Tensor) -> float:
-    """Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits over all images; 0 for none."""
+    """Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits over all images; 0 without images."""
     if len(images) == 0:
         return 0.0
     return relative_error(network(images), network.ann(images.to(network.graph.device)).double())
@@ -23,7 +23,7 @@ def relative_error(logits: Tensor, reference: Tensor) -> float:
 
 
 class Snapshot:
-    """Weights and neurons of a network at one moment, to go back to."""
+    """A copy of the weights and neurons of a network, to restore later."""
 
     def __init__(self, network: SpikingNetwork) -> None:
         self.graph = network.graph
@@ -33,32 +33,32 @@ class Snapshot:
         ]
 
     def restore(self, network: SpikingNetwork) -> None:
-        """Put everything back."""
+        """Restore the weights and neurons."""
         network.graph = self.graph
         for neuron, buffers in zip(network.neurons, self.neurons, strict=True):
             for name, value in buffers.items():
                 setattr(neuron, name, None if value is None else value.clone())
 
     def changed(self, network: SpikingNetwork) -> dict[str, list[str]]:
-        """Site name -> what of its neurons is not what it was, for the sites where something is."""
+        """Names of the changed parameters, by site name, for the sites with changes."""
         differences = {site.name: self.differs(network, site.index) for site in network.sites}
         return {name: parameters for name, parameters in differences.items() if parameters}
 
     def differs(self, network: SpikingNetwork, site: int) -> list[str]:
-        """Names of the parameters of a site's neurons that are not what they were."""
+        """Names of the changed parameters of a site's neurons."""
         now = dict(network.neurons[site].named_buffers())
         then = {name: value for name, value in self.neurons[site].items() if value is not None}
         return [name for name in now if name not in then or not torch.equal(now[name], then[name])]
 
 
 class HeldOut:
-    """Remembers a network and its error on held-out images before a pass, to undo the pass if it made that worse.
+    """The state and held-out error of a network before a pass, to revert the pass if it increases the error.
 
-    The error is that of :func:`logit_error`: squared and over all images, unlike the one of :func:`rheobase.evaluate`.
+    The error is :func:`logit_error`, which is squared and over all images, unlike that of :func:`rheobase.evaluate`.
 
     Args:
-        network: before the pass.
-        images: held out; with none, nothing can be judged and the pass stays.
+        network: the network before the pass.
+        images: held-out images; without any, the pass is not judged and not reverted.
     """
 
     def __init__(self, network: SpikingNetwork, images: Tensor) -> None:
@@ -67,7 +67,7 @@ class HeldOut:
         self.before = logit_error(network, images)
 
     def keep_better(self) -> str:
-        """Keep the network as it is now or go back, whichever errs less; a sentence that says which."""
+        """Keep the present state, or revert if it has the larger error; return a note on the decision."""
         if len(self.images) == 0:
             return "not checked: no images are held out"
         after = logit_error(self.network, self.images)
@@ -75,4 +75,4 @@ class HeldOut:
         if after <= self.before:
             return change
         self.original.restore(self.network)
-        return f"undone, the original network kept: {change}"
+        return f"reverted, the original network kept: {change}"

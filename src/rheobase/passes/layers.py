@@ -1,4 +1,4 @@
-"""The simulation layer by layer: a site's steps and images all at once, for passes that look at time-means."""
+"""Simulation layer by layer, all steps and images of a site at once, for passes that use time-means."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rheobase.signals.signal import Constant, Signal, TimeSeries
 
 @dataclass(frozen=True)
 class Layer:
-    """A site about to fire, and the operations that only it, of all sites so far, needs.
+    """A site before it fires, and the operations that no earlier site needs.
 
     Attributes:
         site: the site.
         neuron: its neurons.
         node: its node.
         nodes: the operations, in execution order.
-        inputs: what they read: trains that earlier sites emitted, or held values.
-        source: the value that the site reads.
+        inputs: signals that the operations read: spike trains of earlier sites, or constants.
+        source: name of the signal that the site reads.
     """
 
     site: Site
@@ -42,9 +42,9 @@ class Layer:
 
     @torch.inference_mode()
     def pieces(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
-        """Values of all nodes and of what the site emits, with the weights and neurons that the network has now.
+        """Signals of all nodes and of the site, with the present weights and neurons of the network.
 
-        A few images at a time, as many as the memory budget of the network allows; in their order.
+        Yields sub-batches of as many images as the memory budget of the network allows, in order.
         """
         batch = next(_images(signal) for signal in self.inputs.values())
         size = network.piece_size(network.timesteps)
@@ -55,13 +55,13 @@ class Layer:
             yield {**values, self.site.name: advance(self.node, values[self.source])}
 
     def mean_output(self, network: SpikingNetwork) -> Tensor:
-        """Time-mean [B, C, ...] of what the neurons emit, as they are now."""
+        """Time-mean [B, C, ...] of the output of the present neurons."""
         return torch.cat([values[self.site.name].mean() for values in self.pieces(network)])
 
     def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
-        """The site's mean current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
+        """Time-mean of the current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
 
-        Exact, because the operations are affine; a max-pool gate counts as the maximum.
+        Exact, because the operations are affine; a max-pool gate is treated as the maximum of the time-means.
         """
         values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}
         run(graph, [(node, ()) for node in self.nodes], values, graph.analog)
@@ -69,14 +69,14 @@ class Layer:
 
 
 def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
-    """Every site in execution order, each before it fires.
+    """Yield every site in execution order, each before it fires.
 
-    What the caller changes of a layer's neurons or weights before it asks for the next layer is what the layer fires
-    with. One pass costs a simulation, as much again where the caller asks for what the layer emits, and memory for what
-    one layer emits to the next, of all steps and images.
+    The caller may change the neurons or weights of a layer before it requests the next layer; the layer then fires with
+    the changes. One pass costs a simulation, two if the caller also computes the output of the layer, and the memory of
+    the output of a layer for all steps and images.
 
     Args:
-        network: the network; its ``graph`` may be replaced on the way by one with the same nodes.
+        network: the network; its ``graph`` may be replaced meanwhile by one with the same nodes.
         images: [B, ...].
     """
     nodes = {node.name: node for node in network.nodes}
@@ -118,7 +118,7 @@ def _part(signal: Signal, images: slice) -> Signal:
 
 
 def _empty(like: Signal, images: int) -> Signal:
-    """Room for the signal of so many images, in the memory format the network runs in."""
+    """An uninitialised signal like ``like`` of ``images`` images, in the memory format of the network."""
     steps = like.steps if isinstance(like, TimeSeries) else 1
     rest = like.values.shape[2:] if isinstance(like, TimeSeries) else like.values.shape[1:]
     layout = torch.channels_last if len(rest) == 3 else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Passes that correct what a layer emits on average over time, layer by layer."""
+"""The common loop of passes that correct the time-mean output layer by layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def correct_layers(
     parameter: str,
     progress: bool,
 ) -> Changes:
-    """Hand each layer, with the time-mean [B, C, ...] of what it emits, to ``correct``; undo all if it did not help."""
+    """Call ``correct`` with each layer and its time-mean output [B, C, ...]; revert all if it did not help."""
     for site in network.sites:
         settable(network, site, parameter, streaming=True)
     check = HeldOut(network, data.held_out)

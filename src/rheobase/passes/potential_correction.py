@@ -18,22 +18,22 @@ from rheobase.signals.signal import along_channels
 
 
 class PotentialCorrection(CalibrationPass):
-    r"""Layer by layer, give every neuron the initial potential that makes up for what it emits too little on average.
+    r"""Correct the initial potential of every neuron, layer by layer, by its mean output error.
 
     .. math:: V_0 \leftarrow V_0 + T \, (E[a] - E[\text{mean}_t\, \theta s[t]])
 
-    for each neuron, E over images. Li et al. 2021, section 4.2 (Eq. 15), the advanced pipeline. Undone if it does not
-    help on held-out images.
+    for each neuron, with E over images (Li et al. 2021, section 4.2, Eq. 15, the advanced pipeline). Reverted if it
+    does not help on held-out images.
 
     Args:
-        images: how many calibration images to simulate; what a layer emits, at every step, is held in memory for all.
+        images: number of calibration images; the output of a layer for all images and steps is kept in memory.
     """
 
     kind: Literal["potential_correction"] = "potential_correction"
     images: int = Field(default=128, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Change ``initial_potential``, now one for every neuron, in units of θ."""
+        """Set ``initial_potential`` of every neuron, in units of θ."""
         images = data.fit[: self.images]
         targets = neuron_means(network.ann, images)
 
@@ -43,7 +43,7 @@ class PotentialCorrection(CalibrationPass):
             dims = mean.dim()
             theta = along_channels(neuron.amplitude, dims)
             rise = torch.where(theta.isinf(), 0.0, network.steps_of(layer.site.name) * missing / theta)
-            there = along_channels(cast(Tensor, neuron.initial_potential), dims)
-            neuron.set(initial_potential=(there + rise).to(mean.dtype))
+            present = along_channels(cast(Tensor, neuron.initial_potential), dims)
+            neuron.set(initial_potential=(present + rise).to(mean.dtype))
 
         return correct_layers(network, data, images, correct, "initial_potential", progress)

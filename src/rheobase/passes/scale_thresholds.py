@@ -1,4 +1,4 @@
-"""Thresholds adjusted by what they do to the network's answer."""
+"""Thresholds scaled to minimise the logit error."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rheobase.signals.signal import Signal
 
 
 class ScaleThresholds(CalibrationPass):
-    """Scale the thresholds of each site by one factor, to the least squared error of the logits.
+    """Scale the thresholds of each site by one factor to minimise the squared error of the logits.
 
-    A threshold that is best for its own site is not best for the network: in the layers after it, the quantisation
-    errors of many neurons average out, their clipping adds up, and spikes that come too early or too late are undone or
-    not. Coordinate descent in the simulation itself: each site in turn tries a larger and a smaller θ (all its channels
-    by the same factor) and keeps what lowers Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits. What comes before the site is
-    simulated once, so a sweep costs about one simulation of ``images`` images for each site. Our own.
+    The threshold that is optimal for a site is not optimal for the network: in later layers, the quantisation errors of
+    many neurons average out, while their clipping errors add up. This pass is a coordinate descent in the simulation:
+    each site in turn tries a larger and a smaller θ, all channels by the same factor, and keeps the one that lowers
+    Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits. The layers before the site are simulated only once, so a sweep costs about
+    one simulation of ``images`` images per site. The pass is not from a paper.
 
     Args:
-        sweeps: times through all sites; the logarithm of the factor halves from one to the next.
-        factor: of the first sweep.
-        images: how many calibration images to simulate, all at once; fewer where the memory budget says so.
+        sweeps: number of sweeps over all sites; the logarithm of the factor halves after each.
+        factor: factor of the first sweep.
+        images: number of calibration images, all simulated at once; limited by the memory budget.
     """
 
     kind: Literal["scale_thresholds"] = "scale_thresholds"
@@ -40,11 +40,11 @@ class ScaleThresholds(CalibrationPass):
     images: int = Field(default=192, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Change ``threshold`` where it helps; undone as a whole if the logits of held-out images are worse for it."""
+        """Change ``threshold`` where it helps; revert all if the logit error on held-out images grows."""
         notes = []
         wanted, room = min(self.images, len(data.fit)), network.images_in_budget(network.timesteps)
         if room < wanted:
-            notes.append(f"only {room} images simulated at once: more do not fit into the memory budget")
+            notes.append(f"only {room} images simulated at once: more would exceed the memory budget")
         images = in_memory_format(data.fit[: min(wanted, room)].to(network.graph.device))
         neurons = [settable(network, site, "threshold", streaming=True) for site in network.sites]
         original = [cast(Tensor, neuron.threshold) for neuron in neurons]
@@ -84,7 +84,7 @@ def _sweep(network: SpikingNetwork, images: Tensor, factor: float, progress: boo
 
 
 def _error_from(network: SpikingNetwork, rest: Schedule, values: dict[str, Signal], reference: Tensor) -> float:
-    """Logit error when the rest of the network runs from the signals there are."""
+    """Logit error after the rest of the network has run on the given signals."""
     values = dict(values)
     run(network.graph, rest, values, Simulation(network).advance(network.timesteps))
     return relative_error(network.answer(values, (network.timesteps,))[0], reference)

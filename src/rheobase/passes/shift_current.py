@@ -1,4 +1,4 @@
-"""A constant current beside what arrives: the shift of RTS and SNN Calibration."""
+"""A constant current added to the input current: the shift of RTS and SNN Calibration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 
 
 class ShiftCurrent(CalibrationPass):
-    r"""Add a part of the threshold to the current, spread evenly over the steps: :math:`-b = shift \cdot \theta / T`.
+    r"""Add a fraction of the threshold to the current, spread over the steps: :math:`-b = shift \cdot \theta / T`.
 
     The shift term of Deng & Gu 2021 (RTS), also in the neuron of Li et al. 2021. Under a constant current the count is
-    that of an initial potential V0 = shift · θ; the first spikes come later.
+    that of an initial potential V0 = shift · θ, with later first spikes.
 
     Args:
-        shift: in units of θ.
+        shift: total shift over the T steps, in units of θ.
     """
 
     kind: Literal["shift_current"] = "shift_current"
@@ -39,6 +39,6 @@ class ShiftCurrent(CalibrationPass):
 
 
 def add_bias(neuron: Neuron, bias: Tensor) -> None:
-    """Add a constant bias [C] to what the neuron has."""
-    there = cast("Tensor | None", neuron.bias)
-    neuron.set(bias=bias if there is None else there + bias)
+    """Add a constant bias [C] to the bias of the neurons."""
+    present = cast("Tensor | None", neuron.bias)
+    neuron.set(bias=bias if present is None else present + bias)

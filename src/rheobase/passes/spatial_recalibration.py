@@ -17,23 +17,23 @@ from rheobase.passes.fine_tuning import FineTuning, _module
 
 
 class SpatialRecalibration(FineTuning):
-    r"""Stage 1 of DA calibration: fit batch normalisation to what spikes make of its input (section 4.1, Algorithm 2).
+    r"""Stage 1 of DA calibration: train batch normalisation in the parallel network (section 4.1, Algorithm 2).
 
-    First every batch normalisation gets the mean and the variance of what arrives at it in the spiking network, layer
-    by layer and exactly over ``images`` images; the errors that ψ_DA and φ make up for are then other ones, so
-    both are calibrated anew where a site has them (:class:`rheobase.passes.ErrorCalibration`). Then its affine
-    parameters are trained in the DA-QCFS network, in which the gradient passes straight through the staircase, with the
-    statistics of each batch; in the end the statistics are the means over the batches of one more epoch
-    (:class:`rheobase.Training`, ``exact_statistics``). No weight of a convolution changes.
+    First, every batch normalisation gets the mean and variance of its input in the spiking network, layer by layer and
+    exactly over ``images`` images. This changes the errors that ψ_DA and φ compensate, so both are calibrated again
+    where a site has them (:class:`rheobase.passes.ErrorCalibration`). Then the affine parameters are trained in the
+    DA-QCFS network with the straight-through gradient and the statistics of each batch. At the end the statistics are
+    set to the means over the batches of one more epoch (:class:`rheobase.Training`, ``exact_statistics``). Weights of
+    convolutions do not change.
 
-    Ours: with ``neurons``, the threshold of every channel and what its spikes are worth (θ and θ + φ) are trained
-    beside them. Batch normalisation alone cannot change what a channel is worth to the next layer.
+    Differs from the paper: with ``neurons``, threshold and amplitude of every channel (θ and θ + φ) are also trained.
+    Batch normalisation alone cannot change the amplitude of a channel.
 
-    Works on batch normalisation before it is folded; where it is folded already, or never was, there is nothing to do.
+    Requires batch normalisation that is not folded; a network without it is not changed.
 
     Args:
         target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
-        images: for the statistics at the start, all at once; fewer where the memory budget says so.
+        images: number of images for the initial statistics, all at once; limited by the memory budget.
         batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
         neurons: also train θ and φ of every channel.
     """
@@ -46,11 +46,11 @@ class SpatialRecalibration(FineTuning):
     neurons: bool = True
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
-        """Statistics; the affine parameters of every batch normalisation, and the neurons'."""
+        """Set the statistics; the trained parameters are those of batch normalisation and of the neurons."""
         nodes = [node for node in network.graph.nodes if node.operation == "batch_norm"]
         if not nodes:
             changes.notes.append(
-                "the original network kept: it has no batch normalisation, or has it folded already; nothing to do"
+                "the original network kept: it has no batch normalisation, or it is already folded; nothing to do"
             )
             return []
         errors = any(network.neuron(site.name).fitted for site in network.sites)
@@ -62,20 +62,20 @@ class SpatialRecalibration(FineTuning):
 
     @property
     def exact_statistics(self) -> bool:
-        """Where each batch was normalised by its own; the running means would be those of the last few."""
+        """True if each batch was normalised by its own statistics."""
         return self.batch_statistics
 
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """With the straight-through gradient."""
+        """The DA-QCFS activation with the straight-through gradient."""
         return _module(network, site, "straight_through")
 
     def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
-        """Normalising by each batch, or by the statistics there are."""
+        """The trained network, normalised by the statistics of each batch or by fixed ones."""
         return TrainableGraph(graph, modules) if self.batch_statistics else _Fixed(graph, modules)
 
 
 class _Fixed(TrainableGraph):
-    """Never in training mode: batch normalisation keeps its statistics."""
+    """A network that is never in training mode: batch normalisation keeps its statistics."""
 
     def train(self, mode: bool = True) -> _Fixed:
         return super().train(False)

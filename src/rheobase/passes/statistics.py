@@ -1,7 +1,7 @@
-"""Statistics of a site's activation that do not depend on the order or the size of the batches.
+"""Statistics of activations that do not depend on the order or the size of the batches.
 
-Each is a running integer count or maximum, never a moving average. Activations arrive as [B, C, ...]; a statistic is
-kept for each channel, or for the layer as a whole (one row).
+Each is a running integer count or maximum, not a moving average. Activations are [B, C, ...]; a statistic has one row
+per channel, or one row for the whole layer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PIECE = 32
 
 @torch.inference_mode()
 def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
-    """Run the analog network and hand every site's activation [B, C, ...], on the CPU, to the observer.
+    """Run the analog network and pass the activation [B, C, ...] of every site, on the CPU, to the observer.
 
     Raises:
-        CalibrationError: if an activation is NaN or infinite, naming the first such site.
+        CalibrationError: if the current of a site is NaN or infinite, naming the first such site.
     """
     sites = {site.name: site for site in site_table(graph)}
     plan = schedule(graph.nodes[1:], keep={graph.output})
@@ -42,7 +42,7 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
                 raise CalibrationError(
                     "receives NaN or infinite values on the calibration images",
                     where=node.name,
-                    remedy="check the weights before it and the preprocessing",
+                    remedy="check the weights of the layers before it and the preprocessing",
                 )
             observer(sites[node.name], result.mean().cpu())
         return result
@@ -72,7 +72,7 @@ class RunningMax:
 
 
 class Histogram:
-    """Counts of the positive activations of each row in equal bins from 0 to its known maximum."""
+    """Counts of the positive activations of each row in equal bins from 0 to the row's maximum."""
 
     def __init__(self, maximum: Tensor, bins: int = 4096) -> None:
         self.maximum, self.bins = maximum, bins
@@ -97,7 +97,7 @@ class Histogram:
 
 
 class ExactPercentile:
-    """The exact order statistic of non-negative float32 values, from counts alone.
+    """The exact percentile of non-negative float32 values, from counts of their bits.
 
     Non-negative floats sort like their bit patterns. Three rounds over the data fix the pattern's 31 bits from the top
     (11, 10, 10): each counts the values that share the bits fixed so far by their next bits. The result is the
@@ -118,7 +118,7 @@ class ExactPercentile:
         self.counts = torch.zeros(len(self.prefix), 2**bits, dtype=torch.int64)
 
     def update(self, x: Tensor) -> None:
-        """``x``: [R, M], non-negative. To be fed all the data once in each round."""
+        """``x``: [R, M], non-negative. Call it on all data once in each round."""
         shift, bits = self.ROUNDS[self.round]
         pattern = x.float().abs().contiguous().view(torch.int32).long()
         chosen = (pattern >> (shift + bits)) == self.prefix.unsqueeze(1)
@@ -127,11 +127,11 @@ class ExactPercentile:
         self.counts += torch.bincount(digit[chosen], minlength=self.counts.numel()).reshape(self.counts.shape)
 
     def finish_round(self) -> bool:
-        """Fix the next bits; True when all are."""
+        """Fix the next bits; True if all bits are fixed."""
         _, bits = self.ROUNDS[self.round]
         if self.rank is None:
             total = self.counts.sum(1)
-            # in exact rational arithmetic: a float product could round a whole rank up
+            # exact rational arithmetic: rounding of a float product could shift the rank by one
             millionths = round(self.percentile * 10_000)
             self.rank = torch.clamp(-(-total * millionths // 1_000_000), min=1)
         cumulative = self.counts.cumsum(1)
@@ -151,19 +151,19 @@ class ExactPercentile:
 
 
 def maxima(graph: Graph, images: Tensor, granularity: Granularity) -> list[Tensor]:
-    """Largest activation of each site (per channel or in all)."""
+    """Largest activation of each site, per channel or layer."""
     found = [RunningMax() for _ in graph.sites]
     observe(graph, images, lambda site, x: found[site.index].update(rows(x, granularity)))
     return [_known(statistic.value) for statistic in found]
 
 
 def channel_means(graph: Graph, images: Tensor, ceilings: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """Mean activation of each site's channels over images and places, [C], float64.
+    """Mean activation of each site's channels over images and positions, [C], float64.
 
     Args:
         graph: the analog network.
         images: [N, ...].
-        ceilings: of each site, [] or [C]: activations above count as this.
+        ceilings: clip the activations of each site at this value, [] or [C].
     """
     sites = site_table(graph)
     totals = [torch.zeros(site.channels, dtype=torch.float64) for site in sites]

@@ -25,43 +25,44 @@ from rheobase.passes.statistics import Granularity
 from rheobase.signals.signal import Signal, SpikeTrain, along_channels
 
 EXACT = 1e-8
-"""Relative squared error of logits that is rounding."""
+"""Relative squared error of logits up to which the difference is rounding."""
 
 
 class SurrogateCalibration(CalibrationPass):
-    r"""Train V0 and θ of every site through the simulation, weights frozen, to the ANN's logits; no labels.
+    r"""Train V0 and θ of every site by gradient descent through the simulation, with the ANN's logits as target.
 
     .. math::
         \mathcal{L} = \Big\| \frac{1}{T} \sum_t o_{SNN}(t) - o_{ANN} \Big\|^2, \qquad
         \theta = \theta_0 e^{\rho}, \quad V_0 / \theta = v_0 + \delta
 
-    QAC, section 4.4 (Eq. 15), by AdamW (without weight decay: Adam) with a cosine schedule on ρ and δ, which start at
-    zero; θ stays positive, V0 may leave [0, θ]. The gradient goes through the whole simulation, spikes by a surrogate
-    (:func:`rheobase.neurons.surrogate.fire_with_gradient`). The paper's own formulas for θ (Eqs. 17 and 62) have the
-    sign opposite to that of their derivation (Eqs. 60, 61) and leave out that θ is also what a spike carries; they are
-    not used.
+    QAC, section 4.4 (Eq. 15). The weights are frozen, and labels are not used. AdamW with a cosine schedule (Adam
+    without weight decay) trains ρ and δ, which start at zero; θ stays positive, V0 may leave [0, θ]. Backpropagation
+    runs through the whole simulation, with a surrogate gradient of spikes
+    (:func:`rheobase.neurons.surrogate.fire_with_gradient`).
 
-    After every epoch the network is judged by its logits on held-out images; the best one is kept, which may be the one
-    that the pass was given. Where V0 of neurons under a constant current leaves [0, θ] they have no closed form any
-    more: such a site is simulated in every execution, and named in the notes.
+    Differs from the paper: its formulas for the gradient of θ (Eqs. 17 and 62) are not used. Their sign is opposite to
+    that of the derivation (Eqs. 60, 61), and they omit that θ is also the amplitude of a spike.
 
-    A network that gives the quantised ANN's answer exactly, as QVM and QAC do at T = L, has nothing to be calibrated
-    and is left alone. Plain neurons have, and so has any other T.
+    After every epoch the logit error on held-out images is measured; the best state is kept, which may be the original
+    one. Constant-current neurons whose V0 leaves [0, θ] have no closed form: the site is then simulated in every
+    execution, and named in the notes.
+
+    A network with exactly the logits of the quantised ANN, as QVM and QAC have at T = L, is not changed.
 
     Memory: all steps of a mini-batch at all sites.
 
     Args:
-        train: what to train.
-        granularity: one ρ and one δ a site, or one a channel.
-        epochs: how often all images to fit on are gone through.
-        batch_size: images of a mini-batch.
-        learning_rate: at the start; of ρ and δ, which have no unit.
-        weight_decay: pulls ρ and δ back to zero.
-        width: of the surrogate, in units of θ.
-        seed: of the mini-batches.
+        train: train both, or only θ or V0.
+        granularity: one ρ and one δ per site or per channel.
+        epochs: number of passes over the fitted images.
+        batch_size: images in a mini-batch.
+        learning_rate: initial learning rate of ρ and δ, which are dimensionless.
+        weight_decay: decay of ρ and δ towards zero.
+        width: width of the surrogate, in units of θ.
+        seed: seed of the mini-batches.
 
     Raises:
-        CalibrationError: for neurons without a gradient, or without a threshold and initial potential to train.
+        CalibrationError: if neurons are not differentiable, or have no threshold or initial potential to set.
     """
 
     kind: Literal["surrogate_calibration"] = "surrogate_calibration"
@@ -75,7 +76,7 @@ class SurrogateCalibration(CalibrationPass):
     seed: int = 0
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Set ``threshold`` and ``initial_potential``; ``history`` has a record for each epoch, 0 for the start."""
+        """Set ``threshold`` and ``initial_potential``; ``history`` has a record for each epoch, 0 for the original."""
         trained = [_Trained(network, site, self.train, self.granularity) for site in network.sites]
         images = in_memory_format(data.fit.to(network.graph.device))
         with torch.inference_mode():
@@ -84,8 +85,8 @@ class SurrogateCalibration(CalibrationPass):
         best = self._record(network, data, 0, None)
         changes = Changes(history=[best])
         if max(logit_error(network, images), best.get("logit_error", 0.0)) < EXACT:
-            # Adam would make whole steps of what is only rounding
-            changes.notes.append("the original network kept: it gives the ANN's logits already, nothing to calibrate")
+            # Adam would turn rounding errors into full steps
+            changes.notes.append("the original network kept: its logits are already those of the ANN")
             return changes
 
         optimiser = torch.optim.AdamW(
@@ -109,8 +110,8 @@ class SurrogateCalibration(CalibrationPass):
                 fault = _fault(loss, trained)
                 if fault is not None:
                     changes.notes.append(
-                        f"stopped in epoch {epoch}: {fault} no longer finite; epoch {best['epoch']} kept; use a "
-                        "smaller learning rate"
+                        f"stopped in epoch {epoch}: {fault} no longer finite; epoch {best['epoch']} kept. Remedy: use "
+                        "a smaller learning rate"
                     )
                     break
             else:
@@ -161,15 +162,15 @@ class SurrogateCalibration(CalibrationPass):
 
 
 class _Trained:
-    """θ and V0 of a site as functions of what is trained."""
+    """θ and V0 of a site as functions of the trained ρ and δ."""
 
     def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
         neuron = settable(network, site, "threshold", "initial_potential")
         if not neuron.differentiable:
             raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which have no gradient",
+                f"has {type(neuron).__name__} neurons, which are not differentiable",
                 where=site.name,
-                remedy="use this pass with neurons that are differentiable, such as integrate_fire or constant_current",
+                remedy="use differentiable neurons, such as integrate_fire or constant_current",
             )
         self.site, self.neuron = site, neuron
         self.start = cast(Tensor, neuron.threshold).clone()
@@ -194,14 +195,14 @@ class _Trained:
         return self.v0 + along_channels(self.shift, 1 + self.v0.dim())
 
     def write(self) -> None:
-        """Give the neurons what is trained."""
+        """Set the trained parameters of the neurons."""
         if self.scale.requires_grad:
             self.neuron.set(threshold=self.threshold.detach().clone())
         if self.shift.requires_grad:
             self.neuron.set(initial_potential=self.potential.detach().clone())
 
     def finite(self) -> bool:
-        """Whether θ and V0 still are, silent channels aside, and what they are to be changed by."""
+        """True if θ (except of silent channels), V0 and their gradients are finite, and θ is positive."""
         alive = (self.threshold.isfinite() & (self.threshold > 0)) | self.start.isinf()
         return all(
             bool(x.all())
@@ -214,7 +215,7 @@ class _Trained:
 
 
 def _fault(loss: Tensor, trained: list[_Trained]) -> str | None:
-    """What is not finite: the first such site, or the loss."""
+    """Subject of a note on values that are not finite: the first such site, or the logits; None if all are finite."""
     for site in trained:
         if not site.finite():
             return f"θ, V0 or their gradients at {site.site.name} are"
@@ -222,7 +223,7 @@ def _fault(loss: Tensor, trained: list[_Trained]) -> str | None:
 
 
 class _Differentiable(Simulation):
-    """The simulation with the parameters that are trained, differentiable in them."""
+    """The simulation with the trained parameters, differentiable in them."""
 
     def __init__(self, network: SpikingNetwork, trained: list[_Trained], width: float) -> None:
         super().__init__(network)

@@ -26,55 +26,58 @@ from rheobase.passes.statistics import channel_means
 from rheobase.signals.signal import Signal, along_channels
 
 DIVERGED = 100.0
-"""A bias of so many thresholds no longer corrects anything."""
+"""A bias larger than this, in units of θ, counts as divergence."""
 PIECE = 2**17
-"""Potentials whose spikes are counted at once: few enough for a cache, and for a float to count them exactly."""
+"""Number of potentials whose spikes are counted at once: fits into the cache, and float32 counts it exactly."""
 
 
 class TemporalBias(CalibrationPass):
-    r"""Give every channel a bias for every step, so that it fires at each step as often as the ANN's activation asks.
+    r"""Fit a bias for every channel and step such that the mean output of each step matches the ANN's activation.
 
     Wu et al. 2024, Algorithm 1. At every site and step, with u the potential before firing,
 
     .. math::
         b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,k(u[t] - b[t])] - E[\min(a, m\theta)] \big)
 
-    where E is the mean over all calibration images and the channel's places, k the spikes that the neuron's rule makes
-    of a potential (one at θ and above, for integrate-and-fire) and m the most that it emits in a step. This is repeated
-    ``updates`` times with the same u; then the step is done with the new b[t], and what it emits goes on to the next
-    layer and the next step. Three things differ from the print: b is *subtracted* from the potential (Eq. 4 adds what
-    line 3 defines as SNN − ANN, which diverges); the target is clipped at θ, more than which no neuron can emit; and
-    all batches are pooled, so that their order and size do not matter. With ``updates=1`` only whole passes are
-    repeated, as in the paper; more of them settle a bias before anything that depends on it is looked at, without
-    another simulation.
+    where E is the mean over all calibration images and the channel's positions, k the number of spikes that the neuron
+    fires at a potential (for integrate-and-fire, one at θ and above) and m the maximum number of spikes in a step. The
+    update is repeated ``updates`` times with the same u; the step is then computed with the new b[t], and its output is
+    passed to the next layer and the next step.
+
+    Differs from the paper: b is *subtracted* from the potential (Eq. 4 adds b, which line 3 defines as SNN − ANN; this
+    diverges); the target is clipped at mθ, the largest output of a step; and all batches are pooled, so their order and
+    size have no effect. With ``updates=1`` only whole passes are repeated, as in the paper; with more, a bias
+    converges before later steps and layers use it, without another simulation.
 
     A bias at (site, step) depends only on earlier sites and steps, so all layers are corrected in *one* simulation of
-    the calibration images, step by step. That is Algorithm 1's order of layers, and costs (iterations) simulations in
-    all, with the memory of one step.
+    the calibration images, step by step. This is the layer order of Algorithm 1; the pass costs ``iterations``
+    simulations and the memory of one step.
 
-    With ``ramp`` γ > 0 the deeper a site lies, the later it fires (our own). What it has to emit in all stays the same,
-    but step t of T (from 0) is to emit
+    With ``ramp`` γ > 0 (not in the paper), deeper sites fire later: the total output is unchanged, but the target of
+    step t of T (from 0) is
 
     .. math:: E[\min(a, \theta)] \, (1 + g \, r_t), \qquad r_t = \frac{2t - (T - 1)}{T - 1}, \qquad
         g = \min\Big(\gamma \, \frac{d}{D}, \; \frac{\theta}{E[\min(a, \theta)]} - 1\Big)
 
-    for a site with at most d sites before it on a path, D the largest d. A deep layer's first steps see little more
-    than the noise of a few spikes; it decides better when more has come in. γ = 0 is the paper's even target.
+    for a site with d sites before it on the longest path, and D the largest d. In its first steps a deep layer has
+    received only a few spikes, so its output is mostly noise; later steps are more accurate. γ = 0 is the constant
+    target of the paper.
 
-    After every iteration the network is judged by its logits on held-out images; the best one is kept, which may be
-    the one the pass was given.
+    After every iteration the logit error on held-out images is measured; the best state is kept, which may be the
+    original one.
 
     Args:
-        alpha: α > 0.
+        alpha: α > 0, step size of the correction.
         ramp: γ, 0 to 1.
-        updates: how often a bias is corrected each time its step is reached.
-        iterations: how often all steps are gone through, at most.
+        updates: number of corrections of a bias each time its step is reached.
+        iterations: maximum number of passes over all steps.
         batch_size: images in a batch.
-        batches: how many batches are pooled.
-        patience: stop after so many iterations without a better one.
+        batches: number of batches, which are pooled.
+        patience: stop after this number of iterations without improvement.
 
     Raises:
-        CalibrationError: for fewer calibration images than one batch; for neurons that have no bias.
+        CalibrationError: if there are fewer calibration images than one batch, or the neurons have no bias or no
+            membrane potential.
     """
 
     kind: Literal["temporal_bias"] = "temporal_bias"
@@ -87,15 +90,15 @@ class TemporalBias(CalibrationPass):
     patience: int = Field(default=3, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the start."""
+        """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the original."""
         changes = Changes()
         neurons = _neurons(network)
         refuse_waiting(network)
         images = self._images(data, changes)
         for site, neuron in zip(network.sites, neurons, strict=True):
             zeros = torch.zeros(network.timesteps, site.channels, device=neuron.amplitude.device)
-            there = cast("Tensor | None", neuron.bias)
-            neuron.set(bias=zeros if there is None else zeros + there)
+            present = cast("Tensor | None", neuron.bias)
+            neuron.set(bias=zeros if present is None else zeros + present)
         ceilings = [finite_amplitude(neuron.amplitude) * neuron.alphabet.most for neuron in neurons]
         targets, slopes = {}, {name: self.ramp * depth for name, depth in relative_depths(network.sites).items()}
         for site, mean, ceiling in zip(
@@ -115,8 +118,8 @@ class TemporalBias(CalibrationPass):
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
-                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; those of iteration "
-                    f"{best['iteration']} kept; use a smaller alpha"
+                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; iteration "
+                    f"{best['iteration']} kept. Remedy: use a smaller alpha"
                 )
                 break
             record = judge.record(iteration)
@@ -134,21 +137,21 @@ class TemporalBias(CalibrationPass):
         return changes
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
-        wanted, there = self.batch_size * self.batches, len(data.fit)
-        if there < self.batch_size:
+        wanted, available = self.batch_size * self.batches, len(data.fit)
+        if available < self.batch_size:
             raise CalibrationError(
-                f"has {there} images to fit on ({len(data.held_out)} are held out), fewer than one batch of "
+                f"has {available} images to fit on ({len(data.held_out)} are held out), fewer than one batch of "
                 f"{self.batch_size}",
                 where="calibration data",
-                remedy=f"give at least {-(-self.batch_size * 5 // 4)} images, or set batch_size to at most {there}",
+                remedy=f"give at least {-(-self.batch_size * 5 // 4)} images, or set batch_size to at most {available}",
             )
-        if there < wanted:
-            changes.notes.append(f"{there} images for {self.batches} batches of {self.batch_size}: all used")
+        if available < wanted:
+            changes.notes.append(f"{available} images for {self.batches} batches of {self.batch_size}: all used")
         return data.fit[:wanted]
 
 
 class _Judge:
-    """Measures a network on the held-out images; the ANN's side is computed once."""
+    """Measures a network on the held-out images; the ANN's logits are computed once."""
 
     @torch.inference_mode()
     def __init__(self, network: SpikingNetwork, data: CalibrationData) -> None:
@@ -175,12 +178,16 @@ class _Judge:
 
 
 def _neurons(network: SpikingNetwork) -> list[Neuron]:
-    """All neurons, if they have a membrane potential and a bias."""
+    """All neurons.
+
+    Raises:
+        CalibrationError: if neurons have no membrane potential or no bias.
+    """
     neurons = [settable(network, site, "bias", streaming=True) for site in network.sites]
     for site, neuron in zip(network.sites, neurons, strict=True):
         if not neuron.has_membrane:
             raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, without a membrane potential that a bias could be fitted to",
+                f"has {type(neuron).__name__} neurons, which have no membrane potential",
                 where=site.name,
                 remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
             )
@@ -189,7 +196,7 @@ def _neurons(network: SpikingNetwork) -> list[Neuron]:
 
 @torch.inference_mode()
 def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor], alpha: float, updates: int) -> None:
-    """One simulation in which every bias is corrected just before its neurons fire."""
+    """Simulate once, and correct every bias just before its neurons fire."""
     simulation = Simulation(network)
     early = network.begin(in_memory_format(images.to(network.graph.device)))
     for t in range(network.timesteps):
@@ -214,7 +221,7 @@ def _correct(network: SpikingNetwork, images: Tensor, targets: dict[str, Tensor]
 
 
 def relative_depths(sites: Sequence[Site]) -> dict[str, float]:
-    """For each site, how many sites lie before it on the longest path there, from 0 (none) to 1 (most)."""
+    """d/D of each site: number of sites before it on the longest path, divided by the largest such number."""
     depths: dict[str, int] = {}
     for site in sites:
         depths[site.name] = max((depths[name] + 1 for name in site.previous), default=0)
@@ -223,13 +230,14 @@ def relative_depths(sites: Sequence[Site]) -> dict[str, float]:
 
 
 def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) -> Tensor:
-    """What every step is to emit on average, [T, C]: rises with t by ``slope``, between 0 and θ, and is right in all.
+    """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean``.
 
     Args:
-        mean: what they are to emit in all, as a time-mean, [C]; at most the ceiling.
-        ceiling: θ, [] or [C].
+        mean: time-mean of the target, [C]; at most the ceiling.
+        ceiling: largest output of a step, [] or [C].
         timesteps: T.
-        slope: the last step emits (1 + slope) times the mean, the first (1 − slope) times; 0 to 1.
+        slope: the target is (1 − slope) times the mean at the first step and (1 + slope) times at the last; 0 to 1.
+            Reduced where the target would exceed the ceiling.
     """
     rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean > 0, ceiling / mean - 1, 0.0))
     r = torch.arange(timesteps, dtype=mean.dtype).mul_(2).sub_(timesteps - 1).div_(max(timesteps - 1, 1))
@@ -243,35 +251,34 @@ def firing_excess(
     target: Tensor,
     spikes: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
-    """E[θ k(u − b)] − target of each channel, [C], float64: what a step emits too much on average.
+    """Mean output of a step minus its target, E[θ k(u − b)] − target, of each channel, [C], float64.
 
-    The spikes are counted, so the result does not depend on the order of images.
+    Spikes are counted as integers, so the result does not depend on the order of images.
 
     Args:
         potential: u, before the bias, [B, C, ...].
         bias: b, [C].
         threshold: θ, [] or [C]; a channel with θ = ∞ has no excess.
-        target: mean activation, [C].
-        spikes: k, the spikes that potentials make, given which images of the batch they are of; default: one at θ and
-            above.
+        target: target of the mean output, [C].
+        spikes: k, the number of spikes at given potentials of given images of the batch; default: one at θ and above.
     """
     dims, channels = potential.dim(), potential.shape[1]
     others = [d for d in range(dims) if d != 1]
     bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
     total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
-    # pieces that stay in the cache
+    # sub-batches that fit into the cache
     size = max(1, PIECE // potential[0].numel())
     for start in range(0, len(potential), size):
         rows = slice(start, start + size)
         left = potential[rows] - bias
         total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum(others)
-    places = potential.numel() // channels
+    positions = potential.numel() // channels
     amplitude = threshold.double().flatten().expand(channels)
-    return torch.where(amplitude.isinf(), 0.0, amplitude * total / places - target)
+    return torch.where(amplitude.isinf(), 0.0, amplitude * total / positions - target)
 
 
 def _diverged(network: SpikingNetwork) -> str | None:
-    """The first site with a bias beyond all thresholds."""
+    """Name of the first site with a diverged bias, or None."""
     for site, neuron in zip(network.sites, network.neurons, strict=True):
         bias, amplitude = neuron.get_buffer("bias"), cast(Neuron, neuron).amplitude
         if not bool((bias.abs() <= DIVERGED * amplitude).all()):

@@ -16,12 +16,12 @@ from rheobase.passes.fine_tuning import FineTuning, _module
 class TemporalCorrection(FineTuning):
     r"""Stage 2 of DA calibration: train an output bias Δb for every channel (section 4.2, Eqs. 17-18, Algorithm 3).
 
-    Δb is added to the potential outside the division by j, which moves the firing threshold to θ − Δb. Everything else
-    stays; batch normalisation is folded. The gradient of a spike is a rectangle of unit slope.
+    Δb is added to the potential outside the division by j, which moves the firing threshold to θ − Δb. Nothing else
+    changes. The gradient of a spike is a rectangle of unit slope.
 
     Args:
         target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
-        band: half the rectangle's width, in units of the threshold.
+        band: half of the rectangle's width, in units of the threshold.
     """
 
     kind: Literal["temporal_correction"] = "temporal_correction"
@@ -31,9 +31,9 @@ class TemporalCorrection(FineTuning):
     band: float = Field(default=0.5, gt=0, lt=1)
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
-        """Δb of every site."""
+        """Names of Δb of every site."""
         return [f"{site.name}.output_bias" for site in network.sites]
 
     def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """With the rectangular surrogate."""
+        """The DA-QCFS activation with the rectangular surrogate gradient."""
         return _module(network, site, "rectangular", self.band)

@@ -23,24 +23,24 @@ ThresholdMethod = Literal["max", "percentile", "mse", "saturation"]
 class Thresholds(CalibrationPass):
     """Set θ of every site.
 
-    What is chosen is the value at which a neuron saturates: for neurons that emit at most one spike a step, θ; for
-    those that emit up to n in T steps (``Neuron.capacity``), nθ/T.
+    The method sets the largest output of a neuron, at which it saturates. This is θ for neurons that fire at most once
+    in a step, and nθ/T for neurons that fire up to n times in T steps (``Neuron.capacity``).
+
+    A channel that is never active is silent: θ = ∞, and its output is exactly zero.
 
     Args:
-        method: ``max``, the running maximum (Diehl et al. 2015); ``percentile``, an exact order statistic (Rueckauer
-            et al. 2017, section 2.2.2); ``mse``, the candidate with the least squared error between the activation and
-            what the neuron makes of it in T steps (Li et al. 2021, section 4.1, search over the same candidates but
-            for a quantiser that no neuron applies; see :func:`least_squares`); ``saturation``, the value at which the
-            activation itself saturates: of networks trained for conversion with a thresholded ReLU (Deng & Gu 2021;
-            Hardtanh(0, a), clamp(0, a), ReLU6) or with QCFS, whose θ was trained (Bu et al. 2022).
-        granularity: one θ for each ``channel``, or one for the ``layer``.
+        method: ``max``, the maximum of the activation (Diehl et al. 2015); ``percentile``, its exact percentile
+            (Rueckauer et al. 2017, section 2.2.2); ``mse``, the candidate with the least squared error between the
+            activation and the output of the neuron in T steps (:func:`least_squares`; Li et al. 2021, section 4.1,
+            search the same candidates with a quantiser that no neuron applies); ``saturation``, the value at which the
+            activation itself saturates, for networks trained with a thresholded ReLU (Deng & Gu 2021; Hardtanh(0, a),
+            clamp(0, a), ReLU6) or with QCFS, which has a trained θ (Bu et al. 2022).
+        granularity: one θ per ``channel`` or per ``layer``.
         percentile: for ``percentile``, in percent.
-        shift: for ``mse``: the part of θ that a :class:`rheobase.passes.ShiftCurrent` after this pass adds; under a
-            constant current it counts as initial potential.
-        candidates: for ``mse``: max · (1 − 0.01 i), i = 0 .. candidates − 1.
-        images: how many calibration images to look at; default all.
-
-    A channel that is never active gets an infinite threshold: it stays silent and gives exact zeros.
+        shift: for ``mse``: the shift, in units of θ, of a :class:`rheobase.passes.ShiftCurrent` after this pass; it
+            acts like an initial potential under a constant current.
+        candidates: for ``mse``: number of candidates max · (1 − 0.01 i), i = 0 .. candidates − 1.
+        images: number of calibration images to use; default: all.
     """
 
     kind: Literal["thresholds"] = "thresholds"
@@ -56,7 +56,7 @@ class Thresholds(CalibrationPass):
         for site in network.sites:
             if settable(network, site, "threshold", fresh=True).fitted:
                 raise CalibrationError(
-                    "has biases that were calibrated for the thresholds it has",
+                    "has biases that were calibrated for its present thresholds",
                     where=site.name,
                     remedy="put the thresholds first in the recipe's calibration",
                 )
@@ -87,30 +87,30 @@ class Thresholds(CalibrationPass):
 
     def _usable(self, site: Site, value: Tensor, largest: Tensor, changes: Changes) -> Tensor:
         silent = largest == 0
-        what = "channels" if self.granularity == "channel" else "layer"
+        rows = "channels" if self.granularity == "channel" else "layer"
         if bool(silent.any()):
             names = few(silent) if self.granularity == "channel" else ""
             changes.notes.append(
-                f"{site.name}: {what} {names} never active on the calibration images: kept silent".replace("  ", " ")
+                f"{site.name}: {rows} {names} never active on the calibration images: silent (θ = ∞)".replace("  ", " ")
             )
         rare = (value == 0) & ~silent
         if bool(rare.any()):
             changes.notes.append(
-                f"{site.name}: {self.percentile:g} % of the activations of {what} {few(rare)} are zero: maximum used"
+                f"{site.name}: {self.percentile:g} % of the activations of {rows} {few(rare)} are zero: maximum used"
             )
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
 
 
 def _levels(network: SpikingNetwork, site: Site) -> int:
-    """The most spikes that a site's neurons emit in all their steps."""
+    """Maximum number of spikes of a neuron in all its steps."""
     return network.neuron(site.name).capacity(network.steps_of(site.name))[1]
 
 
 def _levels_and_offset(network: SpikingNetwork, site: Site, shift: float) -> tuple[int, float | None]:
-    """The levels of a site's staircase above zero, and where its steps lie; None where spike trains feed the site."""
+    """Levels and offset of a site's staircase; the offset is None if the input of the site is a spike train."""
     neuron, steps = network.neuron(site.name), network.steps_of(site.name)
     response = neuron.response(steps)
-    # in a single step no train is uneven, and a neuron in closed form looks at the mean alone
+    # a train of one step has no unevenness, and a closed-form neuron depends on the time-mean only
     constant = not site.previous or steps == 1 or neuron.closed_form
     return _levels(network, site), float(response.offset) + shift if constant and response is not None else None
 
@@ -126,31 +126,29 @@ def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
         return trained.expand(like.shape).clone()
     if site.upper is None:
         raise CalibrationError(
-            "is an activation that never saturates",
+            "has an activation that never saturates",
             where=site.name,
-            remedy='choose thresholds from data: threshold="mse", "percentile" or "max"',
+            remedy='use threshold="mse", "percentile" or "max"',
         )
     return torch.full_like(like, site.upper)
 
 
 def least_squares(histogram: Histogram, levels: int, offset: float | None, candidates: int = 95) -> Tensor:
-    """The saturating value s of each row with the least expected squared error between the activation a and what the
-    neuron emits.
+    """The saturation value s of each row with the least expected squared error between activation a and output.
 
-    A neuron that emits at most n spikes in all its steps saturates at s = nθ/T; one that emits at most one a step has
-    n = T and s = θ. Under a constant current it is the quantiser q(a) = s/n · clip(⌊an/s + V0/θ⌋, 0, n) (Bu et al.
-    2022). Under a spike train the membrane stands anywhere when the last spike arrives, and V0 no longer fixes where
-    the steps of the staircase lie: the count is ⌊an/s + u⌋ with u anywhere in [0, 1), which is right on average,
-    min(a, s), and has the variance (s/n)² f (1 − f), f the fractional part of an/s. That is twice a fixed quantiser's
-    error, so the best s is smaller.
+    A neuron with at most n spikes in T steps saturates at s = nθ/T; with at most one per step, n = T and s = θ. Under a
+    constant current its output is q(a) = s/n · clip(⌊an/s + V0/θ⌋, 0, n) (Bu et al. 2022). Under a spike train the
+    membrane potential at the last input spike is arbitrary, so the count is modelled as ⌊an/s + u⌋ with u uniform in
+    [0, 1). The output then has the mean min(a, s) and the variance (s/n)² f (1 − f), where f is the fractional part of
+    an/s. This is twice the error of a fixed quantiser, so the best s is smaller.
 
     Args:
-        histogram: of the activation a.
+        histogram: histogram of the activation a.
         levels: n.
-        offset: V0/θ for a site with a constant current; None for one that spike trains feed.
-        candidates: how many, in steps of 1 % down from the maximum.
+        offset: V0/θ under a constant current; None under a spike train.
+        candidates: number of candidates, in steps of 1 % down from the maximum.
     """
-    # in units of the maximum every row has the same bins and candidates: errors are one product of matrices
+    # in units of the maximum all rows have the same bins and candidates, so the errors are one matrix product
     a = histogram.middles()
     saturation = 1 - 0.01 * torch.arange(candidates, dtype=torch.float64).unsqueeze(1)
     steps = a * levels / saturation
@@ -168,7 +166,7 @@ def least_squares(histogram: Histogram, levels: int, offset: float | None, candi
 
 
 def few(mask: Tensor) -> str:
-    """The first of the places where a mask is true, for a message."""
+    """The first indices where a mask is true, for a message."""
     indices = mask.nonzero().flatten().tolist()
     shown = ", ".join(map(str, indices[:8]))
     return f"{shown} and {len(indices) - 8} more" if len(indices) > 8 else shown

@@ -1,4 +1,4 @@
-"""A network gone through node by node, all images at once: each site is met when everything before it is done."""
+"""Execution node by node on time-means, all images together, with a stop at each site."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rheobase.signals.signal import Constant, Signal
 PIECE = 32
 
 Pieces = list[Tensor]
-"""A value for all images, cut along the batch."""
+"""A value for all images, in sub-batches."""
 
 
 class Walk:
-    """On time-means: a network whose sites are closed forms, or the analog network.
+    """Execution of a network on time-means: one with closed-form sites, or the analog network.
 
-    Alternate :meth:`to_site` and :meth:`emit`, then :meth:`finish`. What has been computed is not computed again, so
-    sites that are fitted one after the other cost one pass in all.
+    Alternate :meth:`to_site` and :meth:`emit`, then call :meth:`finish`. Nothing is computed twice, so fitting all
+    sites one after the other costs one forward pass.
 
     Args:
-        graph: its structure and tensors.
+        graph: structure and tensors of the network.
         images: [N, ...].
-        before: called with a node and its input before the node runs; the graph to go on with, the same one or one with
-            other tensors.
+        before: called with the graph, a node and its input before the node runs; returns the graph to continue with,
+            which may have other tensors.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class Walk:
 
     @torch.no_grad()
     def to_site(self) -> tuple[Node, Pieces]:
-        """Run up to the next site; it and its current."""
+        """Run up to the next site, and return its node and its current."""
         node = self._run()
         assert node is not None, "there is no further site"
         return node, self._inputs(node)
 
     @torch.no_grad()
     def emit(self, emitted: Pieces) -> None:
-        """Set what the site at hand emits."""
+        """Set the output of the present site."""
         given = iter(emitted)
         self._advance(lambda node, signal: Constant(next(given)))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """Run what comes after the last site: the output, [N, ...]."""
+        """Run the readout, and return the output, [N, ...]."""
         assert self._run() is None, "there are further sites"
         return torch.cat([values[self.graph.output].mean() for values in self._values])
 
@@ -82,7 +82,7 @@ class Walk:
 
 
 def channel_mean(pieces: Pieces) -> Tensor:
-    """Mean over images and places, [C], float64."""
+    """Mean over images and positions, [C], float64."""
     total = sum(piece.sum([d for d in range(piece.dim()) if d != 1], dtype=torch.float64) for piece in pieces)
     assert isinstance(total, Tensor)
     return total * total.numel() / sum(piece.numel() for piece in pieces)

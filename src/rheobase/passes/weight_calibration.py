@@ -1,4 +1,4 @@
-"""Weights adjusted layer by layer to the spikes that really arrive: the weight stage of SNN Calibration."""
+"""Weights fitted layer by layer to the spikes of the layers before: the weight stage of SNN Calibration."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from rheobase.passes.statistics import observe
 
 
 class WeightCalibration(CalibrationPass):
-    r"""Layer by layer, fit weights and biases so that the neurons' mean output meets the ANN's activation.
+    r"""Fit weights and biases layer by layer so that the neurons' time-mean output matches the ANN's activation.
 
-    Li et al. 2021, section 4.3, first stage of the advanced pipeline on ImageNet. With x̄ the time-mean of the spikes
-    that arrive (layers before are calibrated already) and q the staircase of the neuron, with a straight-through
-    gradient,
+    Li et al. 2021, section 4.3, first stage of the advanced pipeline on ImageNet. With x̄ the time-mean of the input
+    spikes from the layers before, which are already calibrated, and q the staircase of the neuron with a
+    straight-through gradient,
 
     .. math:: \min_{W, c} \; \big\| q(W \bar x + c) - a \big\|^2
 
-    by Adam on batches of calibration images. A layer is what no site before needed: usually one convolution; in a
-    residual block also the projection of the shortcut. A tensor that several operations share is left alone, and so is
-    a layer whose fit gets worse. All is undone if it does not help on held-out images.
+    by Adam on batches of calibration images. A layer consists of the operations that no earlier site needs: usually one
+    convolution, in a residual block also the projection of the shortcut. A tensor shared by several operations is not
+    changed, nor is a layer whose error would grow. The pass is reverted if it does not help on held-out images.
 
     Args:
-        learning_rate: of Adam; 1e-5 in the paper.
-        iterations: for each layer; 5000 in the paper.
-        batch_size: images for each iteration.
-        images: how many calibration images to use, all simulated at once; 1024 in the paper.
-        seed: of the batches.
+        learning_rate: learning rate of Adam; 1e-5 in the paper.
+        iterations: iterations per layer; 5000 in the paper.
+        batch_size: images in an iteration.
+        images: number of calibration images, all simulated at once; 1024 in the paper.
+        seed: seed of the batches.
     """
 
     kind: Literal["weight_calibration"] = "weight_calibration"
@@ -51,7 +51,7 @@ class WeightCalibration(CalibrationPass):
     seed: int = 0
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Replace tensors of ``network.graph``; ``network.ann`` keeps its own."""
+        """Replace tensors of ``network.graph``; ``network.ann`` is not changed."""
         images = data.fit[: self.images]
         for site in network.sites:
             settable(network, site, "bias", streaming=True)
@@ -75,7 +75,7 @@ class WeightCalibration(CalibrationPass):
     def _fit(
         self, network: SpikingNetwork, layer: Layer, names: list[str], target: Tensor, draws: torch.Generator
     ) -> bool:
-        """Fit the tensors of one layer; False if that made its error larger."""
+        """Fit the tensors of one layer; False, without a change, if its error did not fall."""
         response = self._response(network, layer.site.name)
         means = {name: signal.mean().clone() for name, signal in layer.inputs.items()}
         start = network.graph
@@ -109,9 +109,9 @@ class WeightCalibration(CalibrationPass):
         response = network.neuron(site).response(network.steps_of(site))
         if response is None:
             raise CalibrationError(
-                "has neurons whose response to a constant current is no fixed staircase",
+                "has neurons whose response to a constant current is not a fixed staircase",
                 where=site,
-                remedy="put this pass before those that set a bias for each step, or a potential outside [0, θ]",
+                remedy="put this pass before passes that set a bias per step or an initial potential outside [0, θ]",
             )
         return response
 
@@ -136,5 +136,5 @@ def _own_tensors(network: SpikingNetwork, layer: Layer, changes: Changes) -> lis
     own = [name for node in layer.nodes for name in node.parameters.values()]
     shared = [name for name in dict.fromkeys(own) if used[name] > 1]
     if shared:
-        changes.notes.append(f"{layer.site.name}: {', '.join(shared)} left alone, used by several operations")
+        changes.notes.append(f"{layer.site.name}: {', '.join(shared)} not changed, used by several operations")
     return [name for name in own if used[name] == 1]

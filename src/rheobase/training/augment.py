@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images: random crop, flip, AutoAugment, Cutout, all drawn from one generator."""
+"""Augmentation of a batch of images by random crop, flip, AutoAugment and Cutout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rheobase.training.autoaugment import POLICIES, apply_policy
 
 
 class Draws(NamedTuple):
-    """What chance decides about each of B images; apart from the pixels, so that processes can share out one batch.
+    """Random draws for B images, separate from the pixels, so that several processes can share a batch.
 
     Attributes:
-        row, column: where the crop begins in the padded image, [B].
-        flip: whether the image is mirrored, [B].
-        hole_row, hole_column: the centre of the hole of Cutout, [B].
-        policy: which sub-policy of AutoAugment, [B].
-        chance: uniform in 0..1; each of the two operations happens where it is below its probability, [B, 2].
-        negative: whether the operation turns, shears, moves or changes the other way, [B, 2].
+        row, column: start of the crop in the padded image, [B].
+        flip: True if the image is mirrored, [B].
+        hole_row, hole_column: centre of the square of Cutout, [B].
+        policy: index of the sub-policy of AutoAugment, [B].
+        chance: uniform in 0..1; an operation is applied if this is below its probability, [B, 2].
+        negative: True if the operation has the negative sign, [B, 2].
     """
 
     row: Tensor
@@ -36,24 +36,24 @@ class Draws(NamedTuple):
     negative: Tensor
 
     def part(self, rows: slice) -> Draws:
-        """The decisions about some of the images."""
+        """The draws for some of the images."""
         return Draws(*(values[rows] for values in self))
 
 
 class Augmentation(Value):
-    """Random changes to training images [B, C, H, W] that are already normalised, in the order of the arguments.
+    """Random augmentation of normalised training images [B, C, H, W], in the order of the arguments.
 
     Args:
-        crop_padding: pixels of black around the image before an H × W window is cut from it at random; 0 for none.
-        flip: mirror every other image, left to right.
-        autoaugment: the policy that Cubuk et al. (2019) found for this data set; for 1 or 3 channels.
-        cutout: side of a square set to zero at a random centre, which may lie so that a part of the square falls
-            outside (DeVries & Taylor 2017: 16 for CIFAR-10); 0 for none.
-        mean, std: what the images were normalised by, for each channel. They tell what black is, and AutoAugment
-            works on the pixels before normalisation. Left out for images in 0..1.
+        crop_padding: width of the black border in pixels, from which a random H × W window is cut; 0: no crop.
+        flip: mirror images left to right, with probability ½.
+        autoaugment: the policy of Cubuk et al. (2019) for this data set; for 1 or 3 channels.
+        cutout: side in pixels of a square that is set to zero, at a random centre, partly outside near the border
+            (DeVries & Taylor 2017: 16 for CIFAR-10); 0: no square.
+        mean, std: mean and standard deviation per channel that the images were normalised by. They define black, and
+            AutoAugment works on the pixels before normalisation. None for images in 0..1.
 
     Raises:
-        TrainingError: naming every unknown or impossible field.
+        TrainingError: naming every unknown or invalid field.
 
     Example:
         >>> images = torch.rand(8, 3, 32, 32)
@@ -74,7 +74,7 @@ class Augmentation(Value):
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> Augmentation:
         if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std go together")
+            raise ValueError("mean and std must be given together")
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std):
                 raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
@@ -83,14 +83,16 @@ class Augmentation(Value):
         return self
 
     def check(self, shape: torch.Size) -> None:
-        """Refuse images [B, C, H, W] that this cannot change.
+        """Refuse images that cannot be augmented.
 
         Raises:
-            DataError: if they are no images, or have another number of channels than mean and std.
+            DataError: if the shape is not [B, C, H, W], or C does not fit mean and std or AutoAugment.
         """
         if len(shape) != 4:
             raise DataError(
-                f"has shape {list(shape)}", where="augmentation", remedy="give images [B, C, H, W], or leave it out"
+                f"needs images [B, C, H, W], not {list(shape)}",
+                where="augmentation",
+                remedy="give images, or leave it out",
             )
         if self.mean is not None and len(self.mean) != shape[1]:
             raise DataError(
@@ -100,13 +102,13 @@ class Augmentation(Value):
             )
         if self.autoaugment and shape[1] not in (1, 3):
             raise DataError(
-                f"works on 1 or 3 channels, but the images have {shape[1]}",
+                f"needs 1 or 3 channels, but the images have {shape[1]}",
                 where="AutoAugment",
-                remedy="leave it out",
+                remedy="leave autoaugment out",
             )
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draws:
-        """Decide what happens to each of ``shape[0]`` images; takes the same from the generator whatever is in use."""
+        """Draw for ``shape[0]`` images; the number of draws does not depend on the settings."""
         count, height, width = shape[0], shape[-2], shape[-1]
 
         def whole(below: int) -> Tensor:
@@ -124,10 +126,10 @@ class Augmentation(Value):
         )
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """The images changed as decided; new memory, on their device.
+        """Apply the draws, and return new images on the same device.
 
         Raises:
-            DataError: if AutoAugment finds that the images, normalisation undone, do not lie in 0..1.
+            DataError: if the images before normalisation are not in 0..1, for AutoAugment.
         """
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, draws)
@@ -139,7 +141,7 @@ class Augmentation(Value):
         return images
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Decide and apply."""
+        """Draw and apply."""
         self.check(images.shape)
         return self.apply(images, self.draw(images.shape, generator))
 
@@ -162,15 +164,15 @@ class Augmentation(Value):
         columns = draws.column.to(device)[:, None] + torch.arange(width, device=device)
         if self.flip:
             columns = torch.where(draws.flip.to(device)[:, None], columns.flip(1), columns)
-        # One gather over places numbered row by row is six times faster than indexing by rows and columns.
-        places = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).reshape(count, 1, -1)
-        return padded.flatten(2).gather(2, places.expand(-1, channels, -1)).reshape(images.shape)
+        # One gather over flat positions is six times faster than indexing by rows and columns.
+        positions = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).reshape(count, 1, -1)
+        return padded.flatten(2).gather(2, positions.expand(-1, channels, -1)).reshape(images.shape)
 
     def _cut_out(self, images: Tensor, draws: Draws) -> Tensor:
         def inside(centre: Tensor, extent: int) -> Tensor:
             begin = centre.to(images.device)[:, None] - self.cutout // 2
-            place = torch.arange(extent, device=images.device)
-            return (place >= begin) & (place < begin + self.cutout)
+            position = torch.arange(extent, device=images.device)
+            return (position >= begin) & (position < begin + self.cutout)
 
         rows, columns = inside(draws.hole_row, images.shape[2]), inside(draws.hole_column, images.shape[3])
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

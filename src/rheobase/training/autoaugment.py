@@ -1,7 +1,7 @@
-"""AutoAugment: the policies of Cubuk et al. (2019), image by image with Pillow, as their authors applied them.
+"""AutoAugment: the policies of Cubuk et al. (2019), applied image by image with Pillow, as in the authors' code.
 
-A library for batches of tensors (kornia 0.9) was measured and left out: it draws one sub-policy for a whole batch
-instead of one an image, gives shears and shifts other ranges than the paper, and takes 7 ms for a group of five images.
+kornia 0.9 is not used: it draws one sub-policy per batch instead of per image, its ranges of shears and shifts differ
+from the paper, and it takes 7 ms for a group of five images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rheobase.core.errors import DataError
 Operation = tuple[str, float, int]
 """Name, probability, magnitude 0..9."""
 
-# Table 7 of the paper; an operation without a magnitude has 0.
+# Table 7 of the paper; operations without a magnitude have 0.
 _CIFAR10: tuple[tuple[Operation, Operation], ...] = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -83,20 +83,19 @@ POLICIES = {"cifar10": _CIFAR10, "imagenet": _IMAGENET}
 def apply_policy(
     name: str, images: Tensor, mean: Tensor, std: Tensor, policy: Tensor, chance: Tensor, negative: Tensor
 ) -> Tensor:
-    """Apply to each image its sub-policy; an image to which nothing happens keeps its bits.
+    """Apply a sub-policy to each image; an image without an operation keeps its bits.
 
     Args:
-        name: of the policy.
-        images: [B, C, H, W] with C of 1 or 3, normalised by ``mean`` and ``std`` [C, 1, 1]; in between they are
-            rounded to 8 bits, which is where they came from.
-        mean: of the normalisation.
-        std: of the normalisation.
-        policy: which of the 25 sub-policies, [B].
-        chance: an operation happens where this is below its probability, [B, 2].
-        negative: the sign of an operation that has one, [B, 2].
+        name: name of the policy.
+        images: [B, C, H, W] with C of 1 or 3, normalised by ``mean`` and ``std``; operations work on 8-bit pixels.
+        mean: mean of the normalisation, [C, 1, 1].
+        std: standard deviation of the normalisation, [C, 1, 1].
+        policy: index of one of the 25 sub-policies, [B].
+        chance: an operation is applied if this is below its probability, [B, 2].
+        negative: True for the negative sign of an operation that has one, [B, 2].
 
     Raises:
-        DataError: if the pixels do not lie in 0..1.
+        DataError: if the pixels before normalisation are not in 0..1.
     """
     chosen = [
         [
@@ -115,9 +114,9 @@ def apply_policy(
     low, high = float(pixels.min()), float(pixels.max())
     if not (low > -1 and high < 256):
         raise DataError(
-            f"expects pixels in 0..1 before normalisation, and finds {low / 255:.3g} to {high / 255:.3g}",
+            f"needs pixels in 0..1 before normalisation, but they are {low / 255:.3g} to {high / 255:.3g}",
             where="AutoAugment",
-            remedy="give Augmentation the mean and std that the images were normalised by",
+            remedy="give Augmentation the mean and std of the normalisation",
         )
     squeeze = images.shape[1] == 1
     arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
@@ -131,8 +130,8 @@ def apply_policy(
     return result
 
 
-# What an operation of magnitude 0..1 and sign ±1 does: Table 6 of the paper. Largest: shear 0.3, shift 150 of 331
-# pixels, turn 30°, enhance by 0.9. What comes in from outside is grey, near the mean that the authors' code puts there.
+# Operations of magnitude 0..1 and sign ±1 (Table 6 of the paper). Maxima: shear 0.3, shift 150 of 331 pixels, rotation
+# 30°, enhancement 0.9. The border is filled with grey, close to the mean colour that the authors' code uses.
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Batch normalisation in training: whose statistics run, and how much of them the newest batch makes up."""
+"""Exact statistics of batch normalisation: means over batches in place of running means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rheobase.graph.trainable import TrainableGraph
 
 
 def normalising(network: nn.Module) -> list[Any]:
-    """The parts of a network that keep running statistics; each has a ``momentum``."""
+    """The modules of a network that keep running statistics; each has a ``momentum``."""
     return [
         part
         for part in network.modules()
@@ -24,9 +24,10 @@ def normalising(network: nn.Module) -> list[Any]:
 
 @contextmanager
 def averaging(network: nn.Module) -> Iterator[Iterator[None]]:
-    """While it is open, the running statistics become means over all batches: advance the iterator before each.
+    """Context in which running statistics become means over all batches; advance the iterator before each batch.
 
-    With the momentum 1/k at batch k, m <- m + (x - m)/k is the mean of what came so far; what was there is forgotten.
+    With the momentum 1/k at batch k, m <- m + (x - m)/k is the mean over the batches so far; earlier statistics are
+    discarded.
     """
     parts = normalising(network)
     before = [part.momentum for part in parts]

@@ -1,8 +1,8 @@
-"""A run on disk: after every epoch one file that holds all of it, so that a killed run goes on where it was.
+"""Checkpoints of a training run: one file after every epoch, from which an interrupted run resumes.
 
-``checkpoint.safetensors`` holds the tensors of network and optimiser, and in its header JSON with the epochs done, the
-settings, what the run was made of, and versions. There is no random state to keep: every epoch draws from generators
-seeded by the run's seed and the epoch's number, and the learning rate is a function of the step.
+``checkpoint.safetensors`` contains the tensors of network and optimiser. Its header contains JSON with the completed
+epochs, the settings, digests of network and data, and versions. Random state is not stored: every epoch draws from
+generators seeded by the run's seed and the epoch's number, and the learning rate is a function of the step.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _KEY = "rheobase-training"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run has come to.
+    """The state of a run after an epoch.
 
     Attributes:
-        identity: all that decides the result: settings, seed, data, network, by name.
-        history: a record for each epoch done.
-        model: the network's state after the last of them.
-        optimiser: the optimiser's tensors, by number of the parameter and name.
-        best: the network's state after the best epoch on the validation images, if it is wanted.
+        identity: everything that determines the result: settings, seed, data, network, by name.
+        history: a record for each completed epoch.
+        model: state of the network after the last epoch.
+        optimiser: tensors of the optimiser, by parameter number and name.
+        best: state of the network after the best epoch on the validation images; empty unless it is kept.
     """
 
     identity: dict[str, Any]
@@ -51,13 +51,13 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint, then the metrics, each whole or not at all.
+    """Write the checkpoint, then the metrics, each atomically.
 
     Raises:
-        TrainingError: if the folder cannot be written; the checkpoint of the epoch before is then still there.
+        TrainingError: if the folder cannot be written; the previous checkpoint is then unchanged.
     """
-    parts = {"model": checkpoint.model, "optimiser": checkpoint.optimiser, "best": checkpoint.best}
-    tensors = {f"{part}/{name}": _apart(value) for part, values in parts.items() for name, value in values.items()}
+    states = {"model": checkpoint.model, "optimiser": checkpoint.optimiser, "best": checkpoint.best}
+    tensors = {f"{part}/{name}": _copied(value) for part, values in states.items() for name, value in values.items()}
     content = {
         "version": VERSION,
         "identity": checkpoint.identity,
@@ -71,14 +71,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def save_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write the weights alone, for ``load_state_dict`` and the command line."""
-    _replace(folder / WEIGHTS_FILE, safetensors.torch.save({name: _apart(value) for name, value in state.items()}))
+    _replace(folder / WEIGHTS_FILE, safetensors.torch.save({name: _copied(value) for name, value in state.items()}))
 
 
 def load(folder: Path) -> Checkpoint | None:
     """The checkpoint in a folder, or None.
 
     Raises:
-        TrainingError: if it is damaged, or of another version.
+        TrainingError: if the checkpoint is damaged, or of another format version.
     """
     path = folder / CHECKPOINT_FILE
     remedy = "delete it to start from the beginning, or choose another folder"
@@ -89,7 +89,7 @@ def load(folder: Path) -> Checkpoint | None:
             content = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as cause:
-        raise TrainingError(f"is no checkpoint that can be read ({cause})", where=str(path), remedy=remedy) from cause
+        raise TrainingError(f"is damaged or not a checkpoint ({cause})", where=str(path), remedy=remedy) from cause
     if content.get("version") != VERSION:
         raise TrainingError(f"has format version {content.get('version')!r}", where=str(path), remedy=remedy)
 
@@ -100,17 +100,17 @@ def load(folder: Path) -> Checkpoint | None:
 
 
 def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that was made of something else.
+    """Refuse to resume a run with other settings, data or networks.
 
     Raises:
-        TrainingError: naming what differs.
+        TrainingError: listing the differences.
     """
     differences = _differences(found, json.loads(json.dumps(wanted)))
     if differences:
         raise TrainingError(
             f"holds the checkpoint of another run: {'; '.join(differences[:5])}",
             where=str(folder),
-            remedy="choose another folder, or go on with what that run was started with",
+            remedy="choose another folder, or pass the arguments that the run was started with",
         )
 
 
@@ -126,7 +126,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimiser_tensors` gave."""
+    """Restore the state from :func:`optimiser_tensors`."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -139,12 +139,12 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def shapes(module: nn.Module) -> dict[str, list[int]]:
-    """Shape of every tensor of a network."""
+    """Shape of every tensor of a network, by name."""
     return {name: list(value.shape) for name, value in module.state_dict().items()}
 
 
 def activations(module: nn.Module) -> dict[str, str]:
-    """What no tensor tells of quantised activations: levels and rounding, or how levels are learned and what for."""
+    """The settings of quantised activations, by name: levels and rounding, or how levels are learned."""
     found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}
     for name, part in module.named_modules():
         if isinstance(part, TrainableGraph) and part.constraint is not None:
@@ -153,10 +153,10 @@ def activations(module: nn.Module) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, and see that it can be written.
+    """Create the folder, and check that it can be written.
 
     Raises:
-        TrainingError: if not.
+        TrainingError: if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,9 @@ def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [*wanted, *(key for key in found if key not in wanted)]
         return [
-            line for key in keys for line in _differences(found.get(key), wanted.get(key), f"{place} {key}".strip())
+            difference
+            for key in keys
+            for difference in _differences(found.get(key), wanted.get(key), f"{place} {key}".strip())
         ]
     return [] if found == wanted else [f"{place} was {_short(found)} and is now {_short(wanted)}"]
 
@@ -183,8 +185,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _apart(tensor: Tensor) -> Tensor:
-    # safetensors refuses tensors that share memory
+def _copied(tensor: Tensor) -> Tensor:
+    # because safetensors refuses tensors that share memory
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -198,5 +200,5 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(draft, path)
     except OSError as cause:
         raise TrainingError(
-            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="free space there"
+            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="free space on that disk"
         ) from cause

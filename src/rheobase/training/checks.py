@@ -1,4 +1,4 @@
-"""What is refused before any work is done."""
+"""Checks before training starts."""
 
 from __future__ import annotations
 
@@ -25,24 +25,29 @@ def split_data(
     seed: int,
     workers: int,
 ) -> tuple[Part, Part | None]:
-    """The images to train on, and those to validate on."""
+    """Split the data into the images to train on and those to validate on."""
     source = read(data, where="training data", workers=workers)
     everything = Part(source, torch.arange(len(source)))
     if validation is None:
         return everything, None
     if not isinstance(validation, float | int):
-        apart = read(validation, where="validation data", workers=workers)
-        return everything, Part(apart, torch.arange(len(apart)))
+        separate = read(validation, where="validation data", workers=workers)
+        return everything, Part(separate, torch.arange(len(separate)))
     remedy = "give a fraction between 0 and 1, images, or None"
     validation = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
     return split(source, validation, derive(seed, "validation"))
 
 
 def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
-    """See that there are images enough, and some to validate on where the settings want that."""
+    """Check that there are enough images, and validation images if the settings need them.
+
+    Raises:
+        DataError: if there are too few images.
+        TrainingError: if the settings need validation images and there are none.
+    """
     if checked is not None and len(checked) == 0:
         raise DataError(
-            f"the fraction leaves none of {len(fitted)} images to validate on",
+            f"the fraction is less than one of {len(fitted)} images",
             where="validation",
             remedy="give a larger fraction, or None to train without validation",
         )
@@ -50,14 +55,14 @@ def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
         raise DataError(
             f"has {len(fitted)} images, fewer than one batch of {training.batch_size}",
             where="training data",
-            remedy=f"use a batch_size of at most {len(fitted)}, or more images",
+            remedy=f"set batch_size to at most {len(fitted)}, or give more images",
         )
     needs = [name for name in ("patience", "keep") if getattr(training, name) not in (None, "last")]
     if checked is None and needs:
         raise TrainingError(
-            "judges epochs by the validation images, and there are none",
+            f"is {getattr(training, needs[0])!r}, which needs validation images",
             where=needs[0],
-            remedy="give validation=0.1, or images of their own",
+            remedy="give validation=0.1, or validation images",
         )
 
 
@@ -69,17 +74,22 @@ def check_task(
     checked: Part | None,
     training: Training,
 ) -> bool:
-    """See that networks, images and labels fit one another, on two images; whether the answer is one score a class."""
-    answers: dict[str, torch.Size] = {}
+    """Check on two images that networks, images and labels fit each other; True if the network outputs logits.
+
+    Raises:
+        DataError: if images or labels do not fit, or labels are missing.
+        TrainingError: if the output of a network does not fit.
+    """
+    outputs: dict[str, torch.Size] = {}
     for part, where in ((fitted, "training data"), (checked, "validation data")):
         if part is None:
             continue
         source = part.source
         if not source.labelled and teacher is None and loss is None:
             raise DataError(
-                "has no labels, and the cross-entropy needs them",
+                "has no labels, which the cross-entropy needs",
                 where=where,
-                remedy="give labels, or a teacher whose logits take their place",
+                remedy="give labels, or a teacher in place of them",
             )
         with random_state(0, None):
             images, labels = next(iter(source.batches([part.numbers[:2]])))
@@ -87,31 +97,31 @@ def check_task(
             training.augment.check(images.shape)
         for network, name in ((module, "model"), (teacher, "teacher")):
             if network is not None:
-                answers[name] = _answer(network, name, images, where)
+                outputs[name] = _output_shape(network, name, images, where)
         if labels is None or loss is not None:
             continue
-        if len(answers["model"]) != 2:
+        if len(outputs["model"]) != 2:
             raise TrainingError(
-                f"answers with shape {list(answers['model'])}",
+                f"has an output of shape {list(outputs['model'])}",
                 where="model",
                 remedy="let it return logits [B, classes], or give a loss of your own",
             )
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
-        check_labels(every, where, answers["model"][1])
-    if teacher is not None and loss is None and answers["teacher"] != answers["model"]:
+        check_labels(every, where, outputs["model"][1])
+    if teacher is not None and loss is None and outputs["teacher"] != outputs["model"]:
         raise TrainingError(
-            f"answers with shape {list(answers['teacher'])}, the network with {list(answers['model'])}",
+            f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}",
             where="teacher",
             remedy="give a teacher for the same classes",
         )
-    return len(answers["model"]) == 2
+    return len(outputs["model"]) == 2
 
 
-def _answer(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:
+def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:
     network.eval()
     try:
         with torch.no_grad(), random_state(0, None):
-            answer = network(images.cpu().float())
+            output = network(images.cpu().float())
     except Exception as cause:
         first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise DataError(
@@ -119,13 +129,17 @@ def _answer(network: nn.Module, name: str, images: Tensor, where: str) -> torch.
             where=where,
             remedy="check the size and the number of channels of the images",
         ) from cause
-    if not isinstance(answer, Tensor):
-        raise TrainingError(f"answers with a {type(answer).__name__}", where=name, remedy="let it return logits")
-    return answer.shape
+    if not isinstance(output, Tensor):
+        raise TrainingError(f"returns a {type(output).__name__}", where=name, remedy="let it return logits")
+    return output.shape
 
 
 def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[str]:
-    """Freeze what does not train; the names of what does."""
+    """Freeze the parameters that are not chosen, and return the names of the trained ones.
+
+    Raises:
+        TrainingError: if no parameter is left to train.
+    """
     names = []
     for name, parameter in module.named_parameters():
         if parameters is not None:
@@ -137,13 +151,13 @@ def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[
         raise TrainingError(
             "leaves no parameter to train",
             where="model" if parameters is None else "parameters",
-            remedy=f"the network has {known or 'none'}",
+            remedy=f"choose some of the network's parameters: {known}" if known else "give a network with parameters",
         )
     return names
 
 
 def copied(model: nn.Module, where: str) -> nn.Module:
-    """A copy on the CPU, so that the network that was given stays as it is."""
+    """A copy of a network on the CPU, so that the original is not changed."""
     if not isinstance(model, nn.Module):
         raise TrainingError.typed(f"is a {type(model).__name__}", where=where, remedy="give a torch.nn.Module")
     try:

@@ -1,4 +1,4 @@
-"""Stops a run that has left the rails, and says where."""
+"""Detection of a run that diverges."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from rheobase.core.errors import DivergedError
 from rheobase.training.checkpoint import CHECKPOINT_FILE
 
 _CHECK_EVERY = 20
-"""Steps between two looks, where looking means to wait for a GPU or another process."""
-
+"""Steps between two checks, if a check waits for a GPU or another process."""
 
 _WATCHED = ("threshold", "step_size", "steps", "bits")
-"""Names of parameters; of bits, 2 to their power."""
+"""Names of the checked parameters; of bits n, 2ⁿ is checked."""
 
 
 class Guard:
-    """Sees that losses stay finite, and thresholds, step sizes and numbers of steps positive and finite.
+    """Stops a run if a loss is not finite, or a threshold, step size or number of steps not positive and finite.
 
-    On one CPU after every step. Elsewhere a look means to wait for the device or for the other processes, so the
-    findings of some steps are looked at together; all processes look at the same ones, and so stop at the same step.
+    In one process on a CPU it checks every step. Elsewhere a check waits for the device or for other processes, so the
+    results of several steps are checked together; all processes check the same results and stop at the same step.
     """
 
     def __init__(self, module: nn.Module, fabric: Any, folder: Path | None) -> None:
@@ -37,7 +36,7 @@ class Guard:
             self._report(self._thresholds_fine(), "before training")
 
     def watch(self, loss: Tensor, epoch: int, step: int, last: bool) -> None:
-        """Note how a step ended."""
+        """Record the result of a step, and check the recorded results when due."""
         fine = torch.isfinite(loss).reshape(1)
         self.findings.append(torch.cat([fine, self._thresholds_fine()]) if self.thresholds else fine)
         if len(self.findings) < self.every and not last:
@@ -54,7 +53,7 @@ class Guard:
             raise self.error("the loss is not finite", when)
 
     def error(self, problem: str, when: str) -> DivergedError:
-        """What to say when the run has left the rails."""
+        """The error for a run that diverged."""
         kept = str(self.folder) if self.folder is not None and (self.folder / CHECKPOINT_FILE).exists() else None
         remedy = "use a smaller learning rate, clip the gradient, or warm up"
         return DivergedError(problem, where=when, kept=kept, remedy=remedy)
@@ -74,4 +73,4 @@ class Guard:
             if not bool(part.all()):
                 place = int((~part).nonzero()[0])
                 value = float(parameter.detach().reshape(-1)[place])
-                raise self.error(f"{name} is {value:.4g}, no positive number", when)
+                raise self.error(f"{name} is {value:.4g}, not positive and finite", when)

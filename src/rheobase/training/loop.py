@@ -1,4 +1,4 @@
-"""The training loop: the same code on a CPU, on a GPU, and in several processes."""
+"""The training loop, with the same code for a CPU, a GPU and several processes."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from rheobase.training.settings import Training
 _NOT_DECAYED = ("bias", "threshold")
 
 Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-"""(logits, labels or None, teacher's logits or None) -> the mean over the images."""
+"""(logits, labels or None, teacher's logits or None) -> mean loss over the images."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to.
+    """The record of an epoch.
 
     Attributes:
-        epoch: its number, from 1.
-        train_loss: mean over its steps, penalty included, on augmented images, by the weights as they were then.
-        train_accuracy: likewise; None without labels.
-        validation_loss: mean over the validation images, without the penalty; None without such images.
-        validation_accuracy: None without labels.
-        learning_rate: of its last step.
-        seconds: it took.
-        mean_timesteps: mean T over the sites after it, of a network that learns T; else None.
+        epoch: number of the epoch, from 1.
+        train_loss: mean loss over the steps, including the penalty, on augmented images.
+        train_accuracy: accuracy over the steps, on augmented images; None without labels.
+        validation_loss: mean loss over the validation images, without the penalty; None without such images.
+        validation_accuracy: accuracy on the validation images; None without labels.
+        learning_rate: learning rate of the last step.
+        seconds: duration in seconds.
+        mean_timesteps: mean T over the sites after the epoch, if the network learns T; else None.
     """
 
     epoch: int
@@ -65,13 +65,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and how it came about.
+    """A trained network and the record of its training.
 
     Attributes:
-        model: a trained copy in eval mode; the network that was given is as it was.
+        model: a trained copy of the network, in eval mode.
         history: one record for each epoch.
         epoch: number of the epoch whose weights ``model`` has.
-        notes: where learned levels ended at a bound, and what ``exact_statistics`` did.
+        notes: notes on learned levels that ended at a bound, and on ``exact_statistics``.
     """
 
     model: nn.Module
@@ -102,47 +102,47 @@ def train(
 ) -> Trained:
     r"""Train a copy of a network.
 
-    ``training`` holds what a file of settings can hold and what, with seed and data, decides the weights; the arguments
-    are objects (network, images, functions) and where and how the work is done.
+    ``training`` holds the settings, which can be stored in a file. Together with seed and data they determine the
+    weights. The other arguments are objects (network, images, functions) and the hardware.
 
-    A step takes the gradient of the mean loss over ``batch_size`` images, however many processes there are: each gets
-    an equal share of the same seeded batch, with the same augmentation, and gradients are averaged. So several
-    processes give the weights of one within rounding, except through batch norm, which normalises by the statistics of
-    a process's own share and keeps those of the first process.
+    A step takes the gradient of the mean loss over ``batch_size`` images, for any number of processes: each gets an
+    equal share of the same seeded batch, with the same augmentation, and gradients are averaged. Several processes thus
+    give the weights of one process within rounding, except for batch norm, which normalises by the statistics of each
+    process's share and keeps those of the first process.
 
-    With a folder, every epoch ends with a checkpoint, written whole or not at all. The same call then goes on after the
-    last epoch in it, and ends with the bits of a run that was never interrupted (on the same machine, with as many
-    threads; on a GPU as far as its kernels are deterministic). It holds ``checkpoint.safetensors``, ``metrics.jsonl``
-    with one line an epoch, and in the end ``weights.safetensors``. Several processes must see the same folder.
+    With a folder, every epoch ends with an atomic checkpoint. The same call then resumes after the last epoch, with the
+    same bits as an uninterrupted run (on the same machine with the same number of threads; on a GPU as far as its
+    kernels are deterministic). The folder contains ``checkpoint.safetensors``, ``metrics.jsonl`` with one line per
+    epoch, and at the end ``weights.safetensors``. All processes must see the same folder.
 
     Args:
-        model: maps images [B, ...] to logits [B, classes]; is not changed.
-        data: training images and labels. Tensors stay where they are; a map-style ``Dataset`` is read anew every epoch
-            by ``workers``; a loader is read to its end once and kept in memory, its order and batches ignored. Without
-            labels, a teacher or a loss of your own is needed.
+        model: maps images [B, ...] to logits [B, classes]; not changed.
+        data: training images and labels. Tensors are not copied; a map-style ``Dataset`` is read in every epoch by
+            ``workers``; a loader is read once to its end and kept in memory, and its order and batches are ignored.
+            Without labels, a teacher or a loss of your own is needed.
         training: the settings.
-        validation: a fraction to split off the training images by the seed, or images of their own, or None. They
-            decide about ``patience`` and ``keep="best"``; so never give test images.
-        teacher: a network to learn from, for example the one before quantisation; runs in eval mode on the same
-            augmented images.
-        parameters: tells by its name whether a parameter trains; default all that require a gradient. Batch norms
-            follow their images' statistics all the same.
-        penalty: added to the loss; is given the network in training.
-        loss: in place of cross-entropy and distillation.
-        folder: for checkpoints and metrics; default none are written.
-        resume: go on with the checkpoint in the folder; without, a folder that has one is an error.
-        seed: of split, order, augmentation and dropout; global random state is left as it was found.
-        progress: show a progress bar with the time left.
-        workers: processes that read a ``Dataset``.
-        accelerator: "cpu", "cuda", "mps", or "auto" for the best there is.
-        devices: how many, or which, on each machine; on CPUs, processes.
-        nodes: machines.
-        strategy: "ddp" for several processes, which "auto" chooses by itself. The script is started again in every
-            process, up to this call; or start it with ``torchrun``.
+        validation: a fraction to split off the training images by the seed, separate images, or None. They decide on
+            ``patience`` and ``keep="best"``, so never give test images.
+        teacher: a network to distil, for example the one before quantisation; runs in eval mode on the same augmented
+            images.
+        parameters: returns True for the name of a parameter to train; default: all that require a gradient. The
+            statistics of batch norms are always updated.
+        penalty: returns a penalty that is added to the loss; called with the network in training.
+        loss: a loss in place of cross-entropy and distillation.
+        folder: folder for checkpoints and metrics; default: none are written.
+        resume: continue from the checkpoint in the folder; if False, a folder with a checkpoint is an error.
+        seed: seed of split, order, augmentation and dropout; the global random state is restored.
+        progress: show a progress bar with the remaining time.
+        workers: number of processes that read a ``Dataset``.
+        accelerator: "cpu", "cuda", "mps", or "auto" for the best available one.
+        devices: number or list of devices on each machine; on CPUs, number of processes.
+        nodes: number of machines.
+        strategy: "ddp" for several processes; "auto" chooses "ddp" where needed. The script is started again in every
+            process, up to this call; alternatively start it with ``torchrun``.
 
     Raises:
-        TrainingError: if settings do not fit together or the machine, the loss is not finite, a threshold, step size or
-            number of steps not positive and finite, or the folder holds another run.
+        TrainingError: if settings contradict each other or do not fit the machine, the loss is not finite, a threshold,
+            step size or number of steps is not positive and finite, or the folder holds another run.
         DataError: if there are too few images, labels do not fit the network, or labels are missing.
 
     Example:
@@ -196,7 +196,7 @@ def train(
         if found is not None:
             disk.check_same_run(found.identity, identity, target)
             run.restore(found)
-        fabric.barrier()  # nobody may write before everybody has read
+        fabric.barrier()  # no process may write before all have read
     with random_state(seed, fabric.device):
         run.to_the_end(progress)
         notes = run.exact_statistics() if training.exact_statistics else []
@@ -213,7 +213,7 @@ def train(
 
 
 class _Run:
-    """The state of a run, and the steps that move it on."""
+    """The state of a run, and its steps."""
 
     def __init__(
         self,
@@ -246,14 +246,14 @@ class _Run:
         self.learning = _learning(self.module)
 
     def restore(self, found: disk.Checkpoint) -> None:
-        """Go back to a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.module.load_state_dict(found.model)
         disk.restore_optimiser(self.optimiser, found.optimiser)
         self.best = {name: value.to(self.fabric.device) for name, value in found.best.items()}
         self.history = [Epoch(**record) for record in found.history]
 
     def to_the_end(self, progress: bool) -> None:
-        """Train the epochs that are missing."""
+        """Train the remaining epochs."""
         done, epochs = len(self.history), self.training.epochs
         show = progress and self.fabric.is_global_zero
         total = (epochs - done) * self.steps
@@ -265,9 +265,9 @@ class _Run:
 
     @torch.no_grad()
     def exact_statistics(self) -> list[str]:
-        """Take the statistics of batch normalisation over one more epoch of batches, with the weights that are kept.
+        """Compute the statistics of batch normalisation over one more epoch of batches, with the kept weights.
 
-        The checkpoint stays as it was, so a run that is killed here does this again, with the same result.
+        The checkpoint is not changed, so a run that is interrupted here repeats this step with the same result.
         """
         if not normalising(self.module):
             return ["exact_statistics: the network has no batch normalisation; nothing to do"]
@@ -296,11 +296,11 @@ class _Run:
         return [note]
 
     def best_epoch(self) -> int:
-        """Number of the best epoch on the validation images; of equals the first."""
+        """Number of the best epoch on the validation images; the first one of a tie."""
         return max(self.history, key=_score).epoch
 
     def kept(self) -> dict[str, Tensor]:
-        """The weights to hand out."""
+        """The weights to return."""
         return self.best if self.training.keep == "best" else self.module.state_dict()
 
     def _has_stopped(self) -> bool:
@@ -421,7 +421,7 @@ class _Run:
         return self.fabric.all_reduce(value, reduce_op="sum")
 
     def _share_buffers(self) -> None:
-        # Each process has normalised by statistics of its own; only the first's are validated and kept.
+        # Each process has normalised by the statistics of its share; those of the first are validated and kept.
         if self.fabric.world_size > 1:
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -450,12 +450,12 @@ def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_log
 
 
 def _learning(network: nn.Module) -> list[TrainableGraph]:
-    """The networks in it that learn their levels."""
+    """The networks in ``network`` that learn their levels."""
     return [part for part in network.modules() if isinstance(part, TrainableGraph) and part.learns_levels]
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
-    """On its device, with the channels of 2-d convolutions innermost: faster on CPUs and on GPUs."""
+    """Move a network to its device, in channels-last format, which is faster on CPUs and on GPUs."""
     network.to(device)
     for parameter in network.parameters():
         parameter.data = _channels_last(parameter.data)
@@ -474,20 +474,20 @@ def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
             kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
             rate = owner.rates.get(name.split(".")[-1], 1.0) if quantised else 1.0
             groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)
-    parts = [
+    param_groups = [
         {"params": parameters, "weight_decay": decay, "rate": rate}
         for (decay, rate), parameters in groups.items()
         if parameters
     ]
     if training.optimiser == "sgd":
-        return torch.optim.SGD(parts, lr=training.learning_rate, momentum=training.momentum)
-    return torch.optim.AdamW(parts, lr=training.learning_rate)
+        return torch.optim.SGD(param_groups, lr=training.learning_rate, momentum=training.momentum)
+    return torch.optim.AdamW(param_groups, lr=training.learning_rate)
 
 
 def _fabric(
     training: Training, accelerator: str, devices: int | str | list[int], nodes: int, strategy: Literal["auto", "ddp"]
 ) -> Any:
-    """Lightning Fabric with its processes started."""
+    """Start Lightning Fabric and its processes."""
     from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
 
     several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) not in (1, "1", "auto", -1, "-1")
@@ -497,20 +497,25 @@ def _fabric(
             accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=chosen, precision=training.precision
         )
         if fabric.device.type == "cpu" and training.precision != "32-true":
-            raise TrainingError("is for GPUs, and this run is on a CPU", where="precision", remedy='use "32-true"')
+            raise TrainingError(
+                f"is {training.precision!r}, which needs a GPU; this run is on a CPU",
+                where="precision",
+                remedy='use "32-true"',
+            )
         if training.batch_size % fabric.world_size:
             raise TrainingError(
-                f"{training.batch_size} does not part evenly over {fabric.world_size} processes",
+                f"is {training.batch_size}, which cannot be divided equally among {fabric.world_size} processes",
                 where="batch_size",
                 remedy=f"use a multiple of {fabric.world_size}",
             )
         fabric.launch()
     except TrainingError:
         raise
-    except Exception as cause:  # Lightning's errors have no class in common
+    except Exception as cause:  # the errors of Lightning have no common base class
         first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise TrainingError(
-            f"{accelerator!r} with devices={devices!r}, nodes={nodes}, strategy={strategy!r} cannot be had ({first})",
+            f"is {accelerator!r}, which cannot be started with devices={devices!r}, nodes={nodes}, "
+            f"strategy={strategy!r} ({first})",
             where="accelerator",
             remedy='use accelerator="auto" and devices=1',
         ) from cause

@@ -13,7 +13,7 @@ from rheobase.training.augment import Augmentation
 
 
 class Training(Value):
-    r"""What decides the weights; what is trained, on what data and where, are arguments of :func:`rheobase.train`.
+    r"""The settings of a training run. Network, data and hardware are arguments of :func:`rheobase.train`.
 
     The learning rate of step s of S, with W warm-up steps, is η(s + 1)/W during warm-up, then constant or by the cosine
     rule η/2 · (1 + cos(π(s − W)/(S − W))) (Loshchilov & Hutter 2017, Eq. 5, without restarts).
@@ -23,36 +23,35 @@ class Training(Value):
     .. math:: (1 - w) \, \mathrm{CE}(z, y) + w \, D(z, z')
 
     where D is τ² KL(softmax(z'/τ) ‖ softmax(z/τ)) (Hinton et al. 2015) or the mean of (z − z')² over the classes.
-    Without labels w is 1, without a teacher 0.
+    Without labels w = 1, without a teacher w = 0.
 
     Args:
-        epochs: how often the training images are gone through.
-        learning_rate: η, the highest; learned time-steps have their own, in units of it.
-        batch_size: images in a step, all processes together. The images left over at the end of an epoch, other ones in
-            every epoch, are not used: batch norm needs more than one, and every process the same number.
+        epochs: number of epochs.
+        learning_rate: η, the maximum; the learning rate of learned time-steps is relative to it.
+        batch_size: images in a step, over all processes. The remainder of an epoch, which differs between epochs, is
+            not used: batch norm needs more than one image, and every process the same number.
         optimiser: stochastic gradient descent, or AdamW (Loshchilov & Hutter 2019).
-        momentum: of "sgd".
-        weight_decay: of every parameter but biases, those of batch norms and quantised activations, and those whose
-            name ends in "threshold": pulling them towards zero does not make the network simpler.
+        momentum: momentum of "sgd".
+        weight_decay: decay of all parameters except biases, those of batch norms and quantised activations, and those
+            whose name ends in "threshold", for which decay is no regularisation.
         schedule: "cosine" to zero, or "constant".
-        warmup_epochs: in which the learning rate rises linearly; may be a part of an epoch.
+        warmup_epochs: number of epochs in which the learning rate rises linearly; may be fractional.
         label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).
-        augment: what is done to the training images.
+        augment: augmentation of the training images.
         teacher_weight: w.
         teacher_loss: D.
         temperature: τ.
-        clip: largest L2 norm of the gradient of all parameters together.
-        patience: stop after so many epochs in a row without a better one on the validation images.
-        keep: the weights of the "last" epoch, or of the "best" on the validation images: the highest accuracy, of
-            equals the lowest loss; without labels the lowest loss.
-        exact_statistics: after the last epoch, or for the best one, every batch norm gets the means over the batches of
-            one more epoch of its batches' means and variances, with the weights as they are now ("precise BN", Wu &
-            Johnson 2021). The running means that it had are over the last few batches. Costs the forward passes
-            of an epoch; the notes say what the validation images make of it.
-        precision: of forward and backward; mixed precision needs a GPU.
+        clip: maximum L2 norm of the gradient of all parameters together; None: no clipping.
+        patience: stop after this number of successive epochs without improvement on the validation images; None: never.
+        keep: keep the weights of the "last" epoch, or of the "best" on the validation images, with the highest accuracy
+            and then the lowest loss; without labels, the lowest loss.
+        exact_statistics: finally set mean and variance of every batch norm to their means over the batches of one more
+            epoch, with the kept weights ("precise BN", Wu & Johnson 2021), instead of running means over the last few
+            batches. Costs the forward passes of an epoch; the notes report the change on the validation images.
+        precision: precision of forward and backward pass; mixed precision needs a GPU.
 
     Raises:
-        TrainingError: naming every unknown or impossible field.
+        TrainingError: naming every unknown or invalid field.
 
     Example:
         >>> Training(epochs=2, learning_rate=0.1).rate_at(step=10, steps_per_epoch=10)
@@ -84,7 +83,7 @@ class Training(Value):
     @model_validator(mode="after")
     def _leaves_epochs_after_warmup(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
         return self
 
     def rate_at(self, step: int, steps_per_epoch: int) -> float:

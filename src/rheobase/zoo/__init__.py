@@ -1,4 +1,4 @@
-"""Networks as the papers use them; each function returns an untrained ``nn.Module``."""
+"""The networks of the papers; each function returns an untrained ``nn.Module``."""
 
 from rheobase.zoo.mobilenet import mobilenet
 from rheobase.zoo.resnet import resnet18, resnet20, resnet34

@@ -1,4 +1,4 @@
-"""Handwritten digits and a small residual network for them, which the demonstration and the guides use."""
+"""Handwritten digits and a small residual network, for the demonstration and the guides."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from torch.nn import functional as F
 from rheobase.core.progress import track
 
 SPLIT_SEED = 0
-
-
 TRAIN, VALIDATION = 1097, 300
-
 
 Pair = tuple[Tensor, Tensor]
 
 
 class Digits(NamedTuple):
-    """1797 handwritten digits, float32 images [N, 1, 8, 8] in 0..1 and labels [N], in three parts."""
+    """Three data sets of handwritten digits: float32 images [N, 1, 8, 8] in 0..1 and labels [N]."""
 
     train: Pair
     validation: Pair
@@ -28,7 +25,7 @@ class Digits(NamedTuple):
 
 
 def digits() -> Digits:
-    """The digits of scikit-learn: 1097 to train, 300 to validate, 400 to test; always the same ones."""
+    """The digits of scikit-learn, in a fixed split: 1097 to train, 300 to validate, 400 to test."""
     from sklearn.datasets import load_digits  # takes a second, and the network alone does not need it
 
     pixels, classes = load_digits(return_X_y=True)
@@ -40,17 +37,17 @@ def digits() -> Digits:
 
 
 def digits_train() -> Pair:
-    """The training part, for ``--data rheobase.zoo.digits:digits_train``."""
+    """The training images, for ``--data rheobase.zoo.digits:digits_train``."""
     return digits().train
 
 
 def digits_validation() -> Pair:
-    """The validation part, for ``--validation rheobase.zoo.digits:digits_validation``."""
+    """The validation images, for ``--validation rheobase.zoo.digits:digits_validation``."""
     return digits().validation
 
 
 def digits_test() -> Pair:
-    """The test part, for ``--data rheobase.zoo.digits:digits_test``."""
+    """The test images, for ``--data rheobase.zoo.digits:digits_test``."""
     return digits().test
 
 
@@ -71,7 +68,7 @@ class _Block(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """A small residual network for 8×8 digits: stem, two blocks of 16 and 32 channels, mean pool, classifier.
+    """A small residual network for 8×8 digits: stem, two blocks of 16 and 32 channels, average pool, classifier.
 
     Example:
         >>> DigitsResNet().eval()(torch.zeros(2, 1, 8, 8)).shape
@@ -93,7 +90,7 @@ class DigitsResNet(nn.Module):
 
 
 def train(data: Pair, epochs: int, seed: int, progress: bool = False) -> nn.Module:
-    """A trained :class:`DigitsResNet`; the same for the same seed."""
+    """Train a :class:`DigitsResNet`; the result is determined by the seed."""
     images, labels = data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

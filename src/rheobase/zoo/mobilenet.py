@@ -1,4 +1,4 @@
-"""MobileNet: depthwise and pointwise convolutions in turn."""
+"""MobileNet: alternating depthwise and pointwise convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)
 
 
 class _Separable(nn.Module):
-    """A 3x3 convolution of each channel by itself, then a 1x1 convolution across them."""
+    """A depthwise 3x3 convolution, then a pointwise 1x1 convolution."""
 
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -49,17 +49,17 @@ class _MobileNet(nn.Module):
 def mobilenet(num_classes: int = 10, stem: Stem = "cifar") -> nn.Module:
     """MobileNet, version 1, of full width and with ReLU (Howard et al. 2017, Table 1).
 
-    The network of SNN Calibration (Li et al. 2021) and FTBC (Wu et al. 2024, appendix B and Table 8). It has no
-    pooling but the global average. Input [B, 3, 32, 32], or [B, 3, 224, 224] with ``stem="imagenet"``; any size runs.
+    The network of SNN Calibration (Li et al. 2021) and FTBC (Wu et al. 2024, appendix B and Table 8). Its only pooling
+    is the global average. Input [B, 3, 32, 32], or [B, 3, 224, 224] with ``stem="imagenet"``; any size runs.
     Parameter names are those of the authors' CIFAR code: ``conv1 bn1 layers.{0..12}.{conv1,bn1,conv2,bn2} linear``,
     where ``conv1`` of a block is depthwise and ``conv2`` pointwise.
 
     Args:
-        num_classes: width of the classifier.
+        num_classes: number of classes.
         stem: the first convolution has stride 1 (``"cifar"``) or 2 (``"imagenet"``).
 
     Raises:
-        ModelError: if an argument is not one of these.
+        ModelError: if an argument has another value.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What the families share: pooling, initial weights."""
+"""Pooling and initial weights of all networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pool = Literal["average", "max"]
 
 
 def pooling(pool: Pool, kernel_size: int, stride: int, padding: int = 0) -> nn.Module:
-    """Average or maximum over a window."""
+    """Average or max-pooling."""
     kind = nn.AvgPool2d if pool == "average" else nn.MaxPool2d
     return kind(kernel_size, stride=stride, padding=padding)
 

@@ -17,7 +17,7 @@ ResNetStem = Literal[Stem, "deep"]
 
 
 class _Subsample(nn.Module):
-    """Shortcut of option A: every second pixel, and zeros for the channels that are new; no parameters."""
+    """Shortcut of option A: every second pixel, and zeros for new channels; no parameters."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Subsample(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is the identity where the shape stays."""
+    """Two 3x3 convolutions and a shortcut, which is the identity if the shape is unchanged."""
 
     def __init__(self, in_planes: int, planes: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _BasicBlock(nn.Module):
 
 
 def _stage(in_planes: int, planes: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
-    """Blocks of one width; the first of them halves the image where the width changes."""
+    """Blocks of one width; the first one halves the image if the width changes."""
     first = _BasicBlock(in_planes, planes, 1 if planes == in_planes else 2, shortcut)
     return nn.Sequential(first, *(_BasicBlock(planes, planes, 1, shortcut) for _ in range(blocks - 1)))
 
@@ -97,7 +97,7 @@ class _ResNet(nn.Module):
 
 
 def _stem(stem: ResNetStem) -> nn.Module:
-    """Everything before the first batch norm that all stems share."""
+    """The layers before the first batch norm that all stems share."""
     if stem == "cifar":
         return nn.Conv2d(3, 64, 3, padding=1, bias=False)
     if stem == "imagenet":
@@ -125,22 +125,22 @@ def _resnet(blocks: Sequence[int], num_classes: int, stem: ResNetStem, pool: Poo
 def resnet18(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "average") -> nn.Module:
     """ResNet-18 (He et al. 2016, "Deep Residual Learning", Table 1) with projection shortcuts (option B).
 
-    With the CIFAR stem, a 3x3 convolution and no pooling, it is the network of QCFS (Bu et al. 2022) and PASCAL
-    (appendix A.7); QAC and QVM do not describe theirs. With ``stem="imagenet", pool="max"``, a 7x7 convolution and a
-    pooling, both of stride 2, it is that of DA (section 5.2). ``stem="deep"`` has three 3x3 convolutions before the
-    pooling.
+    With the CIFAR stem, a 3x3 convolution without pooling, it is the network of QCFS (Bu et al. 2022) and PASCAL
+    (appendix A.7); QAC and QVM do not describe their networks. With ``stem="imagenet", pool="max"``, a 7x7 convolution
+    and a pooling, both of stride 2, it is the network of DA (section 5.2). ``stem="deep"`` has three 3x3 convolutions
+    before the pooling.
 
     Input [B, 3, 32, 32], or [B, 3, 224, 224] for the other stems; any size runs. Parameter names are torchvision's:
-    ``conv1 bn1 layer{1,2,3,4}.{0,...}.{conv1,bn1,conv2,bn2,downsample.{0,1}} fc`` (``conv1.{0,1,3,4,6}`` if deep), and
-    its weights load with ``stem="imagenet", pool="max"``.
+    ``conv1 bn1 layer{1,2,3,4}.{0,...}.{conv1,bn1,conv2,bn2,downsample.{0,1}} fc`` (``conv1.{0,1,3,4,6}`` if deep).
+    Weights of torchvision load with ``stem="imagenet", pool="max"``.
 
     Args:
-        num_classes: width of the classifier.
-        stem: what comes before the residual blocks.
-        pool: of the stem; ``"max"`` converts with a choice of ``max_pool`` only.
+        num_classes: number of classes.
+        stem: the layers before the residual blocks.
+        pool: pooling of the stem; the conversion of ``"max"`` needs ``max_pool="gate"`` or ``"average"``.
 
     Raises:
-        ModelError: if an argument is not one of these, or ``pool="max"`` with a stem that does not pool.
+        ModelError: if an argument has another value, or ``pool="max"`` is given for a stem without pooling.
 
     Example:
         >>> import torch
@@ -157,12 +157,12 @@ def resnet34(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
     Calibration (Li et al. 2021) and of FTBC without QCFS (Wu et al. 2024, Table 1).
 
     Args:
-        num_classes: width of the classifier.
-        stem: what comes before the residual blocks.
-        pool: of the stem; ``"max"`` converts with a choice of ``max_pool`` only.
+        num_classes: number of classes.
+        stem: the layers before the residual blocks.
+        pool: pooling of the stem; the conversion of ``"max"`` needs ``max_pool="gate"`` or ``"average"``.
 
     Raises:
-        ModelError: if an argument is not one of these, or ``pool="max"`` with a stem that does not pool.
+        ModelError: if an argument has another value, or ``pool="max"`` is given for a stem without pooling.
 
     Example:
         >>> import torch
@@ -175,22 +175,23 @@ def resnet34(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
 def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -> nn.Module:
     """CIFAR ResNet-20 (He et al. 2016, "Deep Residual Learning", section 4.2).
 
-    Papers mean three networks by this name. The released code of QCFS (Bu et al. 2022), and so FTBC (+QCFS), has
-    projections, ``shortcut="B"``; that of SNN Calibration (Li et al. 2021), and so FTBC without QCFS, is four times as
-    wide too, ``shortcut="B", width=64`` ("not a standard ResNet-20", QVM Table 3). QAC and QVM do not describe theirs.
+    Papers use this name for three networks. The defaults are those of He et al. The released code of QCFS (Bu et al.
+    2022), and thus FTBC (+QCFS), has projections, ``shortcut="B"``. That of SNN Calibration (Li et al. 2021), and thus
+    FTBC without QCFS, is also four times as wide, ``shortcut="B", width=64`` ("not a standard ResNet-20", QVM Table 3).
+    QAC and QVM do not describe their networks.
 
     Input [B, 3, 32, 32]. Parameter names are those of akamaster/pytorch_resnet_cifar10:
     ``conv1 bn1 layer{1,2,3}.{0,1,2}.{conv1,bn1,conv2,bn2} linear``, and with option B
     ``layer{2,3}.0.downsample.{0,1}``.
 
     Args:
-        num_classes: width of the classifier.
-        shortcut: where the shape changes, ``"A"`` subsamples and pads with zeros, ``"B"`` is a 1x1 convolution with
-            batch norm.
+        num_classes: number of classes.
+        shortcut: the shortcut where the shape changes: ``"A"`` subsamples and pads with zeros, ``"B"`` is a 1x1
+            convolution with batch norm.
         width: channels of the first stage, an even number; the second has twice, the third four times as many.
 
     Raises:
-        ModelError: if an argument is not one of these.
+        ModelError: if an argument has another value, or ``width`` is odd.
 
     Example:
         >>> import torch
@@ -201,5 +202,9 @@ def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -
     check_choice(shortcut, Shortcut, "shortcut", error=ModelError)
     check_whole(width, "width", error=ModelError)
     if width % 2:
-        raise ModelError(f"is {width}", where="width", remedy="use an even number: option A pads half on either side")
+        raise ModelError(
+            f"is {width}",
+            where="width",
+            remedy="use an even number, because option A pads half of the new channels on each side",
+        )
     return _CifarResNet((3, 3, 3), num_classes, shortcut, width)

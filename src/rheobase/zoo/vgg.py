@@ -15,7 +15,7 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 class _VGG(nn.Module):
-    """Five stages of 3x3 convolutions, each ended by a 2x2 pooling, and a classifier."""
+    """Five stages of 3x3 convolutions, each followed by a 2x2 pooling, and a classifier."""
 
     def __init__(self, num_classes: int, stem: Stem, pool: Pool, head: Head) -> None:
         super().__init__()
@@ -48,22 +48,22 @@ class _VGG(nn.Module):
 def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", head: Head = "mlp") -> nn.Module:
     """VGG-16 (Simonyan & Zisserman 2015, Table 1, column D) with batch normalisation.
 
-    As in the released code of QCFS (Bu et al. 2022), which FTBC (+QCFS) and PASCAL (appendices A.5 and A.6) build on:
-    max-pooling replaced by average pooling, two hidden layers of 4096 with dropout 0.5. ``head="linear"`` on CIFAR is
-    the VGG-16 of SNN Calibration (Li et al. 2021) and of FTBC without QCFS (appendix B).
+    The defaults are those of the released code of QCFS (Bu et al. 2022), which FTBC (+QCFS) and PASCAL (appendices A.5
+    and A.6) also use: average pooling in place of max-pooling, two hidden layers of 4096 with dropout 0.5.
+    ``head="linear"`` on CIFAR is the VGG-16 of SNN Calibration (Li et al. 2021) and of FTBC without QCFS (appendix B).
 
     Input [B, 3, 32, 32] for ``"cifar"``, whose last pooling leaves one pixel, and [B, 3, 224, 224] for ``"imagenet"``,
     where it leaves 7x7. Parameter names are torchvision's for ``vgg16_bn``, whose weights load with
     ``stem="imagenet", pool="max"``: ``features.{0..43} classifier.{0,3,6}`` (``classifier`` alone with one layer).
 
     Args:
-        num_classes: width of the classifier.
-        stem: the data set's image size, which decides how many pixels the classifier sees.
-        pool: ``"max"`` is the network of 2015; it converts with a choice of ``max_pool`` only.
+        num_classes: number of classes.
+        stem: image size of the data set, which determines the input size of the classifier.
+        pool: ``"max"`` is the network of 2015; its conversion needs ``max_pool="gate"`` or ``"average"``.
         head: the classifier, ``"mlp"`` with two hidden layers or ``"linear"`` with none.
 
     Raises:
-        ModelError: if an argument is not one of these.
+        ModelError: if an argument has another value.
 
     Example:
         >>> import torch

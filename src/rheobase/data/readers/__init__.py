@@ -1,4 +1,4 @@
-"""Read image classification data: one file for each kind of source, and ``load``, which picks by what it is given."""
+"""Readers of image classification data, one module for each kind of source, and ``load``, which selects one."""
 
 from rheobase.data.readers._load import load, read_all
 from rheobase.data.readers.image_dataset import ImageDataset, Sample

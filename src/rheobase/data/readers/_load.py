@@ -1,4 +1,4 @@
-"""Open image data, whatever holds them. A batch is float32 images [B, C, H, W] and int64 labels [B]."""
+"""Loading of image data from any source. A batch is float32 images [B, C, H, W] and int64 labels [B]."""
 
 from __future__ import annotations
 
@@ -34,36 +34,34 @@ def load(
     limit: int | None = None,
     seed: int | None = None,
 ) -> DataLoader[Any]:
-    """Open the image data that `spec` names.
+    """Open image data by path or function.
 
-    | spec | what is read |
+    | spec | data |
     | --- | --- |
     | a directory | images `<class>/<name>`, or the IDX files of MNIST and Fashion-MNIST |
-    | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | the same layout of images; they stay compressed in memory |
+    | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | images `<class>/<name>`, kept encoded in memory |
     | `.npz` | arrays `images` and `labels`, `x` and `y`, or with a folder `x_<folder>` and `y_<folder>` |
-    | `module:function` | what the function returns: a DataLoader, batches or tensors of (images, labels) |
+    | `module:function` | the returned DataLoader, batches or tensors of (images, labels) |
 
-    A class index is the position of the class folder's name in sorted order; `loader.dataset.classes` has the
-    names. Image files become RGB unless `preprocessing.grayscale` is set. Array images are [N, H, W],
-    [N, C, H, W], or [N, H, W, C] with C of 1 or 3. The order is the same in every epoch: without a seed it is
-    that of the file, for images class by class, so that a `limit` then sees only the first few classes.
+    A class index is the position of the class folder's name in sorted order; `loader.dataset.classes` contains the
+    names. Image files are converted to RGB unless `preprocessing.grayscale` is set. Array images are [N, H, W],
+    [N, C, H, W], or [N, H, W, C] with C of 1 or 3. The order is the same in every epoch. Without a seed it is the order
+    of the file; image files are sorted by class, so with a `limit` alone only the first classes are read.
 
     Args:
-        spec: the path or function; a path that exists wins.
-        folder: the part to read: a sub-folder of a directory or tar, such as "test"; for IDX files "train" or
-            "test".
-        preprocessing: resize, crop and normalisation; without it, pixels are divided by 255. The data of a
-            `module:function` are taken as they are.
-        batch_size: images in a batch. A DataLoader or batches that a function returns keep their own.
-        limit: read at most that many samples, the first ones in the order above.
+        spec: the path or function; an existing path takes precedence.
+        folder: a sub-folder of a directory or tar, such as "test"; for IDX files "train" or "test".
+        preprocessing: resize, crop and normalisation; default: pixels are divided by 255. Not for `module:function`.
+        batch_size: images in a batch. A DataLoader or batches from a function keep their batch size.
+        limit: maximum number of samples; the first ones in order are read.
         seed: shuffle the samples once with this seed, before the limit is applied.
 
     Returns:
         A loader of (float32 images [B, C, H, W], int64 labels [B]).
 
     Raises:
-        DataError: nothing is there, it cannot be read, or it is not laid out as above; also while iterating,
-            where a later image is damaged or of another size.
+        DataError: if the data does not exist, cannot be read, or has another layout; while iterating, if an image is
+            damaged or of another size.
 
     Example:
         >>> norm = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -92,7 +90,7 @@ def load(
 
 
 def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
-    """Read the samples and the class names, by the kind of file."""
+    """The samples and the class names, by the kind of file."""
     if path.is_dir():
         idx = idx_files(path)
         if not idx:
@@ -104,7 +102,7 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
         images, labels = read_npz(path, folder)
     else:
         raise DataError(
-            "is no kind of data file that can be read",
+            "is not a supported data file",
             where=str(path),
             remedy="give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function",
         )
@@ -112,13 +110,13 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
 
 
 def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
-    """All samples of a loader that :func:`load` made, held in memory once, to be gone through many times.
+    """Read all samples of a loader from :func:`load` into memory, for repeated use.
 
-    Files are decoded into one tensor, so that a data set needs its own size and no more. Tensors stay where they are. A
-    loader of the user's own is handed on: what it yields may be another thing every time.
+    Files are decoded directly into one tensor. Tensors are not copied. A loader from a user's function is returned
+    unchanged, because it may yield other samples each time.
 
     Raises:
-        DataError: where an image is damaged or of another size.
+        DataError: if an image is damaged or of another size.
 
     Example:
         >>> images, labels = read_all(load("rheobase.zoo.digits:digits_train"))

@@ -1,4 +1,4 @@
-"""Arrays of images and labels, whichever file they come from."""
+"""Arrays of images and labels, from any file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from rheobase.data.readers.preprocessing import Preprocessing
 def read_arrays(
     images: np.ndarray, labels: np.ndarray, where: str, preprocessing: Preprocessing
 ) -> tuple[list[Sample], list[str]]:
-    """Images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1] as samples, with the names of classes.
+    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1].
 
     Raises:
-        DataError: if they are laid out otherwise, are not finite, or there are none.
+        DataError: if shapes or types differ from these, images are not finite, or there are none.
     """
     if preprocessing.grayscale:
         raise DataError(
-            f"has no effect on the arrays in {where}", where="grayscale", remedy="leave it out, it is for image files"
+            f"has no effect on the arrays in {where}",
+            where="grayscale",
+            remedy="leave it out; it is for image files only",
         )
     images, labels = _check_images(images, where), _check_labels(labels, where)
     check_as_many(images, labels, where)
@@ -30,7 +32,7 @@ def read_arrays(
         raise DataError("holds no sample", where=where, remedy="give at least one image")
     if images.dtype != np.uint8 and preprocessing.scale == 255.0 and images.max() <= 1:
         warnings.warn(
-            f"{where}: the images lie within 1 already and are divided by 255 nevertheless; set scale to 1.",
+            f"{where}: the images are at most 1 and are divided by 255. Remedy: set scale to 1.",
             RheobaseWarning,
             stacklevel=4,
         )
@@ -42,7 +44,7 @@ def read_arrays(
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:
-    """Bring images to uint8 or float32 [N, C, H, W]."""
+    """Convert images to uint8 or float32 [N, C, H, W]."""
     if images.dtype.kind not in "uif" or images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise DataError(
             f"has images of type {images.dtype} and shape {list(images.shape)}",
@@ -58,7 +60,7 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if len(bad):
         raise DataError(
-            "has a pixel that is not finite", where=f"{where} image {bad[0]}", remedy="remove or repair the image"
+            "has a pixel that is NaN or infinite", where=f"{where} image {bad[0]}", remedy="repair or remove the image"
         )
     return images.astype(np.float32)
 
@@ -70,6 +72,6 @@ def _check_labels(labels: np.ndarray, where: str) -> np.ndarray:
         raise DataError(
             f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
             where=where,
-            remedy="give one integer from 0 up for each image (of one-hot labels, take argmax(1))",
+            remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
         )
     return labels

@@ -27,7 +27,7 @@ def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None)
     """Images [N, H, W] and labels [N] of one folder.
 
     Raises:
-        DataError: if the folder is not clear, a file of it is missing, or cannot be read.
+        DataError: if the folder must be chosen, or a file of it is missing or cannot be read.
     """
     folders = sorted({name for name, _ in files})
     if folder is None and len(folders) == 1:
@@ -38,7 +38,7 @@ def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None)
     for content in ("images", "labels"):
         if (folder, content) not in files:
             raise DataError(
-                f"lacks the IDX file of the {folder} {content}", where=str(root), remedy="put it beside the other"
+                f"lacks the IDX file of the {folder} {content}", where=str(root), remedy="add it to the directory"
             )
     return _parse(files[folder, "images"], 3), _parse(files[folder, "labels"], 1)
 
@@ -48,9 +48,9 @@ def _parse(path: Path, ndim: int) -> np.ndarray:
     with reading(str(path)), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
         content = stream.read()
         if content[:4] != bytes([0, 0, 8, ndim]):
-            raise ValueError(f"its first bytes are not those of {ndim}-dimensional unsigned bytes")
+            raise ValueError(f"its header is not that of {ndim}-dimensional unsigned bytes")
         shape = np.frombuffer(content, ">u4", ndim, offset=4).tolist()
         start = 4 + 4 * ndim
         if len(content) - start != math.prod(shape):
-            raise ValueError(f"it has {len(content) - start} bytes of data where {math.prod(shape)} are announced")
+            raise ValueError(f"it has {len(content) - start} bytes of data, its header says {math.prod(shape)}")
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,4 +1,4 @@
-"""Images with their classes, decoded and preprocessed when they are asked for."""
+"""A data set of images that are decoded and preprocessed on access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rheobase.data.readers.reading import reading
 
 
 class Sample(NamedTuple):
-    """One image and its class: ``content`` is a file, encoded bytes, or pixels [C, H, W]."""
+    """An image and its class; ``content`` is a file, encoded bytes, or pixels [C, H, W]."""
 
     name: str
     label: int
@@ -27,16 +27,16 @@ class Sample(NamedTuple):
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Images that are decoded and preprocessed when they are asked for.
+    """A data set of images that are decoded and preprocessed on access.
 
     Args:
         samples: at least one image with its class index.
-        classes: the class names, by class index.
-        preprocessing: what to do to the pixels.
+        classes: names of the classes, by class index.
+        preprocessing: resize, crop and normalisation.
 
     Raises:
-        DataError: here, where the first image cannot be read or does not fit the preprocessing; on access,
-            where that image cannot be read or differs in shape from the first.
+        DataError: on construction, if the first image cannot be read or does not fit the preprocessing; on access, if
+            the image cannot be read or differs in shape from the first.
 
     Example:
         >>> pixels = np.full((1, 2, 2), 255, np.uint8)
@@ -75,9 +75,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             raise DataError(
                 f"becomes {_extent(pixels.shape)}, but {self.samples[0].name} becomes {_extent(self.shape)}",
                 where=sample.name,
-                remedy="give both size and crop, so that all images become equally large",
+                remedy="give both size and crop, so that all images get the same size",
             )
-        # NumPy, because torch's threads for so small an array cost ten times more on a busy machine.
+        # NumPy, because threads of torch for such a small array cost ten times more on a busy machine.
         image = pixels.astype(np.float32, order="C")
         image /= self.preprocessing.scale
         if self._mean is not None:
@@ -99,7 +99,7 @@ def _pixels(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as encoded:
             if encoded.mode.startswith(("I", "F")):
                 raise DataError(
-                    f"has more than 8 bits a channel (mode {encoded.mode})",
+                    f"has more than 8 bits per channel (mode {encoded.mode})",
                     where=sample.name,
                     remedy="convert the image to 8 bits, or store the pixels as an .npz",
                 )

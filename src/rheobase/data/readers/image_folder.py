@@ -10,18 +10,18 @@ from rheobase.data.readers.image_tree import ImageTree, Parts, is_hidden
 from rheobase.data.readers.reading import reading
 
 _DEPTH = 5
-"""Of folders in folders that are looked into, because links may form a circle."""
+"""Maximum depth of nested folders, because links may form a cycle."""
 
 
 def read_image_folder(root: Path, folder: str | None) -> tuple[list[Sample], list[str]]:
-    """The images `<class>/<name>` beneath a folder of ``root``, and the names of their classes."""
+    """The images `<class>/<name>` in a folder of ``root``, and the names of their classes."""
     tree = ImageTree(folder)
     with reading(str(root)):
         top = root.joinpath(*tree.base)
         if top.is_dir():
             _walk(top, tree.base, tree)
         if not tree.images and tree.base:
-            _walk(root, (), tree)  # only to know which folders to propose
+            _walk(root, (), tree)  # only to list the folders for the remedy
     return tree.samples(str(root))
 
 

@@ -1,4 +1,4 @@
-"""A tar archive of image files, which stay encoded in memory."""
+"""Tar archives of image files, which are kept encoded in memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NAME = re.compile(r".*\.(tar|tar\.gz|tar\.xz|tar\.bz2)", re.IGNORECASE)
 
 
 def is_tar(path: Path) -> bool:
-    """By its name."""
+    """True for the name of a tar archive."""
     return _NAME.fullmatch(path.name) is not None
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A header reader that does not take a damaged header for the end of the archive, as tarfile does."""
+    """A header reader that refuses a damaged header; tarfile would treat it as the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> _StrictInfo:
@@ -30,7 +30,7 @@ class _StrictInfo(tarfile.TarInfo):
         except tarfile.HeaderError as cause:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end mark
                 raise
-            raise tarfile.ReadError(f"{cause} instead of a further member or the end mark") from cause
+            raise tarfile.ReadError(f"{cause} in place of a member or the end mark") from cause
 
 
 class _StrictTar(tarfile.TarFile):
@@ -38,9 +38,9 @@ class _StrictTar(tarfile.TarFile):
 
 
 def read_image_tar(path: Path, folder: str | None) -> tuple[list[Sample], list[str]]:
-    """The images `<class>/<name>` beneath a folder of the archive, and the names of their classes."""
+    """The images `<class>/<name>` in a folder of the archive, and the names of their classes."""
     tree = ImageTree(folder)
-    # One pass from start to end, for a compressed archive cannot be searched; a larger buffer is slower.
+    # One pass from start to end, because a compressed archive has no random access; a larger buffer is slower.
     with reading(str(path)), _StrictTar.open(path, "r|*") as archive:
         for member in archive:
             parts = parts_of(member.name)
@@ -49,7 +49,7 @@ def read_image_tar(path: Path, folder: str | None) -> tuple[list[Sample], list[s
             stream = archive.extractfile(member) if member.isfile() else None
             if stream is None:
                 raise DataError(
-                    "is a link or a device, which one pass through the archive cannot follow",
+                    "is a link or a device, which cannot be followed in one pass through the archive",
                     where=f"{path}:{member.name}",
                     remedy="pack the archive again with tar --dereference --hard-dereference",
                 )

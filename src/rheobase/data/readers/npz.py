@@ -14,7 +14,7 @@ def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
     """The arrays `images` and `labels`, or `x` and `y`; with a folder, `x_<folder>` and `y_<folder>`.
 
     Raises:
-        DataError: if they are not there, or the file cannot be read.
+        DataError: if the arrays are missing, or the file cannot be read.
     """
     pairs = [(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")]
     with reading(str(path)):

@@ -1,4 +1,4 @@
-"""What happens to the pixels of an image before the network sees them."""
+"""Resize, crop and normalisation of images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rheobase.core.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What happens to the pixels: (pixel / scale - mean) / std, after a resize and a centre crop.
+    """Preprocessing of an image: resize, centre crop, then (pixel / scale − mean) / std.
 
     Args:
-        size: length in pixels that the short side is resized to (bilinear, the long side in proportion).
-        crop: side in pixels of the centred square that is kept, after the resize.
+        size: length of the short side in pixels after a bilinear resize that keeps the aspect ratio.
+        crop: side of the centre crop in pixels, after the resize.
         mean: one value for each channel, in units of pixel / scale.
         std: one value for each channel, in units of pixel / scale.
         scale: the pixel value that becomes 1.
-        grayscale: decode image files to one channel; without it they all become RGB.
+        grayscale: decode image files to one channel; else to RGB.
 
     Raises:
-        DataError: a value that no image can be processed with.
+        DataError: if a value is invalid.
 
     Example:
         >>> Preprocessing(size=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).crop
@@ -46,7 +46,7 @@ class Preprocessing:
                 object.__setattr__(self, name, check_whole(value, name, error=DataError))
         if self.size and self.crop and self.crop > self.size:
             raise DataError(
-                f"is {self.crop}, larger than the short side of {self.size} that it is cut from",
+                f"is {self.crop}, larger than size, {self.size}",
                 where="crop",
                 remedy="choose crop no larger than size",
             )
@@ -61,7 +61,7 @@ class Preprocessing:
         check_positive(self.scale, "scale", error=DataError)
 
     def fit(self, image: Image.Image, name: str) -> Image.Image:
-        """Resize the short side and cut out the centre, with the roundings of torchvision.
+        """Resize the short side and crop the centre, with the rounding of torchvision.
 
         Raises:
             DataError: naming the image, if it is smaller than the crop.
@@ -76,7 +76,7 @@ class Preprocessing:
             raise DataError(
                 f"is {image.width}x{image.height}, smaller than the crop of {self.crop}",
                 where=name,
-                remedy="give a smaller crop, or a size to resize to first",
+                remedy="give a smaller crop, or a size to resize to",
             )
         left, top = round((image.width - self.crop) / 2), round((image.height - self.crop) / 2)
         return image.crop((left, top, left + self.crop, top + self.crop))

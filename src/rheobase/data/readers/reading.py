@@ -1,4 +1,4 @@
-"""Whatever goes wrong in reading a file, as one kind of error."""
+"""One kind of error for all failures to read a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from rheobase.core.errors import DataError, RheobaseError
 
 LISTED = 10
-"""How many names an error lists at most."""
+"""Maximum number of names in an error."""
 
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong in reading ``where`` into a DataError."""
+    """Turn every failure to read ``where`` into a DataError."""
     try:
         yield
     except RheobaseError:
@@ -31,7 +31,7 @@ def reading(where: str) -> Iterator[None]:
         OSError,
         EOFError,
         ValueError,
-        SyntaxError,  # Pillow's, for a broken PNG
+        SyntaxError,  # raised by Pillow for a broken PNG
         zlib.error,
         lzma.LZMAError,
         tarfile.TarError,
@@ -41,5 +41,5 @@ def reading(where: str) -> Iterator[None]:
         raise DataError(
             f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
             where=where,
-            remedy="fetch or write it again",
+            remedy="download or write it again",
         ) from cause

@@ -1,4 +1,4 @@
-"""Data that a user's own function returns."""
+"""Data from a user's function."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rheobase.data.sampling import sample_order
 
 
 class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of (images, labels) from any iterable, checked as they pass."""
+    """Batches of (images, labels) from any iterable, each checked."""
 
     def __init__(self, spec: str, batches: Iterable[Any]) -> None:
         self._spec = spec
-        # An iterator would be spent after one epoch.
+        # An iterator would be exhausted after one epoch.
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -29,10 +29,10 @@ class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 def read_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
-    """What `module:function` returns, as a loader; tensors are cut into batches, all else keeps its own.
+    """A loader of the data that `module:function` returns; tensors are batched, other data keeps its batches.
 
     Raises:
-        DataError: if the call fails, what it returns is no data, or limit or seed would have no effect on it.
+        DataError: if the call fails, the returned value is not data, or limit or seed has no effect on it.
     """
     source = user_code.call(spec, DataError)
     is_pair = isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source))
@@ -54,7 +54,7 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
         return source
     if not isinstance(source, Iterable):
         raise DataError.typed(
-            f"returned {type(source).__name__}, which is no data",
+            f"returned {type(source).__name__}, which is not data",
             where=spec,
             remedy="return a DataLoader, batches of (images, labels), or (images, labels) tensors",
         )
@@ -65,7 +65,7 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
 
 
 def _check_pair(pair: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Require float images [B, C, H, W] and as many integer labels [B]."""
+    """Check float images [B, C, H, W] and integer labels [B]."""
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(torch.is_tensor, pair))):
         raise DataError(
             f"is {type(pair).__name__}, not a pair of tensors", where=where, remedy="return (images, labels) tensors"

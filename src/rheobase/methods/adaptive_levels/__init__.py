@@ -1,4 +1,4 @@
-"""PASCAL's adaptive levels: how few levels each site needs, and training with them (Ramesh & Srinivasan 2025, 3.4)."""
+"""PASCAL's adaptive levels: levels by site from the AL metric (Ramesh & Srinivasan 2025, section 3.4)."""
 
 from rheobase.methods.adaptive_levels.adapt import AdaptedLevels, adapt_levels
 from rheobase.methods.adaptive_levels.clusters import clusters

@@ -1,4 +1,4 @@
-"""Training in two stages: at uniform levels, then with the levels that the AL metric gives each site."""
+"""Training in two stages: with uniform levels, then with levels by site from the AL metric."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from rheobase.training import Epoch, Trained, Training, train
 from rheobase.training.checks import split_data
 
 UNIFORM, ADAPTED = "uniform", "adapted"
-"""The stages' folders."""
+"""Folders of the stages."""
 SHARE = 2 / 3
-"""p of Algorithm 4."""
+"""p of Algorithm 4: fraction of the epochs in the first stage."""
 _AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class AdaptedLevels(Result):
-    """A network trained with levels of its own at every site.
+    """A network trained with adaptive levels.
 
     Attributes:
-        model: in eval mode, to be converted with ``rb.Pascal()``.
-        metric: what the levels were chosen by.
+        model: the trained network in eval mode, to be converted with ``rb.Pascal()``.
+        metric: the AL metric that the levels were chosen by.
         levels: L of every site.
-        history: one record for each epoch, both stages numbered through.
+        history: one record for each epoch of both stages, numbered consecutively.
         epoch: number of the epoch whose weights ``model`` has.
-        switched: number of the last epoch at uniform levels.
+        switched: number of the last epoch with uniform levels.
     """
 
     model: TrainableGraph
@@ -54,25 +54,25 @@ class AdaptedLevels(Result):
 
     @property
     def mean_level(self) -> float:
-        """Mean of L, and so of the time-steps, over the sites, all with the same weight.
+        """Unweighted mean of L, and thus of the time-steps, over the sites.
 
         PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``rb.measure.pascal_cost(snn).timesteps``.
         """
         return sum(self.levels.values()) / len(self.levels)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the model, as plain values."""
+        """Everything except the model, as plain values."""
         names = ("levels", "mean_level", "metric", "epoch", "switched", "history")
         return {name: plain_values(getattr(self, name)) for name in names}
 
     def table(self) -> Table:
-        """The metric and L of each site."""
+        """A table with the metric and L of each site."""
         metric = self.metric.table()
         columns = (*metric.columns, Column("L", lambda row: self.levels[row.site]))
         return Table(columns, metric.rows, "Adaptive levels")
 
     def summary(self) -> str:
-        """The mean level, and what there is to note of the metric."""
+        """The mean level, and the notes of the metric."""
         mean = f"Mean level {self.mean_level:.2f}, from epoch {self.switched + 1} on."
         return "\n\n".join(filter(None, (mean, self.metric.summary())))
 
@@ -94,39 +94,40 @@ def adapt_levels(
     workers: int = 0,
     **options: Any,
 ) -> AdaptedLevels:
-    """Train at uniform levels, give every site the levels it needs, train on (PASCAL, section 3.4 and Algorithm 4).
+    """Train with uniform levels, adapt the levels of every site, and continue (PASCAL, section 3.4 and Algorithm 4).
 
-    The first stage trains ``model`` with the levels it has, for a share of the epochs. Then the AL metric of the sites
-    (:func:`rheobase.methods.level_metric`) on training images divides them into clusters, one for each of ``levels``;
-    weights and θ stay. The second stage trains the other epochs, from the learning rate that the schedule of all epochs
-    has there, by the same rule, without a second warm-up.
+    The first stage trains ``model`` with its levels for a fraction of the epochs. The AL metric
+    (:func:`rheobase.methods.level_metric`) on training images then divides the sites into clusters, one for each of
+    ``levels``; weights and θ are kept. The second stage trains the remaining epochs by the same schedule, starting at
+    the learning rate that the schedule of all epochs has reached, without a second warm-up.
 
-    The paper takes the metric from a network trained for all epochs and then starts again from the beginning. For that,
-    train such a network, pass its ``metric``, and hand over a fresh one.
+    Differs from the paper: there the metric is of a network trained for all epochs, and training then starts again. To
+    reproduce it, train such a network, pass its ``metric``, and pass an untrained network as ``model``.
 
     Args:
-        model: from ``rb.quantise(net, rb.Pascal(levels=8), calibration=...)``; is not changed.
+        model: from ``rb.quantise(net, rb.Pascal(levels=8), calibration=...)``; not changed.
         data: as for :func:`rheobase.train`.
-        training: for both stages; ``epochs`` counts both.
-        levels: L of each cluster, falling; the first is for the sites with the smallest metric, which need most.
-        metric: of a network with the same sites; default: measured after the first stage, with
-            ``num_calibration_images``, ``alpha`` and ``moments``, which are for that alone.
-        num_calibration_images: how many training images to measure it on, drawn by the seed. None of the validation
-            images.
+        training: settings of both stages; ``epochs`` is the total.
+        levels: L of each cluster, in descending order; the first is for the sites with the smallest metric, which need
+            the most levels.
+        metric: metric of a network with the same sites; default: measured after the first stage. Only then
+            ``num_calibration_images``, ``alpha`` and ``moments`` have an effect.
+        num_calibration_images: number of training images for the metric, drawn by the seed. Validation images are not
+            used.
         alpha: as for :func:`rheobase.methods.level_metric`.
         moments: as for :func:`rheobase.methods.level_metric`.
-        share: p, of the epochs in the first stage.
+        share: p, fraction of the epochs in the first stage.
         validation: as for :func:`rheobase.train`.
-        folder: for checkpoints and metrics, in the sub-folders ``uniform`` and ``adapted``. The same call goes on where
-            a killed run was, in either stage.
+        folder: folder for checkpoints and metrics, in the sub-folders ``uniform`` and ``adapted``. The same call
+            resumes an interrupted run, in either stage.
         seed: as for :func:`rheobase.train`.
         workers: as for :func:`rheobase.train`.
         options: further options of :func:`rheobase.train`.
 
     Raises:
-        ModelError: if ``model`` is no quantised network.
-        RecipeError: if the levels do not fall, are more than the sites, or the metric has too few distinct values.
-        TrainingError: if ``share`` leaves a stage without an epoch, and as for :func:`rheobase.train`.
+        ModelError: if ``model`` is not a quantised network, or learns its levels.
+        RecipeError: if the levels do not descend, are more than the sites, or the metric has too few distinct values.
+        TrainingError: if ``share`` is not a fraction or there is only one epoch, and as for :func:`rheobase.train`.
         DataError: as for :func:`rheobase.train`.
 
     Example:
@@ -147,7 +148,7 @@ def adapt_levels(
         )
     if model.learns_levels:
         raise ModelError(
-            "learns its levels in training, and they cannot be adapted too",
+            "learns its levels in training",
             where="model",
             remedy="quantise with rb.Pascal(levels=8), or train it with rb.train",
         )
@@ -156,12 +157,14 @@ def adapt_levels(
     check_bins(alpha, moments)
     if len(levels) > len(model.activations):
         raise RecipeError(
-            f"are {len(levels)}, and the network has {len(model.activations)} sites",
+            f"are {len(levels)}, but the network has {len(model.activations)} sites",
             where="levels",
-            remedy="give fewer: every cluster of sites needs one",
+            remedy="give at most as many levels as sites",
         )
     if metric is not None and set(metric.values) != set(model.activations):
-        raise RecipeError("has other sites than the network", where="metric", remedy="measure it on such a network")
+        raise RecipeError(
+            "has other sites than the network", where="metric", remedy="measure it on a network with the same sites"
+        )
     first, second = stages(training, share)
     pool = _kept(data, "training data", workers)
     if not isinstance(validation, float | int | None):
@@ -196,7 +199,7 @@ def stages(training: Training, share: float) -> tuple[Training, Training]:
         )
     check_fraction(share, "share", error=TrainingError)
     if training.epochs < 2:
-        raise TrainingError("is 1, and there are two stages", where="training.epochs", remedy="give at least 2")
+        raise TrainingError("is 1, but both stages need one", where="training.epochs", remedy="use at least 2")
     epochs = min(max(round(share * training.epochs), 1), training.epochs - 1)
     rate = training.rate_at(epochs, 1)
     fields = dict(training)
@@ -205,14 +208,14 @@ def stages(training: Training, share: float) -> tuple[Training, Training]:
 
 
 def switch(model: TrainableGraph, levels: dict[str, int]) -> TrainableGraph:
-    """The same network, weights and θ, with other levels."""
+    """The same network with the same weights and θ, and other levels."""
     rounding = next(iter(model.activations.values())).rounding
-    # QVM's activation is PASCAL's for "round"; the images are not looked at, because θ is there already
+    # for "round" the activation of QVM is that of PASCAL; the images are not used, because every θ is known
     return quantise(model, QVM(levels=levels, rounding=rounding), calibration=torch.zeros(1, *model.input_shape))
 
 
 def _kept(data: Batches | Dataset[Any], where: str, workers: int) -> Batches | Dataset[Any]:
-    """Data that every stage reads alike: a loader that shuffles would give each another order."""
+    """Data in an order that is the same in both stages: a loader that shuffles is read once."""
     source = read(data, where=where, workers=workers)
     if isinstance(source, OnDisk):
         return data

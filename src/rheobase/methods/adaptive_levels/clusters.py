@@ -1,4 +1,4 @@
-"""Optimal clusters of numbers on a line."""
+"""Optimal one-dimensional clusters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rheobase.core.errors import RecipeError
 
 
 def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
-    """Divide numbers into clusters with the least sum of squared distances to the cluster's mean.
+    """Divide numbers into clusters with the least sum of squared distances to the cluster means.
 
-    The optimum of all partitions, by dynamic programming (Grønlund et al. 2018).
+    Computes the optimum over all partitions by dynamic programming (Grønlund et al. 2018).
 
     Args:
-        values: what to divide. An infinite value joins the cluster with the largest mean, which the others decide.
-        number: χ.
+        values: the numbers. Infinite values do not affect the clusters and join the one with the largest mean.
+        number: χ, the number of clusters.
 
     Returns:
-        For each value the number of its cluster, 0 for the one with the smallest mean.
+        The index of the cluster of each value; 0 is the cluster with the smallest mean.
 
     Raises:
         RecipeError: if fewer than χ finite values differ.
@@ -33,7 +33,7 @@ def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
     differing = len(set(finite))
     if differing < number:
         raise RecipeError(
-            f"are {number}, for as many clusters, but the sites' metric has only {differing} different values",
+            f"are {number}, one per cluster of sites, but the metric has only {differing} different values",
             where="levels",
             remedy=f"give at most {differing}" if differing else "train the network first: no site's activation varies",
         )

@@ -1,4 +1,4 @@
-"""The AL metric: how much the quantisation of a site can be coarsened, from how often each level occurs."""
+"""The AL metric: how much the quantisation of a site can be coarsened, from the histogram of its levels."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _AT_ONCE = 100
 
 @dataclass(frozen=True)
 class SiteMetric:
-    """The AL metric of a site and what it is the product of.
+    """The AL metric of a site and its factors.
 
     Attributes:
-        site: its name.
-        histogram: how many activations are at level 0, ..., L.
+        site: name of the site.
+        histogram: number of activations at level 0, ..., L.
         agreement: A.
         skewness: g; infinite if all activations are equal.
-        kurtosis: K; infinite likewise.
-        metric: M; the larger, the fewer levels will do.
+        kurtosis: K; infinite if all activations are equal.
+        metric: M; the larger, the fewer levels the site needs.
     """
 
     site: str
@@ -56,10 +56,10 @@ class LevelMetric(Result):
     """The AL metric of every site of a network.
 
     Attributes:
-        sites: in execution order.
-        alpha: α, the least share of the activations in a bin that counts as filled.
-        moments: what skewness and kurtosis are of.
-        images: how many were looked at.
+        sites: metric of each site, in execution order.
+        alpha: α, the minimum fraction of the activations in a bin that counts as filled.
+        moments: the data of skewness and kurtosis.
+        images: number of images that it was measured on.
     """
 
     in_json = ("notes",)
@@ -71,18 +71,18 @@ class LevelMetric(Result):
 
     @property
     def values(self) -> dict[str, float]:
-        """M by the site's name."""
+        """M by site name."""
         return {found.site: found.metric for found in self.sites}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sites whose activation is always the same."""
+        """A note for each site whose activation is constant."""
         notes = []
         for found in self.sites:
             filled = [level for level, count in enumerate(found.histogram) if count]
             if len(filled) == 1:
                 which = "never active" if filled == [0] else f"always at level {filled[0]}"
-                notes.append(f"{found.site}: {which} on these images; one level would do")
+                notes.append(f"{found.site}: {which} on these images; one level is enough")
         return tuple(notes)
 
     def at(self, alpha: float) -> LevelMetric:
@@ -103,13 +103,13 @@ class LevelMetric(Result):
         return {f"k = {factor:g}": self.at(factor / len(self.sites)) for factor in factors}
 
     def assign(self, levels: Sequence[int]) -> dict[str, int]:
-        """L for every site, ready for ``rb.Pascal(levels=...)``.
+        """L of every site, for ``rb.Pascal(levels=...)``.
 
-        The sites are divided into as many clusters as there are levels, by optimal 1-D k-means on M. The cluster with
-        the smallest M gets the first and highest L.
+        Divides the sites into one cluster per level by optimal 1-D k-means on M. The cluster with the smallest M gets
+        the first and highest L.
 
         Raises:
-            RecipeError: if the levels do not fall, or the metric has too few distinct values for so many clusters.
+            RecipeError: if the levels do not descend, or the metric has fewer distinct values than there are levels.
 
         Example:
             >>> one = [SiteMetric(name, (), 0.0, 0.0, 0.0, m) for name, m in zip("abc", (9.0, 1.0, 2.0))]
@@ -122,12 +122,12 @@ class LevelMetric(Result):
         return {name: levels[cluster] for name, cluster in zip(names, found, strict=True)}
 
     def table(self) -> Table:
-        """A row for each site."""
+        """A table with a row for each site."""
         columns = (Column("site", "site", align="left"), Column("metric", "metric", "{:.4g}"))
         return Table(columns, self.sites, "AL metric")
 
     def summary(self) -> str:
-        """What there is to note."""
+        """The notes as a list."""
         return "\n".join(f"- {note}" for note in self.notes)
 
 
@@ -140,29 +140,29 @@ def level_metric(
     moments: Moments = "activations",
     seed: int = 0,
 ) -> LevelMetric:
-    r"""How much the quantisation of each site can be coarsened (PASCAL, Algorithm 3 and Eqs. 3-6).
+    r"""Measure how much the quantisation of each site can be coarsened (PASCAL, Algorithm 3 and Eqs. 3-6).
 
     .. math::
         M = A \, (g^2 + 1) \, K, \quad A = 1 - \frac{S - 1}{L}, \quad g = \frac{m_3}{s^3}, \quad
         K = \frac{(n + 1) n}{(n - 1)(n - 2)(n - 3)} \frac{\sum_i (x_i - \bar x)^4}{s^4}
 
-    A is Van der Eijk's agreement of the L + 1 bins, S of which (at least one) hold a share of α or more. g and K are
-    skewness and kurtosis of the n activations x, in units of the site's θ/L; s² is their variance with n − 1. For
-    n <= 3 the kurtosis is that of the population, n Σ(x − x̄)⁴ / (Σ(x − x̄)²)², because Eq. 5 has no value there.
+    A is Van der Eijk's agreement of the L + 1 bins, of which S (at least one) hold a fraction of α or more. g and K are
+    the skewness and the kurtosis of the n activations x, in units of the site's θ/L; s² is their variance with n − 1.
+    For n <= 3, K is the kurtosis of the population, n Σ(x − x̄)⁴ / (Σ(x − x̄)²)², because Eq. 5 is not defined.
 
-    Where all activations are equal, both grow beyond all bounds: M is infinite, and ``notes`` names the site.
+    If all activations of a site are equal, g and K diverge: M is infinite, and ``notes`` names the site.
 
     Args:
         model: a quantised and trained network (:func:`rheobase.quantise`), or its graph.
         images: training images, never test images, as for :func:`rheobase.convert`; labels are ignored.
-        num_calibration_images: how many of them to use: a random sample drawn by the seed, or all if there are no more.
-        alpha: α; default 1 / (2 · number of sites).
-        moments: ``"activations"`` as the paper's equations have it; ``"counts"`` takes x to be the L + 1 counts of the
-            bins, as the authors' code does.
-        seed: of the sample.
+        num_calibration_images: size of the random sample of them to use, drawn by the seed.
+        alpha: α; default: 1 / (2 · number of sites).
+        moments: ``"activations"``: as in the paper's equations; ``"counts"``: x are the L + 1 counts of the bins, as in
+            the authors' code.
+        seed: seed of the sample.
 
     Raises:
-        ModelError: if ``model`` is another network.
+        ModelError: if ``model`` is not such a network.
         RecipeError: if a site is not quantised, or α is not between 0 and 1.
         DataError: if the images do not fit the network.
 
@@ -218,16 +218,16 @@ def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Mome
         squared, skewness, kurtosis = _shape(range(len(histogram)), histogram)
     else:
         squared, skewness, kurtosis = _shape(histogram, [1] * len(histogram))
-    # no agreement means that every level is needed, however the distribution is shaped
+    # without agreement every level is needed, whatever the shape of the distribution
     metric = agreement * (squared + 1) * kurtosis if agreement > 0 else 0.0
     return SiteMetric(site, tuple(histogram), agreement, skewness, kurtosis, metric)
 
 
 def check_bins(alpha: float | None, moments: Moments) -> None:
-    """Refuse an α that is no share, and unknown moments.
+    """Refuse an α that is not a fraction, and unknown moments.
 
     Raises:
-        RecipeError: naming the one.
+        RecipeError: naming the argument.
     """
     if alpha is not None:
         _check_alpha(alpha)
@@ -235,11 +235,11 @@ def check_bins(alpha: float | None, moments: Moments) -> None:
 
 
 def check_falling(levels: Sequence[int]) -> None:
-    """Refuse levels that do not fall from cluster to cluster.
+    """Refuse levels that do not descend from cluster to cluster.
 
     Raises:
-        RecipeError: if they do not, or there are none.
-        ModelError: if one is not a whole number from 1.
+        RecipeError: if the levels do not descend, or are empty.
+        ModelError: if a level is not a whole number of at least 1.
     """
     if isinstance(levels, str) or not isinstance(levels, Sequence) or not levels:
         raise RecipeError(f"are {levels!r}", where="levels", remedy="give one L for each cluster, such as (8, 4)")
@@ -249,12 +249,12 @@ def check_falling(levels: Sequence[int]) -> None:
         raise RecipeError(
             f"are {tuple(levels)}",
             where="levels",
-            remedy="give each cluster fewer than the one before: the first has the sites that need most",
+            remedy="give them in descending order: the first is for the sites that need the most levels",
         )
 
 
 def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, float]:
-    """(g², g, K) of values that occur so often; in whole numbers, because sums of billions of powers round badly."""
+    """(g², g, K) of values with given counts, in integer arithmetic: sums of billions of powers lose precision."""
     n = sum(counts)
     first = sum(count * x for x, count in zip(values, counts, strict=True))
     # Σ (x − x̄)^p = moment(p) / n^p
