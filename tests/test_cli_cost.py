@@ -72,7 +72,7 @@ def test_diagnose(run: Run, home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cost", "snn"], "--data: is needed, or --spike-rate"),
+        (["cost", "snn"], "--data: is missing"),
         (["cost", "snn", "--spike-rate", 0.75, "--scale", 1], "--data: is missing"),
         (["cost", "snn", "--spike-rate", 1, "--execution", "steps"], "--execution: has no effect without --data"),
         (["cost", "snn", "--spike-rate", 9], "spike_rate: is 9"),

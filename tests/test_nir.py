@@ -364,7 +364,7 @@ def test_options_without_effect_on_our_files(file: Path) -> None:
 
 def test_an_existing_file_is_kept(file: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(StoreError, match="exists already"):
+    with pytest.raises(StoreError, match="already exists"):
         rb.exchange.export_nir(plain_snn("MLP"), file, reset="subtract")
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["net.nir"]
@@ -400,9 +400,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not out.exists()
     result = run("export", tmp_path / "net", out, "--approximate", "--reset", "subtract")
     assert result.code == 0
-    assert "Lost to other simulators: act1: starts from an initial potential" in result.out
+    assert "act1: starts from an initial potential" in result.out
     assert torch.equal(rb.exchange.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
-    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "exists already")
+    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "already exists")
     rb.save(plain_snn("MLP"), tmp_path / "plain")
     result = run("export", tmp_path / "plain", out, "--reset", "subtract", "--fold-thresholds", "--overwrite", "--json")
     assert result.document["exact"] is True

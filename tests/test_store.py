@@ -432,7 +432,7 @@ def test_a_system_that_refuses_more_bytes(snn: rb.SpikingNetwork, tmp_path: Path
 
 
 def test_nothing_is_replaced_unasked(folder: Path, snn: rb.SpikingNetwork) -> None:
-    with refused(str(folder), "exists already", "overwrite=True"):
+    with refused(str(folder), "already exists", "overwrite=True"):
         rb.save(snn, folder)
     rb.save(snn_of("VGG"), folder, overwrite=True)
     assert same_network(rb.load(folder), snn_of("VGG"))

@@ -427,7 +427,7 @@ def _refuse_existing(target: Path, overwrite: bool, where: str) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise StoreError("exists already", where=where, remedy="choose another folder, or pass overwrite=True")
+        raise StoreError("already exists", where=where, remedy="choose another folder, or pass overwrite=True")
     if not target.is_dir():
         raise StoreError("is a file, not a folder", where=where, remedy="choose another folder")
     held = sorted(path.name for path in target.iterdir())

@@ -111,7 +111,7 @@ def export_nir(
         raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
     path = as_path(path)
     if path.exists() and not overwrite:
-        raise StoreError("exists already", where=str(path), remedy="choose another name, or pass overwrite=True")
+        raise StoreError("already exists", where=str(path), remedy="choose another name, or pass overwrite=True")
     losses = tuple(loss for i in range(len(network.sites)) for loss in _losses(network, i, reset))
     if losses and not approximate:
         raise _refusal(losses)
