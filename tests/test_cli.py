@@ -355,7 +355,7 @@ def recipe_file(folder: Path, text: str) -> Path:
         (["--std", "0"], ["std", "positive"]),
         (["--size", "0"], ["size", "whole number from 1"]),
         (["--grayscale"], ["grayscale", "no effect"]),
-        (["--test-folder", "train"], ["--test", "calibration images again"]),
+        (["--test-folder", "train"], ["--test", "calibration images"]),
         (["--test-folder", "validation"], ["x_validation"]),
         (["--test", "empty.npz"], ["empty.npz", "no sample"]),
     ],

@@ -249,7 +249,7 @@ def test_thresholds_and_resistances_of_others(tmp_path: Path) -> None:
 
 ONES = np.ones(2, dtype=np.float32)
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no T": (lambda: foreign(affine(), fire()), {"timesteps": None}, "for how many steps"),
+    "no T": (lambda: foreign(affine(), fire()), {"timesteps": None}, "number of time-steps"),
     "T = 0": (lambda: foreign(affine(), fire()), {"timesteps": 0}, "timesteps: is 0"),
     "hard reset": (lambda: foreign(affine(), fire()), {"reset": "value"}, "n1: resets to a value"),
     "unknown reset": (lambda: foreign(affine(), fire()), {"reset": "soft"}, "reset: is 'soft'"),
@@ -318,16 +318,16 @@ def test_damaged_files(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     for content in (b"", b"not HDF5 at all", whole[: len(whole) // 2], whole[:100]):
         file.write_bytes(content)
-        with pytest.raises(StoreError, match="is no NIR file, or is truncated or damaged"):
+        with pytest.raises(StoreError, match="not a NIR file"):
             rb.exchange.import_nir(file)
     for path in (tmp_path / "missing.nir", tmp_path):
-        with pytest.raises(StoreError, match="is not a file that exists"):
+        with pytest.raises(StoreError, match="is not a file"):
             rb.exchange.import_nir(path)
     import h5py
 
     with h5py.File(file, "w") as other:
         other["pictures"] = np.zeros(3)
-    with pytest.raises(StoreError, match="is no NIR file"):
+    with pytest.raises(StoreError, match="not a NIR file"):
         rb.exchange.import_nir(file)
 
 
@@ -352,13 +352,13 @@ def test_changed_files(file: Path) -> None:
     document = json.loads(graph.metadata["rheobase"])
     graph.metadata["rheobase"] = json.dumps({**document, "version": 99})
     nir.write(file, graph)
-    with pytest.raises(StoreError, match="made by a newer rheobase"):
+    with pytest.raises(StoreError, match="newer rheobase"):
         rb.exchange.import_nir(file)
 
 
 def test_options_without_effect_on_our_files(file: Path) -> None:
     for options in ({"timesteps": 4}, {"reset": "subtract"}):
-        with pytest.raises(StoreError, match="have no effect on a file that Rheobase wrote"):
+        with pytest.raises(StoreError, match="timesteps and reset: have no effect"):
             rb.exchange.import_nir(file, **options)  # type: ignore[arg-type]
 
 

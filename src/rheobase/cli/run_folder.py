@@ -58,6 +58,4 @@ def claim_run(out: Path, made_of: Mapping[str, Any], epochs: int, first: bool) -
         return
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(made_of, indent=2) + "\n")
-    note(
-        f"A checkpoint is written to {training} after every epoch. To continue after an interruption, repeat the command."
-    )
+    note(f"Every epoch writes a checkpoint to {training}. After an interruption, repeat the command to continue.")

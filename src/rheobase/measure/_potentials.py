@@ -76,7 +76,7 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
         )
     names = [s.name for s in network.sites]
     if site not in names:
-        raise RecipeError(f"is {site!r}, which is not a site", where="site", remedy=f"use one of {', '.join(names)}")
+        raise RecipeError(f"{site!r} is not a site", where="site", remedy=f"use one of {', '.join(names)}")
     step = check_whole(step, "step", most=network.timesteps)
     neuron = network.neuron(site)
     if not neuron.has_membrane:

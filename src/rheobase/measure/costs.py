@@ -54,7 +54,7 @@ def read_costs(costs: str | Costs) -> Costs:
         return costs
     if not isinstance(costs, str) or costs not in COSTS:
         raise RecipeError(
-            f"has the unknown name {costs!r}",
+            f"{costs!r} is unknown",
             where="costs",
             remedy=f"use {', '.join(COSTS)}, or rb.measure.Costs(name=..., mac=..., ac=...)",
         )

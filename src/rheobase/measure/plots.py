@@ -398,9 +398,7 @@ def _save(figure: Figure, panels: Iterable[Axes], path: str | Path) -> None:
             f"cannot be written ({error.strerror or error})", where=str(path), remedy="choose another path"
         ) from None
     except ValueError as error:
-        raise StoreError(
-            f"cannot be written ({error})", where=str(path), remedy="use a name that ends in .png"
-        ) from None
+        raise StoreError(f"cannot be written ({error})", where=str(path), remedy="end the name in .png") from None
 
 
 def _draw_curves(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:
