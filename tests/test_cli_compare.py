@@ -197,4 +197,4 @@ def test_no_test_images(run: Run, tmp_path: Path) -> None:
 def test_other_results_are_not_mixed(run: Run, tmp_path: Path) -> None:
     assert run(*comparison(tmp_path / "out", "--methods", "OPI")).code == 0
     other = run(*comparison(tmp_path / "out", "--methods", "OPI", "--checkpoint", "weights.safetensors"))
-    assert_refused(other, "holds results of something else", "the network", "--overwrite")
+    assert_refused(other, "results of another comparison", "the network", "--overwrite")

@@ -121,7 +121,7 @@ def test_weights_that_are_not_finite(bad: float) -> None:
 def test_pickles_with_code_are_refused(content: object) -> None:
     torch.save(content, "w.pt")
     error = refusal(checkpoint="w.pt")
-    assert "holds more than tensors" in error.reason
+    assert "objects other than tensors" in error.reason
     assert "Unsupported global: GLOBAL" in error.reason
     assert "torch.save(model.state_dict(), path)" in str(error.remedy)
 
