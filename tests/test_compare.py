@@ -204,7 +204,7 @@ def test_a_quantised_network_is_converted_as_it_is() -> None:
     status = {(cell.method, cell.timesteps): cell.status for cell in found.cells}
     assert status.pop(("Pascal", 2)) == "refused"  # it runs for its levels and no other T
     assert set(status.values()) == {"done"}
-    with pytest.raises(RecipeError, match="training: has no effect on a network that is quantised"):
+    with pytest.raises(RecipeError, match="training: has no effect"):
         rb.compare(network, [rb.Pascal()], *arguments, training=TRAINING)
 
 
@@ -212,7 +212,7 @@ def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
     twenty = rb.FTBC(batch_size=1, batches=1, threshold="saturation")  # needs activations that saturate
     found = compared(tmp_path / "out", recipes={"Pascal": rb.Pascal(), "saturated": twenty, "OPI": rb.OPI()})
     reasons = {cell.method: cell.reason or "" for cell in found.cells}
-    assert reasons["Pascal"].startswith("needs a quantised network: ")
+    assert reasons["Pascal"].startswith("needs a quantised network")
     assert "rb.Training" in reasons["Pascal"]
     assert "saturat" in reasons["saturated"]
     assert [cell.status for cell in found.cells] == ["refused"] * 4 + ["done"] * 2
@@ -238,7 +238,7 @@ def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, m
         found = compared(tmp_path / "out")
     assert [cell.status for cell in found.cells] == ["done", "failed", "done", "done"]
     assert found.cells[1].reason == "MemoryError: no more"
-    assert "Failed; the same call tries again" in html_page(found)
+    assert "Failed; repeat the call" in html_page(found)
     again = compared(tmp_path / "out")
     assert [cell.status for cell in again.cells] == ["done"] * 4
     assert again.cells[0] == found.cells[0]  # seconds and all: not run again
@@ -518,7 +518,7 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
     [
         ({"recipes": []}, RecipeError, "recipes: is empty"),
         ({"recipes": ["FTBC"]}, RecipeError, "recipes: contains a str"),
-        ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "hold 'OPI' twice"),
+        ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "'OPI' twice"),
         ({"recipes": None}, RecipeError, "recipes: is a NoneType"),
         ({"recipes": rb.OPI()}, RecipeError, "recipes: is a Recipe"),
         ({"recipes": {1: rb.OPI()}}, RecipeError, "recipes: has the name 1"),
@@ -601,7 +601,7 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
     found = compared(recipes=[rb.OPI()], timesteps=(1,), energy_images=20)
     assert "60 test images (analog network" in found.to_markdown()
     assert "spikes counted for the energy on 20 of them" in found.to_markdown()
-    assert "energy by the spikes of 20 of them" in html_page(found)
+    assert "the energy on 20 of them" in html_page(found)
     assert "energy on" not in compared(recipes=[rb.OPI()], timesteps=(1,)).to_markdown()
 
 
