@@ -315,7 +315,7 @@ def test_evaluate_prints_a_table(run: Run, saved: Path) -> None:
 @pytest.mark.slow
 def test_the_execution_is_chosen_and_told(run: Run, saved: Path, tmp_path: Path) -> None:
     options = ["--data", "data.npz", "--folder", "test", "--fuse", "never"]
-    assert "Run as steps: the simulation" in run("evaluate", saved, *options).out
+    assert "Execution steps:" in run("evaluate", saved, *options).out
     assert run("evaluate", saved, *options, "--execution", "steps", "--json").document["execution"] == "steps"
     result = run(*conversion(tmp_path / "out", "--test-folder", "test", "--execution", "steps", "--json"))
     assert result.document["execution"] == "steps"
@@ -364,7 +364,7 @@ def recipe_file(folder: Path, text: str) -> Path:
         (["--std", "0"], ["std", "positive"]),
         (["--size", "0"], ["size", "whole number from 1"]),
         (["--grayscale"], ["grayscale", "no effect"]),
-        (["--test-folder", "train"], ["--test", "calibration images again"]),
+        (["--test-folder", "train"], ["--test", "calibration images"]),
         (["--test-folder", "validation"], ["x_validation"]),
         (["--test", "empty.npz"], ["empty.npz", "no sample"]),
     ],
@@ -426,7 +426,7 @@ def test_convert_refuses_output_before_the_work(run: Run, tmp_path: Path, monkey
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
     file.write_text("")
-    assert_refused(run(*conversion(existing)), "exists already", "--overwrite")
+    assert_refused(run(*conversion(existing)), "already exists", "--overwrite")
     assert_refused(run(*conversion(foreign, "--overwrite")), "thesis.tex")
     assert_refused(run(*conversion(file, "--overwrite")), "file")
     assert_refused(run(*conversion(file / "out")), "cannot be written")
@@ -474,7 +474,7 @@ def test_evaluate_refuses_what_is_no_network(run: Run, tmp_path: Path) -> None:
         (["cli_nets:Net", "--input-shape", "1,0,8"], ["--input-shape", "1 or more"]),
         (["cli_nets:Net", "--input-shape", "1,8,8", "--size", "9"], ["preprocessing", "no effect"]),
         (["cli_nets:Net", "--input-shape", "3,8,8"], ["Remedy"]),
-        (["./nowhere"], ["neither a folder", "module:function"]),
+        (["./nowhere"], ["neither an existing folder", "module:function"]),
         (["no_such_module:net", "--input-shape", "1,8,8"], ["no_such_module"]),
     ],
 )

@@ -36,7 +36,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def test_cost(run: Run, home: Path) -> None:
     result = run("cost", "snn", "--data", "data.npz")
     assert result.code == 0
-    assert "final answer after step 4" in result.out
+    assert "final logits after step 4" in result.out
     assert "of the analog network's energy (fp32-45nm, measured on 12 images)" in result.out
     document = run("cost", "snn", "--data", "data.npz", "--json").document
     expected = rb.energy(rb.load(home / "snn"), rb.data.readers.load("data.npz"))
@@ -60,23 +60,23 @@ def test_cost_by_convention_and_execution(run: Run) -> None:
 def test_diagnose(run: Run, home: Path, tmp_path: Path) -> None:
     result = run("diagnose", "snn", "--data", "data.npz", "--plot", tmp_path / "errors.png")
     assert result.code == 0
-    assert "Most error enters at" in result.out
+    assert "Largest added error at" in result.out
     assert "unevenness" in result.out
     assert (tmp_path / "errors.png").stat().st_size > 0
     document = run("diagnose", "snn", "--data", "data.npz", "--timesteps", 8, "--json").document["diagnosis"]
     assert document["timesteps"] == 8
     assert [row["site"] for row in document["rows"]] == [site.name for site in rb.load(home / "snn").sites]
-    assert "No site departs from the analog network." in run("diagnose", "exact", "--data", "data.npz").out
+    assert "No site differs" in run("diagnose", "exact", "--data", "data.npz").out
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cost", "snn"], "--data: is needed, or --spike-rate"),
+        (["cost", "snn"], "--data: is missing"),
         (["cost", "snn", "--spike-rate", 0.75, "--scale", 1], "--data: is missing"),
         (["cost", "snn", "--spike-rate", 1, "--execution", "steps"], "--execution: has no effect without --data"),
         (["cost", "snn", "--spike-rate", 9], "spike_rate: is 9"),
-        (["cost", "snn", "--data", "data.npz", "--spike-rate", 1], "one and not both"),
+        (["cost", "snn", "--data", "data.npz", "--spike-rate", 1], "images and spike_rate: are both given"),
         (["cost", "snn", "--data", "data.npz", "--costs", "fp8"], "'fp8' is unknown"),
         (["cost", "snn", "--data", "data.npz", "--costs", "no.yaml"], "no.yaml: cannot be read"),
         (["cost", "snn", "--data", "data.npz", "--costs", "wrong.yaml"], "costs: ac"),

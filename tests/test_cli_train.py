@@ -91,7 +91,7 @@ def test_from_a_trained_network_to_a_spiking_one(run: Run, tmp_path: Path) -> No
     options = ["--method", "Pascal", "--option", "levels=4", "--epochs", 2, "--batch-size", 64, "--json"]
     result = run("train", *network, *images, *options, "--out", out)
     assert result.code == 0
-    assert "give the same command again" in result.err
+    assert "repeat the command" in result.err
     document = result.document
     assert document["execution"] == "counts"
     assert [record["epoch"] for record in document["training"]["history"]] == [1, 2]
@@ -126,7 +126,7 @@ def test_a_finished_run_is_told_and_kept(run: Run, tmp_path: Path) -> None:
     before = rb.load(tmp_path / "run" / "network")
     again = run(*training(tmp_path / "run"))
     assert again.code == 0
-    assert "Going on after epoch 2 of 2" in again.err
+    assert "Continuing after epoch 2 of 2" in again.err
     images = demo.digits().test[0]
     assert torch.equal(rb.load(tmp_path / "run" / "network")(images), before(images))
 
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_network(
     (tmp_path / "stopped" / ".network-half").mkdir()  # what a kill while saving leaves behind
     resumed = run(*training(tmp_path / "stopped", *augmented))
     assert resumed.code == 0
-    assert "Going on after epoch 1 of 2" in resumed.err
+    assert "Continuing after epoch 1 of 2" in resumed.err
     assert run(*training(tmp_path / "whole", *augmented)).code == 0
     one, other = (load_file(tmp_path / name / "training" / "weights.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -180,7 +180,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(run: Run, home: Path, tmp_pat
     assert 1 <= len(found.history) < 12
     resumed = run(*arguments)
     assert resumed.code == 0
-    assert f"Going on after epoch {len(found.history)} of 12" in resumed.err
+    assert f"Continuing after epoch {len(found.history)} of 12" in resumed.err
     assert run(*training(tmp_path / "whole")[:-4], *epochs).code == 0
     one, other = (load_file(tmp_path / name / "training" / "weights.safetensors") for name in ("killed", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -218,7 +218,7 @@ def test_adaptive_levels_in_one_command(run: Run, tmp_path: Path, monkeypatch: p
     assert saved == ["uniform", "uniform"]
     result = run(*command)
     assert result.code == 0
-    assert "Going on after epoch 2 of 3" in result.err
+    assert "Continuing after epoch 2 of 3" in result.err
 
     images, labels = (part[:120] for part in demo.digits().train)
     torch.manual_seed(0)

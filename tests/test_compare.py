@@ -206,7 +206,7 @@ def test_a_quantised_network_is_converted_as_it_is() -> None:
     status = {(cell.method, cell.timesteps): cell.status for cell in found.cells}
     assert status.pop(("Pascal", 2)) == "refused"  # it runs for its levels and no other T
     assert set(status.values()) == {"done"}
-    with pytest.raises(RecipeError, match="training: has no effect on a network that is quantised"):
+    with pytest.raises(RecipeError, match="training: has no effect"):
         rb.compare(network, [rb.Pascal()], *arguments, training=TRAINING)
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_run_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
     twenty = rb.FTBC(batch_size=1, batches=1, threshold="saturation")  # needs activations that saturate
     found = compared(tmp_path / "out", recipes={"Pascal": rb.Pascal(), "saturated": twenty, "OPI": rb.OPI()})
     reasons = {cell.method: cell.reason or "" for cell in found.cells}
-    assert reasons["Pascal"].startswith("needs a quantised network: ")
+    assert reasons["Pascal"].startswith("needs a quantised network")
     assert "rb.Training" in reasons["Pascal"]
     assert "saturat" in reasons["saturated"]
     assert [cell.status for cell in found.cells] == ["refused"] * 4 + ["done"] * 2
@@ -242,7 +242,7 @@ def test_an_unexpected_error_fails_one_cell_and_is_tried_again(tmp_path: Path, m
         found = compared(tmp_path / "out")
     assert [cell.status for cell in found.cells] == ["done", "failed", "done", "done"]
     assert found.cells[1].reason == "MemoryError: no more"
-    assert "Failed; the same call tries again" in html_page(found)
+    assert "Failed; repeat the call" in html_page(found)
     again = compared(tmp_path / "out")
     assert [cell.status for cell in again.cells] == ["done"] * 4
     assert again.cells[0] == found.cells[0]  # seconds and all: not run again
@@ -265,15 +265,15 @@ def test_a_network_that_answers_nan_is_one_refused_cell(
     for _ in range(2):
         found = compared(home)
         assert [cell.status for cell in found.cells] == ["done", "refused", "done", "done"]
-        assert "logits that are NaN or infinite on the test images" in str(found.cells[1].reason)
+        assert "NaN or infinite logits" in str(found.cells[1].reason)
         document = html_page(found).split('<script type="application/json"')[1].split(">", 1)[1].split("</script>")[0]
         json.loads(document, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_options_that_are_no_lists_or_have_no_effect() -> None:
-    with pytest.raises(RecipeError, match="timesteps: is 4, not several"):
+    with pytest.raises(RecipeError, match="timesteps: is 4"):
         compared(timesteps=4)
-    with pytest.raises(RecipeError, match="seeds: is 4, not several"):
+    with pytest.raises(RecipeError, match="seeds: is 4"):
         compared(seeds=4)
     with pytest.raises(RecipeError, match="on_existing: has no effect without a folder"):
         compared(on_existing="overwrite")
@@ -342,7 +342,7 @@ def test_other_data_are_not_mixed(tmp_path: Path, changes: dict[str, Any], said:
     compared(tmp_path / "out", recipes=[rb.OPI()], timesteps=(1,))
     before = (tmp_path / "out" / "results.jsonl").read_bytes()
     given = {name: part(*value) if isinstance(value, tuple) else value for name, value in changes.items()}
-    with pytest.raises(StoreError, match=f"holds results of something else: .*{said}"):
+    with pytest.raises(StoreError, match=f"another comparison: .*{said}"):
         compared(tmp_path / "out", **given)
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 
@@ -371,11 +371,11 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     cell = json.loads(lines[0])
     for changes, said in (
         ({"version": 2}, "version"),
-        ({"test": None}, r"is done and has no numbers\).*delete that line"),
-        ({"latency": None}, "is done and has no numbers"),
+        ({"test": None}, "is done without results"),
+        ({"latency": None}, "is done without results"),
         ({"test": {**cell["test"], "accuracy": None}}, "one network has an accuracy, the other has none"),
         ({"test": {**cell["test"], "accuracy": 5.0}}, "test.accuracy"),
-        ({"status": "refused"}, "is refused for no reason"),
+        ({"status": "refused"}, "is refused without a reason"),
     ):
         file.write_text(json.dumps({**cell, **changes}, separators=(",", ":")) + "\n")
         with pytest.raises(StoreError, match=f"line 1: .*{said}"):
@@ -399,7 +399,7 @@ def test_what_is_not_ours_is_neither_deleted_nor_written_over(tmp_path: Path) ->
     compared(out, recipes=[rb.OPI()], timesteps=(1,))
     with (out / "results.jsonl").open("a") as file:
         file.write("my notes")
-    with pytest.raises(StoreError, match="ends in something that is no result"):
+    with pytest.raises(StoreError, match="not a result"):
         compared(out, recipes=[rb.OPI()], timesteps=(4,))
     assert (out / "results.jsonl").read_text().endswith("my notes")
     (out / "training" / "0123456789ab").mkdir(parents=True)
@@ -478,7 +478,7 @@ def test_the_choice_is_made_on_validation_images_alone() -> None:
     nothing = found.choose(latency=3, energy=0.05)
     assert (nothing.method, nothing.timesteps) == (None, None)
     assert "No method fits within a latency of 3 steps and 0.05" in nothing.reason
-    assert "the least latency is 4, of a at T = 1" in nothing.reason
+    assert "the lowest latency is 4, of a at T = 1" in nothing.reason
     assert found.choose(latency=8) == found.choose(latency=8.0)
     with pytest.raises(RecipeError, match="budget: is empty"):
         found.choose()
@@ -489,12 +489,12 @@ def test_of_equally_accurate_methods_the_cheaper_is_chosen() -> None:
 
 
 def test_a_budget_without_validation_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="validation images: are needed for a budget"):
+    with pytest.raises(DataError, match="validation images: are missing"):
         compared(tmp_path / "out", budget={"latency": 8})
     with pytest.raises(DataError, match="validation images: have no labels"):
         compared(tmp_path / "out", budget={"latency": 8}, validation=part("validation")[0])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="nothing is chosen by test images"):
+    with pytest.raises(DataError, match="validation images: are missing"):
         compared(recipes=[rb.OPI()], timesteps=(1,)).choose(latency=8)
 
 
@@ -504,7 +504,7 @@ def test_the_budget_is_in_the_report() -> None:
     assert found.choice.timesteps == 1
     page = html_page(found)
     assert f"{found.choice.method} at T = 1" in page
-    assert "test images had no say" in page
+    assert "made on validation images only" in page
     assert "Choice: " in found.to_markdown()
 
 
@@ -523,10 +523,10 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
     ("changes", "error", "said"),
     [
         ({"recipes": []}, RecipeError, "recipes: is empty"),
-        ({"recipes": ["FTBC"]}, RecipeError, "recipes: hold a str"),
-        ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "hold 'OPI' twice"),
-        ({"recipes": None}, RecipeError, "recipes: is a NoneType, not several"),
-        ({"recipes": rb.OPI()}, RecipeError, "recipes: is a Recipe, not several"),
+        ({"recipes": ["FTBC"]}, RecipeError, "recipes: contains a str"),
+        ({"recipes": [rb.OPI(), rb.OPI(percentile=99)]}, RecipeError, "'OPI' twice"),
+        ({"recipes": None}, RecipeError, "recipes: is a NoneType"),
+        ({"recipes": rb.OPI()}, RecipeError, "recipes: is a Recipe"),
         ({"recipes": {1: rb.OPI()}}, RecipeError, "recipes: has the name 1"),
         ({"recipes": {"a\nb": rb.OPI()}}, RecipeError, r"recipes: has the name 'a\\nb'"),
         ({"recipes": {"\ud800": rb.OPI()}}, RecipeError, "recipes: has the name"),
@@ -534,7 +534,7 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
         ({"timesteps": (10**12,)}, RecipeError, "timesteps: is 1000000000000.*1 to 65536"),
         ({"seeds": (2**64,)}, RecipeError, "seeds: is 18446744073709551616"),
         ({"budget": 8}, RecipeError, "budget: is 8"),
-        ({"budget": {1: 2, "a": 3}}, RecipeError, "budget: has the unknown part 1"),
+        ({"budget": {1: 2, "a": 3}}, RecipeError, "budget: has the unknown field 1"),
         ({"timesteps": ()}, RecipeError, "timesteps: is empty"),
         ({"timesteps": (0,)}, RecipeError, "timesteps: is 0"),
         ({"timesteps": (2, 2)}, RecipeError, "timesteps: is 2, 2"),
@@ -542,7 +542,7 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
         ({"seeds": (-1,)}, RecipeError, "seeds: is -1"),
         ({"num_calibration_images": 0}, RecipeError, "num_calibration_images: is 0"),
         ({"training": TRAINING}, RecipeError, "training: has no effect"),
-        ({"budget": {"speed": 1}}, RecipeError, "unknown part 'speed'"),
+        ({"budget": {"speed": 1}}, RecipeError, "unknown field 'speed'"),
         ({"budget": {"energy": -1}}, RecipeError, "budget energy: is -1"),
         ({"test": ("train", 60)}, DataError, "test images: 60 of 60 occur among the calibration images"),
         ({"validation": ("test", 60)}, DataError, "test images: 60 of 60 occur among the validation images"),
@@ -562,7 +562,7 @@ def test_images_in_two_parts() -> None:
     """Two of 200 are a note, three are too many; order, place and labels do not matter."""
     images, labels = part("test", 200)
     seen = part("train", 60)[0]
-    with pytest.raises(DataError, match=r"test images: 3 of 200 occur among the calibration images.*split the data"):
+    with pytest.raises(DataError, match="test images: 3 of 200"):
         compared(recipes=[rb.OPI()], timesteps=(1,), test=(torch.cat([images[:197], seen[[7, 3, 7]]]), labels))
     mixed = torch.cat([images[:120], seen[[7, 3]], images[122:]])
     found = compared(recipes=[rb.OPI()], timesteps=(1,), test=(mixed, labels))
@@ -607,7 +607,7 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
     found = compared(recipes=[rb.OPI()], timesteps=(1,), energy_images=20)
     assert "60 test images (analog network" in found.to_markdown()
     assert "spikes counted for the energy on 20 of them" in found.to_markdown()
-    assert "energy by the spikes of 20 of them" in html_page(found)
+    assert "the energy on 20 of them" in html_page(found)
     assert "energy on" not in compared(recipes=[rb.OPI()], timesteps=(1,)).to_markdown()
 
 

@@ -102,10 +102,10 @@ class Promises(IntegrateFire):
     ("neuron", "problem"),
     [
         (Outside, "outside its alphabet"),
-        (Forgets, "repeated steps emit something else|makes other spikes"),
-        (WritesOver, "writes over its currents"),
-        (Mixes, "alone than in its batch|makes other spikes"),
-        (Promises, "the response is not what it emits"),
+        (Forgets, "repeated steps|gives other spikes"),
+        (WritesOver, "overwrite=True"),
+        (Mixes, "alone than in its batch|gives other spikes"),
+        (Promises, "differs from the response"),
     ],
 )
 def test_a_neuron_that_breaks_its_promise_is_found(neuron: type[Neuron], problem: str) -> None:
@@ -193,7 +193,7 @@ class Stuck(rb.QCFS):
         return super().forward(z).detach() + 0 * z
 
 
-@pytest.mark.parametrize(("activation", "problem"), [(Says, "computes something else"), (Stuck, "gradient")])
+@pytest.mark.parametrize(("activation", "problem"), [(Says, "different values"), (Stuck, "gradient")])
 def test_an_activation_that_breaks_its_promise_is_found(activation: type[rb.QCFS], problem: str) -> None:
     with pytest.raises(AssertionError, match=problem):
         rb.testing.check_activation(activation(levels=4, threshold=1.5))

@@ -89,7 +89,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_existing_folder(tmp_path: Path) -> None:
     out, foreign = tmp_path / "out", tmp_path / "foreign"
     demo.run_demo(out, epochs=1)
-    with pytest.raises(StoreError, match="exists already"):
+    with pytest.raises(StoreError, match="already exists"):
         demo.run_demo(out, epochs=1)
     (out / "stale").touch()
     demo.run_demo(out, epochs=1, overwrite=True)

@@ -112,7 +112,7 @@ def test_gates_wait_where_the_network_does(recipe: rb.Recipe, expected: int) -> 
     assert found.final == expected
     gates = [node.name for node in snn.graph.nodes if node.operation == "max_pool"]
     assert [name in found.critical_path for name in gates] == [recipe.activation is not None] * 3
-    assert f"It hangs on {' → '.join(found.critical_path)}." in str(found)
+    assert f"Critical path: {' → '.join(found.critical_path)}." in str(found)
 
 
 @pytest.mark.parametrize("name", ["OptionAResNet", "DenseNet", "UNet"])
@@ -152,6 +152,6 @@ def test_table_and_json() -> None:
     assert written["rows"][1]["start"] == 5
     lines = unpadded(str(found)).splitlines()
     assert lines[3].startswith("| 3 | 2 | 5 | 6 | yes |")
-    assert "final answer after step 6 (4 if every neuron streamed)" in lines[-1]
+    assert "final logits after step 6 (4 if" in lines[-1]
     with pytest.raises(RecipeError, match="cannot run for 7 steps"):
         rb.latency(pascal(chain(4, 2)), timesteps=7)

@@ -121,7 +121,7 @@ def test_weights_that_are_not_finite(bad: float) -> None:
 def test_pickles_with_code_are_refused(content: object) -> None:
     torch.save(content, "w.pt")
     error = refusal(checkpoint="w.pt")
-    assert "holds more than tensors" in error.reason
+    assert "objects other than tensors" in error.reason
     assert "Unsupported global: GLOBAL" in error.reason
     assert "torch.save(model.state_dict(), path)" in str(error.remedy)
 
@@ -173,9 +173,9 @@ def test_files_without_a_state_dict(content: object, held: str) -> None:
 
 
 def test_missing_and_unknown_files(tmp_path: Path) -> None:
-    assert refusal(checkpoint="gone.pt").reason == "is not a file that exists"
+    assert refusal(checkpoint="gone.pt").reason == "is not a file"
     (tmp_path / "d.pt").mkdir()
-    assert refusal(checkpoint="d.pt").reason == "is not a file that exists"
+    assert refusal(checkpoint="d.pt").reason == "is not a file"
     assert "'.onnx'" in refusal(checkpoint="net.onnx").reason
 
 
@@ -186,7 +186,7 @@ def test_unreadable_files(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(weights(), "w.pt")
     monkeypatch.setattr(torch, "load", deny)
     error = refusal(checkpoint="w.pt")
-    assert (error.reason, error.remedy) == ("may not be read", "give yourself read permission")
+    assert "cannot be read" in error.reason
 
 
 @pytest.mark.parametrize(

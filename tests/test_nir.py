@@ -254,7 +254,7 @@ def test_thresholds_and_resistances_of_others(tmp_path: Path) -> None:
 
 ONES = np.ones(2, dtype=np.float32)
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no T": (lambda: foreign(affine(), fire()), {"timesteps": None}, "for how many steps"),
+    "no T": (lambda: foreign(affine(), fire()), {"timesteps": None}, "number of time-steps"),
     "T = 0": (lambda: foreign(affine(), fire()), {"timesteps": 0}, "timesteps: is 0"),
     "hard reset": (lambda: foreign(affine(), fire()), {"reset": "value"}, "n1: resets to a value"),
     "unknown reset": (lambda: foreign(affine(), fire()), {"reset": "soft"}, "reset: is 'soft'"),
@@ -323,16 +323,16 @@ def test_damaged_files(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     for content in (b"", b"not HDF5 at all", whole[: len(whole) // 2], whole[:100]):
         file.write_bytes(content)
-        with pytest.raises(StoreError, match="is no NIR file, or is truncated or damaged"):
+        with pytest.raises(StoreError, match="not a NIR file"):
             rb.exchange.import_nir(file)
     for path in (tmp_path / "missing.nir", tmp_path):
-        with pytest.raises(StoreError, match="is not a file that exists"):
+        with pytest.raises(StoreError, match="is not a file"):
             rb.exchange.import_nir(path)
     import h5py
 
     with h5py.File(file, "w") as other:
         other["pictures"] = np.zeros(3)
-    with pytest.raises(StoreError, match="is no NIR file"):
+    with pytest.raises(StoreError, match="not a NIR file"):
         rb.exchange.import_nir(file)
 
 
@@ -358,19 +358,19 @@ def test_changed_files(file: Path) -> None:
     document = json.loads(graph.metadata["rheobase"])
     graph.metadata["rheobase"] = json.dumps({**document, "version": 99})
     nir.write(file, graph)
-    with pytest.raises(StoreError, match="made by a newer rheobase"):
+    with pytest.raises(StoreError, match="newer rheobase"):
         rb.exchange.import_nir(file)
 
 
 def test_options_without_effect_on_our_files(file: Path) -> None:
     for options in ({"timesteps": 4}, {"reset": "subtract"}):
-        with pytest.raises(StoreError, match="have no effect on a file that Rheobase wrote"):
+        with pytest.raises(StoreError, match="timesteps and reset: have no effect"):
             rb.exchange.import_nir(file, **options)  # type: ignore[arg-type]
 
 
 def test_an_existing_file_is_kept(file: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(StoreError, match="exists already"):
+    with pytest.raises(StoreError, match="already exists"):
         rb.exchange.export_nir(plain_snn("MLP"), file, reset="subtract")
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["net.nir"]
@@ -406,9 +406,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not out.exists()
     result = run("export", tmp_path / "net", out, "--approximate", "--reset", "subtract")
     assert result.code == 0
-    assert "Lost to other simulators: act1: starts from an initial potential" in result.out
+    assert "act1: starts from an initial potential" in result.out
     assert torch.equal(rb.exchange.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
-    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "exists already")
+    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "already exists")
     rb.save(plain_snn("MLP"), tmp_path / "plain")
     result = run("export", tmp_path / "plain", out, "--reset", "subtract", "--fold-thresholds", "--overwrite", "--json")
     assert result.document["exact"] is True

@@ -464,13 +464,13 @@ class LosesTheBatch(Shuffle):
         (WrongFactor, r"moves the factors \[\[4, 1\]\] of its inputs wrongly"),
         (WrongOffset, r"moves an offset \[4, 1\] to input 0 wrongly"),
         (WrongOutput, r"takes a factor or offset \[\] of its output wrongly"),
-        (WrongAxis, r"factor of axis 1 to axis \[1\], and channels to axis 2"),
-        (NoAxis, "has its channels at axis 4 of 2"),
-        (Doubles, "has .* synapses at input 0, not"),
-        (Halves, "multiplies a value, and its synapses are 'route'"),
+        (WrongAxis, "channels to axis 2"),
+        (NoAxis, "channels at axis 4"),
+        (Doubles, "synapses at input 0"),
+        (Halves, "declares synapses 'route'"),
         (NotAffine, "is not affine"),
         (OfTheBatch, "another value in a batch of 1"),
-        (OldMemory, "gives memory of an input"),
+        (OldMemory, "memory of an input"),
         (Overwrites, "changes its inputs"),
         (LosesTheBatch, "for a batch of 2"),
     ],
@@ -483,7 +483,7 @@ def test_a_broken_contract_is_found(operation: type[Operation], word: str, monke
 
 def test_a_function_that_is_traced_to_something_else_is_found() -> None:
     rb.register(Shuffle)
-    with pytest.raises(AssertionError, match="is not what the function is traced to"):
+    with pytest.raises(AssertionError, match="function is traced to"):
         check_operation(Shuffle, [(4, 3)], attributes={"groups": 2}, function=lambda x: x + 1)
 
 

@@ -286,17 +286,17 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "lost buffer": (lambda c: c["neurons"][0]["buffers"].update(threshold="gone"), "gone"),
     "neurons": (lambda c: c["neurons"].pop(), "2 layers of neurons for 3 sites"),
     "order": (lambda c: c["graph"]["nodes"][1:].reverse() or c["graph"]["nodes"].reverse(), "not the input"),
-    "reads": (lambda c: node(c, "linear").update(inputs=["later"]), "'later', which does not come before"),
-    "itself": (lambda c: node(c, "site").update(inputs=[node(c, "site")["name"]]), "does not come before"),
+    "reads": (lambda c: node(c, "linear").update(inputs=["later"]), "reads 'later'"),
+    "itself": (lambda c: node(c, "site").update(inputs=[node(c, "site")["name"]]), "not computed before"),
     "twice": (lambda c: c["graph"]["nodes"].append(c["graph"]["nodes"][-1]), "twice"),
     "second input": (lambda c: c["graph"]["nodes"][1].update(operation="input"), "second input"),
     "no input": (lambda c: c["graph"]["nodes"].pop(0), "not the input"),
     "empty": (lambda c: c["graph"]["nodes"].clear(), "graph.nodes"),
-    "output": (lambda c: c["graph"].update(output="nothing"), "'nothing' is no node"),
-    "tensor": (lambda c: c["graph"]["tensors"].clear(), "not there"),
+    "output": (lambda c: c["graph"].update(output="nothing"), "'nothing', which is not a node"),
+    "tensor": (lambda c: c["graph"]["tensors"].clear(), "missing tensor"),
     "stored": (
         lambda c: c["graph"]["tensors"].update(dict.fromkeys(c["graph"]["tensors"], "x")),
-        "not there",
+        "missing tensor",
     ),
     "attribute": (lambda c: node(c, "linear")["attributes"].update(out=1), "'out'"),
     "missing": (lambda c: node(c, "site")["attributes"].clear(), "unknown activation"),
@@ -414,7 +414,7 @@ def test_a_swap_that_cannot_be_undone_keeps_the_old_network(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", only_once)
-        with pytest.raises(StoreError, match="nor the old network be put back") as caught:
+        with pytest.raises(StoreError, match="old network be restored") as caught:
             rb.save(snn_of("VGG"), folder, overwrite=True)
     kept = str(caught.value.remedy).split(" from ")[1]
     assert same_network(rb.load(kept), snn)
@@ -435,7 +435,7 @@ def test_a_system_that_refuses_more_bytes(snn: rb.SpikingNetwork, tmp_path: Path
 
 
 def test_nothing_is_replaced_unasked(folder: Path, snn: rb.SpikingNetwork) -> None:
-    with refused(str(folder), "exists already", "overwrite=True"):
+    with refused(str(folder), "already exists", "overwrite=True"):
         rb.save(snn, folder)
     rb.save(snn_of("VGG"), folder, overwrite=True)
     assert same_network(rb.load(folder), snn_of("VGG"))

@@ -41,11 +41,11 @@ def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
 
 
 def test_stability_of_what_does_not_iterate() -> None:
-    with pytest.raises(RecipeError, match="no pass that iterates"):
+    with pytest.raises(RecipeError, match="no TemporalBias"):
         rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe=rb.OPI())
     with pytest.raises(RecipeError, match="recipe: is a str"):
         rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe="FTBC")  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match=r"x\.foo: cannot be written.*end the name in"):
+    with pytest.raises(StoreError, match=r"x\.foo: cannot be written"):
         stability_plot(rb.measure.Stability({4: (Point(0, None, 0.5, 0.1),)}, 4), "x.foo")
     with pytest.raises(RecipeError, match="timesteps: is empty"):
         rb.measure.stability(networks.build("MLP"), grid_images("MLP"), timesteps=())

@@ -1,9 +1,9 @@
 """The command line: inspect, convert, train, evaluate, diagnose, cost, compare, export, demo; one file for each.
 
-Answers go to stdout; with ``--json`` exactly one JSON document does. Everything else goes to stderr.
+Results are printed on stdout, with ``--json`` as exactly one JSON document; notes, warnings and errors on stderr.
 Exit codes: 0; 1 for an error or a refusal; 2 for an unknown option; 130 for Ctrl-C.
 
-A command's module is imported when the command is called, because most of them take seconds to load PyTorch.
+A command's module is imported only when the command is called, because loading PyTorch takes seconds.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from rheobase.core.errors import RecipeError
 __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS = {
-    "inspect": "List what would become spiking, what is rewritten, and what is refused and why.",
-    "convert": "Convert a trained network, save it, and measure it on test images if there are any.",
+    "inspect": "List the sites of a network, its rewrites, and its refusals with their remedies.",
+    "convert": "Convert a trained network, save it, and evaluate it if test images are given.",
     "train": "Quantise a trained network's activations, train it for a few epochs, convert and save it.",
-    "evaluate": "Measure a saved spiking network next to the analog network it came from.",
-    "diagnose": "Take the error of every site of a saved spiking network apart.",
-    "cost": "Count latency, operations and energy of a saved spiking network next to the analog network it came from.",
+    "evaluate": "Compare a saved spiking network with its analog network on test images.",
+    "diagnose": "Decompose the error of every site of a saved spiking network into its causes.",
+    "cost": "Count latency, operations and energy of a saved spiking network and of its analog network.",
     "compare": "Compare methods on a trained network: every method, T and seed, in one report.",
-    "export": "Write a saved spiking network as a NIR file, which other simulators read.",
+    "export": "Write a saved spiking network as a NIR file for other simulators.",
     "demo": "Train a small network on handwritten digits, convert it, compare all methods: about a minute.",
 }
-"""Name of a command, which is also its module's and its function's, and the first line of the function's docstring."""
+"""Command -> first line of its docstring. Module and function have the command's name."""
 
 _SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
 
 
 class _Commands(TyperGroup):
-    """Lists the commands without their modules; the one that is called is imported."""
+    """Lists the commands without importing their modules; imports the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*COMMANDS]
@@ -59,7 +59,7 @@ def _imported(name: str) -> Any:
 
 app = typer.Typer(
     cls=_Commands,
-    help="Turn a trained PyTorch network into a spiking network, and measure what was lost.",
+    help="Convert a trained PyTorch network to a spiking network, and measure its accuracy, error and energy.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     **_SETTINGS,
@@ -84,10 +84,12 @@ def _root(
     ] = False,
     imported: Annotated[
         list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="Import a module that registers parts or methods of your own."),
+        typer.Option(
+            "--import", metavar="MODULE", help="Import a module that registers your own neurons, passes or methods."
+        ),
     ] = None,
 ) -> None:
-    """Options that stand before any command."""
+    """Options before the command."""
     with reported_errors():
         for module in imported or []:
             user_code.load(module, RecipeError)

@@ -1,4 +1,4 @@
-"""How every command behaves: options, answers, notes, errors, warnings, exit codes."""
+"""Behaviour common to all commands: options, results, notes, errors, warnings, exit codes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rich.console import Console
 from rheobase.core.errors import RheobaseError, RheobaseWarning
 from rheobase.core.results import plain_values
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command found.
+    """Result of a command.
 
     Attributes:
-        document: for ``--json``; results and dataclasses in it are printed as plain values.
-        show: prints it for people.
+        document: for ``--json``; results and dataclasses in it are converted to plain values.
+        show: prints the result as text.
         code: exit code.
     """
 
@@ -37,9 +37,9 @@ class Answer:
 
 
 def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
-    """The function as typer calls it: it returns an answer, which is printed, or None.
+    """Wrap a function for typer: print the :class:`Answer` that it returns, if any.
 
-    A parameter whose type is a dataclass takes several options: one for each field. ``--json`` is added to all.
+    A parameter whose type is a dataclass becomes one option for each field. ``--json`` is added.
     """
     hints = get_type_hints(function, include_extras=True)
     options: list[inspect.Parameter] = []
@@ -86,14 +86,14 @@ def _print(answer: Answer, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plain_values(answer.document), indent=2, allow_nan=False))
         return
-    # Piped tables are for files and scripts: rich's 80 columns would break them.
+    # Piped tables are read by scripts: rich's default of 80 columns would wrap them.
     width = None if sys.stdout.isatty() else 160
     answer.show(Console(file=sys.stdout, markup=False, highlight=False, width=width))
 
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Errors as one sentence and exit code 1, warnings as one line, Ctrl-C as exit code 130."""
+    """Print errors (exit code 1) and warnings in one line each; exit with code 130 after Ctrl-C."""
     try:
         with _warnings_in_one_line():
             yield
@@ -101,7 +101,7 @@ def reported_errors() -> Iterator[None]:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except BrokenPipeError:
-        raise  # typer's own business: the reader of our output has gone
+        raise  # the reader of stdout has closed it; typer handles this
     except OSError as error:
         print(f"Error: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -127,10 +127,10 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Tell the user something that is not the answer."""
+    """Print a note on stderr."""
     print(text, file=sys.stderr)
 
 
 def show_progress() -> bool:
-    """Whether somebody is watching."""
+    """True if stderr is a terminal."""
     return sys.stderr.isatty()

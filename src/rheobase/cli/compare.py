@@ -26,41 +26,46 @@ from rheobase.methods import Recipe
 from rheobase.neurons.fused import set_fusion
 
 POOL = 4096
-"""Calibration images that are read from files where nothing is trained; each seed takes its own from them."""
+"""Number of calibration images read from files if no method is trained; each seed draws its own from them."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared."""
+    """Methods, T and seeds that are compared."""
 
-    methods: Annotated[str | None, Option(help="Such as FTBC,RateCoding (default: all).")] = None
-    recipes: Annotated[Path | None, Option(help="YAML file, a line `name: {method: FTBC, ...}` for each.")] = None
-    timesteps: Annotated[str, Option(help="The numbers of time-steps.")] = "1,2,4,8"
-    seeds: Annotated[str, Option(help="Of calibration images and all that is drawn.")] = "0"
+    methods: Annotated[str | None, Option(help="Methods, for example FTBC,RateCoding (default: all).")] = None
+    recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None
+    timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8"
+    seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0"
     budget: Annotated[
         list[str] | None,
-        Option(help="latency=8 (steps), energy=0.5 (of the ANN's): name the most accurate within; may be repeated."),
+        Option(
+            help="latency=8 (steps) or energy=0.5 (of the ANN's): choose the most accurate method within these limits; "
+            "may be repeated."
+        ),
     ] = None
 
 
 @dataclass(frozen=True)
 class ValidationImages:
-    """What a method is chosen by."""
+    """Images on which a method is chosen for ``--budget``."""
 
-    validation: Annotated[str | None, Option(help=f"Images to choose by, for --budget: {options.SPEC}.")] = None
-    validation_folder: Annotated[str | None, Option(help="Part of those data to read; alone: a part of --data.")] = None
+    validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None
+    validation_folder: Annotated[
+        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
+    ] = None
 
     def source(self, data: str, budget: object) -> tuple[str, str | None] | None:
-        """The validation data and which part of them; None when no option was given.
+        """Validation data and the part of them to read; None if neither option is given.
 
         Raises:
-            DataError: if there is a budget to choose for, and nothing to choose by.
+            DataError: if a budget is given without validation images.
         """
         if self.validation is not None or self.validation_folder is not None:
             return self.validation or data, self.validation_folder
         if budget:
             raise DataError(
-                "needs validation images: the method is chosen by them, never by test images",
+                "needs validation images, because a choice on test images would bias the results",
                 where="--budget",
                 remedy="give --validation or --validation-folder",
             )
@@ -79,15 +84,17 @@ def compare(
     conversion: options.Conversion,
     checkpoint: options.Checkpoint = None,
     training: Annotated[
-        Path | None, Option(help="YAML file with fields of rheobase.Training, for methods that train.")
+        Path | None, Option(help="YAML file with fields of rheobase.Training; required by methods that train.")
     ] = None,
     overwrite: options.Overwrite = False,
-    number: Annotated[bool, Option("--number", help="If --out has results, take the next free name: out-2.")] = False,
+    number: Annotated[
+        bool, Option("--number", help="If --out has results, write to the next free name: out-2.")
+    ] = False,
     fuse: options.Fuse = "auto",
 ) -> Answer:
     """Compare methods on a trained network: every method, T and seed, in one report.
 
-    An interrupted comparison goes on when the same command is given again.
+    Repeat the command to continue an interrupted comparison.
     """
     on_existing = _on_existing(overwrite, number)
     recipes = read_recipes(question.methods, question.recipes)
@@ -97,7 +104,7 @@ def compare(
     preprocessing = reading.preprocessing()
     test = testing.source(data, reading.folder)
     if test is None:
-        raise DataError("are needed", where="test images", remedy="give --test or --test-folder")
+        raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
     validation = choosing.source(data, budget)
     set_fusion(fuse)
     network, preprocessing = read_model(model, checkpoint, data, preprocessing)
@@ -131,14 +138,14 @@ def _on_existing(overwrite: bool, number: bool) -> OnExisting:
 
 
 def _read(data: str, folder: str | None, preprocessing: Preprocessing | None, **how: int | None) -> Batches:
-    """The images, in memory."""
+    """Read all images into memory."""
     return readers.read_all(read_images(data, folder, preprocessing, **how), progress=show_progress())
 
 
 def _answer(found: Comparison) -> Answer:
     failed = sum(cell.status == "failed" for cell in found.cells)
     if failed:
-        note(f"{failed} of {len(found.cells)} conversions failed; the same command tries them again.")
+        note(f"{failed} of {len(found.cells)} conversions failed. Repeat the command to try them again.")
 
     def show(console: Console) -> None:
         found.print(console)
@@ -149,10 +156,10 @@ def _answer(found: Comparison) -> Answer:
 
 
 def read_recipes(methods: str | None, file: Path | None) -> dict[str, Recipe]:
-    """The recipes of a file, or methods by name with their default options; all where neither is given.
+    """Read recipes by name from a file, or methods with their default options; by default all methods.
 
     Raises:
-        RecipeError: if both are given, a method is unknown, or the file does not hold recipes by name.
+        RecipeError: if both are given, a method is unknown, or the file is not a mapping of recipes by name.
     """
     if file is None:
         known = all_recipes()
@@ -167,7 +174,9 @@ def read_recipes(methods: str | None, file: Path | None) -> dict[str, Recipe]:
             found[recipe.name] = recipe
         return found
     if methods is not None:
-        raise RecipeError("cannot be combined with --methods", where="--recipes", remedy="write them into the file")
+        raise RecipeError(
+            "cannot be combined with --methods", where="--recipes", remedy="write the methods into the file"
+        )
     values = read_yaml(file)
     if (
         not isinstance(values, dict)
@@ -177,7 +186,7 @@ def read_recipes(methods: str | None, file: Path | None) -> dict[str, Recipe]:
         raise RecipeError(
             "is not a mapping of recipes by name",
             where=str(file),
-            remedy="write a line such as `scaled: {method: FTBC, scale: true}` for each",
+            remedy="write one line such as `scaled: {method: FTBC, scale: true}` for each recipe",
         )
     return {name: _recipe(name, fields, file) for name, fields in values.items()}
 
@@ -190,10 +199,10 @@ def _recipe(name: str, fields: dict[str, Any], file: Path) -> Recipe:
 
 
 def read_budget(texts: list[str]) -> dict[str, float]:
-    """``latency=8`` and ``energy=0.5`` as numbers.
+    """Parse limits such as ``latency=8`` and ``energy=0.5``.
 
     Raises:
-        RecipeError: if one is written otherwise, or given twice.
+        RecipeError: if a limit is not of this form, or given twice.
     """
     found: dict[str, float] = {}
     for text in ",".join(texts).split(",") if texts else ():

@@ -27,11 +27,11 @@ def convert(
     conversion: options.Conversion,
     running: options.Running,
     checkpoint: options.Checkpoint = None,
-    timesteps: Annotated[int | None, Option(help="T (default: the method's own).")] = None,
+    timesteps: Annotated[int | None, Option(help="Number of time-steps T (default: that of the method).")] = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
 ) -> Answer:
-    """Convert a trained network, save it, and measure it on test images if there are any."""
+    """Convert a trained network, save it, and evaluate it if test images are given."""
     recipe = method.read("RateCoding", timesteps)
     preprocessing = reading.preprocessing()
     test_source = testing.source(data, reading.folder)

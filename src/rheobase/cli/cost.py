@@ -25,12 +25,14 @@ def cost(
     running: options.Running,
     data: Annotated[str | None, Option(help=f"Images to count spikes on: {options.SPEC}.")] = None,
     timesteps: options.Steps = None,
-    costs: Annotated[str, Option(help=f"{', '.join(COSTS)}, or a YAML file with name, mac, ac ...")] = "fp32-45nm",
+    costs: Annotated[
+        str, Option(help=f"{', '.join(COSTS)}, or a YAML file with name, mac and ac in picojoules.")
+    ] = "fp32-45nm",
     spike_rate: Annotated[
-        float | None, Option(help="Instead of --data: spikes of each neuron in all its steps.")
+        float | None, Option(help="Instead of --data: spikes that each neuron emits in all T steps.")
     ] = None,
 ) -> Answer:
-    """Count latency, operations and energy of a saved spiking network next to the analog network it came from."""
+    """Count latency, operations and energy of a saved spiking network and of its analog network."""
     preprocessing = reading.preprocessing()
     table = _read_costs(costs)
     network = load_to_run(network_folder, running)
@@ -39,11 +41,11 @@ def cost(
     if data is not None:
         images, used = images_for(network, data, reading, preprocessing)
     elif preprocessing is not None or reading.folder is not None:
-        raise DataError("is missing", where="--data", remedy="give the images that the other options are about")
+        raise DataError("is missing", where="--data", remedy="give the images that --folder and preprocessing apply to")
     elif running.execution != "auto":
         raise DataError("has no effect without --data", where="--execution", remedy="leave it out")
     elif spike_rate is None:
-        raise DataError("is needed, or --spike-rate", where="--data", remedy="give images to count spikes on")
+        raise DataError("is missing", where="--data", remedy="give --data to count spikes, or --spike-rate")
     spent = energy(network, images, timesteps=timesteps, costs=table, spike_rate=spike_rate, progress=show_progress())
 
     def show(console: Console) -> None:
@@ -60,5 +62,5 @@ def _read_costs(costs: str) -> str | Costs:
         return costs
     values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise RecipeError("is not a mapping of costs", where=costs, remedy="write name, mac and ac, in picojoules")
+        raise RecipeError("is not a mapping of costs", where=costs, remedy="write name, mac and ac in picojoules")
     return Costs(**values)

@@ -40,28 +40,28 @@ from rheobase.zoo.digits import TRAIN, VALIDATION, Digits, Pair, digits, train
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
 SAVED = 8
-"""The T whose network is kept."""
+"""T of the network that is saved."""
 COMPARED = (1, 2, 4, 8)
-"""The T of the comparison of all methods."""
+"""T at which all methods are compared."""
 BUDGET = {"latency": 8.0}
-"""What the comparison chooses a method for, by the validation images."""
+"""Budget for which the comparison chooses a method on the validation images."""
 TRAINING = Training(epochs=3, learning_rate=0.02, batch_size=64)
-"""Of the methods that need a quantised network."""
+"""Settings for the methods that train a quantised network."""
 MAKER = "rheobase demo"
 COMPARISON, RESULTS = "comparison", "results.json"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration found.
+    """Results of the demonstration.
 
     Attributes:
-        folder: where it was written.
-        table: one row for each T, each from a network with its own thresholds for that T.
+        folder: the folder that was written.
+        table: one row for each T; the thresholds are set for each T separately.
         train_accuracy: of the analog network.
-        validation_accuracy: of the analog network; only reported, nothing was chosen by it.
-        seconds: how long it took.
-        comparison: of all methods, with the report in ``folder / "comparison"``; None if it was not wanted.
+        validation_accuracy: of the analog network; reported only, nothing was chosen on it.
+        seconds: duration.
+        comparison: of all methods, with its report in ``folder / "comparison"``; None if switched off.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Demo:
 
 @command
 def demo(
-    out: Annotated[Path, Option(help="Folder to write.")] = Path("rheobase-demo"),
+    out: Annotated[Path, Option(help="Folder for networks, tables, plots and report.")] = Path("rheobase-demo"),
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Train a small network on handwritten digits, convert it, compare all methods: about a minute."""
@@ -82,7 +82,7 @@ def demo(
 
     def show(console: Console) -> None:
         found.table.print(console)
-        console.print("The saved network was loaded again and gives the same numbers.", soft_wrap=True)
+        console.print("The saved network was loaded again: logits and results are identical.", soft_wrap=True)
         if found.comparison is not None and found.comparison.choice is not None:
             console.print(f"All methods: {found.comparison.choice.reason}", soft_wrap=True)
         report = out / COMPARISON / REPORT_FILE
@@ -103,15 +103,15 @@ def run_demo(
     """Train, convert for T = 1 ... 32, evaluate, save the network for T = 8, load it again; then compare all methods.
 
     Args:
-        folder: to be made; it appears only when everything in it is complete.
-        epochs: of training.
+        folder: folder to create; it appears only when complete.
+        epochs: training epochs.
         seed: of initial weights, batch order and calibration split.
-        comparison: end with the comparison of all methods, which takes longer than the rest.
-        overwrite: replace a folder that an earlier demonstration made.
+        comparison: compare all methods too, which takes longer than the rest.
+        overwrite: replace the folder of an earlier demonstration.
         progress: show progress bars.
 
     Raises:
-        StoreError: if the folder exists, cannot be written, or the network changed by saving and loading.
+        StoreError: if the folder exists or cannot be written, or if the loaded network differs from the saved one.
     """
     started, folder = time.perf_counter(), Path(folder)
     parts = digits()
@@ -163,7 +163,7 @@ def _compare(model: nn.Module, parts: Digits, folder: Path, seed: int, progress:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # Tensors this small gain nothing from more threads, and the rounding depends on how many there are.
+    # Tensors this small gain nothing from more threads, and the rounding depends on the number of threads.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -174,21 +174,21 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, data: Pair) -> float:
-    """Fraction of images whose largest logit is the label's."""
+    """Return the fraction of images whose largest logit is the label's."""
     images, labels = data
     return float((model(images).argmax(1) == labels).float().mean())
 
 
 @contextmanager
 def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A sibling to write into; it takes the folder's name when all went well, and vanishes when not."""
+    """Yield a temporary sibling folder; rename it to ``folder`` on success, delete it after an error."""
     _refuse_foreign(folder, overwrite)
     draft = folder.absolute().with_name(f".{folder.absolute().name}.{uuid4().hex[:8]}")
     try:
         draft.mkdir(parents=True)
     except OSError as error:
         raise StoreError(
-            f"cannot be made ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
+            f"cannot be created ({error.strerror})", where=str(folder), remedy="choose a folder you can write to"
         ) from None
     try:
         yield draft
@@ -203,14 +203,14 @@ def _refuse_foreign(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not overwrite:
-        raise StoreError("exists already", where=str(folder), remedy="choose another folder, or pass --overwrite")
+        raise StoreError("already exists", where=str(folder), remedy="choose another folder, or pass --overwrite")
     try:
-        ours = json.loads((folder / RESULTS).read_text())["made_by"] == MAKER
+        is_demo = json.loads((folder / RESULTS).read_text())["made_by"] == MAKER
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
+        is_demo = False
+    if not is_demo:
         raise StoreError(
-            "was not made by an earlier demonstration and is left alone",
+            "was not written by `rheobase demo` and is not overwritten",
             where=str(folder),
             remedy="choose another folder",
         )
@@ -222,7 +222,7 @@ def _save_and_compare(network: SpikingNetwork, folder: Path, test: Pair, before:
     again = store.load(folder)
     same_logits = torch.equal(again(test[0]), network(test[0]))
     if not same_logits or evaluate(again, test, (SAVED,)) != before:
-        raise StoreError("gives other numbers after saving and loading", where=str(folder), remedy="report this bug")
+        raise StoreError("has other results after saving and loading", where=str(folder), remedy="report this bug")
 
 
 def _results(demo: Demo, epochs: int, seed: int) -> dict[str, Any]:

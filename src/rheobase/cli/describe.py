@@ -1,4 +1,4 @@
-"""A spiking network in words: what the commands print about one, and its JSON document."""
+"""Description of a spiking network, as printed by the commands and as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rheobase.measure._evaluate import Evaluation
 from rheobase.network.spiking_network import Execution, SpikingNetwork
 
 EXECUTIONS: dict[Execution, str] = {
-    "counts": "the closed form on time-means, at the analog network's cost",
-    "steps": "the simulation, step by step",
+    "counts": "closed form on time-means, at the analog network's cost",
+    "steps": "simulation of every time-step",
 }
 
 
 def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
-    """What a network is and where it came from, as plain values."""
+    """Return a network's recipe, sites, calibration and provenance as plain values."""
     provenance = network.provenance
     return {
         "folder": folder,
@@ -41,7 +41,7 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
 
 
 def span_of_thresholds(network: SpikingNetwork, index: int) -> dict[str, Any]:
-    """Least and largest θ of a site, and how many of its channels never fire."""
+    """Return the smallest and largest θ of a site, and the number of silent channels."""
     values = torch.as_tensor(network.neurons[index].threshold).flatten()
     firing = values[torch.isfinite(values)]
     span = [float(firing.min()), float(firing.max())] if len(firing) else None
@@ -49,7 +49,7 @@ def span_of_thresholds(network: SpikingNetwork, index: int) -> dict[str, Any]:
 
 
 def _notes(network: SpikingNetwork) -> list[str]:
-    """What the conversion said, pass by pass."""
+    """Notes of the conversion, pass by pass."""
     notes = list(network.provenance.notes)
     for record in network.provenance.passes:
         notes += [f"{record['pass'].get('kind', 'pass')}: {note}" for note in record["notes"]]
@@ -57,7 +57,7 @@ def _notes(network: SpikingNetwork) -> list[str]:
 
 
 def show_notes(network: SpikingNetwork, console: Console) -> None:
-    """Print what the conversion said, pass by pass."""
+    """Print the notes of the conversion, pass by pass."""
     notes = _notes(network)
     if notes:
         console.print("Notes:")
@@ -66,7 +66,7 @@ def show_notes(network: SpikingNetwork, console: Console) -> None:
 
 
 def show_conversion(network: SpikingNetwork, out: Path, evaluation: Evaluation | None, console: Console) -> None:
-    """Print what was converted, what each pass did and how well the network does."""
+    """Print the number of sites, the effect of each pass and the evaluation."""
     name = network.recipe.get("name", "")
     console.print(f"{len(network.sites)} sites converted with {name} for T = {network.timesteps}.", soft_wrap=True)
     for record in network.provenance.passes:
@@ -78,9 +78,9 @@ def show_conversion(network: SpikingNetwork, out: Path, evaluation: Evaluation |
 
 
 def show_evaluation(evaluation: Evaluation, network: SpikingNetwork, console: Console) -> None:
-    """Print the table, and how the network was run for it."""
+    """Print the evaluation, and how the network was executed."""
     evaluation.print(console)
-    console.print(f"Run as {network.execution_mode}: {EXECUTIONS[network.execution_mode]}.", soft_wrap=True)
+    console.print(f"Execution {network.execution_mode}: {EXECUTIONS[network.execution_mode]}.", soft_wrap=True)
 
 
 def _pass_line(network: SpikingNetwork, record: dict[str, Any]) -> str:

@@ -20,9 +20,9 @@ def diagnose(
     data: options.TestData,
     reading: options.Reading,
     timesteps: options.Steps = None,
-    plot: Annotated[Path | None, Option(help="Draw the errors into this file (.png, .pdf, .svg).")] = None,
+    plot: Annotated[Path | None, Option(help="File for a plot of the errors (.png, .pdf, .svg).")] = None,
 ) -> Answer:
-    """Take the error of every site of a saved spiking network apart."""
+    """Decompose the error of every site of a saved spiking network into its causes."""
     preprocessing = reading.preprocessing()
     network = store.load(network_folder)
     images, used = images_for(network, data, reading, preprocessing)

@@ -19,9 +19,11 @@ def evaluate(
     data: options.TestData,
     reading: options.Reading,
     running: options.Running,
-    timesteps: Annotated[str | None, Option(help="Step counts, as 1,2,4,8 (default: 1, 2, 4, ... T).")] = None,
+    timesteps: Annotated[
+        str | None, Option(help="Numbers of time-steps, as 1,2,4,8 (default: 1, 2, 4, ... T).")
+    ] = None,
 ) -> Answer:
-    """Measure a saved spiking network next to the analog network it came from."""
+    """Compare a saved spiking network with its analog network on test images."""
     steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")
     preprocessing = reading.preprocessing()
     network = load_to_run(network_folder, running)

@@ -19,12 +19,16 @@ from rheobase.network.folding import fold_thresholds
 def export(
     network_folder: options.Saved,
     out: Annotated[Path, Argument(metavar="OUT.nir", help="NIR file to write.")],
-    approximate: Annotated[bool, Option("--approximate", help="Write also what only Rheobase can restore.")] = False,
-    reset: Annotated[Literal["value", "subtract"], Option(help="How the simulator that reads it resets IF.")] = "value",
-    fold: Annotated[bool, Option("--fold-thresholds", help="First move the thresholds into the weights.")] = False,
+    approximate: Annotated[
+        bool, Option("--approximate", help="Also write what only Rheobase restores exactly.")
+    ] = False,
+    reset: Annotated[
+        Literal["value", "subtract"], Option(help="Reset of IF nodes in the simulator that reads the file.")
+    ] = "value",
+    fold: Annotated[bool, Option("--fold-thresholds", help="Fold the thresholds into the weights first.")] = False,
     overwrite: options.Overwrite = False,
 ) -> Answer:
-    """Write a saved spiking network as a NIR file, which other simulators read."""
+    """Write a saved spiking network as a NIR file for other simulators."""
     network = store.load(network_folder)
     if fold:
         network = fold_thresholds(network)
@@ -32,7 +36,7 @@ def export(
 
     def show(console: Console) -> None:
         for loss in written.losses:
-            console.print(f"Lost to other simulators: {loss}.", soft_wrap=True)
+            console.print(f"Not exact in other simulators: {loss}.", soft_wrap=True)
         how = "exactly" if written.exact else "approximately; rheobase.exchange.import_nir restores it exactly"
         console.print(f"{len(network.sites)} sites written {how}. Saved in {written.path}.", soft_wrap=True)
 

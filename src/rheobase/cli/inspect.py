@@ -34,9 +34,9 @@ def inspect(
     reading: options.Reading,
     checkpoint: options.Checkpoint = None,
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
-    data: Annotated[str | None, Option(help=f"Take the shape from data: {options.SPEC}.")] = None,
+    data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
-    """List what would become spiking, what is rewritten, and what is refused and why."""
+    """List the sites of a network, its rewrites, and its refusals with their remedies."""
     preprocessing = reading.preprocessing()
     about_data = {"--folder": reading.folder, "preprocessing": preprocessing}
     if is_folder(model):
@@ -62,16 +62,16 @@ def _example(
 ) -> Tensor:
     if (input_shape is None) == (data is None):
         raise DataError(
-            "the input's size is needed once",
-            where="inspect",
-            remedy="give either --input-shape 3,32,32 or --data",
+            "is missing" if data is None else "cannot be combined with --data",
+            where="--input-shape",
+            remedy="give either --input-shape, such as 3,32,32, or --data",
         )
     if data is not None:
         loader = readers.load(data, folder=folder, preprocessing=preprocessing, batch_size=4)
         return next(batches(loader, where=data))[0]
     shape = options.numbers(input_shape or "", int, "--input-shape")
     if min(shape) < 1:
-        raise DataError(f"is {input_shape}", where="--input-shape", remedy="give sizes of 1 or more")
+        raise DataError(f"is {input_shape!r}", where="--input-shape", remedy="give sizes of 1 or more")
     return torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
 
 

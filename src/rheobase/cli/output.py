@@ -1,4 +1,4 @@
-"""The folder of a converted network: what lies in it, and whether it may be written."""
+"""The folder of a converted network: checked before the conversion, written after it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rheobase.measure._evaluate import Evaluation, evaluate
 from rheobase.network.spiking_network import SpikingNetwork
 
 EVALUATION, PLOT = BESIDES = ("evaluation.json", "accuracy.png")
-"""What the commands put beside the network's own files."""
+"""Files that the commands write next to the network's files."""
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Find out before the long work whether saving can succeed.
+    """Check that the network can be saved, before any work.
 
     Raises:
-        StoreError: if it cannot.
+        StoreError: if the folder exists, holds foreign files, or cannot be written.
     """
     if out.exists() and not overwrite:
-        raise StoreError("exists already", where=str(out), remedy="choose another folder, or pass --overwrite")
+        raise StoreError("already exists", where=str(out), remedy="choose another folder, or pass --overwrite")
     refuse_foreign(out, (store.STRUCTURE_FILE, store.TENSORS_FILE, *BESIDES), "a converted network", hidden=True)
     check_writable(out.absolute().parent)
 
@@ -39,9 +39,9 @@ def save_and_measure(
     test: Batches | None,
     execution: Execution,
 ) -> Evaluation | None:
-    """Save a network with the preprocessing of its images; evaluate it if there are test images.
+    """Save a network with the preprocessing of its images; evaluate it if test images are given.
 
-    Table and plot of the evaluation lie beside the network; those of one that is replaced go with it.
+    The evaluation and its plot are saved next to the network. Those of a replaced network are deleted.
     """
     network.provenance.calibration["preprocessing"] = preprocessing
     if overwrite:

@@ -1,4 +1,4 @@
-"""The settings of ``rheobase train``: a YAML file of :class:`rheobase.Training` and the options that fill it up."""
+"""Settings of ``rheobase train``: a YAML file of :class:`rheobase.Training`, and options for single fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rheobase.data.readers import Preprocessing
 from rheobase.training import Augmentation, Training
 
 DEFAULTS = {"epochs": 4, "learning_rate": 0.02}
-"""For quantised networks that start from a trained one (found for ResNet-20 on CIFAR-10)."""
+"""For quantised networks that start from trained weights (chosen for ResNet-20 on CIFAR-10)."""
 
 AUGMENTATIONS: dict[str, tuple[str, Any]] = {
     "crop": ("crop_padding", 4),
@@ -20,16 +20,16 @@ AUGMENTATIONS: dict[str, tuple[str, Any]] = {
     "autoaugment": ("autoaugment", "cifar10"),
     "cutout": ("cutout", 16),
 }
-"""Name of an augmentation -> field of :class:`rheobase.training.Augmentation`, and its value where none is given."""
+"""Name of an augmentation -> field of :class:`rheobase.training.Augmentation`, and its default value."""
 
 
 def read_training(
     file: Path | None, given: Mapping[str, Any], augment: str | None, preprocessing: Preprocessing | None
 ) -> Training:
-    """Settings from the file, the options that were ``given`` (those that are None were not), and the defaults.
+    """Combine the settings of the file, the ``given`` options (None: not given) and the defaults.
 
     Raises:
-        TrainingError: naming every unknown or impossible field, or what the file and an option both say.
+        TrainingError: for unknown or invalid fields, or a field that both the file and an option set.
     """
     values = {} if file is None else _mapping(file)
     options = {name: value for name, value in given.items() if value is not None}
@@ -38,7 +38,7 @@ def read_training(
     twice = [name for name in options if name in values]
     if twice:
         raise TrainingError(
-            f"is set by {file} too", where=f"--{twice[0].replace('_', '-')}", remedy="set it in one place"
+            f"is also set in {file}", where=f"--{twice[0].replace('_', '-')}", remedy="set it in one place"
         )
     values = {**DEFAULTS, **values, **options}
     if isinstance(values.get("augment"), dict):
@@ -54,24 +54,24 @@ def _mapping(file: Path) -> dict[str, Any]:
         raise TrainingError(
             "is not a mapping of fields",
             where=str(file),
-            remedy=f"write a line such as `epochs: 4` for each; known fields: {', '.join(Training.model_fields)}",
+            remedy=f"write one line such as `epochs: 4` per field; known: {', '.join(Training.model_fields)}",
         )
     return values
 
 
 def _augmentation(text: str) -> dict[str, Any]:
-    """``crop=2,flip`` as fields; what is not named is off."""
+    """Parse ``crop=2,flip`` into fields; augmentations that are not named are off."""
     fields: dict[str, Any] = {"crop_padding": 0, "flip": False}
     named = set()
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
         if name not in AUGMENTATIONS or name in named or (name == "flip" and equals):
-            problem = f"has {name!r} twice" if name in named else f"has the unknown part {part.strip()!r}"
+            problem = f"names {name!r} twice" if name in named else f"names the unknown augmentation {part.strip()!r}"
             raise TrainingError(
                 problem,
                 where="--augment",
-                remedy="give crop, flip, autoaugment and cutout with commas between; "
-                "crop=4, autoaugment=imagenet or cutout=16 set a value",
+                remedy="give crop, flip, autoaugment or cutout, separated by commas, with a value "
+                "such as crop=4, autoaugment=imagenet or cutout=16 if needed",
             )
         named.add(name)
         field, default = AUGMENTATIONS[name]
@@ -80,7 +80,7 @@ def _augmentation(text: str) -> dict[str, Any]:
 
 
 def _normalised(augment: dict[str, Any], preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """Tell the augmentation what the images were normalised by, unless the file does."""
+    """Add the mean and deviation of the preprocessing to the augmentation, unless the file sets them."""
     mean, std = (None, None) if preprocessing is None else (preprocessing.mean, preprocessing.std)
     if "mean" in augment or "std" in augment or (mean is None and std is None):
         return augment

@@ -1,4 +1,4 @@
-"""Where networks and images come from: functions, files, and networks that were saved."""
+"""Sources of networks and images: functions, files and saved networks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rheobase.neurons.fused import set_fusion
 
 
 def is_folder(model: str) -> bool:
-    """Whether a saved network is meant, not a function.
+    """True for a folder, False for ``module:function``.
 
     Raises:
-        ModelError: if it is neither.
+        ModelError: if ``model`` is neither.
     """
     if Path(model).is_dir():
         return True
     if not user_code.names_function(model):
         raise ModelError(
-            "is neither a folder that exists nor module:function",
+            "is neither an existing folder nor module:function",
             where=model,
             remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
         )
@@ -38,14 +38,14 @@ def is_folder(model: str) -> bool:
 
 
 def is_function(data: str) -> bool:
-    """Whether the data come from a function, which does its own preprocessing and shuffling."""
+    """True if the data are read by a function, which preprocesses and shuffles them itself."""
     return not Path(data).exists() and user_code.names_function(data)
 
 
 def read_model(
     model: str, checkpoint: Path | None, data: str, preprocessing: Preprocessing | None
 ) -> tuple[nn.Module, Preprocessing | None]:
-    """The network to convert, and how its images are preprocessed: a saved one remembers that."""
+    """Return the network to convert and the preprocessing of its images, by default as stored with the network."""
     if not is_folder(model):
         return checkpoints.load(model, checkpoint), preprocessing
     if checkpoint is not None:
@@ -64,7 +64,7 @@ def read_images(
     seed: int | None = None,
     limit: int | None = None,
 ) -> DataLoader[Any]:
-    """The images; of files the first of a shuffle, if there is a seed."""
+    """Open the images; a seed shuffles images from files, ``limit`` then keeps the first ones."""
     if is_function(data):
         seed = limit = None
     return readers.load(data, folder=folder, preprocessing=preprocessing, seed=seed, limit=limit)
@@ -73,27 +73,27 @@ def read_images(
 def images_for(
     network: SpikingNetwork, data: str, reading: Reading, preprocessing: Preprocessing | None
 ) -> tuple[DataLoader[Any], dict[str, Any] | None]:
-    """The images, and how they were preprocessed: as said, or as the calibration images were, or by their function."""
+    """Return the images and their preprocessing: as given, else that of the calibration images, or a function's own."""
     if preprocessing is None and not is_function(data):
         preprocessing = _remembered(network)
     return read_images(data, reading.folder, preprocessing), preprocessing_document(data, preprocessing)
 
 
 def preprocessing_document(data: str, preprocessing: Preprocessing | None) -> dict[str, Any] | None:
-    """What a network remembers of its images' preprocessing; None if a function did it."""
+    """Return the preprocessing to store with a network; None if a function preprocesses."""
     return None if is_function(data) else plain_values(preprocessing or Preprocessing())
 
 
 def load_to_run(folder: Path, running: Running) -> SpikingNetwork:
-    """A saved network that runs as the options say.
+    """Load a saved network and set its execution.
 
     Raises:
-        RecipeError: if it cannot.
+        RecipeError: if the network does not support the execution.
     """
     set_fusion(running.fuse)
     network = store.load(folder)
     network.execution = running.execution
-    _ = network.execution_mode  # refused here, before anything is measured
+    _ = network.execution_mode  # raises before anything is measured
     return network
 
 

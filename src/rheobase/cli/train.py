@@ -42,30 +42,37 @@ from rheobase.training import train as train_network
 class Settings:
     """How the network is trained."""
 
-    epochs: Annotated[int | None, Option(help=f"Default {DEFAULTS['epochs']}.")] = None
-    learning_rate: Annotated[float | None, Option(help=f"Default {DEFAULTS['learning_rate']}.")] = None
-    batch_size: Annotated[int | None, Option(help="Images in a step, all devices together (128).")] = None
-    augment: Annotated[str | None, Option(help="Such as crop,flip,cutout,autoaugment or crop=2,cutout=8.")] = None
+    epochs: Annotated[int | None, Option(help=f"Number of epochs (default {DEFAULTS['epochs']}).")] = None
+    learning_rate: Annotated[
+        float | None, Option(help=f"Initial learning rate (default {DEFAULTS['learning_rate']}).")
+    ] = None
+    batch_size: Annotated[int | None, Option(help="Images per step on all devices together (default 128).")] = None
+    augment: Annotated[str | None, Option(help="Augmentation, as crop,flip,cutout,autoaugment or crop=2,cutout=8.")] = (
+        None
+    )
     training: Annotated[Path | None, Option(help="YAML file with any fields of rheobase.Training.")] = None
 
     def read(self, preprocessing: Preprocessing | None) -> Training:
-        """What file and options say together."""
+        """Combine file and options."""
         given = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
         return read_training(self.training, given, self.augment, preprocessing)
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Whether every site gets levels of its own."""
+    """Adaptation of the levels of every site during training."""
 
-    adapt: Annotated[str | None, Option(help="Adapt levels on the way: L of each cluster of sites, as 8,4.")] = None
-    adapt_option: Annotated[
-        list[str] | None, Option(help="share, num_calibration_images, alpha or moments=value; may be repeated.")
+    adapt: Annotated[
+        str | None, Option(help="Adapt the levels of every site during training: L of each cluster, as 8,4.")
     ] = None
-    plots: Annotated[bool, Option("--plots", help="Draw the metric that --adapt goes by.")] = False
+    adapt_option: Annotated[
+        list[str] | None,
+        Option(help="share, num_calibration_images, alpha or moments, as key=value; may be repeated."),
+    ] = None
+    plots: Annotated[bool, Option("--plots", help="Plot the metric by which --adapt chooses levels.")] = False
 
     def read(self, training: Training) -> dict[str, Any] | None:
-        """Arguments of :func:`rheobase.methods.adapt_levels`; None if levels are not adapted."""
+        """Return the arguments of :func:`rheobase.methods.adapt_levels`; None if levels are not adapted."""
         if self.adapt is None:
             for option, given in (("--adapt-option", self.adapt_option), ("--plots", self.plots)):
                 if given:
@@ -78,17 +85,17 @@ class Adaptation:
         unknown = [name for name in values if name not in known]
         if unknown:
             raise RecipeError(f"{unknown[0]!r} is unknown", where="--adapt-option", remedy=f"give {', '.join(known)}")
-        stages(training, values.get("share", SHARE))  # an error now, and not after the data are read
+        stages(training, values.get("share", SHARE))  # raises before the data are read
         return {"levels": list(levels), **values}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the network is trained on."""
+    """Devices on which the network is trained."""
 
-    accelerator: Annotated[str, Option(help="cpu, cuda, mps, or auto: the best there is.")] = "auto"
-    devices: Annotated[int, Option(min=1, help="How many; on CPUs, processes.")] = 1
-    strategy: Annotated[Literal["auto", "ddp"], Option(help="ddp for several devices, which auto takes too.")] = "auto"
+    accelerator: Annotated[str, Option(help="cpu, cuda, mps, or auto: the best available.")] = "auto"
+    devices: Annotated[int, Option(min=1, help="Number of devices; on CPUs, of processes.")] = 1
+    strategy: Annotated[Literal["auto", "ddp"], Option(help="auto uses ddp if there are several devices.")] = "auto"
 
 
 @command
@@ -105,13 +112,13 @@ def train(
     running: options.Running,
     hardware: Hardware,
     checkpoint: options.Checkpoint = None,
-    validation: Annotated[float, Option(help="Fraction of the training images to validate on; 0: none.")] = 0.1,
-    distil: Annotated[bool, Option("--distil", help="Learn from the network as it was, too.")] = False,
+    validation: Annotated[float, Option(help="Fraction of the training images held out to validate; 0: none.")] = 0.1,
+    distil: Annotated[bool, Option("--distil", help="Distil the original network into the quantised one.")] = False,
     seed: options.Seed = 0,
 ) -> Answer | None:
     """Quantise a trained network's activations, train it for a few epochs, convert and save it.
 
-    An interrupted run goes on when the same command is given again.
+    Repeat the command to continue an interrupted run.
     """
     recipe = method.read("Pascal")
     preprocessing = reading.preprocessing()
@@ -187,7 +194,7 @@ def _answer(
 def _trained(
     quantised: TrainableGraph, samples: Batches, training: Training, adapt: dict[str, Any] | None, **how: Any
 ) -> tuple[Trained, AdaptedLevels | None]:
-    """The trained network, and how its levels were adapted, if they were."""
+    """Train; return the trained network and the adapted levels, None without ``--adapt``."""
     if adapt is None:
         return train_network(quantised, samples, training, **how), None
     adapted = adapt_levels(quantised, samples, training, **adapt, **how)
@@ -213,7 +220,7 @@ def _keep(adapted: AdaptedLevels, out: Path, plots: bool) -> None:
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process, of several that train together, that answers."""
+    """True in the one process of a distributed run that prints and saves."""
     from lightning_fabric.utilities.rank_zero import rank_zero_only  # takes seconds, and only training needs it
 
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Methods compared on one network: what is asked, cells that run and resume, tables, plots and a report."""
+"""Comparison of methods on one network: resumable cells, tables, plots and a report."""
 
 import lazy_loader
 

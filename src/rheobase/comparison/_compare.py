@@ -1,4 +1,4 @@
-"""Methods side by side on one network: every method × time-steps × seed, measured, kept and reported."""
+"""Comparison of methods on one network: every method × T × seed is converted, measured, stored and reported."""
 
 from __future__ import annotations
 
@@ -61,44 +61,44 @@ def compare(
     name: str | None = None,
     progress: bool = False,
 ) -> Comparison:
-    """Convert a network by every recipe, for every T, with every seed, and measure each.
+    """Convert a network by every recipe, for every T and seed, and measure each conversion.
 
-    A recipe is converted anew for each T. One that needs a quantised network is quantised with L = T levels (where they
-    are learned, with a mean of T; or with the levels it names), trained and converted, once for each seed; recipes with
-    the same activation share the training. What cannot run says why in its cell, and the rest goes on.
+    Each T is a separate conversion. A recipe that needs a quantised network is quantised with L = T levels (learned
+    levels: with a mean of T; or with the levels that the recipe names), trained and converted, once for each seed.
+    Recipes with the same activation share the training. A conversion that fails has the reason in its cell, and the
+    others continue.
 
-    With a folder, every cell is kept in ``results.jsonl`` as soon as it is there, and the same call goes on where it
-    was stopped. Several processes may share a folder: each leaves to the others what they are at, and takes what they
-    have found. In the end the folder holds the report (``report.html``), tables and plots, of what was asked last.
+    With a folder, every finished cell is written to ``results.jsonl``; repeat the call to continue an interrupted
+    comparison. Several processes may share a folder: each skips the cells that another one is running and reuses its
+    results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
         model: as for :func:`rheobase.convert`.
-        recipes: the methods; a mapping gives them names of your own.
-        calibration: training images (never test images), with labels where something is trained. Read once and held in
-            memory, like the others.
+        recipes: the methods, as a list or by name.
+        calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
+            like the test and validation images.
         test: images to report on.
-        timesteps: the numbers of time-steps.
-        seeds: of the choice of calibration images and of all that is drawn.
-        validation: images of their own to choose a method by; nothing is chosen by test images.
-        budget: ``{"latency": 8}`` (time-steps to the final answer) or ``{"energy": 0.5}`` (fraction of the analog
-            network's), or both: the report names the method that is most accurate on the validation images within it.
+        timesteps: the numbers of time-steps T.
+        seeds: of the calibration images, splits and training.
+        validation: separate images on which a method is chosen; no choice is made on test images.
+        budget: ``{"latency": 8}`` (time-steps to the final logits), ``{"energy": 0.5}`` (fraction of the analog
+            network's energy), or both: the report names the most accurate method on the validation images within it.
         training: settings for the recipes that need a quantised network.
-        folder: to keep everything in.
-        on_existing: what to do with a folder that holds a comparison: ``"keep"`` and go on with it, ``"overwrite"`` it,
-            or ``"number"``: take the next free name (``out-2``). Nothing is overwritten that another process has open.
+        folder: folder for results and report; None: keep them in memory.
+        on_existing: for a folder that holds a comparison: ``"keep"``: continue it, ``"overwrite"``: delete it,
+            ``"number"``: use the next free name (``out-2``). A folder that another process has open is not overwritten.
         max_pool: as for :func:`rheobase.convert`.
-        num_calibration_images: how many calibration images each conversion uses: a random sample drawn by its seed, or
-            all if there are no more.
-        energy_images: images to count spikes on for the energy.
-        name: of the network in the report; default its class.
+        num_calibration_images: maximum number of calibration images of each conversion, a random sample by its seed.
+        energy_images: maximum number of images on which spikes are counted for the energy.
+        name: name of the network in the report; default its class.
         progress: show a progress bar with the time left.
 
     Raises:
-        TraceError, ModelError: if the network cannot be traced at all.
-        DataError: if data do not fit, more than a hundredth of the test or validation images occur in another part
-            (fewer are a note in the report), or a budget is given without validation images.
-        RecipeError: if there is no recipe, T or seed, two recipes have one name, or an option has no effect.
-        StoreError: if the folder cannot be used or holds something else.
+        TraceError, ModelError: if the network cannot be traced.
+        DataError: if data do not fit the network, more than 1 % of the test or validation images occur in another data
+            set (fewer are a note in the report), or a budget is given without validation images.
+        RecipeError: if there is no recipe, T or seed, two recipes have the same name, or an option has no effect.
+        StoreError: if the folder cannot be written or holds other files.
 
     Example:
         >>> import rheobase as rb
@@ -126,7 +126,7 @@ def compare(
     }
     if budget is not None and parts["validation"] is not None and parts["validation"].labels is None:
         raise DataError(
-            "have no labels, so no accuracy to choose by",
+            "have no labels, but the budget chooses by accuracy",
             where="validation images",
             remedy="give labels, or leave the budget out",
         )
@@ -179,12 +179,15 @@ Question = tuple[str, int, int]
 def _cells(
     grid: list[Question], recipes: Mapping[str, Recipe], runner: Runner, results: Results
 ) -> Iterator[tuple[Question, Cell]]:
-    """Every cell, run here or by another process; what others are at comes last, and is run here should they fail."""
+    """Yield every cell, run here or by another process.
+
+    Cells that another process is running are awaited last, and run here if that process fails.
+    """
     for wait in (False, True):
-        put_off = []
+        postponed = []
         for method, t, seed in grid:
             recipe = recipes[method]
-            with contextlib.suppress(RecipeError):  # its cell says why it cannot have this T
+            with contextlib.suppress(RecipeError):  # running its cell records the reason
                 recipe = at(recipe, t, runner.quantised)
             asked = key(recipe.to_dict(), runner.training_of(recipe), t, seed)
             cell = results.find(asked)
@@ -195,14 +198,14 @@ def _cells(
                         cell = runner.run(method, recipe, t, seed)
                         results.add(cell)
             if cell is None:
-                put_off.append((method, t, seed))
-            else:  # the same question may have had another name
+                postponed.append((method, t, seed))
+            else:  # the same recipe may be stored under another name
                 yield (method, t, seed), cell.named(method)
-        grid = put_off
+        grid = postponed
 
 
 def all_recipes() -> dict[str, Recipe]:
-    """Every published method with its default options, by name.
+    """Return every built-in method with its default options, by name.
 
     Example:
         >>> "FTBC" in all_recipes()
@@ -213,9 +216,12 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
-    """The network as every conversion takes it, its analog side, and what tracing rewrote; refused at once if need be.
+    """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
-    One trace serves all conversions: it takes longer than some of them.
+    The network is traced once for all conversions, because tracing takes longer than some conversions.
+
+    Raises:
+        TraceError, ModelError: if the network cannot be traced or is refused.
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
@@ -226,7 +232,7 @@ def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Mod
 
 
 def _graph_digest(graph: Graph) -> str:
-    nodes = [{**dataclasses.asdict(node), "origin": ""} for node in graph.nodes]  # not the place in the source
+    nodes = [{**dataclasses.asdict(node), "origin": ""} for node in graph.nodes]  # without the place in the source code
     digest = hashlib.sha256(json.dumps([nodes, graph.output], sort_keys=True).encode())
     for name in sorted(graph.tensors):
         tensor = Digest()

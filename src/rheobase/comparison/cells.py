@@ -1,4 +1,4 @@
-"""The cells of a comparison: one conversion each, by one method, for one T, with one seed; and what came of it."""
+"""Cells of a comparison: one conversion (method, T, seed) and its results."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class _Entry(BaseModel):
 
 
 class Measured(_Entry):
-    """A converted network on a set of images.
+    """Results of a converted network on a set of images.
 
     Attributes:
-        images: how many.
-        accuracy, agreement, logit_error, spike_rate: as in :class:`rheobase.evaluate.Row`; ``agreement`` and
-            ``logit_error`` against the analog network it was converted from, which for a method with training is the
-            trained, quantised one.
-        ann_accuracy: of that analog network.
+        images: number of images.
+        accuracy, agreement, logit_error, spike_rate: as in the rows of :func:`rheobase.evaluate`; ``agreement`` and
+            ``logit_error`` compare with the analog network that was converted (for a method with training, the
+            trained, quantised network).
+        ann_accuracy: accuracy of that analog network.
         energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
-        picojoules, ann_picojoules: the two, per image.
-        energy_images: on how many images the spikes were counted for it.
-        not_counted: what there is but is not in the energy.
+        picojoules, ann_picojoules: energy of the two networks per image.
+        energy_images: number of images on which spikes were counted for the energy.
+        not_counted: costs that the energy does not include.
     """
 
     images: int
@@ -52,13 +52,12 @@ class Measured(_Entry):
 
 
 class Delay(_Entry):
-    """Time-steps until the answer (:func:`rheobase.latency`).
+    """Time-steps until the logits (:func:`rheobase.latency`).
 
     Attributes:
-        first: until the readout can answer for the first time.
-        final: until the answer over all T steps is there; where layers wait for their whole input, a sum over these
-            barriers.
-        streaming: what it would be if no layer waited.
+        first: until the first logits.
+        final: until the logits over all T steps; a sum over barriers if layers wait for their whole input.
+        streaming: ``final`` if no layer waited.
     """
 
     first: int
@@ -67,15 +66,15 @@ class Delay(_Entry):
 
 
 class Identity(_Entry):
-    """What all cells of one comparison share; a file of other ones is refused.
+    """Inputs that all cells of one comparison share; cells with other inputs are refused.
 
     Attributes:
-        versions: of what the numbers depend on.
-        model_sha256: of the traced analog network.
-        calibration_sha256, test_sha256, validation_sha256: of images and labels.
-        max_pool: what max-pooling became.
-        num_calibration_images: of each conversion, at most.
-        energy_images: images to count spikes on for the energy, at most.
+        versions: of the packages that the results depend on.
+        model_sha256: hash of the traced analog network.
+        calibration_sha256, test_sha256, validation_sha256: hashes of images and labels.
+        max_pool: conversion of max-pooling.
+        num_calibration_images: maximum number for each conversion.
+        energy_images: maximum number on which spikes are counted for the energy.
     """
 
     versions: dict[str, str]
@@ -89,26 +88,26 @@ class Identity(_Entry):
 
 
 class Cell(_Entry):
-    """One conversion and what came of it.
+    """One conversion and its results.
 
     Attributes:
-        method: its name in tables.
+        method: name of the method in tables.
         timesteps: T.
-        seed: of the choice of calibration images and of all that the method draws.
-        recipe: as it was run, with this T.
-        training: settings of the training, for a method that needs one.
-        status: ``"done"``; ``"refused"``: the method cannot run on this network or at this T, and never will;
-            ``"failed"``: an error that a further try may not meet.
-        reason: why it was not done.
-        test: on the test images.
-        validation: on the validation images, where there are any.
-        latency: time-steps until the answer.
-        calibration_seconds: of the conversion.
-        training_seconds: of all epochs.
-        execution: ``"steps"`` for the simulation, ``"counts"`` for the closed form.
-        notes: what the conversion said.
-        finished: when, UTC.
-        identity: what the cell is a result of.
+        seed: of the calibration images and of everything that the method draws.
+        recipe: the recipe with this T.
+        training: settings of the training; None for a method without training.
+        status: ``"done"``; ``"refused"``: the method cannot convert this network for this T; ``"failed"``: any other
+            error, which may be transient, so that the cell is tried again.
+        reason: why the conversion was refused or failed.
+        test: results on the test images.
+        validation: results on the validation images, if given.
+        latency: time-steps until the logits.
+        calibration_seconds: duration of the conversion.
+        training_seconds: duration of all epochs.
+        execution: ``"steps"``: simulation; ``"counts"``: closed form.
+        notes: notes of the conversion.
+        finished: time of completion, UTC.
+        identity: inputs of the comparison.
     """
 
     format: Literal["rheobase-comparison"] = "rheobase-comparison"
@@ -133,25 +132,25 @@ class Cell(_Entry):
     @model_validator(mode="after")
     def _has_what_its_status_says(self) -> Cell:
         if self.status != "done" and self.reason is None:
-            raise ValueError(f"is {self.status} for no reason")
+            raise ValueError(f"is {self.status} without a reason")
         if self.status == "done" and (self.test is None or self.latency is None):
-            raise ValueError("is done and has no numbers")
+            raise ValueError("is done without results")
         return self
 
     @property
     def key(self) -> str:
-        """What was asked for; cells with the same key and identity have the same numbers."""
+        """Identifies the conversion; cells with the same key and identity have the same results."""
         return key(self.recipe, self.training, self.timesteps, self.seed)
 
     def named(self, method: str) -> Cell:
-        """The same under another name of its method."""
+        """Return the cell with another name of its method."""
         return Cell(**{**dict(self), "method": method})
 
 
 def number(
     part: Literal["test", "validation", "latency"], name: str, scale: float = 1
 ) -> Callable[[Cell], float | None]:
-    """A function of cells: ``scale`` times a number of a part, or None where it is not there."""
+    """Return a function of cells: ``scale`` times a field of a part, or None if the cell does not have it."""
 
     def value(cell: Cell) -> float | None:
         found = getattr(getattr(cell, part), name, None)
@@ -161,5 +160,5 @@ def number(
 
 
 def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int, seed: int) -> str:
-    """A cell's question as text."""
+    """Return the key of a cell."""
     return json.dumps([recipe, training, timesteps, seed], sort_keys=True)

@@ -1,4 +1,4 @@
-"""What is asked of a comparison, checked before anything runs."""
+"""Checks of the arguments of a comparison, before anything runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.training import Training
 
 MAX_REPEATED = 0.01
-"""Share of a part's images that may occur in another part: published data sets hold some images twice."""
+"""Maximum fraction of images that may occur in another data set: published data sets contain some duplicates."""
 
 
 def named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The recipes by name.
+    """Return the recipes by name.
 
     Raises:
-        RecipeError: if there are none, two of one name, or something else among them.
+        RecipeError: if there are no recipes, two have the same name, or an entry is not a recipe.
     """
     if isinstance(recipes, Recipe) or not isinstance(recipes, Mapping | Iterable):
         raise RecipeError.typed(
-            f"is a {type(recipes).__name__}, not several", where="recipes", remedy="give a list, such as [rb.FTBC()]"
+            f"is a {type(recipes).__name__}, not a list", where="recipes", remedy="give a list, such as [rb.FTBC()]"
         )
     pairs = list(recipes.items()) if isinstance(recipes, Mapping) else [(getattr(r, "name", ""), r) for r in recipes]
     if not pairs:
-        raise RecipeError("is empty", where="recipes", remedy="give at least one, such as rb.FTBC()")
+        raise RecipeError("is empty", where="recipes", remedy="give at least one recipe, such as rb.FTBC()")
     for _, recipe in pairs:
         if not isinstance(recipe, Recipe):
             raise RecipeError.typed(
-                f"hold a {type(recipe).__name__}", where="recipes", remedy="pass recipes such as rb.FTBC()"
+                f"contains a {type(recipe).__name__}", where="recipes", remedy="give recipes, such as rb.FTBC()"
             )
     names = [name for name, _ in pairs]
     for method in names:
@@ -43,30 +43,32 @@ def named(recipes: Sequence[Recipe] | Mapping[str, Recipe]) -> dict[str, Recipe]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(
-            f"hold {twice!r} twice", where="recipes", remedy="give them names of your own: {'my name': recipe, ...}"
+            f"contains {twice!r} twice",
+            where="recipes",
+            remedy="give a mapping with other names: {'a': recipe}",
         )
     return dict(pairs)
 
 
 def check_name(name: object, where: str) -> None:
-    """Refuse what would break the lines of a table or the text of a file.
+    """Refuse a name that would break a table or a file.
 
     Raises:
-        RecipeError: if it is no text, empty, or holds line breaks, control characters or lone surrogates.
+        RecipeError: if the name is not a string, is empty, or has line breaks, control characters or lone surrogates.
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise RecipeError(f"has the name {name!r}", where=where, remedy="use names of printable characters in one line")
 
 
 def whole_numbers(values: Sequence[int], least: int, where: str, most: int) -> tuple[int, ...]:
-    """Values that are whole numbers from ``least`` to ``most``.
+    """Check whole numbers from ``least`` to ``most``.
 
     Raises:
-        RecipeError: if one is not, or is given twice, or there are none.
+        RecipeError: if a value is no such number or occurs twice, or if there are no values.
     """
     if not isinstance(values, Iterable):
         raise RecipeError(
-            f"is {values!r}, not several", where=where, remedy=f"give whole numbers from {least} in a list"
+            f"is {values!r}, not a list", where=where, remedy=f"give a list of whole numbers from {least}"
         )
     values = tuple(values)
     good = [int(v) for v in values if is_whole(v, least, most)]
@@ -80,10 +82,11 @@ def whole_numbers(values: Sequence[int], least: int, where: str, most: int) -> t
 
 
 def check_budget(budget: Mapping[str, float] | None, validation: object) -> None:
-    """See that a budget says what there is, and that there are images to choose by.
+    """Check the fields of a budget, and that validation images are given.
 
     Raises:
-        RecipeError, DataError: if not.
+        RecipeError: if the budget is not a mapping, is empty, or has an unknown or non-positive field.
+        DataError: if there are no validation images.
     """
     if budget is None:
         return
@@ -92,7 +95,7 @@ def check_budget(budget: Mapping[str, float] | None, validation: object) -> None
     unknown = [name for name in budget if name not in ("latency", "energy")]
     if unknown or not budget:
         raise RecipeError(
-            f"has the unknown part {unknown[0]!r}" if unknown else "is empty",
+            f"has the unknown field {unknown[0]!r}" if unknown else "is empty",
             where="budget",
             remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
         )
@@ -100,17 +103,17 @@ def check_budget(budget: Mapping[str, float] | None, validation: object) -> None
         check_positive(value, f"budget {name}")
     if validation is None:
         raise DataError(
-            "are needed for a budget: the method is chosen by them, never by test images",
+            "are missing, but the budget chooses a method on them",
             where="validation images",
             remedy="give validation=... (--validation), images that are neither calibration nor test images",
         )
 
 
 def check_apart(parts: Mapping[str, Images | None]) -> list[str]:
-    """Notes on the few images that occur in two parts.
+    """Return notes on images that occur in two of the data sets.
 
     Raises:
-        DataError: if parts have more in common.
+        DataError: if more than :data:`MAX_REPEATED` of a data set's images do.
     """
     notes = []
     for name, other in (("test", "calibration"), ("test", "validation"), ("validation", "calibration")):
@@ -118,23 +121,23 @@ def check_apart(parts: Mapping[str, Images | None]) -> list[str]:
         if part is None or known is None:
             continue
         found = sum(image in known.each for image in part.hashes)
-        said = f"{found} of {len(part.hashes)} occur among the {other} images"
+        repeated = f"{found} of {len(part.hashes)} occur among the {other} images"
         if found > MAX_REPEATED * len(part.hashes):
             raise DataError(
-                f"{said}, and on images that were used before results look better than they are",
+                f"{repeated}, so that the measured accuracy would be too high",
                 where=f"{name} images",
-                remedy="split the data such that no image is in two parts",
+                remedy="split the data so that no image is in two of the data sets",
             )
         if found:
-            notes.append(f"{name} images: {said}")
+            notes.append(f"{name} images: {repeated}")
     return notes
 
 
 def check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
-    """See that images and labels are such as the network has answers for.
+    """Check that images and labels fit the network.
 
     Raises:
-        DataError: if they are not.
+        DataError: if the shape, the dtype or a label does not fit.
     """
     try:
         check_input(network.graph, data.images[:1])
@@ -143,15 +146,15 @@ def check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
     if data.labels is None:
         return
     with torch.inference_mode():
-        answer = network.ann(data.images[:1].to(network.graph.device))
-    check_answers(answer, data.labels, f"{part} data")
+        logits = network.ann(data.images[:1].to(network.graph.device))
+    check_answers(logits, data.labels, f"{part} data")
 
 
 def check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:
-    """See that settings for the training have an effect.
+    """Check that settings for the training have an effect.
 
     Raises:
-        RecipeError: if not.
+        RecipeError: if nothing would be trained, or the settings are not a :class:`rheobase.Training`.
     """
     if training is None:
         return
@@ -162,7 +165,7 @@ def check_training(training: Training | None, recipes: Mapping[str, Recipe], qua
             remedy="give rb.Training(epochs=..., learning_rate=...)",
         )
     if quantised:
-        reason = "has no effect on a network that is quantised already"
+        reason = "has no effect on a network that is already quantised"
     elif all(recipe.activation is None for recipe in recipes.values()):
         reason = "has no effect: no recipe has an activation to train"
     else:

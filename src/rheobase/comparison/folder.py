@@ -1,4 +1,4 @@
-"""The folder of a comparison: what lies in it, and what to do with one that exists."""
+"""The folder of a comparison: its files, and how an existing folder is opened."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from rheobase.core.folders import check_writable, names_in, refuse_foreign
 
 RESULTS_FILE = "results.jsonl"
 LINE_START = b'{"format":"rheobase-comparison",'
-"""Of every line in it."""
+"""Start of every line in the results file."""
 REPORT_FILE = "report.html"
 TRAINING_FOLDER = "training"
 TABLE_FILES = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex"}
 PLOT_FILES = {"timesteps": "accuracy.svg", "latency": "latency.svg", "energy": "energy.svg"}
-_OURS = {RESULTS_FILE, REPORT_FILE, TRAINING_FOLDER, *TABLE_FILES.values(), *PLOT_FILES.values()}
+_FILES = {RESULTS_FILE, REPORT_FILE, TRAINING_FOLDER, *TABLE_FILES.values(), *PLOT_FILES.values()}
 
 OnExisting = Literal["keep", "number", "overwrite"]
 
 
 @contextmanager
 def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared]:
-    """Have the folder open to write in, made if need be; other processes may have it open too.
+    """Open the folder for writing, and create it if needed; other processes may have it open too.
 
     Raises:
         RecipeError: if ``on_existing`` is unknown, or given without a folder.
-        StoreError: if it cannot be written, holds something else than a comparison, or is to be overwritten while
-            another process has it open.
+        StoreError: if the folder cannot be written or holds other files, or if it is to be overwritten while another
+            process has it open.
     """
     check_choice(on_existing, OnExisting, "on_existing")
     if folder is None:
         if on_existing != "keep":
-            raise RecipeError("has no effect without a folder", where="on_existing", remedy="name one, or leave it out")
+            raise RecipeError(
+                "has no effect without a folder", where="on_existing", remedy="give a folder, or leave it out"
+            )
         yield Shared(None)
         return
     numbered = on_existing == "number" and bool(names_in(folder, hidden=True))
     if numbered:
         folder = next(free for n in range(2, 10**6) if not (free := folder.with_name(f"{folder.name}-{n}")).exists())
-    refuse_foreign(folder, _OURS if _is_comparison(folder) else (), "a comparison")
+    refuse_foreign(folder, _FILES if _is_comparison(folder) else (), "a comparison")
     check_writable(folder)
     shared = Shared(folder)
     with ExitStack() as stack:
@@ -62,14 +64,14 @@ def open_folder(folder: Path | None, on_existing: OnExisting) -> Iterator[Shared
 
 
 def _empty(shared: Shared, folder: Path) -> None:
-    """Delete a comparison that nobody is at."""
+    """Delete a comparison that no process has open."""
     if shared.in_use:
         raise StoreError(
             "is open in another process, whose results would be lost",
             where=str(folder),
-            remedy="wait until that has ended, or choose another folder",
+            remedy="wait until that process has ended, or choose another folder",
         )
-    for name in names_in(folder) & _OURS - {TRAINING_FOLDER}:
+    for name in names_in(folder) & _FILES - {TRAINING_FOLDER}:
         remove(folder / name)
     for path in (folder / TRAINING_FOLDER).glob("*"):
         if re.fullmatch("[0-9a-f]{12}", path.name):
@@ -77,7 +79,7 @@ def _empty(shared: Shared, folder: Path) -> None:
 
 
 def _is_comparison(folder: Path) -> bool:
-    """Whether rheobase has had the folder open, or its results were put there; names alone may be of anything."""
+    """True if rheobase has had the folder open, or its results were copied there; file names alone prove nothing."""
     results = folder / RESULTS_FILE
     try:
         if (folder / LOCKS_FOLDER).is_dir():

@@ -1,4 +1,4 @@
-"""The grid of a comparison, methods × T × seeds: its cells, their spread over seeds, the choice within a budget."""
+"""The grid of a comparison, methods × T × seeds: cells, statistics over seeds, the choice within a budget."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rheobase.methods import Recipe
 
 @dataclass(frozen=True)
 class About:
-    """What was compared, for the reader of a report.
+    """Network, data and machine of a comparison, for its report.
 
     Attributes:
-        network: its name.
-        sites: activation sites, each a layer of neurons.
-        neurons: in all of them.
-        notes: images that are in two parts of the data, and what tracing rewrote.
-        images: part of the data -> how many.
-        ann_accuracy: part of the data -> the analog network's accuracy; None without labels.
+        network: name of the network.
+        sites: number of activation sites, each a layer of neurons.
+        neurons: number of neurons of all sites.
+        notes: images that occur in two data sets, and rewrites by tracing.
+        images: data set -> number of images.
+        ann_accuracy: data set -> accuracy of the analog network; None without labels.
         identity: hashes and versions.
-        training: settings for methods that need one.
-        machine: on which the numbers were got, or read again.
+        training: settings for methods that train.
+        machine: machine that wrote the report.
     """
 
     network: str
@@ -49,7 +49,7 @@ class Entry:
     """A method at one T, over all seeds.
 
     Attributes:
-        method, timesteps: of which.
+        method, timesteps: the method and T.
         cells: one for each seed.
     """
 
@@ -59,17 +59,17 @@ class Entry:
 
     @property
     def done(self) -> tuple[Cell, ...]:
-        """The cells with numbers."""
+        """The cells with results."""
         return tuple(cell for cell in self.cells if cell.status == "done")
 
     @property
     def label(self) -> str:
-        """The method, with how many seeds were done where others were not."""
+        """The method, followed by the number of finished seeds if some are missing."""
         few = 0 < len(self.done) < len(self.cells)
         return f"{self.method} ({len(self.done)} of {len(self.cells)} seeds)" if few else self.method
 
     def over_seeds(self, value: Callable[[Cell], float | None]) -> Spread | None:
-        """Mean and deviation of something over the seeds that were done; None if none was, or it is not there."""
+        """Return mean and deviation of a value over the finished seeds; None if there are none or one lacks it."""
         values = [value(cell) for cell in self.done]
         known = [number for number in values if number is not None]
         return Spread.of(known) if len(known) == len(values) else None
@@ -77,12 +77,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to take within a budget.
+    """The most accurate method within a budget.
 
     Attributes:
         budget: ``latency`` in time-steps, ``energy`` as a fraction of the analog network's.
         method, timesteps: the most accurate on the validation images within the budget; None if none fits.
-        reason: the choice in a sentence, with the numbers it was made by.
+        reason: the choice in a sentence, with its accuracy, latency and energy.
     """
 
     budget: dict[str, float]
@@ -96,11 +96,11 @@ class Comparison(Result):
     """Results of :func:`rheobase.compare`. Printing it shows the table.
 
     Attributes:
-        about: what was compared.
-        recipes: the methods by name, as they were given.
+        about: network, data and machine.
+        recipes: the recipes by name, as given.
         cells: one for each method, T and seed, in this order.
-        folder: where it is kept, if anywhere.
-        choice: what fits the budget, if one was given.
+        folder: folder of the comparison; None if it is kept in memory.
+        choice: the choice within the budget; None without a budget.
     """
 
     about: About
@@ -129,7 +129,7 @@ class Comparison(Result):
 
     @property
     def missing(self) -> dict[tuple[str, str], list[Cell]]:
-        """(method, reason) -> the cells that were not done for it."""
+        """(method, reason) -> the cells that were refused or failed for this reason."""
         grouped: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.cells:
             if cell.status != "done":
@@ -137,14 +137,14 @@ class Comparison(Result):
         return grouped
 
     def choose(self, latency: float | None = None, energy: float | None = None) -> Choice:
-        """The method and T with the highest accuracy on the validation images, within a budget.
+        """Choose the method and T with the highest accuracy on the validation images, within a budget.
 
-        Of equals, the one with less energy, then with less latency. Only what was done for every seed is considered, by
-        its mean over seeds; energy is that on the validation images too. Test images have no say.
+        Ties are decided by lower energy, then lower latency. Only methods that finished for every seed are considered,
+        by their means over seeds. The energy is measured on the validation images too. Test images are not used.
 
         Args:
-            latency: time-steps until the final answer, at most.
-            energy: energy of the spiking network, as a fraction of the analog network's, at most.
+            latency: maximum number of time-steps until the final logits.
+            energy: maximum energy of the spiking network, as a fraction of the analog network's.
 
         Raises:
             DataError: without validation images, or without their labels.
@@ -155,18 +155,22 @@ class Comparison(Result):
             raise RecipeError("is empty", where="budget", remedy="give latency=... or energy=...")
         if "validation" not in self.about.images:
             raise DataError(
-                "are needed to choose a method: nothing is chosen by test images",
+                "are missing, but a method is chosen on them only",
                 where="validation images",
                 remedy="compare again with validation=...",
             )
         if self.about.ann_accuracy["validation"] is None:
-            raise DataError("have no labels, so no accuracy to choose by", where="validation images")
+            raise DataError(
+                "have no labels, but the choice is by accuracy",
+                where="validation images",
+                remedy="compare again with labels",
+            )
         candidates = [_candidate(entry) for entry in self.entries if len(entry.done) == len(entry.cells)]
         fitting = [c for c in candidates if all(c[name] <= limit for name, limit in budget.items())]
         limits = " and ".join(_limit(name, value) for name, value in budget.items())
         if not fitting:
             nearest = "; ".join(
-                f"the least {_NAMES[name]} is {best[name]:.3g}, of {best['method']} at T = {best['timesteps']}"
+                f"the lowest {_NAMES[name]} is {best[name]:.3g}, of {best['method']} at T = {best['timesteps']}"
                 for name in budget
                 for best in sorted(candidates, key=lambda c: (c[name], -c["accuracy"]))[:1]
             )
@@ -176,12 +180,12 @@ class Comparison(Result):
             f"{best['method']} at T = {best['timesteps']}: of {len(fitting)} "
             f"{'entry' if len(fitting) == 1 else 'entries'} (method and T) within {limits}, the most accurate on the "
             f"{self.about.images['validation']} validation images ({100 * best['accuracy']:.2f} %, "
-            f"latency {best['latency']:.3g} steps, energy {best['energy']:.3g} of the analog network's there)."
+            f"latency {best['latency']:.3g} steps, energy {best['energy']:.3g} of the analog network's)."
         )
         return Choice(budget, best["method"], best["timesteps"], reason)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values: what was compared, the cells, the choice."""
+        """Return network and data, entries, cells, recipes and choice as plain values."""
         return {
             "about": plain_values(self.about),
             "entries": [
@@ -201,12 +205,12 @@ class Comparison(Result):
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """Those that hold anything: no accuracy without labels, no training where nothing was trained."""
+        """Quantities with values: no accuracy without labels, no training time without training."""
         return tuple(q for q in QUANTITIES if any(entry.over_seeds(q.value) is not None for entry in self.entries))
 
     @property
     def caption(self) -> str:
-        """On what the numbers were got."""
+        """Network, images and seeds of the table."""
         about, seeds = self.about, self.seeds
         accuracy = about.ann_accuracy["test"]
         ann = "" if accuracy is None else f" (analog network: {100 * accuracy:.2f} %)"
@@ -216,14 +220,14 @@ class Comparison(Result):
         return f"{about.network} on {images} test images{ann}{energy}{over}"
 
     def table(self) -> Table:
-        """A row for each method and T that ran."""
+        """One row for each method and T with results."""
         named = (Column("method", "label", align="left"), Column("T", "timesteps"))
         columns = (*named, *(quantity.column for quantity in self.quantities))
         ran = [entry for entry in self.entries if entry.done]
         return Table(columns, ran, self.caption, section=lambda entry: entry.method)
 
     def summary(self) -> str:
-        """What did not run and why, and the choice."""
+        """Methods that did not run, with reasons, and the choice."""
         parts = []
         if self.missing:
             lines = (f"- {method} ({self.spans(cells)}): {reason}" for (method, reason), cells in self.missing.items())
@@ -233,17 +237,17 @@ class Comparison(Result):
         return "\n\n".join(parts)
 
     def to_markdown(self) -> str:
-        """As a Markdown table, with its caption and what did not run below it."""
+        """Return a Markdown table, followed by its caption and the methods that did not run."""
         return "\n\n".join(filter(None, (self.table().markdown(), f"{self.caption}.", self.summary()))) + "\n"
 
     def to_latex(self) -> str:
-        """As a LaTeX ``tabular`` in the manner of booktabs."""
+        """Return a LaTeX ``tabular`` for the package booktabs."""
         return f"% {self.caption}\n{self.table().latex()}"
 
     def to_csv(self) -> str:
-        """As comma-separated values: a row for each method and T, a column for each mean and each deviation.
+        """Return comma-separated values: one row per method and T, one column per mean and per deviation.
 
-        What did not run is included, with empty numbers.
+        Methods that did not run have empty values.
         """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
@@ -257,7 +261,7 @@ class Comparison(Result):
         return file.getvalue()
 
     def spans(self, cells: Iterable[Cell]) -> str:
-        """Which T and seeds some cells are of, in words."""
+        """Describe the T and seeds of some cells."""
         steps = sorted({cell.timesteps for cell in cells})
         seeds = sorted({cell.seed for cell in cells})
         words = "every T" if len(steps) == len(self.timesteps) else f"T = {', '.join(map(str, steps))}"
@@ -272,7 +276,7 @@ def _limit(name: str, value: float) -> str:
 
 
 def _candidate(entry: Entry) -> dict[str, Any]:
-    """An entry by its validation images."""
+    """Means of an entry on the validation images."""
 
     def mean(value: Callable[[Cell], float | None]) -> float:
         spread = entry.over_seeds(value)

@@ -1,4 +1,4 @@
-"""The images of a comparison, held in memory."""
+"""Images of a comparison, in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rheobase.data.sources import OnDisk, read
 
 @dataclass(frozen=True)
 class Images:
-    """Images [N, ...] and labels [N] or None, with the hash of all of them."""
+    """Images [N, ...] and labels [N] or None, with their hash."""
 
     images: Tensor
     labels: Tensor | None
@@ -26,7 +26,7 @@ class Images:
 
     @classmethod
     def read(cls, data: Batches | Dataset[Any], where: str) -> Images:
-        """All that the batches give."""
+        """Read all batches."""
         source = read(data, where=where, workers=0)
         if isinstance(source, OnDisk):
             whole = source.in_memory()
@@ -37,22 +37,22 @@ class Images:
         return cls(source.images, source.labels, source.digest())
 
     def some(self, number: int, seed: int) -> Batches:
-        """So many, chosen by the seed."""
+        """Return at most ``number`` images, drawn by the seed."""
         order = torch.randperm(len(self.images), generator=generator(seed))[:number]
         return self.images[order] if self.labels is None else (self.images[order], self.labels[order])
 
     @cached_property
     def hashes(self) -> list[bytes]:
-        """Of every image by itself."""
+        """Hash of each image."""
         pixels = self.images.detach().cpu().contiguous().flatten(1).view(torch.uint8)  # NumPy knows no bfloat16
         return [hashlib.sha256(image.numpy()).digest() for image in pixels]
 
     @cached_property
     def each(self) -> frozenset[bytes]:
-        """The hashes, to look one up."""
+        """Set of the hashes."""
         return frozenset(self.hashes)
 
     @property
     def batches(self) -> Batches:
-        """As every function of the library takes them."""
+        """Images, with labels if any, as an argument for the library's functions."""
         return self.images if self.labels is None else (self.images, self.labels)

@@ -1,4 +1,4 @@
-"""The report of a comparison: one page that needs nothing else, on a telephone or a wide screen, by day or by night."""
+"""The report of a comparison: one self-contained HTML page, responsive, with a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rheobase.methods import METHODS, Recipe
 
 TEMPLATE = "template.html"
 SCRIPT_ID = "results"
-"""Of the block of JSON with the numbers."""
+"""Id of the JSON block with the results."""
 
 
 def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -> str:
-    """The whole page as text; with these plots, or else drawn anew."""
+    """Return the whole page; draws the plots unless given."""
     plots = draw(comparison) if plots is None else plots
     environment = Environment(
         loader=PackageLoader("rheobase", "comparison"),
@@ -63,7 +63,7 @@ def _series(colours: tuple[str, ...]) -> dict[str, str]:
 
 
 def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: bool = True) -> bool:
-    """Whether an entry has the best mean of all methods at its T; ``alone``: only if there is a worse one."""
+    """True if an entry has the best mean of all methods at its T; ``alone``: only if another one is worse."""
     spreads = [e.over_seeds(quantity.value) for e in comparison.entries if e.timesteps == entry.timesteps]
     means = {spread.mean for spread in spreads if spread is not None}
     own = entry.over_seeds(quantity.value)
@@ -76,17 +76,17 @@ def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: b
 
 
 def _described(name: str, recipe: Recipe, comparison: Comparison) -> dict[str, Any]:
-    """What a method is: its own words, and those of its parts."""
+    """Summaries of a method and its components, from their docstrings."""
     method = METHODS.get(recipe.name.split(" (")[0])
     trained = [cell.execution for cell in comparison.cells if cell.method == name and cell.execution]
     ways = {
-        "counts": "evaluated in closed form, on spike counts, which gives the answer of the simulation",
+        "counts": "evaluated in closed form, which gives the result of the simulation",
         "steps": "evaluated by simulating every step",
     }
     activation = recipe.activation
     return {
         "name": name,
-        "summary": _first_sentence(method) if method is not None else "A recipe of its own.",
+        "summary": _first_sentence(method) if method is not None else "A custom recipe.",
         "parts": [
             *([("activation", activation.kind, _first_sentence(type(activation)))] if activation else []),
             ("neuron", recipe.neuron.kind, _first_sentence(type(recipe.neuron))),
@@ -99,7 +99,7 @@ def _described(name: str, recipe: Recipe, comparison: Comparison) -> dict[str, A
 
 
 def _first_sentence(thing: type[Value] | Any) -> str:
-    """The first paragraph of a docstring, as plain text; without a formula at its end."""
+    """The first paragraph of a docstring as plain text, without a final formula."""
     text = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
     words, formula, _ = text.partition(":math:")
     text = words.rstrip(" :") + "." if formula else text
@@ -107,7 +107,7 @@ def _first_sentence(thing: type[Value] | Any) -> str:
 
 
 def _notes(comparison: Comparison) -> list[tuple[str, str]]:
-    """(what was said, of which methods and cells), each saying once."""
+    """(note, methods and cells that have it), each note once."""
     grouped: dict[str, dict[str, list[Cell]]] = {}
     for cell in comparison.cells:
         uncounted = (
@@ -130,7 +130,7 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
     validation = (
         f"{images['validation']} images, SHA-256 {identity.validation_sha256}"
         if "validation" in images
-        else "none: no method was chosen"
+        else "none, so that no method was chosen"
     )
     finished = sorted(cell.finished for cell in comparison.cells)
     return [
@@ -138,7 +138,7 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
         ("network, SHA-256", identity.model_sha256),
         (
             "calibration images",
-            f"{images['calibration']} images, of which each seed takes "
+            f"{images['calibration']} images, of which each seed draws "
             f"{min(identity.num_calibration_images, images['calibration'])} "
             f"for a conversion; SHA-256 {identity.calibration_sha256}",
         ),

@@ -1,4 +1,4 @@
-"""Accuracy against time-steps, latency and energy, as SVG that follows the colours of the page it stands in."""
+"""Plots of accuracy against time-steps, latency and energy, as SVG with the colours of the surrounding page."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rheobase.comparison.grid import Comparison, Entry
 
 LIGHT = ("#0b63b8", "#c7404f", "#23804a", "#a76400", "#7548b5", "#0c7f86", "#a52a78", "#5d6a00", "#70503a", "#4c5663")
 DARK = ("#6fb4ff", "#ff8e9a", "#6bd39a", "#f0b755", "#c4a3ff", "#5fd3da", "#ff90cf", "#c6d65c", "#d6ae90", "#b9c3cf")
-"""Colours of the methods, on white and on black; each has a contrast of more than 4.5."""
+"""Colours of the methods on white and on black, each with a contrast ratio above 4.5."""
 INK, GRID = ("#1c2128", "#e6e9ed"), ("#c9ced6", "#3a424d")
 """(on white, on black): text and axes; lines of the grid."""
 MARKERS = "os^Dv*XP<>"
 
-# Placeholders that matplotlib writes into the SVG, each once and for all; no real colour is so near to black.
+# Placeholder colours that matplotlib writes into the SVG; no real colour is as close to black.
 _INK, _GRID = "#000001", "#000002"
 _SERIES = tuple(f"#0000{16 + i:02x}" for i in range(len(LIGHT)))
 
@@ -35,11 +35,11 @@ class Plot:
     """A drawn figure.
 
     Attributes:
-        title: what it shows.
-        description: what is to be seen, in words.
-        front: whether it has a Pareto front, which the description then lists.
-        file: an SVG file, in the colours for white paper.
-        inline: the ``svg`` element for a page that defines ``--ink``, ``--grid`` and ``--series-0``, ``--series-1``...
+        title: the two axes.
+        description: the content in words.
+        front: True if it has a Pareto front, which the description lists.
+        file: SVG file in the colours for a white page.
+        inline: ``svg`` element for a page that defines ``--ink``, ``--grid`` and ``--series-0``, ``--series-1``...
     """
 
     title: str
@@ -50,7 +50,7 @@ class Plot:
 
 
 def draw(comparison: Comparison) -> dict[str, Plot]:
-    """All figures by what accuracy is drawn against; without labels, agreement takes the place of accuracy."""
+    """Draw accuracy (without labels: agreement) against T, latency and energy; return the plots by these names."""
     drawn = {
         "timesteps": _draw(comparison, "timesteps", "time-steps T", lambda cell: cell.timesteps, front=False),
         "latency": _draw(
@@ -65,8 +65,10 @@ def draw(comparison: Comparison) -> dict[str, Plot]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Numbers of the points (cost, value) that no other beats: none costs less and is worth as much, or costs as much
-    and is worth more. By rising cost; of equal points the first.
+    """Return the indices of the points (cost, value) on the Pareto front, by rising cost; of equal points the first.
+
+    A point is on the front if no other point has a lower cost and at least its value, or at most its cost and a higher
+    value.
 
     Example:
         >>> pareto_front([(1, 0.5), (2, 0.4), (2, 0.9), (3, 0.9)])
@@ -80,7 +82,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _score(comparison: Comparison) -> tuple[str, Callable[[Cell], float | None], float | None]:
-    """What stands on the vertical axis, and the analog network's value."""
+    """Label and value of the vertical axis, and the analog network's value."""
     ann = comparison.about.ann_accuracy["test"]
     if ann is None:
         return "agreement with the analog network (%)", number("test", "agreement", 100), None
@@ -141,7 +143,7 @@ def _curve(
         color=_SERIES[number % len(_SERIES)],
         marker=MARKERS[number % len(MARKERS)],
         linestyle=("-", "--", ":")[number // len(_SERIES) % 3],
-        markersize=max(4.5, 7.5 - 0.5 * number),  # of curves that coincide, the one below shows around the one above
+        markersize=max(4.5, 7.5 - 0.5 * number),  # if curves coincide, the lower one remains visible
         linewidth=max(1.1, 2.4 - 0.2 * number),
         capsize=2,
         elinewidth=0.9,
@@ -150,7 +152,7 @@ def _curve(
 
 
 def _literal(name: str) -> str:
-    """A name as matplotlib writes it: no formula between dollars, and no label to be left out."""
+    """Escape a name for matplotlib, which reads $...$ as a formula and omits labels that start with _."""
     text = name.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
@@ -168,7 +170,7 @@ def _axes(axes: Axes, costs: Sequence[float], cost: str, label: str, *, integers
     if integers:
         ticks = sorted({round(x) for x in costs})
         axes.set_xscale("log", base=2)
-        if len(ticks) > 8:  # too many to write each
+        if len(ticks) > 8:  # too many for a label at each
             axes.xaxis.set_major_locator(LogLocator(base=2))
         else:
             axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -190,7 +192,7 @@ def _axes(axes: Axes, costs: Sequence[float], cost: str, label: str, *, integers
 
 def _describe(best: Sequence[tuple[float, float, Entry]]) -> str:
     listed = "; ".join(f"{entry.method} at T = {entry.timesteps}, {y:.2f} % for {x:.3g}" for x, y, entry in best)
-    return f"On the Pareto front, where nothing is both cheaper and better: {listed}."
+    return f"On the Pareto front: {listed}."
 
 
 def _describe_curves(comparison: Comparison, entries: Sequence[Entry], score: Callable[..., Any]) -> str:
@@ -212,7 +214,7 @@ def _for_paper(svg: str) -> str:
 
 
 def _for_page(svg: str, name: str, title: str, description: str) -> str:
-    """The svg element alone, with ids of its own and a name and description to be read aloud."""
+    """The svg element alone, with unique ids, and a title and description for screen readers."""
     colours = {_INK: "var(--ink)", _GRID: "var(--grid)"}
     colours |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
     element = svg[svg.index("<svg") :]

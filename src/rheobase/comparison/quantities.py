@@ -1,4 +1,4 @@
-"""What is measured of a cell and shown of a comparison, in this order."""
+"""Quantities of a comparison's tables, in the order of their columns."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rheobase.core.results import Column
 
 @dataclass(frozen=True)
 class Quantity:
-    """One measured thing.
+    """A measured quantity.
 
     Attributes:
-        name: in files.
-        heading: for people, with the unit.
-        value: of a cell that was done; None where it is not there.
-        digits: after the point.
-        best: +1 where more is better, -1 where less is, 0 where neither.
+        name: name in files.
+        heading: heading in tables, with the unit.
+        value: value of a finished cell; None if missing.
+        digits: number of decimals.
+        best: +1: higher is better, -1: lower is better, 0: neither.
     """
 
     name: str

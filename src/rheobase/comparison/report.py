@@ -12,10 +12,10 @@ from rheobase.core.folders import write_whole
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write it into a folder that exists.
+    """Write the report into an existing folder.
 
     Raises:
-        StoreError: if it cannot be written.
+        StoreError: if a file cannot be written.
     """
     plots = draw(comparison)
     tables = {"markdown": comparison.to_markdown(), "csv": comparison.to_csv(), "latex": comparison.to_latex()}
@@ -23,5 +23,5 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     files |= {PLOT_FILES[kind]: plot.file for kind, plot in plots.items()}
     for name, text in {**files, REPORT_FILE: html_page(comparison, plots)}.items():
         write_whole(folder / name, text)
-    for plot in set(PLOT_FILES.values()) - set(files):  # of what was asked before
+    for plot in set(PLOT_FILES.values()) - set(files):  # from an earlier call
         (folder / plot).unlink(missing_ok=True)

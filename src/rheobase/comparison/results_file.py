@@ -1,7 +1,7 @@
-"""The file of a comparison: one line of JSON for each cell.
+"""The results file of a comparison: one line of JSON for each cell.
 
-Every line says by itself what it is a result of: recipe, seed, versions, hashes of network and data. So a file of lines
-can be gone on with after a kill, and a line from other data is known by itself.
+Every line contains its inputs: recipe, seed, versions, hashes of network and data. A comparison can therefore continue
+after a kill, and lines from other data are recognised.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from rheobase.core.errors import StoreError
 
 
 class Results:
-    """The cells found so far; in a folder, all that are in its file, and every new one is there before the next begins.
+    """The cells of a comparison so far; in a folder, every new cell is written before the next one starts.
 
-    Others may add lines to the file at any time. Lines are read without a lock, up to the last line's end; they are
-    written with one, and only then is a line that a kill cut short known to be nobody's, and taken off.
+    Other processes may append lines at any time. Lines are read without a lock, up to the last line break, and written
+    with a lock. Under the lock an incomplete last line is known to be left from a killed process, and is removed.
 
     Args:
         shared: the folder.
-        identity: what the cells must be results of.
+        identity: inputs that all cells must have.
 
     Raises:
-        StoreError: here and later, if the file cannot be read, is damaged before its last line, or holds the results of
-            something else.
+        StoreError: here and later, if the file cannot be read, is damaged before its last line, or holds results of
+            another comparison.
     """
 
     def __init__(self, shared: Shared, identity: Identity) -> None:
         self.shared, self.identity = shared, identity
         self.path = None if shared.path is None else shared.path / RESULTS_FILE
         self.cells: dict[str, Cell] = {}
-        self._lines = self._end = 0  # that have been read, and where they end
+        self._lines = self._end = 0  # number of lines that were read, and the position of their end
         self._read_on()
 
     def find(self, key: str) -> Cell | None:
-        """The cell, unless it is worth another try."""
+        """Return a cell; None if it is missing or failed, so that it is tried again."""
         self._read_on()
         found = self.cells.get(key)
         return None if found is None or found.status == "failed" else found
 
     def add(self, cell: Cell) -> None:
-        """Keep a cell.
+        """Store a cell.
 
         Raises:
-            StoreError: if it cannot be written.
+            StoreError: if the cell cannot be written.
         """
         if self.path is None:
             self.cells[cell.key] = cell
@@ -66,12 +66,12 @@ class Results:
                     os.fsync(file.fileno())
             except OSError as error:
                 raise StoreError(
-                    f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space there"
+                    f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space on the disk"
                 ) from error
             self._read_on()
 
     def _check_end(self) -> None:
-        """What follows the last whole line is to be cut off: see that it is the beginning of a line of ours."""
+        """Check that the text after the last complete line, which will be removed, is the start of a result."""
         assert self.path is not None
         if not self.path.exists():
             return
@@ -80,41 +80,39 @@ class Results:
             rest = file.read(len(LINE_START))
         if not LINE_START.startswith(rest):
             raise StoreError(
-                "ends in something that is no result, and would be cut off",
+                "ends in text that is not a result and would be removed",
                 where=str(self.path),
                 remedy="choose another folder",
             )
 
     def _read_on(self) -> None:
-        """Take in the lines that were added since."""
+        """Read the lines that were appended since the last call."""
         if self.path is None:
             return
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._end:
-            raise StoreError(
-                "has lost lines while it was open", where=str(self.path), remedy="give the same command again"
-            )
+            raise StoreError("has lost lines while it was open", where=str(self.path), remedy="repeat the command")
         if size == self._end:
             return
         for line in _whole_lines(self.path, self._end):
             cell = _parse(line, f"{self.path} line {self._lines + 1}")
             check_same(cell.identity, self.identity, self.path)
-            self.cells[cell.key] = cell  # a later try counts
+            self.cells[cell.key] = cell  # the latest attempt counts
             self._lines += 1
             self._end += len(line)
 
 
 def read(path: Path) -> list[Cell]:
-    """The cells of a file; a last line that a kill cut short is left out.
+    """Read the cells of a file, without an incomplete last line.
 
     Raises:
-        StoreError: if the file cannot be read or another line is damaged.
+        StoreError: if the file cannot be read or a line is damaged.
     """
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(_whole_lines(path, 0), 1)]
 
 
 def _whole_lines(path: Path, start: int) -> list[bytes]:
-    """With their ends."""
+    """Complete lines from a position on, with their line breaks."""
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -132,24 +130,24 @@ def _parse(line: bytes, where: str) -> Cell:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        said = "not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
+        problem = "not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
         raise StoreError(
-            f"is no result of this version of rheobase ({f'{place}: ' if place else ''}{said})",
+            f"is not a result of this version of rheobase ({f'{place}: ' if place else ''}{problem})",
             where=where,
-            remedy="delete that line: its conversion is measured again, the others stay; or choose another folder",
+            remedy="delete this line (only its conversion is measured again), or choose another folder",
         ) from None
 
 
 def check_same(found: Identity, wanted: Identity, path: Path) -> None:
-    """Refuse to mix results.
+    """Refuse to mix results of different inputs.
 
     Raises:
-        StoreError: naming what differs.
+        StoreError: if the inputs differ; the message names the differences.
     """
     differences = _differences(found.model_dump(), wanted.model_dump())
     if differences:
         raise StoreError(
-            f"holds results of something else: {'; '.join(differences[:5])}",
+            f"holds results of another comparison: {'; '.join(differences[:5])}",
             where=str(path),
             remedy='choose another folder, or start again with --overwrite (on_existing="overwrite")',
         )

@@ -27,16 +27,16 @@ from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.training import Training, train
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
-"""What a method says to a network; any other error may be the machine's and is worth another try."""
+"""Errors that mean "this method cannot convert this network". Any other error may be transient: the cell is retried."""
 
 
 def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
-    """The recipe for another T; for a network that is quantised already, as it is: its levels decide."""
+    """Return the recipe for another T; unchanged for a network that is already quantised, because its levels set T."""
     return recipe if recipe.activation is not None and quantised else recipe.with_timesteps(timesteps)
 
 
 class Runner:
-    """Runs one cell after the other; nothing that one does can harm the next."""
+    """Runs cells one after another; an error in one cell does not affect the next."""
 
     def __init__(
         self,
@@ -52,22 +52,22 @@ class Runner:
         self.trained: dict[str, tuple[nn.Module, float]] = {}
 
     def trains(self, recipe: Recipe) -> bool:
-        """Whether the recipe's network is trained here."""
+        """True if the recipe needs training."""
         return recipe.activation is not None and not self.quantised
 
     def training_of(self, recipe: Recipe) -> dict[str, Any] | None:
-        """The settings that decide about this recipe's cells."""
+        """Return the training settings that apply to a recipe; None if it needs no training."""
         return self.training.model_dump(mode="json") if self.training and self.trains(recipe) else None
 
     def claim(self, recipe: Recipe, timesteps: int, seed: int) -> str:
-        """The lock for what only one process should be at: a training with all cells that need it, or a cell."""
+        """Return the lock of a training with all cells that need it, or of a cell without training."""
         if self.training is not None and self.trains(recipe):
             return f"training-{self.training_name(recipe, seed)}"
         asked = key(recipe.to_dict(), self.training_of(recipe), timesteps, seed)
         return f"cell-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
     def training_name(self, recipe: Recipe, seed: int) -> str:
-        """A hash of all that decides what the training gives."""
+        """Return a hash of all inputs of the training."""
         assert self.training is not None
         assert recipe.activation is not None
         made_of = {
@@ -81,15 +81,15 @@ class Runner:
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
-        """The cell, done or with the reason why not."""
+        """Run a cell; the cell has results, or the reason why it has none."""
         found: dict[str, Any]
         try:
             found = {"status": "done", **self._measure(recipe, timesteps, seed)}
         except _REFUSALS as error:
             found = {"status": "refused", "reason": str(error)}
         except Exception as error:  # one failed cell must not lose the others
-            said = error if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
-            found = {"status": "failed", "reason": " ".join(str(said).split())}  # a line in tables
+            reason = error if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
+            found = {"status": "failed", "reason": " ".join(str(reason).split())}  # one line, for tables
         return Cell(
             method=method,
             timesteps=timesteps,
@@ -104,7 +104,7 @@ class Runner:
     def _measure(self, recipe: Recipe, timesteps: int, seed: int) -> dict[str, Any]:
         recipe = at(recipe, timesteps, self.quantised)
         model, training_seconds, max_pool = self.model, None, self.identity.max_pool
-        if self.trains(recipe):  # which has seen to max-pooling
+        if self.trains(recipe):  # quantisation has already converted max-pooling
             model, training_seconds = self._trained(recipe, seed)
             max_pool = "refuse"
         began = time.perf_counter()
@@ -114,9 +114,9 @@ class Runner:
         until = latency(network, steps)
         notes = [f"{p['pass'].get('kind', 'pass')}: {note}" for p in network.provenance.passes for note in p["notes"]]
         if steps != timesteps:
-            notes.append(f"T = {timesteps} is the mean over all sites; those that take longest run for {steps} steps")
+            notes.append(f"T = {timesteps} is the mean over all sites; the largest T of a site is {steps}")
         if until.internal:
-            notes.append(f"not in the latency: {until.internal} steps in which neurons work without input")
+            notes.append(f"not in the latency: {until.internal} steps of neurons without input")
         return {
             "test": self._on("test", network, steps),
             "validation": self._on("validation", network, steps),
@@ -136,16 +136,16 @@ class Runner:
         (row,) = result.rows
         if not spent.ann_picojoules > 0:
             raise CalibrationError(
-                "does no operation that costs energy, so that there is no ratio to it",
-                where="the analog network",
+                "has no operation that costs energy, so that the energy ratio is not defined",
+                where="analog network",
                 remedy="compare on a network with weights",
             )
         numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
         broken = [name for name, value in numbers.items() if not math.isfinite(value)]
         if broken:
             raise CalibrationError(
-                f"has {' and '.join(broken)} that are NaN or infinite on the {part} images",
-                where="the converted network",
+                f"has NaN or infinite {' and '.join(broken)} on the {part} images",
+                where="converted network",
                 remedy="calibrate on more images, or with a smaller learning rate",
             )
         return Measured(
@@ -163,17 +163,16 @@ class Runner:
         )
 
     def _calibration(self, seed: int) -> dict[str, Any]:
-        """The images that conversion and quantisation draw their sample from."""
+        """Arguments for conversion and quantisation: calibration images, their number and the seed."""
         data = cast(Images, self.parts["calibration"]).batches
         return {"calibration": data, "num_calibration_images": self.identity.num_calibration_images, "seed": seed}
 
     def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
-        """The network with the recipe's activation, trained, and how many seconds that took in all."""
+        """Return the trained network with the recipe's activation, and the duration of the training in seconds."""
         if self.training is None:
             raise RecipeError(
-                "needs a quantised network: its neurons take levels and thresholds from activations that the weights "
-                "were trained with",
-                remedy="give training=rb.Training(...) (--training FILE), or a network that is quantised and trained",
+                "needs a quantised network, because its neurons take levels and thresholds from trained activations",
+                remedy="give training=rb.Training(...) (--training FILE), or a quantised and trained network",
             )
         name = self.training_name(recipe, seed)
         if name not in self.trained:
@@ -190,14 +189,14 @@ class Runner:
 
 
 def _steps(recipe: Recipe, network: SpikingNetwork, timesteps: int) -> int:
-    """For how many steps to run; of a network that was trained for a mean T, the longest site's."""
+    """Number of time-steps of the run; for a network that was trained for a mean T, the largest T of a site."""
     mean = getattr(recipe.activation, "mean_timesteps", None)
     if mean is None:
         return timesteps
     if mean != timesteps:
         raise RecipeError(
-            f"is {mean} by the recipe, and this cell is for {timesteps}",
+            f"is {mean} in the recipe, but {timesteps} in this cell",
             where="mean_timesteps",
-            remedy="leave it out of the recipe to have each T trained",
+            remedy="leave it out of the recipe, so that each T is trained",
         )
     return network.timesteps

@@ -1,6 +1,6 @@
-"""Several processes at work in one folder: who has it open, and what each is at.
+"""Locks for several processes that share one folder.
 
-Every lock is a file that the operating system locks, so it is free again when its process ends, however that ends.
+Every lock is a file that the operating system locks, so that a lock is released when its process ends for any reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Shared:
     """A folder that other processes may have open too.
 
     Args:
-        path: of the folder; None for results that are kept in memory, where every lock is free.
+        path: the folder; None for results in memory, for which every lock is free.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -31,7 +31,7 @@ class Shared:
 
     @contextmanager
     def hold(self, lock: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock and yield True; if it is another's, wait for it, or yield False at once.
+        """Hold a lock and yield True; if another process has it, wait for it, or yield False without ``wait``.
 
         Raises:
             StoreError: if the file system has no locks, or the folder cannot be written.
@@ -40,30 +40,30 @@ class Shared:
             yield True
             return
         file = FileLock(self.path / LOCKS_FOLDER / lock)
-        held = True
+        acquired = True
         try:
             file.acquire(blocking=wait)
         except Timeout:
-            held = False
+            acquired = False
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StoreError(
                 f"cannot be locked ({reason})", where=str(self.path), remedy="choose a folder on a local disk"
             ) from error
         try:
-            yield held
+            yield acquired
         finally:
             file.release()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only one that writes results or reports, or that opens or closes the folder."""
+        """Hold the lock for writing results or reports, and for opening or closing the folder."""
         with self.hold(WRITING):
             yield
 
     @property
     def in_use(self) -> bool:
-        """Whether another has the folder open; true for as long as one is :meth:`writing`."""
+        """True if another process has the folder open; call it while :meth:`writing`, so that it stays valid."""
         for path in self._locks.glob("open-*"):
             with self.hold(path.name, wait=False) as free:
                 if not free:
@@ -72,7 +72,7 @@ class Shared:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Have it open; to be entered while :meth:`writing`."""
+        """Mark the folder as open; enter while :meth:`writing`."""
         if self.path is None:
             yield
             return
@@ -83,7 +83,7 @@ class Shared:
         finally:
             with self.writing():
                 (self._locks / name).unlink(missing_ok=True)
-                if not self.in_use:  # so nobody holds a lock but this one
+                if not self.in_use:  # so that this is the only lock
                     for path in self._locks.iterdir():
                         if path.name != WRITING:
                             path.unlink()

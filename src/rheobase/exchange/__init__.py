@@ -1,4 +1,4 @@
-"""In and out: saved networks, checkpoints, NIR files."""
+"""Saved networks, checkpoints and NIR files."""
 
 import lazy_loader
 

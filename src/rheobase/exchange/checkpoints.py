@@ -1,4 +1,4 @@
-"""Load a trained network from a user's function and a checkpoint file."""
+"""Trained networks from a user's function and a checkpoint file."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ _LISTED = 10
 
 
 def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
-    """Build the network that `spec` names and, where given, load a checkpoint into it.
+    """Build a network by a user's function and load a checkpoint into it, if given.
 
-    The checkpoint is `.safetensors`, or a `.pt`, `.pth` or `.bin` file read without running any code in it
-    (`weights_only=True`). It holds a state dict, bare or under the key `state_dict`, `model_state_dict` or
-    `model`; a `module.` that DataParallel put before every key is taken off.
+    The checkpoint is a `.safetensors` file, or a `.pt`, `.pth` or `.bin` file, read without running any code in it
+    (`weights_only=True`). It holds a state dict, bare or under the key `state_dict`, `model_state_dict` or `model`.
+    The prefix `module.` of DataParallel is removed.
 
     Args:
-        spec: `module:function`, imported with the working directory on `sys.path` and called without
-            arguments; it returns an `nn.Module`.
-        checkpoint: the file of trained weights; `None` keeps the weights that the function set.
+        spec: `module:function`, imported with the working directory on `sys.path` and called without arguments; it
+            returns an `nn.Module`.
+        checkpoint: file of trained weights; `None` keeps the weights that the function set.
 
     Returns:
-        The network in eval mode, on the device where the function built it.
+        The network in eval mode, on the device on which the function built it.
 
     Raises:
-        ModelError: the function cannot be imported or returns no module; the file is missing, damaged, of an
-            unknown kind, or needs code to be unpickled; its keys or shapes do not fit; a weight is not
-            finite.
+        ModelError: if the function cannot be imported or returns no module; if the file is missing, damaged, of an
+            unknown kind, or needs code to be unpickled; if keys or shapes do not fit; or if a weight is not finite.
 
     Example:
         >>> net = load("my_nets:resnet20", "resnet20.safetensors")  # doctest: +SKIP
@@ -57,23 +56,23 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 
 
 def _read(path: Path) -> Any:
-    """Read the file as it is; every failure becomes a ModelError."""
+    """Read the file; every failure becomes a ModelError."""
     suffix, where = path.suffix.lower(), str(path)
     if suffix != ".safetensors" and suffix not in _PICKLES:
         raise ModelError(
-            f"has the ending {suffix!r}, which is no known checkpoint kind",
+            f"has the unknown suffix {suffix!r}",
             where=where,
             remedy=f"give a .safetensors, {', '.join(_PICKLES)} file",
         )
     if not path.is_file():
-        raise ModelError("is not a file that exists", where=where, remedy="check the path of the checkpoint")
+        raise ModelError("is not a file", where=where, remedy="check the path of the checkpoint")
     try:
         if suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as cause:
-        raise ModelError("may not be read", where=where, remedy="give yourself read permission") from cause
-    except Exception as cause:  # torch's unpickler raises nearly any kind on a damaged file
+        raise ModelError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
+    except Exception as cause:  # torch's unpickler raises almost any exception on a damaged file
         if isinstance(cause, UnpicklingError) or "TorchScript" in str(cause):
             raise _refused(where, cause) from cause
         first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -85,25 +84,25 @@ def _read(path: Path) -> Any:
 
 
 def _refused(where: str, cause: Exception) -> ModelError:
-    # The few words, out of a page of advice, that say what torch met.
+    # The part of torch's long message that names the refused object.
     found = re.search(r"unsupported (?:global: )?\w+ \S+", str(cause), re.IGNORECASE)
     detail = f" ({found[0]})" if found else ""
     return ModelError(
-        f"is refused, it is damaged or holds more than tensors, which could run any code{detail}",
+        f"is refused, because it is damaged or holds objects other than tensors, which can run code{detail}",
         where=where,
-        remedy="where you trust the file, load it yourself and re-save it with torch.save(model.state_dict(), path)",
+        remedy="if you trust the file, load it with torch and save it with torch.save(model.state_dict(), path)",
     )
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Any]:
-    """Find the state dict in what a checkpoint holds."""
+    """Find the state dict in the content of a checkpoint."""
     if isinstance(content, Mapping):
         content = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), content)
     if isinstance(content, Mapping) and content and all(map(_is_entry, content.items())):
         return dict(content)
-    held = f"the keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+    found = f"the keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
     raise ModelError(
-        f"holds no state dict, but {held if content != {} else 'an empty dict'}",
+        f"holds no state dict, but {found if content != {} else 'an empty dict'}",
         where=str(path),
         remedy=f"save model.state_dict() itself, or under one of the keys {', '.join(_NESTS)}",
     )
@@ -115,7 +114,7 @@ def _is_entry(item: tuple[Any, Any]) -> bool:
 
 
 def _fill(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load the state dict strictly, naming every key that does not fit."""
+    """Load the state dict strictly; the error names the keys that do not fit."""
     own = model.state_dict()
     if _all_prefixed(state) and not _all_prefixed(own):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -136,7 +135,7 @@ def _fill(model: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise ModelError(
             f"does not fit the network ({text})",
             where=str(path),
-            remedy="build the network that the checkpoint was trained with, or give its own checkpoint",
+            remedy="give the function of the network that the checkpoint was saved from, or another checkpoint",
         )
     try:
         model.load_state_dict(state)
@@ -144,7 +143,7 @@ def _fill(model: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise ModelError(
             f"is refused by the network ({cause})",
             where=str(path),
-            remedy="check the network's own loading code",
+            remedy="check the loading code of the network",
         ) from cause
 
 
@@ -157,7 +156,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _some(keys: Iterable[str]) -> str:
-    """List at most ten, and say how many more there are."""
+    """Join at most ten keys, followed by the number of the others."""
     listed = list(keys)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return ", ".join(listed[:_LISTED]) + more

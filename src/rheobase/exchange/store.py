@@ -1,7 +1,7 @@
-"""Spiking networks on disk: a folder with the structure as JSON and the tensors as safetensors, never pickle.
+"""Spiking networks on disk: a folder with the structure as JSON and the tensors as safetensors, without pickle.
 
 ``network.json`` holds everything but the tensors, and the SHA-256 of both files' content;
-``tensors.safetensors`` holds each distinct tensor once. The folder appears whole or not at all.
+``tensors.safetensors`` holds each distinct tensor once. The folder is written atomically.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ STRUCTURE_FILE = "network.json"
 TENSORS_FILE = "tensors.safetensors"
 
 _Scalar = bool | int | float | str | None
-_AGAIN = "copy the folder again from where it was made, or save the network again"
-_IMPORT = "import the module that registers it (rb.register), or upgrade rheobase if a newer one has it"
+_AGAIN = "copy the original folder again, or save the network again"
+_IMPORT = "import the module that registers it (rb.register), or upgrade rheobase"
 
 
 def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a spiking network to a folder, whole or not at all.
+    """Write a spiking network to a folder, atomically.
 
     Args:
         network: a converted network, on any device.
-        folder: to be made, with its parents; must not exist unless ``overwrite``.
-        overwrite: replace a saved network or an empty folder; a folder that holds anything else never is.
+        folder: folder to create, with its parents; must not exist unless ``overwrite``.
+        overwrite: replace a saved network or an empty folder; a folder with other files is never replaced.
 
     Returns:
         The folder.
 
     Raises:
-        StoreError: if the folder exists or cannot be written (no permission, no space), or the network holds
-            what :func:`load` would refuse. What stood there before is then still there.
+        StoreError: if the folder exists or cannot be written (no permission, no space), or :func:`load` would refuse
+            the network. An existing folder is then unchanged.
 
     Example:
         >>> rb.save(snn, "out/resnet20")  # doctest: +SKIP
@@ -71,14 +71,14 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
     content["sha256"] = _digest(content)
     text = json.dumps(content, indent=1).encode()
     try:
-        target = folder.resolve()  # a link stays one; what it points to is replaced
+        target = folder.resolve()  # a link is kept; its target is replaced
         _refuse_existing(target, overwrite, str(folder))
         _put(target, {TENSORS_FILE: blob, STRUCTURE_FILE: text})
     except OSError as cause:
         raise StoreError(
             f"cannot be written ({cause.strerror or cause})",
             where=str(folder),
-            remedy="free space there or get permission, or choose another folder",
+            remedy="free space, change the permissions, or choose another folder",
         ) from cause
     return folder
 
@@ -86,17 +86,17 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
 def load(folder: str | Path) -> SpikingNetwork:
     """Read a network that :func:`save` wrote; the class of the original network is not needed.
 
-    Logits are bit for bit those before saving, on the same machine and versions. No code in the files is run.
+    The logits are bit-identical to those before saving, on the same machine and versions. No code in the files is run.
 
     Args:
-        folder: where it was saved.
+        folder: folder of the saved network.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        StoreError: naming the file, if it is missing, damaged or altered, was made by a newer rheobase, or
-            describes something that is no spiking network.
+        StoreError: if a file is missing, damaged or altered, was written by a newer rheobase, or does not describe a
+            spiking network.
 
     Example:
         >>> rb.load("out/resnet20").timesteps  # doctest: +SKIP
@@ -104,7 +104,7 @@ def load(folder: str | Path) -> SpikingNetwork:
     """
     folder = as_path(folder, "folder")
     if not folder.is_dir():
-        raise StoreError("is not a folder that exists", where=str(folder), remedy="check the path")
+        raise StoreError("is not a folder", where=str(folder), remedy="check the path")
     where = str(folder / STRUCTURE_FILE)
     content = _parse(_read(folder / STRUCTURE_FILE), where)
     blob = _read(folder / TENSORS_FILE)
@@ -112,7 +112,7 @@ def load(folder: str | Path) -> SpikingNetwork:
         raise StoreError("is truncated or altered (SHA-256 differs)", where=str(folder / TENSORS_FILE), remedy=_AGAIN)
     try:
         tensors = safetensors.torch.load(blob)
-    except Exception as cause:  # the hash is right, so this is a file that no release has written
+    except Exception as cause:  # the hash is correct, so that no release has written this file
         raise StoreError(
             f"holds no tensors of a network ({_first_line(cause)})", where=str(folder / TENSORS_FILE), remedy=_AGAIN
         ) from cause
@@ -120,19 +120,19 @@ def load(folder: str | Path) -> SpikingNetwork:
 
 
 def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
-    """The network that :func:`describe` described.
+    """Build the network from the content and tensors that :func:`describe` returned.
 
     Raises:
-        StoreError: naming ``where``, if the content describes something that is no spiking network.
+        StoreError: if the content does not describe a spiking network.
     """
     document = _validate(content, where)
     try:
         return _rebuild(document, tensors, where)
     except StoreError:
         raise
-    except Exception as cause:  # the hashes are right, so this is a file that no release has written
+    except Exception as cause:  # the hashes are correct, so that no release has written this file
         raise StoreError(
-            f"describes no network that can be built ({_first_line(cause)})", where=where, remedy=_AGAIN
+            f"does not describe a valid network ({_first_line(cause)})", where=where, remedy=_AGAIN
         ) from cause
 
 
@@ -173,7 +173,7 @@ class _Document(_Entry):
     protocol: dict[str, Any] | None = None
     recipe: dict[str, Any]
     provenance: Provenance
-    sites: list[dict[str, Any]]  # for people; load reads the graph
+    sites: list[dict[str, Any]]  # for readers of the file; load uses the graph
     graph: _Graph
     ann: _Graph
     neurons: list[_Neuron]
@@ -183,10 +183,10 @@ class _Document(_Entry):
 
 
 def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Everything but the hashes, as JSON values, and the tensors by their names in the file.
+    """Return everything but the hashes as JSON values, and the tensors by their names in the file.
 
     Raises:
-        StoreError: naming ``where``, if the network holds what :func:`rebuild` would refuse.
+        StoreError: if :func:`rebuild` would refuse the network.
     """
     bank = _Bank()
 
@@ -198,7 +198,7 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         }
 
     def neuron_entry(index: int, neuron: Neuron) -> dict[str, Any]:
-        # not named_buffers(): that leaves out the ones that are None
+        # not named_buffers(), which omits buffers that are None
         buffers = {
             name: None if value is None else bank.put(f"neurons.{index}.{name}", value)
             for name, value in neuron._buffers.items()
@@ -220,7 +220,7 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "channels_last": bank.channels_last,
     }
     try:
-        content = json.loads(json.dumps(content))  # exactly what a reader will see
+        content = json.loads(json.dumps(content))  # exactly the values that load will read
     except (TypeError, ValueError) as cause:
         raise StoreError(
             f"holds a value that JSON cannot express ({_first_line(cause)})",
@@ -239,7 +239,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 class _Bank:
-    """Tensors by name, each distinct one once: compared by their bits, so that -0.0 and NaN survive."""
+    """Tensors by name, each distinct one once; compared bit by bit, so that -0.0 and NaN are preserved."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -247,9 +247,9 @@ class _Bank:
         self._names: dict[tuple[Any, ...], str] = {}
 
     def put(self, name: str, tensor: Tensor) -> str:
-        """The name it is stored by: ``name``, or that of its equal."""
+        """Store a tensor; return its stored name: ``name``, or that of an equal tensor."""
         plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        # A 1x1 weight fits both memory formats; what its strides tell can decide which code computes with it.
+        # A 1x1 weight fits both memory formats; its strides can select the kernel that computes with it.
         last = tensor.dim() == 4 and tensor.stride() == _channels_last(plain).stride()
         bits = hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data).digest()
         stored = self._names.setdefault((plain.dtype, plain.shape, last, bits), name)
@@ -273,7 +273,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as cause:
         raise StoreError(
-            "is missing", where=str(path), remedy="check that this is a saved network; " + _AGAIN
+            "is missing", where=str(path), remedy="check that the folder holds a saved network; " + _AGAIN
         ) from cause
     except OSError as cause:
         raise StoreError(
@@ -290,12 +290,12 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
         ) from cause
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StoreError(
-            "is not the file of a rheobase network", where=where, remedy="give a folder that rheobase saved"
+            "is not the file of a rheobase network", where=where, remedy="give the folder of a saved network"
         )
     version = content.get("version")
     if isinstance(version, int) and version > VERSION:
         raise StoreError(
-            f"has format version {version}, made by a newer rheobase (this one reads {VERSION})",
+            f"has format version {version} of a newer rheobase (this one reads {VERSION})",
             where=where,
             remedy="upgrade rheobase",
         )
@@ -317,7 +317,7 @@ def _validate(content: Mapping[str, Any], where: str) -> _Document:
 
 def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
     def copy(stored: str) -> Tensor:
-        # A copy lies in memory aligned as torch aligns it, and is not changed along with an equal one.
+        # A copy is aligned by torch, and does not share memory with an equal tensor.
         return _channels_last(tensors[stored]) if stored in channels_last else tensors[stored].clone()
 
     @functools.cache
@@ -354,44 +354,44 @@ def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> 
 def _check_kinds(document: _Document, where: str) -> None:
     protocol = document.protocol
     if protocol is not None and protocol.get("kind") not in PROTOCOLS:
-        raise StoreError(
-            f"the protocol is of the unknown kind {protocol.get('kind')!r}",
-            where=where,
-            remedy="import the module that registers it (rb.register), or upgrade rheobase if a newer one has it",
-        )
+        raise StoreError(f"has a protocol of the unknown kind {protocol.get('kind')!r}", where=where, remedy=_IMPORT)
     for index, entry in enumerate(document.neurons):
         if entry.kind not in NEURONS:
             raise StoreError(
-                f"neurons {index} are of the unknown kind {entry.kind!r}",
+                f"has neurons (site {index}) of the unknown kind {entry.kind!r}; known: {', '.join(NEURONS)}",
                 where=where,
-                remedy=f"known kinds: {', '.join(NEURONS)}; {_IMPORT}",
+                remedy=_IMPORT,
             )
         try:
             inspect.signature(NEURONS[entry.kind]).bind(**entry.config, **entry.buffers)
         except TypeError as error:
             raise StoreError(
-                f"neurons {index} ({entry.kind}): {error}",
+                f"has neurons (site {index}, {entry.kind}) that cannot be built: {error}",
                 where=where,
-                remedy="the constructor must take every buffer, and every value of config(), by its name",
+                remedy="write a constructor that takes every buffer and every value of config() by name",
             ) from None
 
 
 def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse all but known operations, applied to known arguments, on values that are there by then."""
+    """Refuse unknown operations, wrong arguments, and inputs that are not computed before.
+
+    Raises:
+        StoreError: for the first such node.
+    """
     known: set[str] = set()
     for index, node in enumerate(graph.nodes):
         reason = _fault(node, index, known, graph, tensors)
         if reason:
             remedy = _AGAIN if "unknown operation" not in reason else f"{_IMPORT}, or {_AGAIN}"
-            raise StoreError(f"node {node.name!r} {reason}", where=where, remedy=remedy)
+            raise StoreError(f"has a node {node.name!r} that {reason}", where=where, remedy=remedy)
         known.add(node.name)
     if graph.output not in known:
-        raise StoreError(f"the output {graph.output!r} is no node", where=where, remedy=_AGAIN)
+        raise StoreError(f"has the output {graph.output!r}, which is not a node", where=where, remedy=_AGAIN)
 
 
 def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Mapping[str, Tensor]) -> str | None:
     if node.name in known:
-        return "is there twice"
+        return "occurs twice"
     if (node.operation == "input") != (index == 0):
         return "is the first, but not the input" if index == 0 else "is a second input"
     attributes = dict(node.attributes)
@@ -408,15 +408,15 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
         return f"has the shape {list(node.shape)}"
     for name in node.inputs:
         if name not in known:
-            return f"reads {name!r}, which does not come before it"
+            return f"reads {name!r}, which is not computed before it"
     for name in node.parameters.values():
         if graph.tensors.get(name) not in tensors:
-            return f"uses the tensor {name!r}, which is not there"
+            return f"uses the missing tensor {name!r}"
     if function is not None:
         try:
             inspect.signature(function).bind(*node.inputs, **attributes, **node.parameters)
         except TypeError as error:
-            return f"({node.operation}): {error}"
+            return f"cannot be computed ({node.operation}: {error})"
     return None
 
 
@@ -427,26 +427,26 @@ def _refuse_existing(target: Path, overwrite: bool, where: str) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise StoreError("exists already", where=where, remedy="choose another folder, or pass overwrite=True")
+        raise StoreError("already exists", where=where, remedy="choose another folder, or pass overwrite=True")
     if not target.is_dir():
         raise StoreError("is a file, not a folder", where=where, remedy="choose another folder")
-    held = sorted(path.name for path in target.iterdir())
-    foreign = [name for name in held if name not in (STRUCTURE_FILE, TENSORS_FILE)]
-    if held and (foreign or STRUCTURE_FILE not in held):
+    names = sorted(path.name for path in target.iterdir())
+    foreign = [name for name in names if name not in (STRUCTURE_FILE, TENSORS_FILE)]
+    if names and (foreign or STRUCTURE_FILE not in names):
         raise StoreError(
-            f"is not replaced, it holds more than a saved network ({', '.join((foreign or held)[:5])})",
+            f"is not replaced, because it holds other files ({', '.join((foreign or names)[:5])})",
             where=where,
-            remedy="choose another folder, or clear this one yourself",
+            remedy="choose another folder, or empty this one",
         )
 
 
 def _put(target: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with these files in place of ``target``, or leave everything as it was."""
+    """Replace ``target`` by a folder with these files, atomically; after an error nothing is changed."""
     missing = [path for path in target.parents if not path.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        # made inside, because mkdtemp's own folder is closed to everybody else
+        # a folder inside, because mkdtemp's folder has mode 0700
         new, old = work / "new", work / "old"
         try:
             new.mkdir()
@@ -456,12 +456,12 @@ def _put(target: Path, files: Mapping[str, bytes]) -> None:
             _swap(new, target, old)
             _sync(target.parent)
         finally:
-            # if even putting the old one back failed, it is the only copy
+            # if restoring the old folder failed, ``old`` is the only copy
             if target.exists() or not old.exists():
                 shutil.rmtree(work, ignore_errors=True)
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # others may have put something in meanwhile
+            with contextlib.suppress(OSError):  # another process may have written there
                 path.rmdir()
         raise
 
@@ -474,7 +474,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system and file system can do it for a folder
+    with contextlib.suppress(OSError):  # not every file system can sync a folder
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -493,9 +493,9 @@ def _swap(new: Path, target: Path, old: Path) -> None:
                 os.rename(old, target)
             except OSError:
                 raise StoreError(
-                    f"could not be replaced ({_first_line(cause)}), nor the old network be put back",
+                    f"could not be replaced ({_first_line(cause)}), nor could the old network be restored",
                     where=str(target),
-                    remedy=f"move it back yourself from {old}",
+                    remedy=f"move the old network back from {old}",
                 ) from cause
         raise
 

@@ -1,4 +1,4 @@
-"""What a spiking network gives, what was lost on the way, and what it costs."""
+"""Accuracy, errors, latency and energy of spiking networks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Where the spiking network departs from the analog one: the error of every site, taken apart exactly."""
+"""The error of every site, decomposed exactly into its causes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from rheobase.neurons.response import Response
 from rheobase.signals.alignment import Alignment
 
 TERMS = ("inherited", "segment", "clipping", "quantisation", "offset", "unevenness")
-"""The parts of a site's error, in the order in which they arise."""
+"""The terms of a site's error, in the order of the chain in :func:`diagnose`."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a site's error e, over its neurons and all images, in activation units.
+    """One term of a site's error e, over its neurons and all images, in activation units.
 
     Attributes:
-        mean: with its sign; the means of all parts add up to that of e.
-        size: mean of its absolute value.
-        share: mean of the part times the sign of e: how much of |e| is due to it. Negative where it makes up for
-            others; the shares of all parts add up to the size of e.
+        mean: signed mean; the means of all terms add up to the mean of e.
+        size: mean absolute value.
+        share: mean of term · sign(e), the contribution to |e|. Negative if the term compensates others; the shares of
+            all terms add up to the size of e.
     """
 
     mean: float
@@ -43,12 +43,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Residual:
-    """Potentials after the last step, in units of θ.
+    """Residual membrane potentials after the last step, in units of θ.
 
     Attributes:
         mean: over neurons and images.
-        below: share of neurons × images that end below 0 and have spiked: a spike too many.
-        above: share that end above 1 and have not spiked at every step: a spike too few.
+        below: fraction of neurons × images that end below 0 and have spiked: too many spikes.
+        above: fraction that end above 1 and are not saturated: too few spikes.
     """
 
     mean: float
@@ -58,23 +58,23 @@ class Residual:
 
 @dataclass(frozen=True)
 class SiteDiagnosis:
-    """One site.
+    """The error of one site.
 
     Attributes:
-        site: its name.
+        site: name of the site.
         timesteps: T of the site.
-        neurons: for one image.
+        neurons: number of neurons.
         activation: mean of the analog network's activation.
-        error: e, what the neurons emit on average less the analog activation.
-        terms: the parts of e by their names, in the order of ``TERMS``.
-        own: e without what is inherited: what this site adds.
-        spike_rate: spikes of a neuron in a step, those of either sign.
-        saturated: share of neurons × images that emit all they can.
-        residual: of the potentials; None for neurons that have none.
-        channels: how many.
+        error: e, time-mean of the output minus the analog activation.
+        terms: the terms of e by name, in the order of ``TERMS``.
+        own: e without the inherited term: the error that this site adds.
+        spike_rate: spikes per neuron and step, of either sign.
+        saturated: fraction of neurons × images that emit their capacity.
+        residual: residual potentials; None for neurons without a membrane potential.
+        channels: number of channels.
         dead_channels: channels without a spike on any image.
-        dead_in_ann: those of them that are never active in the analog network either.
-        saturated_channels: channels in which every neuron emits all it can on every image.
+        dead_in_ann: dead channels that are never active in the analog network either.
+        saturated_channels: channels in which every neuron emits its capacity on every image.
     """
 
     in_json = ("relative", "relative_own")
@@ -96,12 +96,12 @@ class SiteDiagnosis:
 
     @property
     def relative(self) -> float:
-        """Size of the error by the mean activation; infinite where nothing is active."""
+        """Size of the error relative to the mean activation; infinite if the mean activation is 0."""
         return self.error.size / self.activation if self.activation else float("inf") if self.error.size else 0.0
 
     @property
     def relative_own(self) -> float:
-        """The same of what this site adds."""
+        """Size of the error that this site adds, relative to the mean activation."""
         return self.own.size / self.activation if self.activation else float("inf") if self.own.size else 0.0
 
 
@@ -111,8 +111,8 @@ class Diagnosis(Result):
 
     Attributes:
         rows: one for each site.
-        timesteps: T the network ran for.
-        images: how many.
+        timesteps: T of the run.
+        images: number of images.
         method: name of the recipe.
     """
 
@@ -123,15 +123,15 @@ class Diagnosis(Result):
 
     @property
     def entry(self) -> SiteDiagnosis:
-        """Where most of the error enters: the site with the largest error of its own, relative to its activation."""
+        """The site that adds the largest error, relative to its mean activation."""
         return max(self.rows, key=lambda row: row.relative_own)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; ``entry`` is the site's name."""
+        """Return plain values; ``entry`` is the site's name."""
         return {**super().to_json(), "entry": self.entry.site}
 
     def table(self) -> Table:
-        """A row for each site: its error, and what each part adds to it, by its mean activation."""
+        """One row for each site: its error and the share of each term, relative to the mean activation."""
 
         def share(term: str) -> Column:
             return Column(term, lambda row: 100 * row.terms[term].share / (row.activation or 1.0), "{:.1f} %")
@@ -155,14 +155,14 @@ class Diagnosis(Result):
         return Table(columns, self.rows, title)
 
     def summary(self) -> str:
-        """In a sentence."""
+        """The site that adds the largest error, its main cause, and the error of the last site."""
         worst, last = self.entry, self.rows[-1]
         if worst.own.size == 0:
-            return "No site departs from the analog network."
+            return "No site differs from the analog network."
         cause = max(TERMS[1:], key=lambda name: worst.terms[name].size)
         return (
-            f"Most error enters at {worst.site}: {100 * worst.relative_own:.1f} % of its mean activation, "
-            f"{cause} above all; at the last site the error is {100 * last.relative:.1f} %."
+            f"Largest added error at {worst.site}: {100 * worst.relative_own:.1f} % of its mean activation, "
+            f"mainly {cause}. Error at the last site: {100 * last.relative:.1f} %."
         )
 
 
@@ -170,10 +170,10 @@ class Diagnosis(Result):
 def diagnose(
     network: SpikingNetwork, images: Batches, *, timesteps: int | None = None, progress: bool = False
 ) -> Diagnosis:
-    r"""Take the error of every site apart, neuron by neuron, against the analog network on the same images.
+    r"""Decompose the error of every site, neuron by neuron, against the analog network on the same images.
 
-    What a neuron emits on average is :math:`\bar o = (A/T)\,N`, with N spikes, net, of amplitude A (θ for most) in T
-    steps. Its error :math:`e = \bar o - a` from the analog activation a = f(z_a) is the sum of
+    The time-mean of a neuron's output is :math:`\bar o = (A/T)\,N`, with N spikes (net count) of amplitude A (θ for
+    most neurons) in T steps. Its error :math:`e = \bar o - a` against the analog activation a = f(z_a) is the sum of
 
     .. math::
         \begin{aligned}
@@ -185,35 +185,35 @@ def diagnose(
         \text{unevenness} &= \tfrac{A}{T} (N - M)
         \end{aligned}
 
-    - *inherited*: z' is what the analog network's weights make of the means that the sites before emitted; so this is
-      the errors before, as the activation passes them on.
-    - *segment*: z is the time-mean of what really arrives. It differs from z' where a calibration has changed weights,
-      where max-pooling let other trains through than that of the largest mean, where a train of another T was cut short
-      or stretched (:class:`rheobase.signals.Alignment`), and by rounding.
-    - *clipping*: no neuron emits more than its capacity n in T steps (T where it emits at most one spike a step).
-    - *quantisation*: nor anything but a multiple of A/T. q is the nearest one (of z clipped where f saturates), the
-      best that T steps can do; if f is quantised itself, the one that its own rounding Q gives with T levels.
-    - *offset*: M is the number of spikes under the same current spread evenly. It differs from that one by what the
-      initial potential and biases change: a V0 that does not belong to Q, and corrections that a calibration has made.
-    - *unevenness*: what comes of the spikes' timing (QVM, Eq. 5; :func:`rheobase.measure.unevenness` has its size
-    alone).
+    - *inherited*: z' is the current that the analog network's weights compute from the time-means of the sites before.
+      This term is the error of those sites, as the activation passes it on.
+    - *segment*: z is the time-mean of the current that arrives. It differs from z' where calibration has changed
+      weights, where max-pooling passed another spike train than that of the largest mean, where a spike train of
+      another T was truncated or extended (:class:`rheobase.signals.Alignment`), and by rounding.
+    - *clipping*: a neuron emits at most its capacity n in T steps (n = T for at most one spike per step).
+    - *quantisation*: a time-mean is a multiple of A/T. q is the nearest multiple (of z clipped where f saturates), the
+      best value in T steps; if f is quantised itself, the multiple given by its own rounding Q with T levels.
+    - *offset*: M is the number of spikes for a constant current of the same sum. (A/T) M differs from q by the effect
+      of initial potential and biases: a V0 that does not match Q, and corrections made by calibration.
+    - *unevenness*: the effect of the spikes' timing (QVM, Eq. 5; :func:`rheobase.measure.unevenness` measures only its
+      size).
 
-    Every part is a difference of two neighbours in the chain a, f(z'), f(z), c, q, (A/T) M, ō, so they add up exactly.
-    A silent channel (θ = ∞) has A = 0: all of it is clipping. For networks trained with T = L levels, clipping,
-    quantisation and offset are zero; all that is left is unevenness and what comes of it.
+    Each term is the difference of two neighbours in the chain a, f(z'), f(z), c, q, (A/T) M, ō, so the terms add up
+    exactly. A silent channel (θ = ∞) has A = 0: its whole error is clipping. For networks trained with T = L levels,
+    clipping, quantisation and offset are zero; only unevenness and its propagation remain.
 
     Bu et al. 2022 (section 3) name clipping, quantisation and unevenness.
 
     Args:
-        network: a converted network; always simulated, whatever its ``execution``.
+        network: a converted network; always simulated, for any ``execution``.
         images: a tensor [N, ...] or batches.
-        timesteps: T; default the one it was converted for.
+        timesteps: T; default that of the conversion.
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights, so that
-            its sites are not in the analog network's units.
+        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights (its sites
+            then have other units than the analog network's).
 
     Example:
         >>> import torch, rheobase as rb
@@ -221,7 +221,7 @@ def diagnose(
         >>> images = torch.rand(4, 3, 32, 32)
         >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
         >>> first = rb.diagnose(snn, images).rows[0]
-        >>> first.terms["inherited"].size, first.terms["unevenness"].size  # the first site sees the image, evenly
+        >>> first.terms["inherited"].size, first.terms["unevenness"].size  # the image is constant over time
         (0.0, 0.0)
     """
     check_converted(network)
@@ -260,7 +260,7 @@ def diagnose(
 
 
 def _nearest(site: Site, current: Tensor, found: Observation) -> Tensor:
-    """q: the current rounded to what T steps can emit."""
+    """q: the current rounded to a time-mean that T steps can represent."""
     spiking = found.amplitude > 0
     lower, upper = found.neuron.capacity(found.steps)
     gain = torch.where(spiking, found.steps / torch.where(spiking, found.amplitude, 1.0), 0.0)
@@ -270,7 +270,7 @@ def _nearest(site: Site, current: Tensor, found: Observation) -> Tensor:
 
 
 def _changes_segments(network: SpikingNetwork) -> bool:
-    """Whether what arrives at a site can be anything but the analog network's weights of what was emitted."""
+    """True if the current of a site can differ from the analog network's weights applied to the emitted time-means."""
     graph, ann = network.graph, network.ann
     if any(node.operation == "max_pool" for node in graph.nodes) or network.alignment != Alignment():
         return True
@@ -280,7 +280,7 @@ def _changes_segments(network: SpikingNetwork) -> bool:
 
 
 class _Sums:
-    """Over all neurons of a site and the images so far, in float64."""
+    """Sums over all neurons of a site and the images so far, in float64."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -293,8 +293,8 @@ class _Sums:
         self.full = torch.ones(site.channels, dtype=torch.bool)
 
     def add(self, found: Observation, activation: Tensor, expected: Tensor, passed: Tensor, nearest: Tensor) -> None:
-        """What a site did; a, f(z'), f(z) and q, [B, C, ...]."""
-        # in the activation's own arithmetic, so that equal levels are equal numbers
+        """Add an observation, with a, f(z'), f(z) and q, each [B, C, ...]."""
+        # in the dtype of the activation, so that equal levels are equal numbers
         level = found.amplitude / found.steps
         lower, upper = found.neuron.capacity(found.steps)
         even, emitted = (counts.net.to(level.dtype) * level for counts in (found.even, found.spikes))
@@ -320,7 +320,7 @@ class _Sums:
             self.has_residual = False
             return
         self.residual += float(residual.sum())
-        # a margin for rounding: the potential is what came in less what went out, and that was summed in float32
+        # a margin for rounding: the potential is a difference of sums in float32
         self.below += int(((residual < -1e-4) & (found.spikes.net > lower)).sum())
         self.above += int(((residual > 1 + 1e-4) & ~full).sum())
 

@@ -1,4 +1,4 @@
-"""How the analog network's activations and the spiking network's rates are distributed, site by site."""
+"""Distributions of the analog network's activations and the spiking network's time-means, site by site."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rheobase.signals.signal import Signal
 
 @dataclass(frozen=True)
 class Histogram:
-    """Values of one site, over its neurons and all images, in activation units.
+    """Histogram of one site's values, over its neurons and all images, in activation units.
 
     Attributes:
-        zero: how many are exactly 0.
-        counts: how many of the others lie in each bin.
-        mean: of all, zeros included.
-        std: likewise.
+        zero: number of values that are exactly 0.
+        counts: number of other values in each bin.
+        mean: of all values, zeros included.
+        std: of all values, zeros included.
     """
 
     zero: int
@@ -37,26 +37,26 @@ class Histogram:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros."""
+        """Fraction of zeros."""
         return self.zero / (self.zero + sum(self.counts))
 
     def shares(self) -> Tensor:
-        """Share of zeros, then of each bin, float64."""
+        """Return the fraction of zeros, then that of each bin, float64 [1 + bins]."""
         counts = torch.tensor((self.zero, *self.counts), dtype=torch.float64)
         return counts / counts.sum()
 
 
 @dataclass(frozen=True)
 class SiteDistribution:
-    """Both networks at one site.
+    """Distributions of both networks at one site.
 
     Attributes:
-        site: its name.
+        site: name of the site.
         edges: of the bins, from 0 to the largest value of either network.
         ann: the analog network's activations.
         snn: the spiking network's time-means, amplitude times firing rate.
-        divergence: Jensen-Shannon divergence of the two histograms, the zeros a bin of their own, in bits: from 0
-            (alike) to 1 (no bin in common). Rates have few values, so it depends on the bins.
+        divergence: Jensen-Shannon divergence of the two histograms, with a separate bin for zeros, in bits: from 0
+            (equal) to 1 (no common bin). Depends on the bins, because time-means take few values.
         distance: earth mover's distance of the two (Wasserstein-1), in activation units; hardly depends on the bins.
     """
 
@@ -74,8 +74,8 @@ class Distribution(Result):
 
     Attributes:
         rows: one for each site.
-        timesteps: T the network ran for.
-        images: how many.
+        timesteps: T of the run.
+        images: number of images.
         method: name of the recipe.
     """
 
@@ -85,7 +85,7 @@ class Distribution(Result):
     method: str
 
     def table(self) -> Table:
-        """A row for each site."""
+        """One row for each site."""
         columns = (
             Column("site", "site", align="left"),
             Column("mean, ANN", lambda row: row.ann.mean, "{:.3g}"),
@@ -107,18 +107,18 @@ def distribution(
     bins: int = 50,
     progress: bool = False,
 ) -> Distribution:
-    """Compare activations with firing rates at every site (DA calibration, Figs. 1, 3 and 4).
+    """Compare analog activations with spiking time-means at every site (DA calibration, Figs. 1, 3 and 4).
 
     Args:
         network: a converted network.
         images: a tensor [N, ...] or batches; kept in memory.
-        timesteps: T; default the one it was converted for.
-        bins: of the histograms.
+        timesteps: T; default that of the conversion.
+        bins: number of bins of each histogram.
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
+        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
 
     Example:
         >>> import torch, rheobase as rb
@@ -136,7 +136,7 @@ def distribution(
     data = [network.check_images(batch).cpu() for batch, _ in batches(images, where="images")]
     shapes = {tuple(batch.shape[1:]) for batch in data}
     if len(shapes) > 1:
-        raise DataError("mix shapes", where="images", remedy="resize or crop all images alike")
+        raise DataError("have different shapes", where="images", remedy="resize or crop all images to one size")
     pooled = torch.cat(data)
     largest = [float(value) for value in maxima(network.ann, pooled, "layer")]
 

@@ -1,4 +1,4 @@
-"""What an image costs: operations of the spiking network, from its graph and the spikes that were counted."""
+"""Operations and energy of one image, from the network's graph and the counted spikes."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class LayerEnergy:
     Attributes:
         layer: name of the site, or ``"readout"``.
         timesteps: T of the site; None for the readout.
-        neurons: of the site.
-        spikes: that they emit, those of either sign; k at once count k times.
+        neurons: number of neurons of the site.
+        spikes: magnitude of all emissions: k spikes at once count k times, of either sign.
         macs: multiply-accumulates of the spiking network.
-        acs: its accumulates, those that spikes drive and those that they do not.
+        acs: accumulates of the spiking network, driven by spikes or not.
         updates: additions to potentials and counters.
-        comparisons: of potentials with thresholds.
-        picojoules: of all these.
+        comparisons: comparisons of potentials with thresholds.
+        picojoules: energy of all these operations.
         ann_macs: multiply-accumulates of the analog network.
-        ann_acs: its additions: pooling, residual sums.
-        ann_picojoules: of both.
-        events: steps at which they emit anything.
+        ann_acs: additions of the analog network: pooling, residual sums.
+        ann_picojoules: energy of both.
+        events: number of non-zero emissions.
     """
 
     layer: str
@@ -70,12 +70,12 @@ class Energy(Result):
 
     Attributes:
         rows: one for each layer, in execution order, and the readout.
-        costs: what each operation was counted with, in picojoules.
-        timesteps: T the network ran for.
-        images: how many were measured; 0 where the spike rate was given.
-        spike_rate: spikes of a neuron in all its steps: the one given, or the mean that was measured.
-        ann_macs_padded: the analog network's MACs as they are usually stated, with the zeros of padding.
-        not_counted: what there is but is not in the numbers.
+        costs: energy of each kind of operation, in picojoules.
+        timesteps: T of the run.
+        images: number of measured images; 0 if the spike rate was given.
+        spike_rate: spikes of a neuron in all its steps, as given or measured (mean).
+        ann_macs_padded: MACs of the analog network as usually stated, with the zeros of padding.
+        not_counted: costs that are not included.
         method: name of the recipe.
     """
 
@@ -120,7 +120,7 @@ class Energy(Result):
 
     @property
     def events(self) -> float:
-        """Steps at which a neuron emits anything, over all neurons."""
+        """Events (non-zero emissions) of all neurons."""
         return sum(row.events for row in self.rows)
 
     @property
@@ -140,11 +140,11 @@ class Energy(Result):
 
     @property
     def ratio(self) -> float:
-        """Energy of the spiking network by that of the analog one: below 1 it saves. NaN where that needs none."""
+        """Energy of the spiking network / energy of the analog network; NaN if the latter is 0."""
         return self.picojoules / self.ann_picojoules if self.ann_picojoules else math.nan
 
     def table(self) -> Table:
-        """A row for each layer, and one for the network."""
+        """One row for each layer, and one for the network."""
         columns = (
             Column("layer", lambda row: "total" if row is self else row.layer, align="left"),
             Column("T", "timesteps", none=""),
@@ -159,8 +159,8 @@ class Energy(Result):
         return Table(columns, (*self.rows, self), "Operations and energy for one image")
 
     def summary(self) -> str:
-        """In a few sentences."""
-        source = f"measured on {self.images} images" if self.images else f"for {self.spike_rate:g} spikes a neuron"
+        """Energy relative to the analog network, and the costs that are not counted."""
+        source = f"measured on {self.images} images" if self.images else f"for {self.spike_rate:g} spikes per neuron"
         share = f"{self.ratio:.3f} of the analog network's energy"
         if math.isnan(self.ratio):
             share = "The analog network needs no energy"
@@ -176,50 +176,49 @@ def energy(
     spike_rate: float | None = None,
     progress: bool = False,
 ) -> Energy:
-    r"""Count the operations of an image on event-driven hardware, and what they cost.
+    r"""Count the operations of one image on event-driven hardware, and their energy.
 
     .. math::
         E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{update} \, n_{update} + c_{comparison} \, n_{comparison},
         \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
 
-    N_i is the number of spikes of neuron i in all its T steps, r_i the number of additions that one of them makes:
-    exactly the outputs that it reaches, by stride, dilation and groups, not into padding and not through weights that
-    are zero. So the counts are those of the simulation also where the network runs in closed form.
+    N_i is the number of spikes of neuron i in all its T steps, r_i the number of additions per spike: exactly the
+    outputs that it reaches, given stride, dilation and groups, without padding and without zero weights. The counts
+    are those of the simulation, also if the network runs in closed form.
 
-    - A spike that meets a weight is an **AC** for every output, θ being part of the weight. Pooling (by mean),
-      interpolation and channel-wise factors are constant: a spike enters every window that reads it and goes on from
-      there with a weight that has the factor in it, as chips with sum-pooling do. A spike that goes straight into a
-      potential (an identity shortcut) is one AC.
-    - **MACs** are products of weights with what is no spike: the image, once, since it is the same at every step; and
-      the result of one weighted operation that a second one takes on without a neuron between (bottlenecks without
+    - A spike that meets a weight is one **AC** for every output; θ is part of the weight. Mean-pooling, interpolation
+      and channel-wise factors are constant: a spike enters every window that reads it, and the next weight contains
+      the factor, as on chips with sum-pooling. A spike added directly to a potential (an identity shortcut) is one AC.
+    - A **MAC** is counted only where the input is not a spike: for the image, once, because the image is constant; and
+      for a weighted operation that reads the result of another one without a neuron between (bottlenecks without
       activation, pre-activation shortcuts): dense, at each step between sites, once in the readout. Max-pooling of a
       pooled value is dense likewise.
-    - **Updates** are one addition a neuron and step; a bias is part of it. PASCAL's neurons have three stages and a
-      counter: 5L − 2 (section 4.2.1).
-    - Additions of two sums into the same potential take none of their own: each term is added there at once.
+    - An **update** is one addition per neuron and step, including the bias. PASCAL's neurons have three stages and a
+      counter: 5L − 2 updates (section 4.2.1).
+    - The sum of two branches costs no extra addition: each term is added to the potential directly.
 
-    The analog network is counted by the same rules, once, all its activations being values: dense MACs, additions of
-    pooling and residual sums. It is given no energy for activation functions.
+    The analog network is counted by the same rules, once, with real-valued activations: dense MACs, additions of
+    pooling and residual sums. Its activation functions are counted as free.
 
     Args:
         network: a converted network.
         images: a tensor [N, ...] or batches.
-        timesteps: T; default the one it was converted for.
-        costs: ``"fp32-45nm"`` or ``"int8-45nm"`` (Horowitz 2014; PASCAL, Table 10), or a table of your own.
-        spike_rate: instead of images: this many spikes of every neuron in all its steps (PASCAL's convention is 0.75).
+        timesteps: T; default that of the conversion.
+        costs: ``"fp32-45nm"`` or ``"int8-45nm"`` (Horowitz 2014; PASCAL, Table 10), or a :class:`Costs`.
+        spike_rate: instead of images: spikes of every neuron in all its steps (PASCAL's convention is 0.75).
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: for unknown costs, an impossible spike rate, one that is given beside images, or a number of steps
-            that the network cannot run for.
+        RecipeError: if the costs are unknown, the spike rate is outside [0, T], both or neither of images and
+            spike rate are given, or the network cannot run for T steps.
 
     Example:
         >>> import torch, rheobase as rb
         >>> from rheobase import zoo
         >>> images = torch.rand(4, 3, 32, 32)
         >>> snn = rb.convert(zoo.resnet20(), rb.RateCoding(timesteps=4), calibration=images)
-        >>> rb.energy(snn, images).rows[0].macs  # the first layer sees the image, once
+        >>> rb.energy(snn, images).rows[0].macs  # the first layer reads the image, once
         424128.0
     """
     check_converted(network)
@@ -229,7 +228,11 @@ def energy(
     spiking, analog = WorkCounter(network.graph, spiking=True), WorkCounter(network.ann, spiking=False)
     if images is None or spike_rate is not None:
         if images is not None or spike_rate is None:
-            raise RecipeError("are needed, one and not both", where="images or spike_rate")
+            raise RecipeError(
+                "are both missing" if images is None else "are both given",
+                where="images and spike_rate",
+                remedy="give one of them",
+            )
         if not is_number(spike_rate) or not 0 <= spike_rate <= steps:
             raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
         shapes = {node.name: node.shape for node in network.graph.nodes}
@@ -244,9 +247,9 @@ def energy(
 def spikes_per_image(
     network: SpikingNetwork, images: Batches, steps: int, sources: tuple[str, ...], progress: bool = False
 ) -> tuple[int, dict[str, SpikeCounts]]:
-    """Number of images, and the mean number of spikes of every neuron of each source in all its steps, [C, ...].
+    """Return the number of images, and the mean spikes of every neuron of each source in all its steps, [C, ...].
 
-    By the network's own ``execution``; simulated where max-pooling lets spikes through, which only time decides.
+    The network runs by its own ``execution``; it is simulated if max-pooling passes spikes, which depends on timing.
     """
     totals: dict[str, list[Tensor]] = {}
 
@@ -280,7 +283,7 @@ def spikes_per_image(
 
 
 def layer_of(graph: Graph) -> dict[str, str]:
-    """Node -> the first site, in execution order, that its value leads to, or the readout."""
+    """Map each node to the first site, in execution order, that depends on it, or to the readout."""
     layers: dict[str, str] = {}
     users = graph.users()
     order = {node.name: i for i, node in enumerate(graph.sites)}
@@ -298,9 +301,8 @@ class _Sums:
         self.network, self.steps, self.costs = network, steps, costs
         self.times = Timetable(network, steps)
         _, between, _ = split_at_sites(network.graph)
-        self.stepped = {
-            node.name: self.times.steps(node.name) or 1 for node in between
-        }  # the others are worked out once
+        # all other nodes are computed once
+        self.stepped = {node.name: self.times.steps(node.name) or 1 for node in between}
 
     def result(
         self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, SpikeCounts], images: int
@@ -366,7 +368,7 @@ class _Sums:
     def _not_counted(self) -> tuple[str, ...]:
         found = ["moving spikes, weights and potentials", "static power"]
         if self.costs.comparison == 0:
-            found.append(f"comparisons with thresholds ({self.costs.name} does not price them)")
+            found.append(f"comparisons with thresholds ({self.costs.name} has no cost for them)")
         gates = [node.name for node in self.network.graph.nodes if node.operation == "max_pool"]
         if gates:
             found.append(f"comparisons of max-pooling ({', '.join(gates)}), in both networks")

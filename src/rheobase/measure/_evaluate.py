@@ -1,4 +1,4 @@
-"""Accuracy, agreement with the analog network, logit error and spike rate at every number of time-steps."""
+"""Accuracy, agreement with the analog network, logit error and spike rate for each number of time-steps."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ class Row:
     """Results after ``timesteps`` steps.
 
     Attributes:
-        timesteps: t.
+        timesteps: t, number of time-steps.
         accuracy: fraction of images whose largest logit is the label's; None without labels.
         agreement: fraction of images on which the analog network predicts the same class.
         logit_error: mean over images of ‖SNN − ANN‖₂ / ‖ANN‖₂ of the logits.
-        spike_rate: spikes that leave a neuron, per step: mean over all neurons and the steps they run for. Spikes of
-            either sign count, and k emitted at once count k times (:func:`rheobase.signals.count_spikes`).
-        mean_timesteps: t on average over the sites, where they run for different numbers of steps; else t.
-        event_rate: steps at which a neuron emits anything, as a share of all; less than ``spike_rate`` where neurons
-            emit several spikes at once.
+        spike_rate: spikes per neuron and step, mean over all neurons and the steps of each. Spikes of either sign
+            count, and k emitted at once count k times (:func:`rheobase.signals.count_spikes`).
+        mean_timesteps: mean of the sites' time-steps; equal to t if all sites run for t steps.
+        event_rate: events per neuron and step; less than ``spike_rate`` if neurons emit several spikes at once.
     """
 
     timesteps: int
@@ -46,10 +45,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation(Result):
-    """Results for several numbers of time-steps, next to the analog network's.
+    """Results for several numbers of time-steps, and the analog network's accuracy.
 
-    ``execution`` says how the network ran: ``"steps"``, the simulation, or ``"counts"``, the closed form of it.
-    ``site_rates``: spikes per neuron and step of each site, at the largest T.
+    Attributes:
+        rows: one for each number of time-steps.
+        ann_accuracy: accuracy of the analog network; None without labels.
+        images: number of images.
+        method: name of the recipe.
+        site_rates: spikes per neuron and step of each site, at the largest T.
+        data_sha256: hash of images and labels.
+        seed: of the conversion.
+        versions: of the packages that the numbers depend on.
+        execution: ``"steps"``: simulation; ``"counts"``: closed form.
     """
 
     rows: tuple[Row, ...]
@@ -63,7 +70,7 @@ class Evaluation(Result):
     execution: Execution = "steps"
 
     def table(self) -> Table:
-        """A row for each number of time-steps, below the analog network's."""
+        """One row for the analog network, then one for each number of time-steps."""
         mixed = any(row.mean_timesteps != row.timesteps for row in self.rows)
         graded = any(row.event_rate != row.spike_rate for row in self.rows)
         columns = (
@@ -88,20 +95,20 @@ def evaluate(
 ) -> Evaluation:
     """Measure a spiking network on test data.
 
-    All step counts come from one simulation of the longest: the logits after t steps of a running network are what it
-    would answer if it were stopped there. Neurons that wait for their whole input run once for each step count.
+    One simulation of the largest T gives the results for all smaller ones: the logits after t steps do not depend on
+    the steps after t. A network with waiting neurons runs once for each T.
 
     Args:
         network: a converted network.
-        data: (images, labels) in batches; labels may be missing, then there is no accuracy.
-        timesteps: step counts to report; default those of 1, 2, 4, ... and the network's own T that it can run for (a
-            network with biases for T steps runs for T only). Where sites have a T of their own, T is the longest, and a
-            multiple of it stretches all alike.
+        data: (images, labels) in batches; without labels no accuracy is reported.
+        timesteps: numbers of time-steps to report; default 1, 2, 4, ... and the T of the conversion, as far as the
+            network can run for them (a network with biases for T steps runs for T only). If sites have different T,
+            the number is the largest T, and a multiple of it scales the T of every site.
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if the data is empty, of another shape or dtype, or a label is not one of the network's classes.
-        RecipeError: if the network cannot run for one of the step counts.
+        RecipeError: if the network cannot run for one of the numbers of time-steps.
 
     Example:
         >>> import torch, rheobase as rb
@@ -124,7 +131,7 @@ def evaluate(
 
 
 def default_timesteps(longest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and the longest."""
+    """Return 1, 2, 4, ... and ``longest``."""
     powers = [1 << i for i in range(longest.bit_length())]
     return tuple(sorted({t for t in powers if t <= longest} | {longest}))
 
@@ -141,20 +148,20 @@ class _Tally:
         self.events = torch.zeros_like(self.spikes)
 
     def watch(self, site: Site, emitted: Signal) -> None:
-        """Spikes of a network that streams, up to each of the step counts."""
+        """Add the spikes of a streaming network, up to each number of time-steps."""
         assert isinstance(emitted, SpikeTrain)
         found, wanted = count_spikes_by_step(emitted), [t - 1 for t in self.timesteps]
         self.spikes[site.index] += found.magnitude.cumsum(0).cpu()[wanted]
         self.events[site.index] += found.events.cumsum(0).cpu()[wanted]
 
     def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
-        """Spikes of a run for the i-th step count."""
+        """Add the spikes of the run for the i-th number of time-steps."""
         found = count_spikes(emitted)
         self.spikes[site.index, i] += float(found.magnitude.sum())
         self.events[site.index, i] += float(found.events.sum())
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits after each step count, [R, B, ...]."""
+        """Return the logits after each number of time-steps, [R, B, ...]."""
         if self.network.streams:
             return self.network.readouts(images, self.timesteps, monitor=self.watch)
         runs = [
@@ -169,7 +176,9 @@ class _Tally:
         reference = network.ann(images.to(network.graph.device)).cpu()
         predicted, ann = logits.argmax(2), reference.argmax(1)
         self.images += len(images)
-        same = (predicted == ann).reshape(len(self.timesteps), len(images), -1)  # of a map: the fraction of its places
+        same = (predicted == ann).reshape(
+            len(self.timesteps), len(images), -1
+        )  # of a dense output: the fraction of its positions
         self.agree += same.double().mean(2).sum(1)
         difference = (logits - reference).flatten(2).double().norm(dim=2)
         self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)

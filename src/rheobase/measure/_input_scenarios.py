@@ -1,4 +1,4 @@
-"""How the timing of its input changes what a layer of integrate-and-fire neurons emits: four kinds of input."""
+"""The effect of input timing on a layer of integrate-and-fire neurons, for four kinds of input."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INPUTS = ("random", "uniform", "ann", "constant")
 
 @dataclass(frozen=True)
 class Scenario:
-    """A layer under one kind of input.
+    """Results for one kind of input.
 
     Attributes:
         counts: N, spikes of every neuron in T steps, [trials, neurons].
         errors: mean over the neurons of |a − φ|, φ = θ·N/T, for each trial.
-        correlations: Pearson's R of a and φ over the neurons, for each trial in which neither is the same everywhere.
+        correlations: Pearson's R of a and φ over the neurons, for each trial in which both vary.
     """
 
     counts: Tensor
@@ -34,27 +34,27 @@ class Scenario:
 
     @property
     def error(self) -> Spread | None:
-        """Mean and deviation of the errors over the trials."""
+        """Mean and standard deviation of the errors over the trials."""
         return Spread.of(self.errors)
 
     @property
     def correlation(self) -> Spread | None:
-        """The same of R; None where no trial has one."""
+        """Mean and standard deviation of R over the trials; None if no trial has an R."""
         return Spread.of(self.correlations)
 
 
 @dataclass(frozen=True)
 class InputScenarios(Result):
-    """The same layers under every kind of input.
+    """Results of the same layers for every kind of input.
 
     Attributes:
-        mean_input: z, the mean input current, [trials, neurons]; the same in all scenarios but ``"ann"``, which is fed
-            the activation of z.
+        mean_input: z, time-mean of the current, [trials, neurons]; the same in all scenarios but ``"ann"``, whose
+            current is the activation of z.
         levels: M, the quantised activation of z in units of θ/T, [trials, neurons].
         scenarios: by name: ``"random"``, ``"uniform"``, ``"ann"``, ``"constant"``.
         timesteps: T = L.
         threshold: θ of the layer.
-        settings: all else that decides the numbers.
+        settings: the arguments of :func:`input_scenarios`.
     """
 
     mean_input: Tensor
@@ -65,7 +65,7 @@ class InputScenarios(Result):
     settings: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Settings, and mean and deviation of each scenario, as plain values."""
+        """Return the settings, and mean and deviation of each scenario, as plain values."""
         nothing = {"mean": None, "deviation": None}
         found = {
             name: {"error": plain_values(s.error) or nothing, "correlation": plain_values(s.correlation) or nothing}
@@ -74,7 +74,7 @@ class InputScenarios(Result):
         return {"settings": self.settings, **found}
 
     def table(self) -> Table:
-        """A row for each kind of input."""
+        """One row for each kind of input."""
         columns = (
             Column("input", lambda item: item[0], align="left"),
             Column("mean absolute error", lambda item: item[1].error, "{:.4f}"),
@@ -94,34 +94,35 @@ def input_scenarios(
     trials: int = 1000,
     seed: int = 48,
 ) -> InputScenarios:
-    r"""Feed layers of integrate-and-fire neurons the same total input, timed in four ways (QVM, appendix A.1, Fig. 6).
+    r"""Run layers of integrate-and-fire neurons on one total input, timed in four ways (QVM, appendix A.1, Fig. 6).
 
-    For each trial: input activations are drawn from U(0, θ') and rounded to whole spike counts n = T·a'/θ', so that
-    a' = φ' as the paper demands; weights from U(−1, 1). The mean current is z = (θ'/T)·W·n and the activation, Eq. 4 at
-    L = T, a = (θ/T)·M with M = clip(Q(zT/θ), 0, T). The neurons have the V0 of Q (Theorem 3), and are driven by
+    For each trial, input activations are drawn from U(0, θ') and rounded to whole spike counts n = T·a'/θ', so that
+    a' = φ' as the paper requires; weights are drawn from U(−1, 1). The mean current is z = (θ'/T)·W·n, the activation
+    (Eq. 4 at L = T) is a = (θ/T)·M with M = clip(Q(zT/θ), 0, T). The neurons have the V0 of Q (Theorem 3). Their
+    currents are
 
-    - ``"random"``: W·s[t]·θ', the n spikes at n of the T steps chosen at random, for each input anew;
+    - ``"random"``: W·s[t]·θ', the n spikes at n of the T steps, drawn separately for each input;
     - ``"uniform"``: the same, spike k of n at step ⌊k·T/n⌋, k = 0..n−1: equally spaced from the first step on;
     - ``"ann"``: the ANN's output a, at every step;
     - ``"constant"``: z, at every step (Theorem 3).
 
-    All is float64. The paper's numbers are the defaults; it does not say how many inputs a neuron has, nor Q. With 1000
-    inputs the errors come out near those it prints. Under ``"ann"`` every step of the staircase is met exactly: with
-    ``rounding="ceil"`` it is off by one level wherever a is not θ (Theorem 3 leaves whole numbers out, its case 3),
-    with ``"floor"`` only where θ/T is no power of two and the potential is rounded.
+    All computations are float64. The defaults are the paper's; the paper states neither the number of inputs of a
+    neuron nor Q. With 1000 inputs the errors are close to the printed ones. The input ``"ann"`` lies exactly on the
+    steps of the staircase: with ``rounding="ceil"`` it is off by one level unless a = θ (whole numbers, which
+    Theorem 3 excludes in its case 3), with ``"floor"`` only if θ/T is no power of two and the potential is rounded.
 
     Args:
         rounding: Q.
         timesteps: T = L.
-        neurons: in the layer.
-        inputs: of every neuron.
-        input_threshold: θ', what one input spike carries.
+        neurons: number of neurons in the layer.
+        inputs: number of inputs of every neuron.
+        input_threshold: θ', amplitude of the input spikes.
         threshold: θ.
-        trials: layers and inputs drawn.
-        seed: of all that is drawn.
+        trials: number of trials; each draws weights and inputs.
+        seed: of weights, inputs and spike times.
 
     Raises:
-        RecipeError: if an argument is impossible.
+        RecipeError: if an argument is not a positive (whole) number, or the rounding is unknown.
 
     Example:
         >>> import rheobase as rb
@@ -161,15 +162,15 @@ def input_scenarios(
 
 
 def at_random(counts: Tensor, timesteps: int, generator: torch.Generator) -> Tensor:
-    """Spike trains [T, inputs] with the given counts [inputs], each at steps chosen at random."""
+    """Return spike trains, bool [T, inputs], with the given counts [inputs] at random steps."""
     ranks = torch.rand(timesteps, len(counts), generator=generator, dtype=torch.float64).argsort(0).argsort(0)
     return ranks < counts
 
 
 def equally_spaced(counts: Tensor, timesteps: int) -> Tensor:
-    """Spike trains [T, inputs] with the given counts [inputs], spike k of n at step ⌊k·T/n⌋."""
+    """Return spike trains, bool [T, inputs], with the given counts [inputs], spike k of n at step ⌊k·T/n⌋."""
     t = torch.arange(timesteps + 1).unsqueeze(1)
-    before = (t * counts + timesteps - 1) // timesteps  # spikes before step t: the k with k·T/n < t, ⌈t·n/T⌉ of them
+    before = (t * counts + timesteps - 1) // timesteps  # spikes before step t: ⌈t·n/T⌉, the number of k with k·T/n < t
     return before[1:] > before[:-1]
 
 

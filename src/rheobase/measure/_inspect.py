@@ -1,4 +1,4 @@
-"""What the converter sees in a network, before anything is converted."""
+"""Sites, rewrites and refusals of a network, before conversion."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rheobase.graph.trace.notes import Note
 
 @dataclass(frozen=True)
 class Inspection(Result):
-    """Sites, rewrites and refusals of a network. Printing it shows the whole table.
+    """Sites, rewrites and refusals of a network. Printing it shows the table.
 
     Attributes:
-        sites: every activation call that would become a layer of neurons.
-        operations: how many affine operations of each kind stand between them.
-        rewrites: what the converter changes without changing the function.
-        refusals: what it cannot convert, each with a remedy; empty: the network can be converted.
+        sites: activation calls that become layers of neurons.
+        operations: kind of affine operation -> number of such operations.
+        rewrites: changes by the converter that preserve the function.
+        refusals: places that cannot be converted, each with a remedy; empty if the network can be converted.
     """
 
     sites: tuple[Site, ...]
@@ -33,11 +33,11 @@ class Inspection(Result):
 
     @property
     def convertible(self) -> bool:
-        """Whether nothing is refused."""
+        """True if nothing is refused."""
         return not self.refusals
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         shown = ("name", "shape", "upper", "levels", "rounding", "previous", "next")
         return {
             "convertible": self.convertible,
@@ -48,7 +48,7 @@ class Inspection(Result):
         }
 
     def table(self) -> Table:
-        """A row for each site."""
+        """One row for each site."""
 
         def saturation(site: Site) -> str | None:
             if site.levels is not None:
@@ -59,7 +59,7 @@ class Inspection(Result):
         return Table(columns, self.sites, f"{len(self.sites)} activation sites")
 
     def summary(self) -> str:
-        """What stands between the sites, what is rewritten and what is refused."""
+        """Operations, rewrites and refusals."""
         parts = ["Between them: " + ", ".join(f"{n} {name}" for name, n in self.operations.items()) + "."]
         for title, notes in (("Rewritten", self.rewrites), ("Refused", self.refusals)):
             if notes:
@@ -68,7 +68,7 @@ class Inspection(Result):
 
 
 def site_columns(*middle: Column) -> tuple[Column, ...]:
-    """Number, name and shape of a site; the ``middle``; the sites before and after it."""
+    """Return columns for index, name and shape of a site, the ``middle``, and the sites before and after it."""
     return (
         Column("#", "index"),
         Column("site", "name", align="left"),
@@ -87,7 +87,7 @@ def inspect(model: nn.Module, example: Tensor) -> Inspection:
         example: a batch of inputs, [B, ...].
 
     Raises:
-        TraceError: if the network cannot be followed at all (it fails on the example, or branches on data).
+        TraceError: if the network cannot be traced (it fails on the example, or branches on data).
         ModelError: if a weight is NaN or infinite.
 
     Example:
@@ -104,7 +104,7 @@ def inspect(model: nn.Module, example: Tensor) -> Inspection:
         rewrites.append(Note("batch normalisation", f"{folded - len(standalone)} folded into the layer before"))
         rewrites += [Note(*text.split(": ", 1)) for text in standalone]
     refusals += [
-        Note(n.origin, "max-pooling: a choice is needed", 'convert with max_pool="gate" or max_pool="average"')
+        Note(n.origin, "max-pooling is refused by default", 'convert with max_pool="gate" or max_pool="average"')
         for n in graph.nodes
         if n.operation == "max_pool"
     ]

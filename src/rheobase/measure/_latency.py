@@ -1,4 +1,4 @@
-"""How many time-steps pass before the readout can answer: neurons that stream, and barriers that wait."""
+"""Number of time-steps until the readout has its logits, with streaming neurons and barriers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rheobase.network.spiking_network import SpikingNetwork, check_converted
 
 @dataclass(frozen=True)
 class SiteLatency:
-    """When a site's neurons emit. Steps are counted from 1, the step in which the image is presented.
+    """Time-steps at which a site emits, counted from 1, the step in which the image is presented.
 
     Attributes:
-        site: its name.
+        site: name of the site.
         timesteps: T of the site.
-        start: step in which its first output step leaves.
-        end: step in which its last one leaves, start + T − 1.
-        barrier: whether it has to wait for the end of a train before it.
-        internal: steps that its neurons work on without input before they emit (PASCAL's stage 2); not in ``start``.
-        stall: steps it stands idle for each image in a pipeline, interval − T.
+        start: time-step of its first output step.
+        end: time-step of its last output step, start + T − 1.
+        barrier: True if it waits for the end of a spike train before it.
+        internal: steps without input before its neurons emit (PASCAL's stage 2); not in ``start``.
+        stall: idle steps per image in a pipeline, interval − T.
     """
 
     site: str
@@ -38,14 +38,14 @@ class Latency(Result):
 
     Attributes:
         rows: one for each site, in execution order.
-        first: step after which the readout can give its first answer, from one step of what it reads.
-        final: step after which it gives the final one.
-        streaming: what ``final`` would be if every neuron streamed: the longest T.
-        critical_path: the sites, and the max-pool gates that wait, that ``final`` hangs on, from input to readout.
-        internal: steps on that path, and not in ``final``, that neurons work on without input.
-        interval: steps between two images in a pipeline where each site is a core of its own: the longest T.
-        stalls: steps that the sites stand idle for each image, all together.
-        timesteps: T the network runs for.
+        first: time-step after which the readout has logits of one step of its input.
+        final: time-step after which the readout has the final logits.
+        streaming: ``final`` if every neuron streamed: the largest T.
+        critical_path: sites and waiting max-pool gates that determine ``final``, from input to readout.
+        internal: steps without input on the critical path; not in ``final``.
+        interval: steps between two images in a pipeline with one core per site: the largest T.
+        stalls: idle steps of all sites per image.
+        timesteps: T of the run.
         method: name of the recipe.
     """
 
@@ -61,7 +61,7 @@ class Latency(Result):
     method: str
 
     def table(self) -> Table:
-        """A row for each site."""
+        """One row for each site."""
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
@@ -73,43 +73,42 @@ class Latency(Result):
         return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}: latency in time-steps")
 
     def summary(self) -> str:
-        """In a few sentences."""
-        text = f"First answer after step {self.first}, final answer after step {self.final}"
+        """First and final latency, critical path and pipeline interval."""
+        text = f"First logits after step {self.first}, final logits after step {self.final}"
         text += f" ({self.streaming} if every neuron streamed)."
-        text += f" It hangs on {' → '.join(self.critical_path)}."
+        text += f" Critical path: {' → '.join(self.critical_path)}."
         if self.internal:
-            text += f" Neurons on the critical path work for {self.internal} further steps without input."
-        text += f" In a pipeline an image every {self.interval} steps; sites stall for {self.stalls} steps an image."
+            text += f" Neurons on the critical path take {self.internal} further steps without input."
+        text += f" Pipeline: one image every {self.interval} steps; sites stall for {self.stalls} steps per image."
         return text
 
 
 def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
-    r"""When a network can answer, on hardware where spikes travel on as soon as they are there.
+    r"""Compute the number of time-steps until the logits, on hardware that passes spikes on without delay.
 
-    Affine operations take no time. A neuron that streams passes step t on in the step in which step t of its input
-    arrives. One that waits for its whole input is a *barrier*: it emits its T steps after the last step of everything
-    that feeds it,
+    Affine operations take no time. A streaming neuron emits step t in the time-step in which step t of its input
+    arrives. A waiting neuron is a *barrier*: it emits its T steps after the last step of all its inputs,
 
     .. math::
         \mathrm{start}_l = 1 + \max_{k \to l} \mathrm{end}_k, \qquad \mathrm{end}_l = \mathrm{start}_l + T_l - 1
 
-    so that a chain of them takes the sum of their T. The image is there from step 1 on and its mean is known at once.
-    A neuron that streams waits too for every train that has another T than itself: it is aligned first, and whole (QAC,
-    section 7.7). So does a max-pool gate in a network that does not stream as a whole: it lets the winner's train
-    through after the window.
+    so that a chain of barriers takes the sum of their T. The image is present from step 1 on and its mean is known at
+    once. A streaming neuron also waits for a spike train of another T, because alignment needs the whole spike train
+    (QAC, section 7.7). So does a max-pool gate in a network with waiting neurons: it passes the winner's spike train
+    after the last step.
 
     The papers count T. They do not count barriers, and PASCAL's stage 2 (Algorithm 1), max(L', L) − 1 steps without
-    input at every site that spikes feed, is only in its energy model: here it is ``internal``.
+    input at every site that reads spikes, is only in its energy model; here it is ``internal``.
 
-    **Pipeline** (QAC, section 7.7 and Fig. 4): each site is a core that works on image n while the next works on image
-    n − 1. A new image can enter every max T_l steps, and site l stands idle for max T − T_l of them.
+    **Pipeline** (QAC, section 7.7 and Fig. 4): each site is a core that processes image n while the next one processes
+    image n − 1. A new image can enter every max T_l steps, and site l is idle for max T − T_l of them.
 
     Args:
         network: a converted network.
-        timesteps: T; default the one it was converted for.
+        timesteps: T; default that of the conversion.
 
     Raises:
-        RecipeError: if the network cannot run for so many steps.
+        RecipeError: if the network cannot run for T steps.
 
     Example:
         >>> import torch, rheobase as rb
@@ -158,13 +157,13 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
 
 @dataclass(frozen=True)
 class Timing:
-    """When a signal is there.
+    """Arrival time of a signal.
 
     Attributes:
-        start: step in which its first step arrives; for a held value, from which on it is known.
-        steps: T of a train; None for a held value.
-        path: the sites (and gates that wait) that it hangs on, from the input on.
-        internal: of a site: steps that its neurons work on without input.
+        start: time-step of its first step; for a constant, the time-step from which it is known.
+        steps: T of a spike train or time series; None for a constant.
+        path: sites and waiting gates that determine the time, from the input on.
+        internal: of a site: steps without input before it emits.
     """
 
     start: int
@@ -174,16 +173,16 @@ class Timing:
 
     @property
     def end(self) -> int:
-        """The last step of a train; of a held value the step before ``start``, when the last of it came."""
+        """Time-step of the last step; for a constant the step before ``start``, when its source ended."""
         return self.start - 1 + (self.steps or 0)
 
 
 class Timetable:
-    """When everything in a network is there, for a run of ``timesteps`` steps.
+    """Arrival times of all signals in a network, for a run of ``timesteps`` steps.
 
     Attributes:
-        fired: when each site, and each max-pool gate that waits, emits.
-        arriving: node -> what its value is made of: the sites (or gates) whose trains reach it by affine operations,
+        fired: timing of the output of each site and each waiting max-pool gate.
+        arriving: node -> timing of its sources: the sites (or gates) whose spike trains reach it by affine operations,
             or the input.
     """
 
@@ -192,36 +191,38 @@ class Timetable:
         self.fired: dict[str, Timing] = {}
         self.arriving: dict[str, dict[str, Timing]] = {}
         for node in network.graph.nodes:
-            parts = {source: t for name in node.inputs for source, t in self.arriving[name].items()}
+            sources = {source: t for name in node.inputs for source, t in self.arriving[name].items()}
             if node.operation == "site":
-                self.fired[node.name] = self._fire(node.name, list(parts.values()))
-                parts = {node.name: self.fired[node.name]}
+                self.fired[node.name] = self._fire(node.name, list(sources.values()))
+                sources = {node.name: self.fired[node.name]}
             elif node.operation == "max_pool" and not network.streams:
-                latest = max(parts.values(), key=lambda t: (t.end, len(t.path)))
+                latest = max(sources.values(), key=lambda t: (t.end, len(t.path)))
                 path = (*latest.path, node.name)
                 self.fired[node.name] = Timing(latest.end + 1, self.steps(node.inputs[0]), path)
-                parts = {node.name: self.fired[node.name]}
-            self.arriving[node.name] = parts or {node.name: Timing(1)}
+                sources = {node.name: self.fired[node.name]}
+            self.arriving[node.name] = sources or {node.name: Timing(1)}
 
-    def _fire(self, site: str, parts: list[Timing]) -> Timing:
+    def _fire(self, site: str, sources: list[Timing]) -> Timing:
         steps = self.network.steps_of(site, self.timesteps)
-        # when each part can be used: as it comes, or when the last of it has come
+        # a source is usable from its first step on, or only after its last one
         waits = self.network.waits(site)
-        usable = [(t.end + 1 if waits or t.steps != steps else t.start, len(t.path), t.path) for t in parts]
+        usable = [(t.end + 1 if waits or t.steps != steps else t.start, len(t.path), t.path) for t in sources]
         start, _, path = max(usable)
-        before = {t.steps for t in parts}
+        before = {t.steps for t in sources}
         internal = self.network.internal_steps(site, before.pop() if len(before) == 1 else None, steps)
         return Timing(start, steps, (*path, site), internal)
 
     def steps(self, node: str) -> int | None:
-        """T of the train at a node; None for a held value, which trains of different T have become between neurons that
-        wait. Others have the longest."""
+        """Return T of the spike train at a node; None for a constant.
+
+        Sources of different T give a constant if all neurons wait, else the largest T.
+        """
         found = {t.steps for t in self.arriving[node].values() if t.steps is not None}
         if len(found) > 1 and all(self.network.waits(site.name) for site in self.network.sites):
             return None
         return max(found, default=None)
 
     def waits(self, site: str) -> bool:
-        """Whether a site emits later than the one it hangs on (the first: than the image is there)."""
+        """True if a site starts later than the site before it on its path (the first site: later than step 1)."""
         *before, _ = self.fired[site].path
         return self.fired[site].start > (self.fired[before[-1]].start if before else 1)

@@ -1,4 +1,4 @@
-"""PASCAL's own model of what its spike-counting neurons cost beside plain integrate-and-fire ones."""
+"""PASCAL's cost model: its spike-counting neurons compared with integrate-and-fire neurons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rheobase.measure._energy import READOUT, energy, layer_of
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 
 SPIKE_RATE = 0.75
-"""Spikes of a neuron in all its steps, the paper's convention (below Eq. 13)."""
+"""Spikes of a neuron in all its steps: the paper's convention (below Eq. 13)."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class PascalLayer:
     Attributes:
         layer: name of the site, or ``"readout"``.
         levels: L = T of the layer.
-        neurons: of the site; the outputs of the readout.
-        relative: r', operations of its neurons in a step by those of the weights before them.
-        ratio: r_E, energy of the layer with PASCAL's neurons by that with plain ones (Eq. 10).
+        neurons: number of neurons of the site, or outputs of the readout.
+        relative: r', operations of the neurons in one step / operations of the weights before them.
+        ratio: r_E, energy of the layer with PASCAL's neurons / energy with integrate-and-fire neurons (Eq. 10).
     """
 
     layer: str
@@ -38,12 +38,12 @@ class PascalLayer:
 
 @dataclass(frozen=True)
 class PascalCost(Result):
-    """The model's answer.
+    """Result of the model.
 
     Attributes:
         rows: one for each layer.
-        images: how many were measured; 0 for the convention.
-        spike_rate: of the convention, or None.
+        images: number of measured images; 0 if the spike rate was assumed.
+        spike_rate: the assumed spike rate; None if images were measured.
     """
 
     in_json = ("timesteps", "ratio")
@@ -54,17 +54,17 @@ class PascalCost(Result):
 
     @property
     def timesteps(self) -> float:
-        """T_eff, mean of r_E · T over layers (Eq. 16); where all have the same T, T_norm (Eq. 13)."""
+        """T_eff, mean of r_E · T over layers (Eq. 16); equal to T_norm (Eq. 13) if all layers have the same T."""
         return sum(row.ratio * row.levels for row in self.rows) / len(self.rows)
 
     @property
     def ratio(self) -> float:
-        """r_E of the whole network (Eq. 14): layers count with the energy that they take."""
+        """r_E of the whole network (Eq. 14): the mean over layers, weighted by their energy."""
         plain = [row.neurons * (1 / row.relative + row.levels) for row in self.rows]
         return sum(e * row.ratio for e, row in zip(plain, self.rows, strict=True)) / sum(plain)
 
     def table(self) -> Table:
-        """A row for each layer."""
+        """One row for each layer."""
         columns = (
             Column("layer", "layer", align="left"),
             Column("L", "levels"),
@@ -75,12 +75,12 @@ class PascalCost(Result):
         return Table(columns, self.rows)
 
     def summary(self) -> str:
-        """The means over the layers."""
+        """T_eff and r_E of the network."""
         return f"T_eff = {self.timesteps:.2f}, r_E of the network {self.ratio:.4f}."
 
 
 def energy_ratio(levels: int, relative: float) -> float:
-    """r_E = (1 + (5L − 2) r') / (1 + L r') (PASCAL, Eq. 10).
+    """Return r_E = (1 + (5L − 2) r') / (1 + L r') (PASCAL, Eq. 10).
 
     Example:
         >>> round(energy_ratio(4, 1 / (27 * 0.75)), 4)  # the first layer of a VGG
@@ -96,31 +96,31 @@ def pascal_cost(
     spike_rate: float | None = None,
     readout: bool = False,
 ) -> PascalCost:
-    r"""What PASCAL's neurons cost more than integrate-and-fire ones in the same network (Ramesh & Srinivasan, 4.2.1).
+    r"""Compute the cost of PASCAL's neurons relative to integrate-and-fire neurons (Ramesh & Srinivasan, 4.2.1).
 
     .. math::
         r_E = \frac{1 + (5L - 2) r'}{1 + L r'}, \qquad
         r' = \frac{1}{C_{in} K_h K_w \, \mathrm{SpikeRate}}, \qquad
         T_{eff} = \frac{1}{n} \sum_l r_E^l \, T^l
 
-    A neuron of PASCAL makes 5L − 2 additions where a plain one makes L; r' is the share of one of them in the additions
-    that its weights take. Without images, C_in · K_h · K_w is the number of weights that reach a neuron, through
-    residual branches too, and SpikeRate = 0.75 spikes in all L steps. With images, r' comes from the operations of
+    A PASCAL neuron makes 5L − 2 additions, an integrate-and-fire neuron L; r' is one addition divided by the additions
+    of the neuron's weights. Without images, C_in · K_h · K_w is the number of weights that reach a neuron, residual
+    branches included, and SpikeRate = 0.75 spikes in all L steps. With images, r' is computed from the operations of
     :func:`rheobase.energy` (FP32), where the first layer multiplies.
 
-    The paper's figures for VGG-16 on CIFAR (T_norm 4.21, T_eff 2.13 and 4.54) come out with hidden layers of 512, not
-    of the 4096 that its appendix A.5 states (4.20, 2.12, 4.51); that for ImageNet (18.37) if the readout, which has no
-    neurons, counts as a layer. Those for ResNets (8.22, 8.17) do not follow from the equations: 8.77 and 8.50.
+    The paper's figures for VGG-16 on CIFAR (T_norm 4.21, T_eff 2.13 and 4.54) are reproduced with hidden layers of
+    512, not of the 4096 stated in its appendix A.5 (4.20, 2.12, 4.51); that for ImageNet (18.37) if the readout, which
+    has no neurons, counts as a layer. For ResNets the paper gives 8.22 and 8.17, its equations 8.77 and 8.50.
 
     Args:
-        network: a converted network; its T are the L of the model, whatever its neurons.
-        images: to measure on; None for the convention.
-        spike_rate: of the convention, default 0.75.
-        readout: count the readout as a layer, with the longest T.
+        network: a converted network with any neurons; L is the T of each site.
+        images: images to count spikes on; None: assume a spike rate.
+        spike_rate: the assumed spike rate, default 0.75.
+        readout: count the readout as a layer, with the largest T.
 
     Raises:
         DataError: if the images do not fit the network.
-        RecipeError: for a spike rate that is not positive, or one beside images.
+        RecipeError: if the spike rate is not positive or given together with images, or a layer has no operations.
 
     Example:
         >>> import torch, rheobase as rb
@@ -131,7 +131,7 @@ def pascal_cost(
     """
     check_converted(network)
     if images is not None and spike_rate is not None:
-        raise RecipeError("has no effect beside images", where="spike_rate", remedy="leave one of them out")
+        raise RecipeError("cannot be combined with images", where="spike_rate", remedy="leave one of them out")
     if spike_rate is not None:
         check_positive(spike_rate, "spike_rate")
     rate = None if images is not None else SPIKE_RATE if spike_rate is None else spike_rate
@@ -154,9 +154,9 @@ def pascal_cost(
     for name, size in neurons.items():
         if not work[name]:
             raise RecipeError(
-                "takes no operations before its neurons, so that their share in them is not defined",
+                "has no operations before its neurons, so that r' is not defined",
                 where=name,
-                remedy="give images on which the layers before it spike; the model has no value for a site without any",
+                remedy="give images on which the layers before it spike",
             )
         relative = size / work[name]
         rows.append(PascalLayer(name, levels[name], size, relative, energy_ratio(levels[name], relative)))

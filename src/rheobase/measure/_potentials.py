@@ -19,13 +19,13 @@ from rheobase.signals.signal import Signal, along_channels
 
 @dataclass(frozen=True)
 class Potentials:
-    """Potentials of a site's neurons at one step, after integration (and bias) and before firing.
+    """Membrane potentials of a site at one step, after integration (and bias) and before firing.
 
     Attributes:
-        site: its name.
-        step: t, from 1.
-        values: in units of the channel's θ (a neuron fires at 1 and above), [B, C, ...]; channels that are kept silent
-            are NaN.
+        site: name of the site.
+        step: t, counted from 1.
+        values: potentials in units of the channel's θ (a neuron fires at 1 and above), [B, C, ...]; NaN in silent
+            channels.
     """
 
     site: str
@@ -33,35 +33,36 @@ class Potentials:
     values: Tensor
 
     def of(self, channel: int | None = None) -> Tensor:
-        """All values, or a channel's, as one row without the silent ones.
+        """Return the values of all channels or of one, flattened, without silent channels.
 
         Raises:
-            RecipeError: if there is no such channel.
+            RecipeError: if the channel does not exist.
         """
         channels = self.values.shape[1]
         if channel is not None and not 0 <= channel < channels:
-            raise RecipeError(f"is {channel}", where="channel", remedy=f"{self.site} has channels 0 to {channels - 1}")
+            raise RecipeError(f"is {channel}", where="channel", remedy=f"use 0 to {channels - 1} for {self.site}")
         values = self.values if channel is None else self.values[:, channel]
         return values[~values.isnan()]
 
     def histogram(self, bins: int = 100, channel: int | None = None) -> tuple[Tensor, Tensor]:
-        """Counts [bins] and edges [bins + 1], for the site or one channel."""
+        """Return counts [bins] and edges [bins + 1], for the site or one channel."""
         counts, edges = torch.histogram(self.of(channel), bins)
         return counts.long(), edges
 
 
 @torch.no_grad()
 def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) -> Potentials:
-    """Simulate up to a step and read the potentials of a site before it fires (Wu et al. 2024, Fig. 4).
+    """Return the potentials of a site at one step, before it fires (Wu et al. 2024, Fig. 4).
 
     Args:
         network: a network of integrate-and-fire neurons.
         images: [B, ...].
         site: name of the site.
-        step: t, from 1.
+        step: t, counted from 1.
 
     Raises:
-        RecipeError: if there is no such site or step, or its neurons have no such potential.
+        RecipeError: if the site or step does not exist, a site waits for its whole input, or the site's neurons have
+            no membrane potential.
 
     Example:
         >>> counts, edges = rb.measure.potentials(snn, images, "layer2.0.relu", step=4).histogram()  # doctest: +SKIP
@@ -69,9 +70,9 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     check_converted(network)
     if not network.streams:
         raise RecipeError(
-            "do not go through time together: a site waits for the whole input of another",
-            where="the network's sites",
-            remedy="use integrate-and-fire neurons with one T",
+            "has sites that wait for their whole input, so that it has no common time-step",
+            where="network",
+            remedy="use integrate-and-fire neurons with the same T at every site",
         )
     names = [s.name for s in network.sites]
     if site not in names:
@@ -79,10 +80,14 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
     step = check_whole(step, "step", most=network.timesteps)
     neuron = network.neuron(site)
     if not neuron.has_membrane:
-        raise RecipeError(f"has {type(neuron).__name__} neurons, without a potential at each step", where=site)
+        raise RecipeError(
+            f"has {type(neuron).__name__} neurons, which have no membrane potential",
+            where=site,
+            remedy="use integrate-and-fire neurons",
+        )
     images = network.check_images(images)
-    pieces = [_before_firing(network, neuron, piece, site, step) for piece in images.split(network.piece_size(1))]
-    values = torch.cat(pieces)
+    batches = images.split(network.piece_size(1))
+    values = torch.cat([_before_firing(network, neuron, batch, site, step) for batch in batches])
     theta = along_channels(neuron.amplitude, values.dim())
     return Potentials(site, step, torch.where(theta.isinf(), torch.nan, values / theta).cpu())
 

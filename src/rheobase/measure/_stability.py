@@ -1,4 +1,4 @@
-"""How calibration settles: accuracy against calibration iterations, on held-out calibration data."""
+"""Convergence of calibration: accuracy against iterations, on held-out calibration images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Point:
 
     Attributes:
         iteration: 0 before the first correction.
-        accuracy: fraction of right answers; None without labels.
+        accuracy: fraction of correct predictions; None without labels.
         agreement: fraction of images on which the analog network predicts the same class.
         logit_error: Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits.
     """
@@ -39,15 +39,15 @@ class Stability(Result):
     """One curve for each number of time-steps.
 
     Attributes:
-        curves: T -> its points, from iteration 0.
-        images: how many held-out images each was measured on.
+        curves: T -> points of the curve, from iteration 0.
+        images: number of held-out images.
     """
 
     curves: dict[int, tuple[Point, ...]]
     images: int
 
     def table(self) -> Table:
-        """A row for each T and iteration."""
+        """One row for each T and iteration."""
         columns = (
             Column("T", lambda row: row[0]),
             Column("iteration", lambda row: row[1].iteration),
@@ -71,20 +71,21 @@ def stability(
 ) -> Stability:
     """Calibrate for several T and record every iteration (Wu et al. 2024, Fig. 3).
 
-    No patience ends a curve here; biases that diverge do.
+    Patience is disabled, so that a curve ends early only if the biases diverge.
 
     Args:
         model: as for :func:`rheobase.convert`.
-        calibration: training images, with labels for accuracies; a fifth is held out and measured on.
+        calibration: training images, with labels if accuracy is wanted; a fifth is held out for the measurement.
         timesteps: T of each curve.
-        iterations: of each curve.
-        recipe: one with a :class:`rheobase.passes.TemporalBias`; default ``FTBC()``. Its T and iterations are replaced.
+        iterations: number of iterations of each curve.
+        recipe: a recipe with a :class:`rheobase.passes.TemporalBias`; default ``FTBC()``. Its T and iterations are
+            replaced.
         seed: of the sample of calibration images and of the split.
         progress: show a progress bar.
         options: further options of :func:`rheobase.convert`, such as ``num_calibration_images``.
 
     Raises:
-        RecipeError: if the recipe has no such pass, ``timesteps`` is empty, or no image is held out.
+        RecipeError: if the recipe has no ``TemporalBias``, ``timesteps`` is empty, or no image is held out.
 
     Example:
         >>> rb.measure.stability(net, train, timesteps=(4, 8)).curves[4][0].accuracy  # doctest: +SKIP
@@ -95,10 +96,10 @@ def stability(
             f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.FTBC()"
         )
     if not timesteps:
-        raise RecipeError("is empty", where="timesteps", remedy="name at least one number of time-steps")
+        raise RecipeError("is empty", where="timesteps", remedy="give at least one number of time-steps")
     if not any(isinstance(part, TemporalBias) for part in recipe.calibration):
         raise RecipeError(
-            "has no pass that iterates", where="recipe", remedy="use one with a TemporalBias, such as FTBC"
+            "has no TemporalBias pass", where="recipe", remedy="use a recipe with a TemporalBias, such as FTBC"
         )
     curves: dict[int, tuple[Point, ...]] = {}
     for t in timesteps:
@@ -107,14 +108,14 @@ def stability(
         )
         held_out = int(network.provenance.calibration["held_out"])
         if held_out == 0:
-            raise RecipeError("has no image to hold out", where="calibration data", remedy="give at least five images")
+            raise RecipeError("has no image to hold out", where="calibration", remedy="give at least five images")
         (history,) = (record["history"] for record in network.provenance.passes if record["history"])
         curves[t] = tuple(Point(p["iteration"], p.get("accuracy"), p["agreement"], p["logit_error"]) for p in history)
     return Stability(curves, held_out)
 
 
 def _whole(recipe: Recipe, timesteps: int, iterations: int) -> Recipe:
-    """The recipe for another T, whose corrections never stop early."""
+    """The recipe for another T, without early stopping."""
     fields = recipe.to_dict()
     for part in fields["calibration"]:
         if part["kind"] == "temporal_bias":

@@ -1,4 +1,4 @@
-"""The unevenness error: what a site's neurons lose because their input does not come evenly."""
+"""The unevenness error: the effect of an input that is unevenly distributed over time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SiteUnevenness:
     """The unevenness error of one site, over its neurons and all images.
 
     Attributes:
-        site: its name.
+        site: name of the site.
         timesteps: T of the site.
-        neurons: for one image.
+        neurons: number of neurons.
         error: ξ, mean of (θ/T)·|N − M|, in activation units.
-        relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None where nothing would fire under an even current.
-        changed: share of (neuron, image) with N ≠ M.
-        ann_error: mean of |a − (θ/T)·N|, a the analog network's activation: with the errors of all sites before.
+        relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None if no neuron fires for a constant current.
+        changed: fraction of neurons × images with N ≠ M.
+        ann_error: mean of |a − (θ/T)·N|, a the analog network's activation; includes the errors of all sites before.
     """
 
     site: str
@@ -45,8 +45,8 @@ class Unevenness(Result):
 
     Attributes:
         rows: one for each site.
-        timesteps: T the network ran for.
-        images: how many.
+        timesteps: T of the run.
+        images: number of images.
         method: name of the recipe.
     """
 
@@ -63,7 +63,7 @@ class Unevenness(Result):
         return sum(row.error * row.neurons for row in self.rows) / sum(row.neurons for row in self.rows)
 
     def table(self) -> Table:
-        """A row for each site."""
+        """One row for each site."""
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
@@ -80,33 +80,33 @@ class Unevenness(Result):
 def unevenness(
     network: SpikingNetwork, images: Batches, timesteps: int | None = None, *, progress: bool = False
 ) -> Unevenness:
-    r"""Measure at every site what comes of the input's uneven distribution over time (QVM, Eq. 5 and Fig. 3).
+    r"""Measure the error due to the uneven distribution of the input over time, at every site (QVM, Eq. 5 and Fig. 3).
 
-    The network is simulated step by step. Each neuron emits N spikes for the current I[t] that really arrives, and
-    would emit M, from the same V0, for the same total current spread evenly:
+    The network is simulated step by step. Each neuron emits N spikes for the current I[t] that arrives, and would emit
+    M spikes, from the same V0, for a constant current of the same sum:
 
     .. math::
         \xi = \frac{\theta}{T} |N - M|, \qquad
         N = \mathrm{spikes}(I[1], \dots, I[T]), \qquad
         M = \mathrm{spikes}(z, \dots, z), \quad z = \frac{1}{T} \sum_t I[t]
 
-    A bias that a neuron subtracts at every step is part of what is spread. By QVM's Theorems 2 and 3, M is at T = L and
-    with the matching V0 the quantised activation of what arrives, so ξ is Eq. 5 for a site whose input is right. Eq. 5
-    to the letter takes the analog network's activation a in place of (θ/T)·M and so adds up what all sites before have
-    done wrong: that is ``ann_error`` (and, where T ≠ L or the activation is not quantised, all other errors too).
+    A bias that a neuron subtracts at every step is part of the current. By QVM's Theorems 2 and 3, M at T = L with the
+    matching V0 is the quantised activation of the arriving current, so ξ is Eq. 5 for a site with correct input.
+    Differs from the paper: Eq. 5 has the analog network's activation a in place of (θ/T)·M and so includes the errors
+    of all sites before. This is ``ann_error`` (which also has all other errors if T ≠ L or the activation is not
+    quantised).
 
-    Neurons that take the mean of their input (QVM, PASCAL) are measured like all others; for them N = M, but for sums
-    that lie within rounding of a threshold.
+    For neurons that average their input (QVM, PASCAL), N = M except for sums within rounding of a threshold.
 
     Args:
-        network: a converted network; always simulated, whatever its ``execution``.
+        network: a converted network; always simulated, for any ``execution``.
         images: a tensor [N, ...] or batches.
-        timesteps: T; default the one it was converted for.
+        timesteps: T; default that of the conversion.
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for so many steps, or its thresholds are folded into its weights.
+        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
 
     Example:
         >>> import torch, rheobase as rb
@@ -140,7 +140,7 @@ def unevenness(
 
 @dataclass
 class _Sums:
-    """Over all neurons of a site and the images so far, in float64 or whole numbers."""
+    """Sums over all neurons of a site and the images so far, in float64 or whole numbers."""
 
     error: float = 0.0
     even: float = 0.0
@@ -148,11 +148,11 @@ class _Sums:
     changed: int = 0
 
     def add(self, found: Observation, activation: Tensor) -> None:
-        """What a site did, and the ANN's activation."""
+        """Add an observation and the analog network's activation."""
         spikes, even, spike = found.spikes.net, found.even.net, found.amplitude / found.steps
         self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
         self.even += float((even * spike).sum(dtype=torch.float64))
-        # in the activation's own arithmetic, so that equal levels are equal numbers
+        # in the dtype of the activation, so that equal levels are equal numbers
         emitted = spikes.to(activation.dtype) * spike
         self.ann_error += float((activation - emitted).abs().sum(dtype=torch.float64))
         self.changed += int(torch.count_nonzero(spikes != even))

@@ -1,4 +1,4 @@
-"""What one operation costs: tables of energies."""
+"""Energy of single operations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rheobase.core.values import Value
 
 
 class Costs(Value):
-    """Energy of one operation of each kind, in picojoules. A value, checked when it is made.
+    """Energy of one operation of each kind, in picojoules.
 
     Args:
-        name: for tables.
-        mac: multiply and accumulate.
+        name: shown in tables.
+        mac: multiply-accumulate.
         ac: accumulate: an addition.
-        update: an addition to a potential or a counter; default ``ac``.
-        comparison: of a potential with a threshold; 0 where the table does not say, and then listed as not counted.
+        update: addition to a potential or a counter; default ``ac``.
+        comparison: comparison of a potential with a threshold; 0 (default): unknown, listed as not counted.
 
     Raises:
-        RecipeError: for an unknown field, or a number that is negative or not finite.
+        RecipeError: if a field is unknown, negative or not finite.
 
     Example:
         >>> Costs(name="mine", mac=2.0, ac=0.5).update
@@ -45,10 +45,10 @@ COSTS: dict[str, Costs] = {
 
 
 def read_costs(costs: str | Costs) -> Costs:
-    """A table, or the one of that name.
+    """Return the costs of that name, or the given ones.
 
     Raises:
-        RecipeError: if there is none.
+        RecipeError: if the name is unknown.
     """
     if isinstance(costs, Costs):
         return costs

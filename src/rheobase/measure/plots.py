@@ -31,11 +31,11 @@ def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> No
     """Draw accuracy against time-steps, with a dashed line for the analog network.
 
     Args:
-        evaluations: curve name -> results.
-        path: where to write; the ending chooses the format (``.png``, ``.pdf``, ``.svg``).
+        evaluations: curve name -> result of :func:`rheobase.evaluate`.
+        path: file to write; the suffix selects the format (``.png``, ``.pdf``, ``.svg``).
 
     Raises:
-        DataError: if there is nothing to draw, or a result has no accuracy because its data had no labels.
+        DataError: if there are no evaluations, or one has no accuracy because its data had no labels.
         StoreError: if the file cannot be written.
 
     Example:
@@ -56,8 +56,8 @@ def stability_plot(stability: Stability, path: str | Path) -> None:
     """Draw accuracy (without labels: agreement with the analog network) against calibration iterations.
 
     Args:
-        stability: of :func:`rheobase.measure.stability`.
-        path: where to write; the ending chooses the format.
+        stability: result of :func:`rheobase.measure.stability`.
+        path: file to write; the suffix selects the format.
 
     Raises:
         StoreError: if the file cannot be written.
@@ -81,10 +81,10 @@ def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | N
     """Draw the histogram of membrane potentials before firing, with a line at the threshold.
 
     Args:
-        potentials: of :func:`rheobase.measure.potentials`.
-        path: where to write; the ending chooses the format.
-        channel: only this one; default all.
-        bins: of the histogram.
+        potentials: result of :func:`rheobase.measure.potentials`.
+        path: file to write; the suffix selects the format.
+        channel: index of the only channel to draw; default all.
+        bins: number of bins.
 
     Raises:
         DataError: if every channel is silent.
@@ -109,14 +109,14 @@ def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | N
 
 
 def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None:
-    """Draw the unevenness error of every site, bars side by side for each network (QVM, Fig. 3).
+    """Draw the unevenness error of every site, with one bar for each network (QVM, Fig. 3).
 
     Args:
-        results: name -> result of :func:`rheobase.measure.unevenness`; all of the same sites.
-        path: where to write; the ending chooses the format.
+        results: name -> result of :func:`rheobase.measure.unevenness`; all with the same sites.
+        path: file to write; the suffix selects the format.
 
     Raises:
-        DataError: if there is nothing to draw, or the networks have other sites.
+        DataError: if there are no results, or the networks have different sites.
         StoreError: if the file cannot be written.
 
     Example:
@@ -127,7 +127,7 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
     sites = [row.site for row in next(iter(results.values())).rows]
     for name, result in results.items():
         if [row.site for row in result.rows] != sites:
-            raise DataError("has other sites than the first result", where=name, remedy="draw it apart")
+            raise DataError("has other sites than the first result", where=name, remedy="draw it in a separate plot")
     figure, axes = _figure()
     figure.set_figwidth(max(6.4, 0.35 * len(sites)))
     width = 0.8 / len(results)
@@ -142,14 +142,14 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
 
 
 def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
-    """Draw the error of every site as a stack of its parts.
+    """Draw the error of every site as a stack of its terms.
 
-    Each part has the height of its share, relative to the mean activation; below zero it makes up for others. Their sum
-    is the error, a line.
+    The height of a term is its share, relative to the mean activation; it is negative if the term compensates others.
+    The sum of the terms is the error, drawn as a line.
 
     Args:
-        diagnosis: of :func:`rheobase.diagnose`.
-        path: where to write; the ending chooses the format.
+        diagnosis: result of :func:`rheobase.diagnose`.
+        path: file to write; the suffix selects the format.
 
     Raises:
         StoreError: if the file cannot be written.
@@ -180,14 +180,14 @@ def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
 
 
 def scenario_plot(result: InputScenarios, path: str | Path) -> None:
-    """Draw the four kinds of input: spike counts against the mean input, and the error's distribution (QVM, Fig. 6).
+    """Draw spike counts against the mean input, and the error's distribution, for four kinds of input (QVM, Fig. 6).
 
-    Above, the first trial's neurons with the quantised activation as a line; below, |a − φ| over the neurons of all
-    trials.
+    Upper row: neurons of the first trial, with the quantised activation as a line. Lower row: |a − φ| over the neurons
+    of all trials.
 
     Args:
-        result: of :func:`rheobase.measure.input_scenarios`.
-        path: where to write; the ending chooses the format.
+        result: result of :func:`rheobase.measure.input_scenarios`.
+        path: file to write; the suffix selects the format.
 
     Raises:
         StoreError: if the file cannot be written.
@@ -219,7 +219,7 @@ def _draw_counts(axes: Axes, result: InputScenarios, scenario: Scenario) -> None
     axes.stairs(levels, edges, baseline=None, color="0.35", linewidth=1.2, label="quantised activation")
     correlation = f"R = {statistics.fmean(scenario.correlations):.4f}" if scenario.correlations else "spiking layer"
     axes.plot(z, scenario.counts[0], ".", markersize=3, alpha=0.5, label=correlation)
-    axes.set_xlim(-1, 2)  # beyond, the activation is saturated
+    axes.set_xlim(-1, 2)  # the activation is constant outside
     axes.set_xlabel("mean input z / θ")
     axes.legend(frameon=False, loc="upper left", fontsize="small")
 
@@ -229,16 +229,16 @@ def level_metric_plot(
 ) -> None:
     """Draw the AL metric of each site (PASCAL, Fig. 1), or one curve for each α (Fig. 3).
 
-    A site whose metric is infinite, because its activation never varies, has a cross at the upper edge.
+    A site with an infinite metric (its activation is constant) is marked by a cross at the upper edge.
 
     Args:
-        metrics: of :func:`rheobase.methods.level_metric`; several, by their names, from
-        :meth:`rheobase.methods.LevelMetric.sweep`.
-        path: where to write; the ending chooses the format.
+        metrics: result of :func:`rheobase.methods.level_metric`, or several by name, from
+            :meth:`rheobase.methods.LevelMetric.sweep`.
+        path: file to write; the suffix selects the format.
         levels: L of the sites, written below their names.
 
     Raises:
-        DataError: if there is nothing to draw, or the curves are of different networks.
+        DataError: if there are no metrics, or the networks have different sites.
         StoreError: if the file cannot be written.
 
     Example:
@@ -248,10 +248,10 @@ def level_metric_plot(
     single = isinstance(metrics, LevelMetric)
     curves = {f"α = {metrics.alpha:.3g}": metrics} if isinstance(metrics, LevelMetric) else dict(metrics)
     if not curves:
-        raise DataError("is empty", where="metrics", remedy="give at least one")
+        raise DataError("is empty", where="metrics", remedy="give at least one metric")
     sites = list(next(iter(curves.values())).values)
     if any(list(metric.values) != sites for metric in curves.values()):
-        raise DataError("are of networks with different sites", where="metrics", remedy="draw them apart")
+        raise DataError("are of networks with different sites", where="metrics", remedy="draw them in separate plots")
     figure, axes = _figure()
     for name, metric in curves.items():
         values = list(metric.values.values())
@@ -275,9 +275,9 @@ def level_metric_plot(
 
 
 def site_steps(network: SpikingNetwork | TrainableGraph) -> dict[str, tuple[int | None, int]]:
-    """(L, T) of every site, in execution order: levels of the activation it was trained with, and time-steps.
+    """Return (L, T) of every site, in execution order: levels of the trained activation, and time-steps.
 
-    A network that is not converted yet has T = L. L is None where the activation has no levels.
+    A network before conversion has T = L. L is None if the activation has no levels.
     """
     if isinstance(network, TrainableGraph):
         return {name: (part.levels, part.levels) for name, part in network.activations.items()}
@@ -285,14 +285,14 @@ def site_steps(network: SpikingNetwork | TrainableGraph) -> dict[str, tuple[int 
 
 
 def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: str | Path) -> None:
-    """Draw the time-steps of every site, and below them the bits of the levels it was trained with (QAC, Fig. 1).
+    """Draw the time-steps of every site, and the bits of its trained levels (QAC, Fig. 1).
 
     Args:
         networks: name -> network, converted or quantised; all with the same sites.
-        path: where to write; the ending chooses the format.
+        path: file to write; the suffix selects the format.
 
     Raises:
-        DataError: if there is nothing to draw, or the networks have other sites.
+        DataError: if there are no networks, or they have different sites.
         StoreError: if the file cannot be written.
 
     Example:
@@ -304,7 +304,7 @@ def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: st
     sites = list(next(iter(tables.values())))
     for name, table in tables.items():
         if list(table) != sites:
-            raise DataError("has other sites than the first network", where=name, remedy="draw it apart")
+            raise DataError("has other sites than the first network", where=name, remedy="draw it in a separate plot")
     figure = Figure(figsize=(max(6.4, 0.35 * len(sites)), 5.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, sharex=True)
@@ -328,17 +328,17 @@ def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: st
 def distribution_plot(
     results: Mapping[str, Distribution], path: str | Path, *, sites: Sequence[str] | None = None
 ) -> None:
-    """Draw activations of the analog network against rates of spiking ones: a row a result, a column a site.
+    """Draw histograms of analog activations and spiking time-means, one row per result and one column per site.
 
-    DA calibration, Figs. 1, 3 and 4. Zeros are not drawn, their shares are in the legend.
+    DA calibration, Figs. 1, 3 and 4. Zeros are not drawn; the legend gives their fractions.
 
     Args:
         results: name -> result of :func:`rheobase.measure.distribution`.
-        path: where to write; the ending chooses the format.
-        sites: which to draw; default the second, the middle and the last one.
+        path: file to write; the suffix selects the format.
+        sites: sites to draw; default the second, the middle and the last one.
 
     Raises:
-        DataError: if there is nothing to draw, or no such site.
+        DataError: if there are no results, or a site does not exist.
         StoreError: if the file cannot be written.
 
     Example:
@@ -352,9 +352,9 @@ def distribution_plot(
     figure = Figure(figsize=(4 * max(1, len(chosen)), 2.9 * len(results)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(results), max(1, len(chosen)), squeeze=False)
-    for line, (name, result) in zip(panels, results.items(), strict=True):
+    for row_of_panels, (name, result) in zip(panels, results.items(), strict=True):
         rows = {row.site: row for row in result.rows}
-        for axes, site in zip(line, chosen, strict=True):
+        for axes, site in zip(row_of_panels, chosen, strict=True):
             if site not in rows:
                 raise DataError(f"has no site {site!r}", where=name, remedy=f"choose from {', '.join(rows)}")
             row = rows[site]
@@ -365,9 +365,9 @@ def distribution_plot(
             axes.set_yscale("log")
             axes.set_title(f"{name}, {site}: divergence {row.divergence:.3f}", fontsize="small")
             axes.legend(frameon=False, fontsize="x-small")
-        line[0].set_ylabel("neurons × images (%)")
+        row_of_panels[0].set_ylabel("neurons × images (%)")
     for axes in panels[-1]:
-        axes.set_xlabel("activation, mean output")
+        axes.set_xlabel("activation, time-mean of the output")
     _save(figure, panels.flatten().tolist(), path)
 
 
@@ -394,9 +394,11 @@ def _save(figure: Figure, panels: Iterable[Axes], path: str | Path) -> None:
     try:
         figure.savefig(path)
     except OSError as error:
-        raise StoreError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+        raise StoreError(
+            f"cannot be written ({error.strerror or error})", where=str(path), remedy="choose another path"
+        ) from None
     except ValueError as error:
-        raise StoreError(f"cannot be written: {error}", where=str(path), remedy="end the name in .png") from None
+        raise StoreError(f"cannot be written ({error})", where=str(path), remedy="end the name in .png") from None
 
 
 def _draw_curves(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:

@@ -1,4 +1,4 @@
-"""Conformance tests: each puts a neuron, an operation, an activation or a pass through what its contract promises."""
+"""Conformance tests for neurons, operations, activations and passes."""
 
 import lazy_loader
 

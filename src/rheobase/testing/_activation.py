@@ -1,4 +1,4 @@
-"""What every quantised activation promises, put to the test."""
+"""Conformance test of quantised activations."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ CHANNELS = 3
 
 
 def check_activation(activation: QuantisedActivation, *, seed: int = 0) -> None:
-    """Put a quantised activation through what :class:`rheobase.activations.QuantisedActivation` promises.
+    """Check that an activation satisfies the contract of :class:`rheobase.activations.QuantisedActivation`.
 
-    - What it computes is what the site computes that the spiking network is made from, to the bit.
-    - It lies within the bounds that the site declares, does not fall, and has at most L + 1 values.
-    - It has a gradient in its input and in every parameter; a training step changes what converts, or nothing.
+    - The module and the site that is converted from it compute bit-identical values.
+    - The values lie within the bounds of the site, do not decrease, and are at most L + 1.
+    - Input and parameters have a finite, non-zero gradient.
     - An image's result does not depend on its batch; weights can be stored and loaded.
 
     Args:
-        activation: with parameters of shape [], or one for each of three channels.
+        activation: with parameters of shape [] or [3] (three channels).
         seed: of the currents.
 
     Raises:
-        AssertionError: naming what does not hold.
+        AssertionError: if a check fails; the message names the problem.
 
     Example:
         >>> import rheobase as rb
@@ -40,24 +40,27 @@ def check_activation(activation: QuantisedActivation, *, seed: int = 0) -> None:
     z = torch.randn(40, CHANNELS, 2, generator=generator) * float(activation.saturation.detach().max())
     site, graph = _site(activation)
     computed = activation(z).detach()
-    expect(torch.equal(graph.activate(site, z.clone()), computed), "the site computes something else than the module")
-    expect(torch.equal(graph.activate(site, z.clone(), overwrite=True), computed), "the site writes over its current")
+    expect(torch.equal(graph.activate(site, z.clone()), computed), "the site and the module compute different values")
+    expect(
+        torch.equal(graph.activate(site, z.clone(), overwrite=True), computed),
+        "the site computes other values with overwrite=True",
+    )
 
     declared = bounds(site)
     theta = activation.saturation.detach()
     expect(theta.dim() == 0 or theta.shape == (CHANNELS,), f"the saturation has shape {list(theta.shape)}")
     expect(bool((theta > 0).all()), "the saturation is not positive")
-    expect(bool((computed >= declared.lower).all()), "it falls below the lower bound of its site")
+    expect(bool((computed >= declared.lower).all()), "its values are below the lower bound of its site")
     top = theta if declared.upper is None else torch.tensor(declared.upper)
     top = top.reshape(-1, 1) if top.dim() else top
-    expect(bool((computed <= top * (1 + 1e-6)).all()), "it exceeds its saturation")
+    expect(bool((computed <= top * (1 + 1e-6)).all()), "its values exceed its saturation")
     expect(isinstance(activation.levels, int) and activation.levels >= 1, f"levels are {activation.levels!r}")
-    line = torch.linspace(-1, 2, 301).reshape(-1, 1, 1).expand(-1, CHANNELS, 1) * theta.max()
-    steps = activation(line).detach()
-    expect(bool((steps.diff(dim=0) >= 0).all()), "it falls somewhere")
+    ramp = torch.linspace(-1, 2, 301).reshape(-1, 1, 1).expand(-1, CHANNELS, 1) * theta.max()
+    steps = activation(ramp).detach()
+    expect(bool((steps.diff(dim=0) >= 0).all()), "it decreases where its input increases")
     for channel in range(CHANNELS):
         values = len(steps[:, channel].unique())
-        expect(values <= activation.levels + 1, f"has {values} values for {activation.levels} levels")
+        expect(values <= activation.levels + 1, f"it has {values} values for {activation.levels} levels")
 
     _check_gradient(activation, z)
     alone = torch.cat([activation(image.unsqueeze(0)).detach() for image in z[:5]])
@@ -67,8 +70,8 @@ def check_activation(activation: QuantisedActivation, *, seed: int = 0) -> None:
         for parameter in other.parameters():
             parameter.mul_(1.25)
     other.load_state_dict(activation.state_dict())
-    expect(torch.equal(other(z).detach(), computed), "loaded weights give something else")
-    expect(other.identity() == activation.identity(), "the identity changes with the weights")
+    expect(torch.equal(other(z).detach(), computed), "loaded weights give other values")
+    expect(other.identity() == activation.identity(), "its identity changes with the weights")
 
 
 def _site(activation: QuantisedActivation) -> tuple[node.Node, Graph]:
@@ -89,4 +92,4 @@ def _check_gradient(activation: QuantisedActivation, z: Tensor) -> None:
         expect(gradient is not None and bool(gradient.isfinite().all()), f"the gradient of {name} is missing or NaN")
         expect(gradient is not None and bool(gradient.any()), f"the gradient of {name} is zero everywhere")
     unknown = sorted(set(module.rates) - set(dict(module.named_parameters())))
-    expect(not unknown, f"rates names what is no parameter: {unknown}")
+    expect(not unknown, f"rates has names that are not parameters: {unknown}")

@@ -1,13 +1,13 @@
-"""How the conformance tests say what does not hold."""
+"""Assertion of the conformance tests."""
 
 from __future__ import annotations
 
 
 def expect(holds: bool, otherwise: str) -> None:
-    """See that something holds; not an assert statement, which ``python -O`` would drop.
+    """Assert a condition, also under ``python -O``, which drops assert statements.
 
     Raises:
-        AssertionError: saying what is wrong.
+        AssertionError: with the message ``otherwise``, if the condition is false.
     """
     if not holds:
         raise AssertionError(otherwise)

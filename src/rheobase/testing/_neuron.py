@@ -1,4 +1,4 @@
-"""What every neuron promises, put to the test."""
+"""Conformance test of neurons."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ CHANNELS, BATCH = 3, 5
 
 
 def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
-    """Put a neuron through what :class:`rheobase.neurons.Neuron` promises; use it in the tests of your own neurons.
+    """Check that a neuron satisfies the contract of :class:`rheobase.neurons.Neuron`; for tests of your own neurons.
 
-    - A run equals repeated steps, in any cut, and whether or not it may write over the currents.
-    - Spikes are whole numbers of its alphabet, and their sum stays within its capacity.
-    - Under constant currents it gives the response that it declares; in closed form likewise.
-    - A membrane potential makes the spikes that the step emits; a differentiable run emits what the run emits.
-    - The constructor rebuilds it from buffers and configuration; impossible thresholds are refused where they are set.
-    - Evaluation, energy and diagnosis count the same spikes; a saved network gives the same bits; an image's result
-      does not depend on its batch.
+    - A run equals repeated steps, split at any step, with and without overwriting the currents.
+    - Counts are in the alphabet, and their sum is within the capacity.
+    - For constant currents, output and closed form equal the declared response.
+    - The membrane potential gives the spikes of the step; a differentiable run emits the spikes of the run.
+    - The constructor rebuilds the neuron from buffers and configuration; a negative threshold is refused.
+    - Evaluation, energy and diagnosis count the same spikes; a loaded network gives bit-identical logits; an image's
+      result does not depend on its batch.
 
     Args:
-        neuron: scalar parameters, or one for each of three channels; registered, so that a network with it can be
-            loaded.
-        steps: T; one that the neuron can run for.
+        neuron: with parameters of shape [] or [3] (three channels); registered, so that its network can be loaded.
+        steps: a T that the neuron can run for.
         seed: of the currents.
 
     Raises:
-        AssertionError: naming what does not hold.
+        AssertionError: if a check fails; the message names the problem.
 
     Example:
         >>> import torch
@@ -65,9 +64,12 @@ def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
 
 
 def _check_declarations(neuron: Neuron) -> None:
-    expect(0 in neuron.alphabet.values, "the alphabet has no 0: a neuron must be able to stay silent")
-    expect(list(neuron.alphabet.values) == sorted(set(neuron.alphabet.values)), "the alphabet does not rise")
-    expect(set(neuron.settable) <= set(neuron._buffers), f"settable names what is no buffer: {neuron.settable}")
+    expect(0 in neuron.alphabet.values, "the alphabet has no 0, so that the neuron cannot be silent")
+    expect(
+        list(neuron.alphabet.values) == sorted(set(neuron.alphabet.values)),
+        "the alphabet is not sorted, or has a value twice",
+    )
+    expect(set(neuron.settable) <= set(neuron._buffers), f"settable has names that are not buffers: {neuron.settable}")
     again = neuron.rebuilt(**json.loads(json.dumps(neuron.config())))
     for name, value in neuron._buffers.items():
         other = again._buffers[name]
@@ -84,17 +86,17 @@ def _check_declarations(neuron: Neuron) -> None:
 def _check_runs(neuron: Neuron, currents: Tensor) -> None:
     whole, end = neuron.run(currents.clone(), neuron.init(currents.shape[1:], currents))
     over, _ = neuron.run(currents.clone(), neuron.init(currents.shape[1:], currents), overwrite=True)
-    expect(torch.equal(whole, over), "a run that writes over its currents emits something else")
+    expect(torch.equal(whole, over), "a run with overwrite=True emits other spikes")
     for cut in range(1, len(currents)):
         first, state = neuron.run(currents[:cut].clone(), neuron.init(currents.shape[1:], currents))
         second, state = neuron.run(currents[cut:].clone(), state, cut)
-        expect(torch.equal(torch.cat([first, second]), whole), f"a run cut after step {cut} emits something else")
-        expect(all(map(torch.equal, state, end)), f"a run cut after step {cut} ends in another state")
+        expect(torch.equal(torch.cat([first, second]), whole), f"a run split after step {cut} emits other spikes")
+        expect(all(map(torch.equal, state, end)), f"a run split after step {cut} ends in another state")
     state, spikes = neuron.init(currents.shape[1:], currents), []
     for t, current in enumerate(currents):
         fired, state = neuron.step(current, state, t)
         spikes.append(neuron.emit(fired))
-    expect(torch.equal(torch.stack(spikes), whole), "repeated steps emit something else than the run")
+    expect(torch.equal(torch.stack(spikes), whole), "repeated steps and the run emit different spikes")
 
 
 def _check_membrane(neuron: Neuron, currents: Tensor) -> None:
@@ -102,29 +104,37 @@ def _check_membrane(neuron: Neuron, currents: Tensor) -> None:
     for t, current in enumerate(currents):
         spikes = neuron.spikes_at(neuron.potential(current, state, t), state)
         fired, state = neuron.step(current, state, t)
-        expect(torch.equal(spikes, fired), f"the potential of step {t} makes other spikes than the step emits")
+        expect(torch.equal(spikes, fired), f"the potential of step {t} gives other spikes than the step")
 
 
 def _check_spikes(neuron: Neuron, train: SpikeTrain) -> None:
     found = {int(count) for count in train.counts.unique()}
-    expect(found <= set(neuron.alphabet.values), f"emits {sorted(found)}, outside its alphabet {neuron.alphabet}")
+    expect(found <= set(neuron.alphabet.values), f"it emits {sorted(found)}, outside its alphabet {neuron.alphabet}")
     values = torch.stack([neuron.emit(step) for step in train.counts])
-    torch.testing.assert_close(values, train.values, msg="emits no whole numbers of spikes")
+    torch.testing.assert_close(values, train.values, msg="its values are not emit(counts)")
     lower, upper = neuron.capacity(train.steps)
     counts = count_spikes(train)
-    expect(bool(((counts.net >= lower) & (counts.net <= upper)).all()), "emits more than its capacity")
+    expect(bool(((counts.net >= lower) & (counts.net <= upper)).all()), "its net count is outside its capacity")
     expect(torch.equal(counts.net, train.counts.double().sum(0)), "the net count is not the sum of the spikes")
-    expect(torch.equal(counts.magnitude, train.counts.double().abs().sum(0)), "the magnitude is not that of the spikes")
+    expect(
+        torch.equal(counts.magnitude, train.counts.double().abs().sum(0)), "the magnitude is not the sum of |spikes|"
+    )
     by_step = count_spikes_by_step(train)
-    expect(float(by_step.events.sum()) == float(counts.events.sum()), "events differ by the way they are counted")
-    expect(float(by_step.magnitude.sum()) == float(counts.magnitude.sum()), "spikes differ by the way they are counted")
+    expect(
+        float(by_step.events.sum()) == float(counts.events.sum()),
+        "count_spikes and count_spikes_by_step give different events",
+    )
+    expect(
+        float(by_step.magnitude.sum()) == float(counts.magnitude.sum()),
+        "count_spikes and count_spikes_by_step give different magnitudes",
+    )
 
 
 def _check_batches(neuron: Neuron, currents: Tensor) -> None:
     whole = neuron.train_of(TimeSeries(currents.clone()), len(currents)).values
     for image in range(BATCH):
         alone = neuron.train_of(TimeSeries(currents[:, image : image + 1].clone()), len(currents)).values
-        expect(torch.equal(alone[:, 0], whole[:, image]), f"image {image} emits something else alone than in its batch")
+        expect(torch.equal(alone[:, 0], whole[:, image]), f"image {image} gives other spikes alone than in its batch")
 
 
 def _check_response(neuron: Neuron, steps: int) -> None:
@@ -134,18 +144,18 @@ def _check_response(neuron: Neuron, steps: int) -> None:
     gain = response.gain.reshape(-1, 1).double()
     offset = torch.as_tensor(response.offset, dtype=torch.float64)
     expect(offset.dim() <= 1, "check_neuron needs one offset, or one for each channel")
-    # half-way between the edges of the staircase, where rounding cannot tip a step
-    drive = torch.arange(response.lower - 1, response.upper + 2, dtype=torch.float64) + 0.5
-    z = (drive - offset.reshape(-1, 1)) / torch.where(gain > 0, gain, 1.0)
+    # half-way between the edges of the staircase, where rounding cannot change the level
+    accumulated = torch.arange(response.lower - 1, response.upper + 2, dtype=torch.float64) + 0.5
+    z = (accumulated - offset.reshape(-1, 1)) / torch.where(gain > 0, gain, 1.0)
     current = z.expand(CHANNELS, -1).float().unsqueeze(0)
     declared = response.mean(current.clone())
     emitted = neuron.train_of(Constant(current.clone()), steps).mean()
-    torch.testing.assert_close(emitted, declared, msg=lambda text: f"the response is not what it emits: {text}")
+    torch.testing.assert_close(emitted, declared, msg=lambda text: f"the output differs from the response: {text}")
     if neuron.closed_form:
         rate = neuron.rate(current.clone(), steps)
-        torch.testing.assert_close(rate, declared, msg=lambda text: f"the rate is not the response: {text}")
+        torch.testing.assert_close(rate, declared, msg=lambda text: f"the rate differs from the response: {text}")
         written = neuron.rate(current.clone(), steps, overwrite=True)
-        expect(torch.equal(rate, written), "a rate that writes over its current is another")
+        expect(torch.equal(rate, written), "the rate differs with overwrite=True")
 
 
 def _check_gradient(neuron: Neuron, currents: Tensor) -> None:
@@ -193,7 +203,7 @@ def _check_network(neuron: Neuron, steps: int, generator: torch.Generator) -> No
     expect(torch.equal(cut, logits), "logits depend on the batch")
     if network.streams:
         *_, (_, last) = network.stream(images)
-        torch.testing.assert_close(last, logits, msg="streaming gives another answer")
+        torch.testing.assert_close(last, logits, msg="streaming gives other logits")
     with tempfile.TemporaryDirectory() as folder:
         loaded = load(save(network, Path(folder) / "network"))
-    expect(torch.equal(loaded(images), logits), "a loaded network gives other bits")
+    expect(torch.equal(loaded(images), logits), "a loaded network gives other logits")

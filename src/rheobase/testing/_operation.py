@@ -1,4 +1,4 @@
-"""An operation against its contract, by brute force."""
+"""Conformance test of operations."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ def check_operation(
     function: Callable[..., Tensor] | None = None,
     seed: int = 0,
 ) -> None:
-    """Check that an operation keeps its contract (:class:`rheobase.graph.operations.Operation`) on random inputs.
+    """Check that an operation satisfies the contract of :class:`rheobase.graph.operations.Operation` on random inputs.
 
-    - Its value is affine in the inputs, the same to the bit for an image in every batch, and new memory if declared.
-    - The factors that it moves give the same values, and those of channels move to ``channel_axis``.
-    - Its synapses are the outputs that respond to each input alone.
+    - Its value is affine in the inputs (if declared), bit-identical for an image in any batch, and new memory (if
+      declared).
+    - Moved factors preserve the value, and factors of channels move to ``channel_axis``.
+    - Its synapses are the outputs that respond to each single input.
     - A network with it gives the same logits after saving and loading.
     - ``function``, if given, is traced to it.
 
     Args:
         operation: a registered class, or its name.
-        shapes: of a sample of every input; small, because every element is tried alone.
-        attributes: of the node.
-        parameters: its tensors, float32 where they are real numbers.
-        function: of the inputs [B, ...], such as the torch call that it is traced from.
+        shapes: shape of each input without the batch; small, because every element is tested separately.
+        attributes: attributes of the node.
+        parameters: tensors of the node, float32 for real numbers.
+        function: function of the inputs [B, ...], such as the torch call that is traced to the operation.
         seed: of the inputs and factors.
 
     Raises:
-        AssertionError: naming what is wrong.
+        AssertionError: if a check fails; the message names the problem.
         RecipeError: if the operation is not registered.
 
     Example:
@@ -82,7 +83,7 @@ class _Check:
         self.at = NodeContext(self.node, self.shapes, self.exact)
 
     def run(self, function: Callable[..., Tensor] | None) -> None:
-        """All checks."""
+        """Run all checks."""
         self.check_batches()
         if self.operation.affine:
             self.check_affine()
@@ -114,7 +115,7 @@ class _Check:
         return self.operation.apply(*inputs, **self.attributes, **parameters)
 
     def factors(self, shape: tuple[int, ...]) -> Iterator[Tensor]:
-        """Positive factors of a sample: one number, one for each place along an axis, and one for each place."""
+        """Yield positive factors for a shape: a scalar, one per index of each axis, and one per element."""
         sizes = [(), *(tuple(n if i == axis else 1 for i, n in enumerate(shape)) for axis in range(len(shape))), shape]
         for size in sizes:
             yield self.random(*size).abs() + 0.5
@@ -134,12 +135,12 @@ class _Check:
         self.expect(all(map(torch.equal, inputs, before)), "changes its inputs")
         if self.operation.makes_new_memory:
             shared = any(x.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr() for x in inputs)
-            self.expect(not shared, "gives memory of an input, and declares makes_new_memory")
+            self.expect(not shared, "returns memory of an input, but declares makes_new_memory")
         for size in (1, 3, 16):
             parts = zip(*(x.split(size) for x in inputs), strict=True)
             values = [self.apply(part, self.parameters) for part in parts]
             equal = not values or torch.equal(torch.cat(values), whole)
-            self.expect(equal, f"gives an image another value in a batch of {size} than in one of 20")
+            self.expect(equal, f"gives an image another value in a batch of {size} than in a batch of 20")
 
     def check_affine(self) -> None:
         if not self.shapes:
@@ -147,7 +148,11 @@ class _Check:
         steps = [self.inputs(3) for _ in range(5)]
         means = [torch.stack(values).mean(0) for values in zip(*steps, strict=True)]
         expected = torch.stack([self.apply(values, self.exact) for values in steps]).mean(0)
-        self.same(self.apply(means, self.exact), expected, "is not affine: its value of a mean is not the mean value")
+        self.same(
+            self.apply(means, self.exact),
+            expected,
+            "is not affine: its value for the mean input is not the mean of its values",
+        )
 
     # -- factors -------------------------------------------------------------------------------------------------
 
@@ -199,7 +204,8 @@ class _Check:
         for axis in range(1, 1 + min(map(len, self.shapes), default=0)):
             found = self.operation.channel_axis(self.at, [axis] * len(self.shapes))
             self.expect(
-                found is None or 1 <= found <= max(rank, 1), f"has its channels at axis {found} of {rank} and the batch"
+                found is None or 1 <= found <= max(rank, 1),
+                f"has its channels at axis {found}, outside 1 to {max(rank, 1)}",
             )
             factor = list(self.factors(self.shapes[0]))[axis]
             factors = [factor if shape == self.shapes[0] else None for shape in self.shapes]
@@ -209,7 +215,7 @@ class _Check:
             varying = [i + 1 for i, n in enumerate(scaled[1].shape) if n > 1]
             self.expect(
                 len(varying) != 1 or varying == [found],
-                f"moves a factor of axis {axis} to axis {varying}, and channels to axis {found}",
+                f"moves a factor of axis {axis} to axis {varying}, but channels to axis {found}",
             )
 
     # -- spikes --------------------------------------------------------------------------------------------------
@@ -225,7 +231,8 @@ class _Check:
             reached = [work.reach[f"input{i}"] for work in spiking.work.values() if f"input{i}" in work.reach]
             found = torch.stack(reached).sum(0) if reached else torch.zeros_like(responses)
             self.expect(
-                torch.equal(found, responses), f"has {found.tolist()} synapses at input {i}, not {responses.tolist()}"
+                torch.equal(found, responses),
+                f"declares {found.tolist()} synapses at input {i}, but {responses.tolist()} outputs respond",
             )
         entries = int(sum(responses.sum() for responses in wanted))
         work = WorkCounter(graph, spiking=False).work["node"]
@@ -238,11 +245,12 @@ class _Check:
             "add": (0, prod(self.node.shape) * (len(self.shapes) - 1)),
         }[kind]
         self.expect(
-            (work.macs, work.acs) == expected, f"takes (MACs, ACs) = {(work.macs, work.acs)} of values, not {expected}"
+            (work.macs, work.acs) == expected,
+            f"has (MACs, ACs) = {(work.macs, work.acs)} for real-valued inputs, not {expected}",
         )
 
     def responses(self, i: int, kind: Synapses) -> Tensor:
-        """How many outputs respond to each element of an input alone."""
+        """Return the number of outputs that respond to each element of an input."""
         zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in self.shapes]
         nothing = self.apply(zeros, self.exact)
         counts = []
@@ -251,16 +259,16 @@ class _Check:
             response = self.apply(inputs, self.exact) - nothing
             counts.append(int((response != 0).sum()))
             if kind in ("route", "add"):
-                self.expect(counts[-1] == response.sum(), f"multiplies a value, and its synapses are {kind!r}")
+                self.expect(counts[-1] == response.sum(), f"multiplies its input, but declares synapses {kind!r}")
         return torch.tensor(counts, dtype=torch.float64).reshape(self.shapes[i])
 
     # -- networks ------------------------------------------------------------------------------------------------
 
     def graph(self) -> Graph:
-        """One input, cut into pieces; each is a site that the node reads."""
-        pieces = self.shapes or (self.node.shape,)
-        nodes, start = [Node("input", "input", shape=(sum(map(prod, pieces)),), origin="input")], 0
-        for i, shape in enumerate(pieces):
+        """Return a graph whose input is split into one site for each input of the node."""
+        shapes = self.shapes or (self.node.shape,)
+        nodes, start = [Node("input", "input", shape=(sum(map(prod, shapes)),), origin="input")], 0
+        for i, shape in enumerate(shapes):
             stop = start + prod(shape)
             cut = {"dim": 1, "start": start, "stop": stop, "step": 1}
             nodes += [
@@ -293,11 +301,11 @@ class _Check:
         found.raise_if_refused()
         written = [(n.operation, dict(n.attributes), {*n.parameters}) for n in found.graph.nodes]
         wanted = (self.operation.name, self.attributes, {*self.parameters})
-        self.expect(wanted in written, f"is not what the function is traced to: {written}")
+        self.expect(wanted in written, f"is not the operation that the function is traced to: {written}")
 
 
 class _Cut(nn.Module):
-    """A function of pieces of the input, each behind a ReLU."""
+    """A function of slices of the input, each after a ReLU."""
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...], function: Callable[..., Tensor]) -> None:
         super().__init__()

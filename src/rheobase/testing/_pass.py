@@ -1,4 +1,4 @@
-"""What every calibration pass promises, put to the test."""
+"""Conformance test of calibration passes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from rheobase.testing._check import expect
 
 
 def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data: CalibrationData) -> None:
-    """Put a pass through what :class:`rheobase.passes.CalibrationPass` promises, on a network that it makes sense for.
+    """Check that a pass satisfies the contract of :class:`rheobase.passes.CalibrationPass` on a network.
 
-    - It is a value that its own plain form makes again.
-    - It changes what it names in :class:`rheobase.passes.Changes`, and nothing else; the analog network never.
-    - The same network and data give the same bits.
-    - The fitted parameters do not depend on the held-out images, unless it keeps the better of two by them.
+    - Its JSON form rebuilds an equal pass.
+    - It changes only the parameters that it names in :class:`rheobase.passes.Changes`, and never the analog network.
+    - The same network and data give bit-identical parameters.
 
     Args:
         calibration_pass: the pass.
-        network: is not changed.
+        network: a converted network that the pass supports; not changed.
         data: calibration images.
 
     Raises:
-        AssertionError: naming what does not hold.
+        AssertionError: if a check fails; the message names the problem.
 
     Example:
         >>> import torch, rheobase as rb
@@ -37,7 +36,7 @@ def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data:
         >>> check_pass(rb.passes.ShiftCurrent(), snn, data)
     """
     again = type(calibration_pass).model_validate(calibration_pass.model_dump(mode="json"))
-    expect(again == calibration_pass, "its plain form makes another pass")
+    expect(again == calibration_pass, "its JSON form rebuilds another pass")
     analog = {name: tensor.clone() for name, tensor in network.ann.tensors.items()}
     once, changes = _applied(calibration_pass, network, data)
     twice, _ = _applied(calibration_pass, network, data)
@@ -49,7 +48,7 @@ def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data:
     found = before.changed(once)
     unnamed = {site: sorted(set(names) - set(changes.changed.get(site, ()))) for site, names in found.items()}
     unnamed = {site: names for site, names in unnamed.items() if names}
-    expect(not unnamed, f"it changes what it does not name: {unnamed}")
+    expect(not unnamed, f"it changes parameters that it does not name: {unnamed}")
     weights = [
         name
         for name, tensor in once.graph.tensors.items()

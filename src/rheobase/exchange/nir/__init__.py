@@ -1,4 +1,4 @@
-"""Networks in the Neuromorphic Intermediate Representation (NIR, Pedersen et al. 2024), which other simulators read."""
+"""Export to and import from the Neuromorphic Intermediate Representation (NIR, Pedersen et al. 2024)."""
 
 from rheobase.exchange.nir.export import NIRExport, export_nir
 from rheobase.exchange.nir.reading import import_nir

@@ -1,7 +1,7 @@
-"""What NIR cannot say, in the metadata of a file that Rheobase wrote.
+"""Metadata of a NIR file with everything that NIR nodes cannot express.
 
-``metadata["rheobase"]`` is a JSON document: what ``network.json`` of a saved network holds, where each tensor lies, and
-a hash. A tensor that is, bit for bit, the weight of a NIR node is read from there; any other is in
+``metadata["rheobase"]`` is a JSON document with the content of ``network.json``, the place of each tensor, and a hash.
+A tensor that is bit-identical to the weight of a NIR node is read from the node, any other from
 ``metadata["tensors"]``. HDF5 holds numbers and text only, so a file runs no code.
 """
 
@@ -22,41 +22,41 @@ from rheobase.exchange.store import describe, rebuild
 from rheobase.network.spiking_network import SpikingNetwork
 
 VERSION = 1
-_AGAIN = "export the network again, or copy the file again from where it was made"
+_AGAIN = "export the network again, or copy the original file again"
 
 
 def write_contract(
     network: SpikingNetwork, lowering: Lowering, reset: str, losses: Sequence[Any], where: str
 ) -> dict[str, Any]:
-    """The metadata for a graph's nodes."""
+    """Return the metadata of the file."""
     content, tensors = describe(network, where)
-    held: dict[str, list[Any]] = {}
-    apart: dict[str, Any] = {}
-    wanted = _names_of_weights(network, content["graph"]["tensors"], lowering)
+    places: dict[str, list[Any]] = {}
+    separate: dict[str, Any] = {}
+    candidates = _names_of_weights(network, content["graph"]["tensors"], lowering)
     for name, tensor in tensors.items():
-        place = wanted.get(name)
+        place = candidates.get(name)
         if place is not None and _same_bits(getattr(lowering.nodes[place[0]], place[1]), tensor.numpy()):
-            held[name] = list(place)
+            places[name] = list(place)
         else:
-            held[name] = [f"t{len(apart)}", list(tensor.shape)]  # HDF5 does not compress scalars: flat
-            apart[f"t{len(apart)}"] = tensor.numpy().reshape(-1)
+            places[name] = [f"t{len(separate)}", list(tensor.shape)]  # flat, because HDF5 does not compress scalars
+            separate[f"t{len(separate)}"] = tensor.numpy().reshape(-1)
     document = {
         "version": VERSION,
         "network": content,
-        "tensors": held,
+        "tensors": places,
         "input": "the same image at every step, dt = 1",
         "output": "mean over time",
         "reset": reset,
         "losses": [str(loss) for loss in losses],
     }
     document["sha256"] = _digest(document, tensors)
-    return {"rheobase": json.dumps(document), **({"tensors": apart} if apart else {})}
+    return {"rheobase": json.dumps(document), **({"tensors": separate} if separate else {})}
 
 
 def _names_of_weights(
     network: SpikingNetwork, stored: Mapping[str, str], lowering: Lowering
 ) -> dict[str, tuple[str, str]]:
-    """Name of a stored tensor -> (NIR node, field) that may hold it."""
+    """Map the name of a stored tensor to the (NIR node, field) that may hold it."""
     places: dict[str, tuple[str, str]] = {}
     for node in network.graph.nodes:
         for argument in ("weight", "bias"):
@@ -81,10 +81,10 @@ def _digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_contract(graph: Any, where: str) -> SpikingNetwork | None:
-    """The network that a file of ours describes; None for other files.
+    """Return the network of a file that Rheobase wrote; None for other files.
 
     Raises:
-        StoreError: if the file was changed since, or is from a newer Rheobase.
+        StoreError: if the file was changed after writing, or is from a newer Rheobase.
     """
     metadata = getattr(graph, "metadata", None) or {}
     if "rheobase" not in metadata:
@@ -95,7 +95,7 @@ def read_contract(graph: Any, where: str) -> SpikingNetwork | None:
         version = document["version"]
         if isinstance(version, int) and version > VERSION:
             raise StoreError(
-                f"has metadata of version {version}, made by a newer rheobase (this one reads {VERSION})",
+                f"has metadata of version {version} of a newer rheobase (this one reads {VERSION})",
                 where=where,
                 remedy="upgrade rheobase",
             )
@@ -103,7 +103,7 @@ def read_contract(graph: Any, where: str) -> SpikingNetwork | None:
         intact = version == VERSION and document["sha256"] == _digest(document, tensors)
     except StoreError:
         raise
-    except Exception:  # whatever is wrong with it, it is not what was written
+    except Exception:  # any error means that the file was changed
         intact = False
     if not intact:
         raise StoreError("was changed after Rheobase wrote it (SHA-256 differs)", where=where, remedy=_AGAIN)

@@ -1,4 +1,4 @@
-"""A spiking network as a NIR file."""
+"""Export of spiking networks as NIR files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rheobase.neurons import Neuron
 
 @dataclass(frozen=True)
 class Loss:
-    """Something about a site that NIR cannot say.
+    """A property of a site that NIR cannot express.
 
     Attributes:
-        site: its name.
-        what: what would be lost, as a clause.
-        remedy: how to do without it.
+        site: name of the site.
+        what: the property, as a clause.
+        remedy: how to avoid it.
     """
 
     site: str
@@ -43,12 +43,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class NIRExport:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: the file.
-        reset: how its IF neurons are meant to reset.
-        losses: what another simulator will not see; empty: the file says all there is.
+        reset: reset of its IF nodes in the simulator that reads it.
+        losses: properties that NIR cannot express; empty if the export is exact.
         sites: site -> name of its IF node.
     """
 
@@ -59,7 +59,7 @@ class NIRExport:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing was lost."""
+        """True if NIR expresses the whole network."""
         return not self.losses
 
 
@@ -73,32 +73,32 @@ def export_nir(
 ) -> NIRExport:
     r"""Write a network as a NIR graph (HDF5).
 
-    NIR's IF is, with one step of dt = 1 and R = 1,
+    NIR's IF node, with a step of dt = 1 and R = 1, is
 
     .. math:: v \leftarrow v + I, \qquad z = [v > v_{thr}], \qquad v \leftarrow v_{reset} \text{ where } z = 1
 
     (``nir/ir/neuron.py``): a reset to a value, no initial potential, the same current in every step. Rheobase's neurons
-    reset by subtraction, which is also how some simulators read NIR's IF (sinabs, snnTorch). A constant bias goes into
-    the layer before, θ into the weights after (spikes carry 1), batch normalisation is folded already. The same image
-    is to be given at every step, and the answer is the output's mean over time. Fires on ``>`` where we fire on ``>=``:
-    a potential of exactly θ is not promised to be read alike.
+    reset by subtraction; some simulators (sinabs, snnTorch) read NIR's IF in the same way. A constant bias is added to
+    the layer before, θ is multiplied into the weights after (spikes have amplitude 1), batch normalisation is already
+    folded. The simulator must present the same image at every step; the logits are the time-mean of the output. NIR
+    fires on ``>``, Rheobase on ``>=``: simulators may differ for a potential of exactly θ.
 
     Args:
-        network: for simulators that know one threshold only, :func:`rheobase.network.fold_thresholds` comes first.
-        path: of the file to be made.
-        approximate: write what NIR cannot say too: another simulator then sees the nearest thing (V0 and biases that
-            differ from step to step as a constant current with the same sum over T steps; an IF neuron for any other),
-            and :func:`rheobase.exchange.import_nir` restores the network itself.
-        reset: how the simulators that the file is for reset their IF neurons.
-        overwrite: replace a file that exists.
+        network: a converted network; apply :func:`rheobase.network.fold_thresholds` first for simulators with a single
+            threshold.
+        path: file to write.
+        approximate: also write properties that NIR cannot express, as the nearest NIR node (V0 and biases that differ
+            between steps as a constant current of the same sum over T steps; any other neuron as IF).
+            :func:`rheobase.exchange.import_nir` restores the exact network.
+        reset: reset of IF nodes in the simulators that will read the file.
+        overwrite: replace an existing file.
 
     Returns:
-        What was written and what was lost.
+        The file, its nodes and the properties that NIR cannot express.
 
     Raises:
-        StoreError: if NIR cannot say what a site does (naming it, what would be lost and the remedy); if it has no node
-            for an operation, with ``approximate`` or without; if the file exists or cannot be written; if the package
-            ``nir`` is missing.
+        StoreError: if NIR cannot express a site (without ``approximate``); if NIR has no node for an operation; if the
+            file exists or cannot be written; or if the package ``nir`` is missing.
 
     Example:
         >>> rb.exchange.export_nir(rb.network.fold_thresholds(snn), "net.nir", reset="subtract").exact  # doctest: +SKIP
@@ -111,7 +111,7 @@ def export_nir(
         raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
     path = as_path(path)
     if path.exists() and not overwrite:
-        raise StoreError("exists already", where=str(path), remedy="choose another name, or pass overwrite=True")
+        raise StoreError("already exists", where=str(path), remedy="choose another name, or pass overwrite=True")
     losses = tuple(loss for i in range(len(network.sites)) for loss in _losses(network, i, reset))
     if losses and not approximate:
         raise _refusal(losses)
@@ -124,13 +124,13 @@ def export_nir(
         _write(nir, graph, path)
     except OSError as cause:
         raise StoreError(
-            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="choose another place"
+            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="choose another path"
         ) from cause
     return NIRExport(path, reset, losses, {site.name: lowering.names[site.name] for site in network.sites})
 
 
 def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
-    """What NIR cannot say of a site."""
+    """Properties of a site that NIR cannot express."""
     site, neuron = network.sites[index], cast(Neuron, network.neurons[index])
     if neuron.kind != "integrate_fire":
         what = f"has {type(neuron).__name__} neurons, for which NIR has no node"
@@ -141,19 +141,19 @@ def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
         found.append(
             Loss(
                 site.name,
-                "resets by subtraction, and NIR's IF to a value",
-                "if the simulator reads IF with reset by subtraction, as sinabs and snnTorch do, say so: "
-                'reset="subtract" (--reset subtract)',
+                "resets by subtraction, NIR's IF to a value",
+                'pass reset="subtract" (--reset subtract) for simulators that reset IF by subtraction, such as sinabs '
+                "and snnTorch",
             )
         )
     if bool((torch.as_tensor(neuron.v0) != 0).any()):
-        without = "convert with initial_potential=0, or RTS, which gives the same charge step by step"
+        without = "convert with initial_potential=0, or with RTS, which spreads the same charge over the steps"
         found.append(Loss(site.name, "starts from an initial potential, which NIR's IF does not have", without))
     if bias is not None and bias.dim() == 2 and bool((bias != bias[0]).any()):
         constant = "use a method whose bias is constant, such as rb.RTS or rb.SNNCalibration"
-        found.append(Loss(site.name, "has a bias for each step, and NIR one for all", constant))
+        found.append(Loss(site.name, "has a bias for each step, NIR one for all", constant))
     if network.steps_of(site.name) != network.timesteps:
-        own = f"runs for {network.steps_of(site.name)} steps, and others for {network.timesteps}"
+        own = f"runs for {network.steps_of(site.name)} steps, other sites for {network.timesteps}"
         found.append(Loss(site.name, own, "use the same T at every site"))
     return found
 
@@ -165,12 +165,12 @@ def _refusal(losses: Sequence[Loss]) -> StoreError:
     return StoreError(
         "; ".join([first.what, *also]) + more,
         where=first.site,
-        remedy=f"{first.remedy}; or approximate=True (--approximate), which only rb.exchange.import_nir restores",
+        remedy=f"{first.remedy}; or pass approximate=True (--approximate): only rb.exchange.import_nir is then exact",
     )
 
 
 def _lower(network: SpikingNetwork) -> Lowering:
-    """The graph that NIR is told: sums for means, θ in the weights after a site, constant currents in those before."""
+    """Lower the graph: sums for means, θ in the weights after a site, constant currents in the biases before it."""
     graph, after = sum_pools(network.graph)
     thresholds, shifts = {}, {}
     for site, neuron in zip(network.sites, cast(Sequence[Neuron], network.neurons), strict=True):
@@ -185,7 +185,7 @@ def _lower(network: SpikingNetwork) -> Lowering:
 
 
 def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
-    """What NIR is told in place of bias and initial potential, [] or [C]: at each step 1/T of their sum over T."""
+    """Constant current in place of bias and initial potential, [] or [C]: 1/T of their sum over T steps."""
     theta = torch.as_tensor(neuron.threshold).double()
     current = torch.zeros_like(theta)
     potential = torch.as_tensor(neuron.v0).double()
@@ -199,7 +199,7 @@ def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
 
 
 def _write(nir: Any, graph: Any, path: Path) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)

@@ -1,10 +1,10 @@
-"""A graph in the words of NIR.
+"""Lowering of a graph to NIR nodes.
 
-NIR has convolutions, affine maps, sum pooling, flattening and edges that add up. Everything else is put in these words:
-a slice, a padding, a concatenation, a channel shuffle or a per-channel factor is a 1x1 convolution with mostly zeros.
-What NIR's own type check or the simulators read wrongly is avoided: grouped convolutions and kernels that are not
-square are written out with zeros, linear layers as ``Affine``, pooling as ``SumPool2d`` with the division in the
-weights that follow, axes to flatten counted from the back. All of that is exact in real arithmetic.
+NIR has convolutions, affine maps, sum pooling, flattening, and edges that add up. All other operations are expressed
+by these: a slice, a padding, a concatenation, a channel shuffle or a per-channel factor is a 1x1 convolution with
+mostly zeros. Forms that NIR's type check or the simulators misread are avoided: grouped convolutions and non-square
+kernels are filled with zeros, linear layers are written as ``Affine``, pooling as ``SumPool2d`` with the division in
+the following weights, and the axes of ``Flatten`` are counted from the last. All of this is exact in real arithmetic.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, Value
 from rheobase.graph.operations.pooling import MeanPool
 
-_PARTIAL = "export the part of the network that NIR has words for, or keep it as a folder: rb.save(snn, ...)"
+_PARTIAL = "replace the operation before conversion, or save the network as a folder: rb.save(snn, ...)"
 
 
 def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
-    """Every pooling by mean as one by sum (``divisor_override=1``), and the factor that it then lacks."""
+    """Replace mean pooling by sum pooling (``divisor_override=1``); return the graph and the missing factors."""
     nodes, factors = [], {}
     by_name = {node.name: node for node in graph.nodes}
     for node in graph.nodes:
@@ -39,7 +39,7 @@ def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
         with _refused(node):
             kernel, stride, padding, divisor = operation.window(NodeContext.of(node, by_name, graph.tensors))
         attributes = {"kernel_size": kernel, "stride": stride, "padding": padding, "divisor_override": 1}
-        flat = len(node.shape) == 1  # the axes of space are gone
+        flat = len(node.shape) == 1  # the spatial axes are reduced
         shape = (node.shape[0], *(1 for _ in kernel)) if flat else node.shape
         name = f"{node.name}.sum" if flat else node.name
         nodes.append(Node(name, "avg_pool", node.inputs, attributes, {}, shape, node.origin))
@@ -51,7 +51,7 @@ def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
 
 @contextmanager
 def _refused(node: Node) -> Iterator[None]:
-    """Raise the error that names the node for an operation that NIR does not have."""
+    """Convert :class:`NotExpressible` to a StoreError that names the node."""
     try:
         yield
     except NotExpressible as cause:
@@ -60,16 +60,16 @@ def _refused(node: Node) -> Iterator[None]:
 
 
 class Lowering:
-    """NIR nodes and edges for a graph.
+    """NIR nodes and edges of a graph.
 
     Args:
-        graph: with sums for means (:func:`sum_pools`).
+        graph: graph with sum pooling only (:func:`sum_pools`).
         thresholds: θ of every site, [] or [C].
 
     Attributes:
         nodes: the NIR nodes by name.
         edges: pairs of names.
-        names: node of the graph -> NIR node with its weights, for convolutions, linear layers and sites.
+        names: node of the graph -> its NIR node, for convolutions, linear layers and sites.
     """
 
     def __init__(self, graph: Graph, thresholds: dict[str, Tensor]) -> None:
@@ -92,7 +92,7 @@ class Lowering:
         self.edges += [(source, "output") for source in output.sources]
 
     def value(self, node: Node) -> Value:
-        """Write a node of the graph."""
+        """Write a node of the graph as NIR nodes."""
         if node.operation == "input":
             self.nodes["input"] = self.nir.Input(input_type={"input": np_shape(node.shape)})
             return Value(("input",), node.shape)
@@ -110,7 +110,7 @@ class Lowering:
     # -- nodes ---------------------------------------------------------------------------------------------------
 
     def put(self, name: str, node: Any, sources: Sequence[str], shape: tuple[int, ...]) -> Value:
-        """Add a NIR node that reads the sum of others."""
+        """Add a NIR node that reads the sum of ``sources``."""
         base = re.sub(r"\W", "_", name, flags=re.ASCII)
         base = f"n{base}" if base[0].isdigit() else base
         unique, n = base, 1
@@ -122,19 +122,19 @@ class Lowering:
         return Value((unique,), shape)
 
     def named(self, node: Node, made: Any, value: Value) -> Value:
-        """A NIR node that stands for one of the graph's."""
+        """Add the NIR node of a node of the graph."""
         result = self.put(node.name, made, value.sources, node.shape)
         self.names[node.name] = result.sources[0]
         return result
 
     def array(self, tensor: Tensor) -> Any:
-        """As NumPy, in the network's precision."""
+        """Return a tensor as NumPy array, in the network's dtype."""
         return tensor.detach().to(self.dtype).cpu().contiguous().numpy()
 
     def conv(
         self, weight: Tensor, bias: Tensor, size: Any, stride: Sequence[int], padding: Sequence[int], dilation: Any
     ) -> Any:
-        """Conv1d or Conv2d."""
+        """Build Conv1d or Conv2d."""
         arrays = {"weight": self.array(weight), "bias": self.array(bias), "groups": 1}
         if weight.dim() == 3:
             numbers = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
@@ -143,12 +143,12 @@ class Lowering:
         return self.nir.Conv2d(input_shape=tuple(int(n) for n in size), **numbers, **arrays)
 
     def weight_and_bias(self, node: Node) -> tuple[Tensor, Tensor]:
-        """Zeros where there is no bias, because simulators want one."""
+        """Return weight and bias of a node; a missing bias is zeros, because simulators require one."""
         weight, bias = self.parameter(node, "weight"), self.parameter(node, "bias")
         assert weight is not None
         return weight, torch.zeros(weight.shape[0]) if bias is None else bias
 
-    # -- the words of an operation (rheobase.graph.operations.Words) -----------------------------------------------
+    # -- methods that operations call (rheobase.graph.operations.Words) --------------------------------------------
 
     def seen(self, node: Node, i: int = 0) -> Value:
         """Return an input, whose channels may be split into several axes."""
@@ -180,7 +180,7 @@ class Lowering:
         return self.graph.tensor(node.parameters[argument]) if argument in node.parameters else None
 
     def write(self, name: str, value: Value, padding: Sequence[int] | None = None) -> Value:
-        """A map of channels as a 1x1 convolution, or an affine node where there is no space."""
+        """Write a map of channels as a 1x1 convolution, or as an affine node without spatial axes."""
         assert value.matrix is not None
         bias = torch.zeros(len(value.matrix)) if value.shift is None else value.shift
         axes = len(value.shape) - 1
@@ -236,14 +236,14 @@ class Lowering:
         sources: list[str] = []
         for i in range(len(node.inputs)):
             value = self.plain(node, i)
-            if set(value.sources) & set(sources):  # an edge is there once or not at all
+            if set(value.sources) & set(sources):  # NIR has at most one edge between two nodes
                 value = self.write(f"{node.name}_{i}", value.mapped())
             sources += value.sources
         return Value(tuple(sources), node.shape)
 
 
 def np_shape(shape: Sequence[int]) -> Any:
-    """A shape as NIR wants it."""
+    """Convert a shape to a NumPy array."""
     return torch.tensor(list(shape)).numpy()
 
 
@@ -260,7 +260,7 @@ def _ungrouped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _square(weight: Tensor, padding: list[int], dilation: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """A square kernel, with zeros around the one that is not: NIR computes both sizes from the first."""
+    """Pad a kernel to a square with zeros, because NIR computes both output sizes from the first kernel size."""
     sizes = weight.shape[2:]
     largest = max(sizes)
     if any((largest - n) % 2 for n in sizes):

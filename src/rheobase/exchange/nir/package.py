@@ -1,4 +1,4 @@
-"""The package ``nir``, which is an extra."""
+"""The optional package ``nir``."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from rheobase.core.checks import check_choice
 from rheobase.core.errors import StoreError
 
 Reset = Literal["value", "subtract"]
-"""How the simulator of a file resets its IF neurons: to a value, as NIR's definition says, or by subtraction of θ."""
+"""Reset of IF nodes in a file's simulator: to a value, as NIR defines it, or by subtraction of θ."""
 
 
 def require_nir() -> Any:
-    """The package.
+    """Import the package ``nir``.
 
     Raises:
-        StoreError: if it is not installed.
+        StoreError: if the package is not installed.
     """
     try:
         import nir
     except ImportError as cause:
         raise StoreError(
-            f"the package to read and write them with is missing ({cause})",
-            where="NIR files",
-            remedy="pip install 'rheobase[nir]'",
+            f"is not installed ({cause})", where="package nir", remedy="run `pip install 'rheobase[nir]'`"
         ) from cause
     return nir
 
 
 def check_reset(reset: str) -> None:
-    """Refuse an unknown reading.
+    """Check a value of ``reset``.
 
     Raises:
-        StoreError: if it is one.
+        StoreError: if the value is unknown.
     """
     check_choice(reset, ("value", "subtract"), "reset", error=StoreError)

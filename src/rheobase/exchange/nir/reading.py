@@ -1,4 +1,4 @@
-"""A NIR file as a spiking network."""
+"""Import of NIR files as spiking networks."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from rheobase.neurons import IntegrateFire
 
 
 def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset = "value") -> SpikingNetwork:
-    """Read a NIR file.
+    """Read a NIR file as a spiking network.
 
-    A file that :func:`rheobase.exchange.export_nir` wrote gives the exported network, with the same logits bit for bit,
-    also where the file's NIR nodes only approximate it. Any other file is read if its nodes say a network that Rheobase
-    can run exactly: ``Input``, ``Output``, ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Scale``, ``SumPool2d``,
-    ``AvgPool2d``, ``Flatten``, and ``IF`` with reset by subtraction; edges that meet in a node add up.
+    A file that :func:`rheobase.exchange.export_nir` wrote gives the exported network with bit-identical logits, even
+    if its NIR nodes only approximate the network. A file from another program is read if Rheobase can run its nodes
+    exactly: ``Input``, ``Output``, ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``, ``Scale``, ``SumPool2d``,
+    ``AvgPool2d``, ``Flatten``, and ``IF`` with reset by subtraction; edges into the same node add up.
 
     Args:
-        path: of the file.
-        timesteps: T, for files that others wrote: NIR does not say it.
-        reset: for files that others wrote: what the simulator they come from does at a spike. By NIR's definition IF
-            resets to a value, which Rheobase's neurons do not; sinabs and snnTorch subtract θ.
+        path: the file.
+        timesteps: T, required for files from other programs, because NIR does not contain T.
+        reset: for files from other programs: how that program resets IF. NIR defines a reset to a value, which
+            Rheobase's neurons do not have; sinabs and snnTorch subtract θ.
 
     Returns:
-        The network, on the CPU. Of a file by others, ``ann`` takes each IF for a ReLU clipped at θ.
+        The network, on the CPU. For a file from another program, ``ann`` has a ReLU clipped at θ for each IF.
 
     Raises:
-        StoreError: if it is no NIR file, damaged or changed; if it holds what Rheobase cannot run exactly (naming the
-            node); if the package ``nir`` is missing.
+        StoreError: if the file is not a NIR file, is damaged or was changed; if Rheobase cannot run a node exactly; or
+            if the package ``nir`` is missing.
 
     Example:
         >>> rb.exchange.import_nir("net.nir").timesteps  # doctest: +SKIP
@@ -54,44 +54,44 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
     path = as_path(path)
     where = str(path)
     if not path.is_file():
-        raise StoreError("is not a file that exists", where=where, remedy="check the path")
+        raise StoreError("is not a file", where=where, remedy="check the path")
     try:
         graph = nir.read(path)
     except PermissionError as cause:
         raise StoreError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
-    except Exception as cause:  # h5py and nir raise whatever comes
+    except Exception as cause:  # h5py and nir raise exceptions of any kind
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise StoreError(
-            f"is no NIR file, or is truncated or damaged ({reason})", where=where, remedy="copy or export it again"
+            f"is not a NIR file, or is damaged ({reason})", where=where, remedy="copy or export the file again"
         ) from cause
     if not isinstance(graph, nir.NIRGraph):
-        raise StoreError(f"holds a single {type(graph).__name__}, not a graph", where=where)
+        raise StoreError(f"holds a single {type(graph).__name__}, not a graph", where=where, remedy="export a graph")
     network = read_contract(graph, where)
     if network is not None:
         if timesteps is not None or reset != "value":
             raise StoreError(
-                "have no effect on a file that Rheobase wrote, which says both",
+                "have no effect on a file that Rheobase wrote, which contains both",
                 where="timesteps and reset",
                 remedy="leave them out",
             )
         return network
     if timesteps is None:
         raise StoreError(
-            "does not say for how many steps to run",
+            "does not contain the number of time-steps",
             where=where,
-            remedy="give it: rb.exchange.import_nir(path, timesteps=16)",
+            remedy="pass timesteps, such as rb.exchange.import_nir(path, timesteps=16)",
         )
     return _Reader(nir, graph, reset).network(check_whole(timesteps, "timesteps", error=StoreError), where)
 
 
 class _Reader:
-    """Nodes of a foreign NIR graph as operations."""
+    """Converts the nodes of a NIR graph from another program to operations."""
 
     def __init__(self, nir: Any, graph: Any, reset: Reset) -> None:
         self.nir, self.source, self.reset = nir, graph, reset
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
-        self.samples: dict[str, Tensor] = {}  # a batch of one, for the shapes
+        self.samples: dict[str, Tensor] = {}  # outputs for one image, to infer shapes
         self.neurons: list[IntegrateFire] = []
         self.dtype = _widest([getattr(node, "weight", None) for node in graph.nodes.values()])
         self.readers: dict[type, Callable[[str, Any, str], None]] = {
@@ -113,7 +113,9 @@ class _Reader:
         )
         if len(inputs) != 1 or len(outputs) != 1:
             raise StoreError(
-                f"has {len(inputs)} inputs and {len(outputs)} outputs", where=where, remedy="one of each is read"
+                f"has {len(inputs)} inputs and {len(outputs)} outputs",
+                where=where,
+                remedy="export a graph with one of each",
             )
         shape = tuple(int(n) for n in self.source.nodes[inputs[0]].input_type["input"])
         self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape, dtype=self.dtype))
@@ -132,15 +134,15 @@ class _Reader:
                 self.readers[type(node)](name, node, arriving)
             except StoreError:
                 raise
-            except Exception as cause:  # sizes that do not fit, one way or another
+            except Exception as cause:  # torch's errors for sizes that do not fit
                 first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
                 raise StoreError(
-                    f"does not fit what it reads ({first})", where=name, remedy="export it again"
+                    f"does not fit its input ({first})", where=name, remedy="export the file again"
                 ) from cause
         if not self.neurons:
             raise StoreError("has no neurons", where=where, remedy="give a spiking network")
         graph = Graph(self.nodes, output, self.tensors)
-        notes = ["read from a NIR file: the analog network takes each IF for a ReLU clipped at θ"]
+        notes = ["read from a NIR file: the analog network has a ReLU clipped at θ for each IF"]
         provenance = Provenance(versions=versions(), notes=notes)
         return SpikingNetwork(graph, graph, self.neurons, timesteps, {"name": "NIR"}, provenance)
 
@@ -152,19 +154,24 @@ class _Reader:
             order = list(TopologicalSorter(before).static_order())
         except CycleError as cause:
             raise StoreError(
-                f"is recurrent ({' → '.join(cause.args[1])})", where=where, remedy="feed-forward networks are read"
+                f"is recurrent ({' → '.join(cause.args[1])})", where=where, remedy="give a feed-forward network"
             ) from None
         except KeyError as cause:
-            raise StoreError(f"has an edge to {cause}, which is no node", where=where) from None
-        if set(order) != set(self.source.nodes):
-            raise StoreError("has an edge from what is no node", where=where)
+            raise StoreError(
+                f"has an edge to {cause}, which is not a node", where=where, remedy="export the file again"
+            ) from None
+        unknown = set(order) - set(self.source.nodes)
+        if unknown:
+            raise StoreError(
+                f"has an edge from {min(unknown)!r}, which is not a node", where=where, remedy="export the file again"
+            )
         return order
 
     def arriving(self, name: str) -> str:
-        """What a node reads, as one value."""
+        """Return the name of a node's input, the sum of all edges into it."""
         sources = [source for source, target in self.source.edges if target == name]
         if not sources:
-            raise StoreError("reads nothing", where=name, remedy="connect it, or take it out")
+            raise StoreError("has no input", where=name, remedy="connect the node, or remove it")
         if len(sources) == 1:
             return sources[0]
         made = f"{name}:sum"
@@ -179,20 +186,20 @@ class _Reader:
     def operation(
         self, name: str, operation: str, arriving: str, attributes: dict[str, Any], tensors: dict[str, Tensor]
     ) -> None:
-        """An affine operation."""
+        """Add an affine operation."""
         parameters = {argument: f"{name}.{argument}" for argument in tensors}
         result = OPERATIONS[operation].apply(self.samples[arriving], **attributes, **tensors)
         self.tensors.update({parameters[argument]: tensor for argument, tensor in tensors.items()})
         self.add(Node(name, operation, (arriving,), attributes, parameters, tuple(result.shape[1:]), name), result)
 
     def tensor(self, name: str, array: Any) -> Tensor:
-        """An array of a node."""
+        """Convert an array of a node to a tensor."""
         values = np.array(array)
         if values.dtype.kind not in "fiu":
-            raise StoreError(f"holds {values.dtype} values, not real numbers", where=name, remedy="export it again")
+            raise StoreError(f"holds {values.dtype} values, not real numbers", where=name, remedy="export real values")
         found = torch.from_numpy(values).to(self.dtype)
         if not bool(torch.isfinite(found).all()):
-            raise StoreError("holds NaN or infinite values", where=name, remedy="export it again")
+            raise StoreError("holds NaN or infinite values", where=name, remedy="export finite values")
         return found
 
     def linear(self, name: str, node: Any, arriving: str) -> None:
@@ -200,7 +207,9 @@ class _Reader:
         if hasattr(node, "bias"):
             tensors["bias"] = self.tensor(name, node.bias)
         if tensors["weight"].dim() != 2:
-            raise StoreError("has a weight of more than two axes", where=name)
+            raise StoreError(
+                f"has a weight of shape {list(tensors['weight'].shape)}", where=name, remedy="give a matrix"
+            )
         self.operation(name, "linear", arriving, {}, tensors)
 
     def conv(self, name: str, node: Any, arriving: str) -> None:
@@ -213,7 +222,11 @@ class _Reader:
         elif node.padding == "same":
             spans = [d * (k - 1) for d, k in zip(dilation, tensors["weight"].shape[2:], strict=True)]
             if any(span % 2 for span in spans):
-                raise StoreError('is padded "same" with an even kernel, one side more than the other', where=name)
+                raise StoreError(
+                    'has padding "same" with an even kernel, which is asymmetric',
+                    where=name,
+                    remedy="use an odd kernel or explicit padding",
+                )
             padding = [span // 2 for span in spans]
         attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": int(node.groups)}
         self.operation(name, "conv", arriving, attributes, tensors)
@@ -238,19 +251,27 @@ class _Reader:
     def integrate_fire(self, name: str, node: Any, arriving: str) -> None:
         if self.reset == "value":
             raise StoreError(
-                "resets to a value (NIR's IF), and Rheobase's neurons reset by subtraction",
+                "resets to a value (NIR's IF), Rheobase's neurons reset by subtraction",
                 where=name,
-                remedy='if the simulator that wrote it subtracts, as sinabs and snnTorch do, pass reset="subtract"',
+                remedy='pass reset="subtract" if the program that wrote the file subtracts, as sinabs and snnTorch do',
             )
         if np.any(np.asarray(getattr(node, "v_reset", 0)) != 0):
-            raise StoreError("has a v_reset other than 0, which means no reset by subtraction", where=name)
+            raise StoreError(
+                "has a v_reset other than 0, which excludes a reset by subtraction",
+                where=name,
+                remedy="export with v_reset = 0",
+            )
         threshold, gain = self.tensor(name, node.v_threshold), self.tensor(name, node.r)
         if not bool((threshold > 0).all()):
-            raise StoreError("has a threshold that is not positive", where=name)
+            raise StoreError("has a threshold that is not positive", where=name, remedy="use positive thresholds")
         shape = tuple(self.samples[arriving].shape[1:])
         if tuple(threshold.shape) not in ((), (1,), shape):
-            raise StoreError(f"has thresholds of shape {list(threshold.shape)} for currents {list(shape)}", where=name)
-        scale = gain / threshold  # spikes carry 1, so the current is measured in thresholds
+            raise StoreError(
+                f"has thresholds of shape {list(threshold.shape)} for currents of shape {list(shape)}",
+                where=name,
+                remedy="give one threshold, or one for each neuron",
+            )
+        scale = gain / threshold  # spikes have amplitude 1, so the current is in units of θ
         if bool((scale != 1).any()):
             self.operation(f"{name}:current", "affine", arriving, {}, {"scale": scale.reshape(scale.shape or (1,))})
             arriving = f"{name}:current"
@@ -262,19 +283,19 @@ class _Reader:
         self.neurons.append(IntegrateFire(one, one * 0))
 
 
-_KNOWN = "Input, Output, Linear, Affine, Conv1d, Conv2d, Scale, SumPool2d, AvgPool2d, Flatten and IF are read"
+_KNOWN = "use Input, Output, Linear, Affine, Conv1d, Conv2d, Scale, SumPool2d, AvgPool2d, Flatten and IF only"
 
 
 def _reason(node: Any) -> tuple[str]:
-    """Why a node cannot be run exactly."""
+    """Reason why a node cannot be run exactly."""
     kind = type(node).__name__
     if kind in ("LIF", "LI", "CubaLIF", "CubaLI"):
-        return ("leaks, and Rheobase's neurons do not",)
+        return ("leaks, Rheobase's neurons do not",)
     return (f"is a {kind}, which Rheobase cannot run exactly",)
 
 
 def _widest(weights: list[Any]) -> torch.dtype:
-    """What the network computes in: float64 where a layer has such weights, else float32."""
+    """The dtype of the network: float64 if any layer has float64 weights, else float32."""
     return torch.float64 if any(np.asarray(w).dtype == np.float64 for w in weights if w is not None) else torch.float32
 
 
