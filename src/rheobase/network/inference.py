@@ -87,7 +87,7 @@ def _response(network: SpikingNetwork, site: str, steps: int) -> Response:
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:
     """Build a copy of a network with a closed form that runs at close to the analog network's speed.
 
-    The weights are copied: memory doubles, and a later calibration of ``network`` does not change the copy.
+    The weights are copied, which doubles their memory. A later calibration of ``network`` does not change the copy.
 
     Args:
         network: converted by a recipe with a closed form (``network.execution_mode == "counts"``); not modified.

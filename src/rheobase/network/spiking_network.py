@@ -119,21 +119,21 @@ class SpikingNetwork(nn.Module):
             raise RecipeError(f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites", where="network")
         self._index = {site.name: site.index for site in self.sites}
         before, between, readout = split_at_sites(self.graph)
-        made_early = {node.name for node in before}
-        made_spiking = {node.name for node in between}
-        needed_late = {name for node in (*between, *readout) for name in node.inputs}
-        own = {site.name: self.steps_of(site.name) for site in self.sites}
+        names_before = {node.name for node in before}
+        names_between = {node.name for node in between}
+        names_read = {name for node in (*between, *readout) for name in node.inputs}
+        site_steps = {site.name: self.steps_of(site.name) for site in self.sites}
         waiting = {site.name for site in self.sites if self.waits(site.name)}
-        self.streams = not waiting and len(set(own.values())) == 1
-        self._early = schedule(before[1:], keep=needed_late & made_early)
+        self.streams = not waiting and len(set(site_steps.values())) == 1
+        self._early = schedule(before[1:], keep=names_read & names_before)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
-        self._read = sorted(read & (made_spiking | made_early))
-        if len(set(own.values())) > 1 and len(waiting) < len(own):
-            between = aligned(between, own, waiting, keep=self._read)
+        self._read = sorted(read & (names_between | names_before))
+        if len(set(site_steps.values())) > 1 and len(waiting) < len(site_steps):
+            between = aligned(between, site_steps, waiting, keep=self._read)
         self.nodes = (*before, *between)
-        self.between = schedule(between, keep={*self._read, *made_early})
+        self.between = schedule(between, keep={*self._read, *names_before})
         self._late = schedule(readout, keep={self.graph.output})
-        self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *made_early, self.graph.output})
+        self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *names_before, self.graph.output})
         self._constant_floats, self._step_floats = _peak_floats(self.graph, self._early, self.between)
 
     # -- running ---------------------------------------------------------------------------------------------------

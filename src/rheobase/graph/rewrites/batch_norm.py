@@ -40,7 +40,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
         if len(users[by_name[node.name].inputs[0]]) == 1 and before.name != graph.output:
             folded = _folded(NodeContext.of(before, by_name, tensors), gain, shift)
         if folded is not None:
-            names = {argument: _own(graph, before, argument) for argument in folded}
+            names = {argument: _unshared_name(graph, before, argument) for argument in folded}
             tensors.update({names[argument]: tensor for argument, tensor in folded.items()})
             nodes[before.name] = replace(before, parameters={**before.parameters, **names})
             renamed[node.name] = before.name
@@ -72,7 +72,7 @@ def _folded(before: NodeContext, gain: Tensor, shift: Tensor) -> dict[str, Tenso
     return None if changed is None else {argument: tensor.to(dtype) for argument, tensor in changed.items()}
 
 
-def _own(graph: Graph, node: Node, argument: str) -> str:
+def _unshared_name(graph: Graph, node: Node, argument: str) -> str:
     """A name for the folded tensor that no other call of a shared layer reads."""
     name = f"{node.name}.{argument}"
     shared = any(name in other.parameters.values() for other in graph.nodes if other.name != node.name)

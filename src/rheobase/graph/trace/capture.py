@@ -41,8 +41,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
     """Trace a network to a graph, with lists of rewrites and refusals.
 
     Args:
-        model: a trained network with one float tensor as input; not modified. A :class:`Graph` is returned unchanged,
-            so that one trace serves many conversions.
+        model: a trained network with one float tensor as input; not modified. A :class:`Graph` is not traced again, so
+            that one trace serves many conversions.
         example: a batch of inputs, [B, ...], B >= 1, of the size that the network will be used with.
 
     Returns:
