@@ -380,7 +380,7 @@ def test_convert_refuses_options(run: Run, tmp_path: Path, more: list[str], said
         ("nothing.npz", ["nothing.npz", "does not exist"]),
         ("empty.npz", ["empty.npz", "no sample"]),
         ("floats.npz", ["labels of type float64"]),
-        ("cli_nets:Net", ["no data"]),
+        ("cli_nets:Net", ["not data"]),
         ("cli_nets:absent", ["absent"]),
     ],
 )

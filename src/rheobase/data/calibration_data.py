@@ -62,12 +62,12 @@ class CalibrationData:
         digest.update(images=images, labels=labels)
         order = torch.randperm(len(images), generator=generator(seed))
         cut = min(int(len(images) * HELD_OUT), MAX_HELD_OUT)
-        held, fit = order[:cut], order[cut:]
+        held_out, fit = order[:cut], order[cut:]
         return cls(
             images[fit],
-            images[held],
+            images[held_out],
             None if labels is None else labels[fit],
-            None if labels is None else labels[held],
+            None if labels is None else labels[held_out],
             digest.hexdigest(),
             complete=len(images) == drawn.given,
             given=drawn.given,

@@ -226,7 +226,7 @@ def load(
 
 
 class _Folder:
-    """The recordings `<class>/<name>` beneath a folder."""
+    """The recordings `<class>/<name>` in a folder."""
 
     def __init__(self, root: Path) -> None:
         try:

@@ -99,14 +99,14 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         later = {name for name in made if last_read.get(name, -1) > site.index}
         values = {name: value for name, value in values.items() if last_read.get(name, -1) > site.index}
         start = 0
-        for piece in layer.pieces(network):
+        for signals in layer.pieces(network):
             for node in aligned:
-                piece[node.name] = Simulation(network).advance(network.timesteps)(node, piece[site.name])
+                signals[node.name] = Simulation(network).advance(network.timesteps)(node, signals[site.name])
             for name in later:
                 if name not in values:
-                    values[name] = _empty(piece[name], len(images))
-                _part(values[name], slice(start, start + _images(piece[name]))).values.copy_(piece[name].values)
-            start += _images(piece[site.name])
+                    values[name] = _empty(signals[name], len(images))
+                _part(values[name], slice(start, start + _images(signals[name]))).values.copy_(signals[name].values)
+            start += _images(signals[site.name])
 
 
 def _images(signal: Signal) -> int:

@@ -52,11 +52,11 @@ class ImageTree:
             DataError: if there is no image, or a class folder contains none.
         """
         depth = len(self.base)
-        beneath = [(parts, is_folder) for parts, is_folder in self._names if parts[:depth] == self.base != parts]
+        below = [(parts, is_folder) for parts, is_folder in self._names if parts[:depth] == self.base != parts]
         if not self.images:
             place = f" in the folder {'/'.join(self.base)!r}" if self.base else ""
             raise DataError(f"holds no images{place}", where=where, remedy=f"{_LAYOUT}{self._choices()}")
-        classes = sorted({parts[depth] for parts, is_folder in beneath if is_folder or len(parts) > depth + 1})
+        classes = sorted({parts[depth] for parts, is_folder in below if is_folder or len(parts) > depth + 1})
         empty = sorted(set(classes) - {parts[-2] for parts in self.images})
         if empty:
             raise DataError(
@@ -64,7 +64,7 @@ class ImageTree:
                 where=where,
                 remedy=f"remove it; {_LAYOUT}{self._choices()}",
             )
-        strays = ["/".join(parts) for parts, is_folder in beneath if _is_image(parts, is_folder)]
+        strays = ["/".join(parts) for parts, is_folder in below if _is_image(parts, is_folder)]
         strays = sorted(set(strays) - {"/".join(parts) for parts in self.images})
         if strays:
             warnings.warn(
