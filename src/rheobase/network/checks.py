@@ -17,7 +17,9 @@ def check_input(graph: Graph, images: Tensor) -> None:
     """
     expected = graph.input_shape
     if not isinstance(images, Tensor):
-        raise DataError.typed(f"must be a tensor, not {type(images).__name__}", where="images")
+        raise DataError.typed(
+            f"must be a tensor, not {type(images).__name__}", where="images", remedy="pass a tensor [batch, ...]"
+        )
     if tuple(images.shape[1:]) != expected:
         raise DataError(
             f"have shape {list(images.shape[1:])}, the network was converted for {list(expected)}",

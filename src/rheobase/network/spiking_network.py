@@ -116,7 +116,11 @@ class SpikingNetwork(nn.Module):
         """Derive the order of execution from ``graph``; call it after replacing ``graph``."""
         self.sites = site_table(self.graph)
         if len(self.sites) != len(self.neurons):
-            raise RecipeError(f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites", where="network")
+            raise RecipeError(
+                f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites",
+                where="network",
+                remedy="give one layer of neurons for each site",
+            )
         self._index = {site.name: site.index for site in self.sites}
         before, between, readout = split_at_sites(self.graph)
         names_before = {node.name for node in before}
