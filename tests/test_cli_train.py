@@ -328,7 +328,7 @@ def test_augmentations_that_cannot_be(text: str) -> None:
         (["--method", "RateCoding"], ["RateCoding", "levels"]),
         (["--training", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
         (["--data", "nowhere.npz"], ["nowhere.npz", "does not exist"]),
-        (["--test", "train_nets:few"], ["--test", "images again"]),
+        (["--test", "train_nets:few"], ["--test", "calibration images"]),
         (["--execution", "counts"], ["--execution", "--test"]),
         (["--mean", "0.5"], ["no effect", "train_nets:few"]),
         (["--option", "colour=red"], ["unknown field 'colour'"]),

@@ -513,7 +513,7 @@ def test_steps_that_the_latency_leaves_out_are_noted() -> None:
     (cell,) = rb.compare(network, [rb.Pascal()], part("train"), part("test"), (4,)).cells
     internal = rb.latency(rb.convert(network, rb.Pascal()), 4).internal
     assert internal > 0
-    assert f"not in the latency: {internal} steps in which neurons work without input" in cell.notes
+    assert f"not in the latency: {internal} steps of neurons without input" in cell.notes
 
 
 # Bad input

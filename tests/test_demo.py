@@ -35,7 +35,7 @@ def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     with pytest.raises(SystemExit, match="0"):
         cli.app(["demo", "--out", str(tmp_path / "made")])
     printed = capsys.readouterr()
-    assert "gives the same numbers" in printed.out
+    assert "results are identical" in printed.out
     assert printed.err == ""
     folder = tmp_path / "made"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -95,7 +95,7 @@ def test_existing_folder(tmp_path: Path) -> None:
     demo.run_demo(out, epochs=1, overwrite=True)
     assert {path.name for path in out.iterdir()} == FILES
     foreign.mkdir()
-    with pytest.raises(StoreError, match="not made by an earlier demonstration"):
+    with pytest.raises(StoreError, match="not written by `rheobase demo`"):
         demo.run_demo(foreign, overwrite=True)
     with pytest.raises(StoreError, match="cannot be made"):
         demo.run_demo(Path("/proc/demo"))

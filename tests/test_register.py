@@ -262,7 +262,7 @@ def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None
     with pytest.raises(RecipeError, match=r"Forgetful: cannot be built from its buffers .*'leak'"):
         convert(recipe.replace(calibration=(rb.passes.Thresholds(),)))
     snn = convert(recipe)
-    with pytest.raises(StoreError, match=r"forgetful.*'leak'.*constructor"):
+    with pytest.raises(StoreError, match=r"forgetful.*'leak'"):
         rb.save(snn, tmp_path / "net")
     assert not list(tmp_path.iterdir())
 

@@ -75,7 +75,7 @@ def test_potentials_of_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="use a whole number from 1 to 4"):
         rb.measure.potentials(snn, images, snn.sites[0].name, 5)
     found = rb.measure.potentials(snn, images, snn.sites[0].name, 1)
-    with pytest.raises(RecipeError, match="channels 0 to"):
+    with pytest.raises(RecipeError, match="channel: is 1000"):
         found.of(channel=1000)
     silent = rb.measure.Potentials("x", 1, torch.full((2, 3), float("nan")))
     with pytest.raises(DataError, match="only silent channels"):
