@@ -97,7 +97,7 @@ def test_existing_folder(tmp_path: Path) -> None:
     foreign.mkdir()
     with pytest.raises(StoreError, match="not written by `rheobase demo`"):
         demo.run_demo(foreign, overwrite=True)
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match="cannot be created"):
         demo.run_demo(Path("/proc/demo"))
 
 
