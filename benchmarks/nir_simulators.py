@@ -23,10 +23,10 @@ sys.path.append(str(HERE.parent / "tests" / "simulators"))
 import readers
 
 
-def compared(snn: rb.SpikingNetwork, images: torch.Tensor, simulator: str, piece: int = 20) -> dict[str, float]:
+def compared(snn: rb.SpikingNetwork, images: torch.Tensor, simulator: str, sub_batch: int = 20) -> dict[str, float]:
     """Spike counts that differ, the images in which they do, and the largest difference of a logit."""
     total: dict[str, float] = {"spike counts": 0, "different": 0, "in images": 0, "logits": 0.0}
-    for some in images.split(piece):
+    for some in images.split(sub_batch):
         with tempfile.TemporaryDirectory() as folder:
             found = readers.compare(snn, Path(folder) / "net.nir", some, simulator)
             one_by_one = some.split(1) if found.different else ()

@@ -71,7 +71,7 @@ def one_batch(folder: Path) -> None:
     network(images)
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{before:.0f} {after:.0f} {network.piece_size(network.timesteps)} {seconds:.1f}")
+    print(f"{before:.0f} {after:.0f} {network.sub_batch_size(network.timesteps)} {seconds:.1f}")
 
 
 def main() -> None:
@@ -89,11 +89,11 @@ def main() -> None:
             for name, variables in ((case, {}), (f"{case}, freed memory kept", KEEP)):
                 command = [sys.executable, __file__, "--one-batch", folder]
                 run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
-                before, after, piece, seconds = map(float, run.stdout.split()[-4:])
+                before, after, sub_batch, seconds = map(float, run.stdout.split()[-4:])
                 result[f"one batch, {name}"] = {
                     "peak MiB after loading": before,
                     "peak MiB after simulating": after,
-                    "images at once": piece,
+                    "images at once": sub_batch,
                     "seconds": seconds,
                 }
     result["ResNet-20, T = 8, batch 128"] = speed()

@@ -163,12 +163,12 @@ def test_the_mean_is_met_exactly(case: str, t: list[float], mean: float, done: f
         part = LearnedStaircase(case, 1.0, 0.8, max_timesteps=8)
         part.set_steps(value)
         parts.append(part)
-    StepTarget(mean, 8).hold(named(parts), done)
+    StepTarget(mean, 8).project(named(parts), done)
     levels = [part.levels for part in parts]
     assert sum(levels) == min(math.floor(mean * len(t) + 1e-6), 8 * len(t))
     assert all(1 <= level <= 8 for level in levels)
     again = [float(part.real_steps) for part in parts]
-    StepTarget(mean, 8).hold(named(parts), 0.1)
+    StepTarget(mean, 8).project(named(parts), 0.1)
     assert [part.levels for part in parts] == levels  # nothing is left to do
     assert [float(part.real_steps) for part in parts] == pytest.approx(again, abs=0.6)
     seen = [min(max(value, 1), 8) if done < 0.5 else min(max(math.floor(value + 0.5), 1), 8) for value in t]
@@ -179,9 +179,9 @@ def test_the_mean_is_met_exactly(case: str, t: list[float], mean: float, done: f
 
 def test_what_is_met_already_stays() -> None:
     parts = [LearnedStaircase("t_alpha", t) for t in (1.2, 2.3, 4.4)]
-    StepTarget(7 / 3, 32).hold(named(parts), 0.0)
+    StepTarget(7 / 3, 32).project(named(parts), 0.0)
     assert [float(part.real_steps) for part in parts] == pytest.approx([1.2, 2.3, 4.4])
-    StepTarget(2.0, 32).hold(
+    StepTarget(2.0, 32).project(
         named(parts), 0.0
     )  # one has to give way: the one nearest to its edge, 4.4 falls by 0.9, 2.3 by 0.8
     assert [part.levels for part in parts] == [1, 1, 4]
@@ -190,9 +190,9 @@ def test_what_is_met_already_stays() -> None:
 def test_levels_settle() -> None:
     part = LearnedStaircase("t_alpha", 2.3)
     target = StepTarget(None, 32, freeze_after=0.5)
-    target.hold({"only": part}, 0.49)
+    target.project({"only": part}, 0.49)
     assert float(part.real_steps) == pytest.approx(2.3)
-    target.hold({"only": part}, 0.5)
+    target.project({"only": part}, 0.5)
     assert float(part.real_steps) == 2.0
 
 
@@ -203,7 +203,7 @@ def test_a_step_size_that_falls_to_zero() -> None:
         part.step_size.fill_(-0.1)  # type: ignore[operator]
     assert part.levels == 16
     assert bool(part(torch.rand(2, 2)).isfinite().all())
-    StepTarget(None, 16).hold({"only": part}, 0.1)
+    StepTarget(None, 16).project({"only": part}, 0.1)
     assert float(part.step_size) == pytest.approx(1 / 16)  # type: ignore[arg-type]
     one = LearnedStaircase("t_alpha", 1.0)
     notes = StepTarget(None, 16).notes({"first": part, "second": one})

@@ -74,7 +74,7 @@ def test_a_mean_current_is_the_mean_of_the_currents() -> None:
     snn = grid_snn("OptionAResNet")
     for layer in layers(snn, grid_images("OptionAResNet")[:4]):
         current = layer.mean_current(snn.graph, {name: signal.mean() for name, signal in layer.inputs.items()})
-        stepped = torch.cat([values[layer.source].mean() for values in layer.pieces(snn)])
+        stepped = torch.cat([values[layer.source].mean() for values in layer.sub_batches(snn)])
         torch.testing.assert_close(current, stepped, atol=1e-5, rtol=1e-4)
 
 

@@ -92,9 +92,9 @@ def test_an_image_does_not_see_its_batch(name: str) -> None:
 @pytest.mark.parametrize("name", ["OptionAResNet", "UNet", "MLP"])
 def test_the_memory_budget_changes_nothing_but_the_pieces(name: str) -> None:
     snn, images = copy.deepcopy(grid_snn(name)), grid_images(name)
-    whole, pieces = snn(images), snn.piece_size(4)
+    whole, sub_batches = snn(images), snn.sub_batch_size(4)
     snn.memory_budget = 1
-    assert snn.piece_size(4) == 1 < pieces
+    assert snn.sub_batch_size(4) == 1 < sub_batches
     assert torch.equal(snn(images), whole)
 
 
@@ -103,7 +103,7 @@ def test_pieces_stay_within_the_budget() -> None:
     for budget in (2**18, 2**20, 2**22):
         snn.memory_budget = budget
         for t in (1, 4, 32):
-            n = snn.piece_size(t)
+            n = snn.sub_batch_size(t)
             assert n == 1 or 4 * n * (snn._constant_floats + t * snn._step_floats) <= budget
 
 

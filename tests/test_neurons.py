@@ -190,9 +190,9 @@ def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> Non
             assert (out.data_ptr() == given.data_ptr()) == (overwrite and mode == "never")
             results.append((out, potential))
             if overwrite:
-                piece = currents[:8].clone()
-                out, _ = neuron.run(piece, start, overwrite=True)
-                assert out.data_ptr() == piece.data_ptr()
+                sub_batch = currents[:8].clone()
+                out, _ = neuron.run(sub_batch, start, overwrite=True)
+                assert out.data_ptr() == sub_batch.data_ptr()
                 assert torch.equal(out, results[0][0][:8])
     set_fusion("auto")
     for out, potential in results[1:]:

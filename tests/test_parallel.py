@@ -213,10 +213,10 @@ def test_statistics_are_those_that_arrive() -> None:
     walk.finish()
     seen = []
 
-    def look(graph, node, pieces):  # type: ignore[no-untyped-def]
+    def look(graph, node, sub_batches):  # type: ignore[no-untyped-def]
         if node.operation == "batch_norm":
             p = {argument: graph.tensor(name) for argument, name in node.parameters.items()}
-            y = F.batch_norm(torch.cat(pieces), p["running_mean"], p["running_var"], eps=node.attributes["eps"])
+            y = F.batch_norm(torch.cat(sub_batches), p["running_mean"], p["running_var"], eps=node.attributes["eps"])
             seen.append((y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)))
         return graph
 

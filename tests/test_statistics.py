@@ -34,8 +34,8 @@ def test_percentile_is_exact_in_any_batches(values: list[float], percentile: flo
     statistic = ExactPercentile(2, percentile)
     done = False
     while not done:
-        for piece in reversed(in_pieces(x, cuts)):
-            statistic.update(piece)
+        for sub_batch in reversed(in_pieces(x, cuts)):
+            statistic.update(sub_batch)
         done = statistic.finish_round()
     # the smallest value with at least percentile % of the values at or below it
     rank = max(1, -(-len(values) * round(percentile * 10_000) // 1_000_000))
@@ -58,17 +58,17 @@ def test_percentile_agrees_with_numpy() -> None:
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 40), max_size=3))
 def test_maximum_and_histogram_do_not_depend_on_batches(seed: int, cuts: list[int]) -> None:
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)).relu()
-    whole, pieces = RunningMax(), RunningMax()
+    whole, sub_batches = RunningMax(), RunningMax()
     whole.update(x)
-    for piece in reversed(in_pieces(x, cuts)):
-        pieces.update(piece)
+    for sub_batch in reversed(in_pieces(x, cuts)):
+        sub_batches.update(sub_batch)
     assert whole.value is not None
-    assert pieces.value is not None
-    assert torch.equal(whole.value, pieces.value)
+    assert sub_batches.value is not None
+    assert torch.equal(whole.value, sub_batches.value)
     one, many = Histogram(whole.value), Histogram(whole.value)
     one.update(x)
-    for piece in reversed(in_pieces(x, cuts)):
-        many.update(piece)
+    for sub_batch in reversed(in_pieces(x, cuts)):
+        many.update(sub_batch)
     assert torch.equal(one.counts, many.counts)
     assert int(one.counts.sum()) == int((x > 0).sum())
 

@@ -238,7 +238,7 @@ def test_the_result_does_not_depend_on_how_the_data_came() -> None:
         assert torch.equal(a.bias, b.bias)
     together = whole(images)
     for size in (1, 3, 7):
-        assert torch.equal(together, torch.cat([whole(piece) for piece in images.split(size)]))
+        assert torch.equal(together, torch.cat([whole(sub_batch) for sub_batch in images.split(size)]))
 
 
 def test_stepwise_and_saved_networks_keep_the_biases(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -130,7 +130,7 @@ def test_nothing_changes_under_a_constant_current(seed: int, steps: int, held: b
         torch.rand(3, generator=g) + 0.1, torch.rand((), generator=g), drawn.expand(steps, 3) if bias == 2 else drawn
     )
     emitted, _ = neuron.run(currents, neuron.init(current.shape, current))
-    assert torch.equal(neuron.under_even_current(signal, steps).values, emitted)
+    assert torch.equal(neuron.under_constant_current(signal, steps).values, emitted)
 
 
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 12), levels=st.sampled_from([1, 3, 4, 8]))
@@ -138,7 +138,7 @@ def test_neurons_that_wait_do_not_see_the_order(seed: int, steps: int, levels: i
     # multiples of 1/64, so that sums do not depend on their order
     train = TimeSeries(torch.randint(-128, 192, (steps, 2, 3, 4), generator=torch.Generator().manual_seed(seed)) / 64)
     for neuron in (ConstantCurrent(torch.tensor(1.25), levels), Pasc(torch.tensor(1.25), levels)):
-        even = neuron.under_even_current(train, levels).values
+        even = neuron.under_constant_current(train, levels).values
         assert torch.equal(even.sum(0), neuron.fire(train, levels).sum(0))
 
 
@@ -146,7 +146,7 @@ def test_a_bias_is_part_of_what_is_spread() -> None:
     # I - b = 2, -1, 0, 0 really; ¼ at every step evenly: u = ¾, 1 fires, ¼, ½
     neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5), torch.tensor([[-1.0], [2.0], [0.5], [1.5]]))
     train = TimeSeries(torch.tensor([1.0, 1.0, 0.5, 1.5]).reshape(4, 1, 1))
-    assert neuron.under_even_current(train, 4).values.flatten().tolist() == [0, 1, 0, 0]
+    assert neuron.under_constant_current(train, 4).values.flatten().tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.slow

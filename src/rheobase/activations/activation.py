@@ -138,7 +138,7 @@ class QuantisedActivation(nn.Module, ABC):
 class Constraint(Protocol):
     """A condition on the activations of all sites together that training enforces."""
 
-    def hold(self, activations: Mapping[str, Any], done: float) -> None:
+    def project(self, activations: Mapping[str, Any], done: float) -> None:
         """Project the activations, site -> module, onto the allowed values.
 
         Called after every training step; ``done`` is the share of the training that is over, 0 to 1.

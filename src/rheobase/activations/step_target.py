@@ -44,7 +44,7 @@ class StepTarget:
         )
 
     @torch.no_grad()
-    def hold(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
+    def project(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
         """Project the levels of the sites onto the target and the bounds.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 from rheobase.comparison.images import Images
 from rheobase.core.checks import check_positive, is_whole
 from rheobase.core.errors import DataError, RecipeError
-from rheobase.data.batches import check_answers
+from rheobase.data.batches import check_logits
 from rheobase.methods import Recipe
 from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import SpikingNetwork
@@ -147,7 +147,7 @@ def check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
         return
     with torch.inference_mode():
         logits = network.ann(data.images[:1].to(network.graph.device))
-    check_answers(logits, data.labels, f"{part} data")
+    check_logits(logits, data.labels, f"{part} data")
 
 
 def check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:

@@ -204,7 +204,7 @@ def check_labels(labels: Tensor, where: str, classes: int | None = None, offset:
         )
 
 
-def check_answers(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
+def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
     """Refuse labels that do not fit the outputs [B, ...] of the network.
 
     Raises:

@@ -93,7 +93,7 @@ class TrainableGraph(nn.Module):
             done: the share of the training that is over, 0 to 1.
         """
         if self.constraint is not None:
-            self.constraint.hold(self.activations, done)
+            self.constraint.project(self.activations, done)
 
     def constraint_notes(self) -> list[str]:
         """Notes of the constraint about the activations at the end of training."""

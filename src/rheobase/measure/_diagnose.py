@@ -232,21 +232,21 @@ def diagnose(
     changed = _changes_segments(network)
     seen = 0
     for batch, _ in track(batches(images, where="images"), "diagnosing", show=progress, total=count(images)):
-        for piece in network.check_images(batch).split(network.piece_size(steps)):
-            arrived, activation = analog_values(network, piece)
+        for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
+            arrived, activation = analog_values(network, sub_batch)
             found: dict[str, Observation] = {}
 
             def see(observation: Observation, found: dict[str, Observation] = found) -> None:
                 found[observation.site.name] = observation
 
-            observe(network, piece, steps, see)
+            observe(network, sub_batch, steps, see)
             if changed:
                 emitted = {name: o.spikes.net * (o.amplitude / o.steps) for name, o in found.items()}
 
                 def emit(node: Node, a: Tensor, emitted: dict[str, Tensor] = emitted) -> Tensor:
                     return emitted[node.name].to(a.dtype)
 
-                arrived, _ = analog_values(network, piece, emit)
+                arrived, _ = analog_values(network, sub_batch, emit)
             for node in network.ann.sites:
                 site = found[node.name].site.index
                 current = found[node.name].current
@@ -297,7 +297,7 @@ class _Sums:
         # in the dtype of the activation, so that equal levels are equal numbers
         level = found.amplitude / found.steps
         lower, upper = found.neuron.capacity(found.steps)
-        even, emitted = (counts.net.to(level.dtype) * level for counts in (found.even, found.spikes))
+        even, emitted = (counts.net.to(level.dtype) * level for counts in (found.constant, found.spikes))
         clipped = passed.minimum(level * upper).maximum(level * lower)
         chain = [x.double() for x in (activation, expected, passed, clipped, nearest, even, emitted)]
         a = chain[0]

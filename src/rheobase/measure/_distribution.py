@@ -143,14 +143,14 @@ def distribution(
     def rise(site: Site, emitted: Signal) -> None:
         largest[site.index] = max(largest[site.index], float(emitted.mean().max()))
 
-    pieces = pooled.split(64)
-    for piece in track(pieces, "finding ranges", show=progress):
-        network.readouts(piece, (steps,), monitor=rise)
+    sub_batches = pooled.split(64)
+    for sub_batch in track(sub_batches, "finding ranges", show=progress):
+        network.readouts(sub_batch, (steps,), monitor=rise)
     ann = [_Tally(value, bins) for value in largest]
     snn = [_Tally(value, bins) for value in largest]
-    for piece in track(pieces, "counting", show=progress):
-        network.readouts(piece, (steps,), monitor=lambda site, emitted: snn[site.index].add(emitted.mean().cpu()))
-        observe(network.ann, piece, lambda site, activation: ann[site.index].add(activation))
+    for sub_batch in track(sub_batches, "counting", show=progress):
+        network.readouts(sub_batch, (steps,), monitor=lambda site, emitted: snn[site.index].add(emitted.mean().cpu()))
+        observe(network.ann, sub_batch, lambda site, activation: ann[site.index].add(activation))
     rows = tuple(
         _row(site.name, ann[site.index].result(), snn[site.index].result(), largest[site.index], bins)
         for site in network.sites

@@ -269,7 +269,7 @@ def spikes_per_image(
             network.readouts(batch, (steps,), monitor=watch)
             continue
         with torch.no_grad():
-            for piece in network.check_images(batch).split(network.piece_size(steps)):
+            for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
                 fire = Simulation(network, watch).advance(steps)
 
                 def through(node: Node, signal: Signal, fire: Any = fire) -> Signal:
@@ -278,7 +278,7 @@ def spikes_per_image(
                         add(node.name, passed)
                     return passed
 
-                run(network.graph, network.between, network.begin(piece), through)
+                run(network.graph, network.between, network.begin(sub_batch), through)
     return seen, {name: SpikeCounts(*(part.cpu() / seen for part in parts)) for name, parts in totals.items()}
 
 

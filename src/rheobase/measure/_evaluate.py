@@ -13,7 +13,7 @@ from torch import Tensor
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
-from rheobase.data.batches import Batches, Digest, batches, check_answers, count
+from rheobase.data.batches import Batches, Digest, batches, check_logits, count
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
 from rheobase.signals.signal import Signal, SpikeTrain, count_spikes, count_spikes_by_step
@@ -183,7 +183,7 @@ class _Tally:
         difference = (logits - reference).flatten(2).double().norm(dim=2)
         self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
         if labels is not None:
-            check_answers(reference, labels, "test data", self.labelled)
+            check_logits(reference, labels, "test data", self.labelled)
             self.correct += (predicted == labels).sum(1)
             self.ann_correct += int((ann == labels).sum())
             self.labelled += len(labels)

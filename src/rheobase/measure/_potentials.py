@@ -86,7 +86,7 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
             remedy="use integrate-and-fire neurons",
         )
     images = network.check_images(images)
-    batches = images.split(network.piece_size(1))
+    batches = images.split(network.sub_batch_size(1))
     values = torch.cat([_before_firing(network, neuron, batch, site, step) for batch in batches])
     theta = along_channels(neuron.amplitude, values.dim())
     return Potentials(site, step, torch.where(theta.isinf(), torch.nan, values / theta).cpu())

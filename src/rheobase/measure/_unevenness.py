@@ -123,13 +123,13 @@ def unevenness(
     sums = [_Sums() for _ in network.sites]
     seen = 0
     for batch, _ in track(batches(images, where="images"), "simulating", show=progress, total=count(images)):
-        for piece in network.check_images(batch).split(network.piece_size(steps)):
-            _, activations = analog_values(network, piece)
+        for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
+            _, activations = analog_values(network, sub_batch)
 
             def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
                 sums[found.site.index].add(found, activations[found.site.name])
 
-            observe(network, piece, steps, add)
+            observe(network, sub_batch, steps, add)
         seen += len(batch)
     rows = tuple(
         total.row(site, network.steps_of(site.name, steps), seen)
@@ -149,7 +149,7 @@ class _Sums:
 
     def add(self, found: Observation, activation: Tensor) -> None:
         """Add an observation and the analog network's activation."""
-        spikes, even, spike = found.spikes.net, found.even.net, found.amplitude / found.steps
+        spikes, even, spike = found.spikes.net, found.constant.net, found.amplitude / found.steps
         self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
         self.even += float((even * spike).sum(dtype=torch.float64))
         # in the dtype of the activation, so that equal levels are equal numbers

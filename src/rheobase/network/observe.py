@@ -27,7 +27,7 @@ class Observation:
         steps: T of the site.
         current: z, the time-mean of its current, [B, C, ...].
         spikes: the emitted spikes.
-        even: the spikes under the constant current z.
+        constant: the spikes under the constant current z.
         amplitude: value of one spike, broadcastable; 0 for a silent channel.
     """
 
@@ -36,7 +36,7 @@ class Observation:
     steps: int
     current: Tensor
     spikes: SpikeCounts
-    even: SpikeCounts
+    constant: SpikeCounts
     amplitude: Tensor
 
 
@@ -58,10 +58,14 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
         if node.operation == "site":
             assert isinstance(emitted, SpikeTrain)
             neuron = network.neuron(node.name)
-            even = count_spikes(neuron.under_even_current(signal, emitted.steps))
+            constant = count_spikes(neuron.under_constant_current(signal, emitted.steps))
             amplitude = finite_amplitude(along_channels(neuron.amplitude, emitted.values.dim() - 1))
             current = signal.mean()
-            see(Observation(sites[node.name], neuron, emitted.steps, current, count_spikes(emitted), even, amplitude))
+            see(
+                Observation(
+                    sites[node.name], neuron, emitted.steps, current, count_spikes(emitted), constant, amplitude
+                )
+            )
         return emitted
 
     run(network.graph, network.between, network.begin(images), watch)

@@ -74,7 +74,7 @@ class Simulation:
         if self.network.protocol is not None:
             return self.network.protocol.emit(neuron, signal, steps)
         if not neuron.streams:
-            return neuron.train_of(signal, steps)
+            return neuron.spike_train(signal, steps)
         _, state = self.before(node, signal)
         overwrite = isinstance(signal, TimeSeries) and node.name in self.overwriting
         values, self.states[node.name] = neuron.run(step_by_step(signal, steps), state, self.done, overwrite=overwrite)

@@ -164,7 +164,7 @@ class SpikingNetwork(nn.Module):
         wanted = self.step_counts(timesteps)
         if self.execution_mode == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
-        batches = images.split(self.piece_size(max(wanted)))
+        batches = images.split(self.sub_batch_size(max(wanted)))
         return torch.cat([self._simulate(batch, wanted, monitor) for batch in batches], dim=1)
 
     @torch.no_grad()
@@ -210,7 +210,7 @@ class SpikingNetwork(nn.Module):
             site = self.sites[self._index[node.name]]
             neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
             if monitor is not None and not neuron.alphabet.binary:  # events depend on how spikes are spread over steps
-                monitor(site, neuron.train_of(Constant(current), steps))
+                monitor(site, neuron.spike_train(Constant(current), steps))
             rate = neuron.rate(current, steps, overwrite=overwrite)
             if monitor is not None and neuron.alphabet.binary:
                 monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
@@ -228,7 +228,7 @@ class SpikingNetwork(nn.Module):
         values = self.begin(images)
         simulation = Simulation(self, monitor, overwrite=True)
         run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
-        return self.answer(values, timesteps)
+        return self.logits_after(values, timesteps)
 
     @property
     def execution_mode(self) -> Execution:
@@ -285,19 +285,19 @@ class SpikingNetwork(nn.Module):
         run(self.graph, self._early, values, self.graph.analog)
         return values
 
-    def answer(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
+    def logits_after(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
         """Logits after each T of ``timesteps``, [R, B, ...], from the signals that the readout reads.
 
         If the network does not stream, R = 1: each signal enters with its mean over all steps.
         """
         if not self.streams:
-            return self.mean_answer(values).unsqueeze(0)
+            return self.mean_logits(values).unsqueeze(0)
         means = {name: prefix_means(values[name], timesteps) for name in self._read}
         batch = next(iter(means.values())).shape[1]
         logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
         return logits.unflatten(0, (len(timesteps), batch))
 
-    def mean_answer(self, values: dict[str, Signal]) -> Tensor:
+    def mean_logits(self, values: dict[str, Signal]) -> Tensor:
         """Logits [B, ...] after all steps; differentiable."""
         return self._finish({name: values[name].mean() for name in self._read})
 
@@ -361,7 +361,7 @@ class SpikingNetwork(nn.Module):
         neurons = cast(Iterable[Neuron], self.neurons)
         return all(neuron.check_timesteps(timesteps, self.timesteps) is None for neuron in neurons)
 
-    def piece_size(self, timesteps: int) -> int:
+    def sub_batch_size(self, timesteps: int) -> int:
         """Number of images in a sub-batch; the logits of an image do not depend on it."""
         return min(self.images_in_budget(timesteps), -(-ROWS_IN_FLIGHT // timesteps))
 

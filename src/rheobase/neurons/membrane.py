@@ -156,11 +156,11 @@ class MembraneNeuron(Neuron):
             potential -= value
         return values, (potential,) if sent is None else (potential, sent)
 
-    def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
+    def under_constant_current(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train for the time-mean of the current, and of a bias that changes over time."""
         if self.bias is None or self.bias.dim() == 1:
-            return super().under_even_current(signal, steps)
-        return self.rebuilt(bias=even_mean(self.bias)).under_even_current(signal, steps)
+            return super().under_constant_current(signal, steps)
+        return self.rebuilt(bias=even_mean(self.bias)).under_constant_current(signal, steps)
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
         """v[T]/θ = V0/θ + (T z − Σ b[t])/θ − N."""

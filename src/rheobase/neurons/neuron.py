@@ -146,15 +146,15 @@ class Neuron(nn.Module, ABC):
         """``amplitude * spikes``, exactly 0 for silent channels."""
         return spikes * along_channels(finite_amplitude(self.amplitude), spikes.dim())
 
-    def train_of(self, signal: Signal, steps: int) -> SpikeTrain:
+    def spike_train(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train of ``steps`` steps from the initial state, for the signal that arrives at the site."""
         currents = step_by_step(signal, steps)
         return SpikeTrain(self.run(currents, self.init(currents.shape[1:], currents[0]))[0], self.amplitude)
 
-    def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
+    def under_constant_current(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train for a constant current, the time-mean of the signal."""
         mean = even_mean(signal.values) if isinstance(signal, TimeSeries) else signal.values
-        return self.train_of(Constant(mean), steps)
+        return self.spike_train(Constant(mean), steps)
 
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
         """The time-mean output over ``steps`` steps for a mean current [B, C, ...]; only with ``closed_form``.

@@ -131,7 +131,7 @@ class ParallelIF(WindowNeuron):
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """Compare the accumulated input with the threshold of every step."""
         z = signal.mean()
-        accumulated = self.response(steps).drive(z)
+        accumulated = self.response(steps).accumulated(z)
         thresholds = range(steps, 0, -1) if self.order == "last" else range(1, steps + 1)  # j, in units of ϑ
         spikes = torch.stack([accumulated >= j for j in thresholds]).to(z.dtype)
         return spikes.mul_(along_channels(finite_amplitude(self.amplitude), z.dim()))

@@ -92,7 +92,7 @@ class Response:
     strict: bool = False
     constant: Tensor | float = 0.0
 
-    def drive(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
+    def accumulated(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """Accumulated input g z + c for a mean current z, [B, C, ...]; if ``strict``, less 1, for use with ⌈·⌉."""
         gain = along_channels(self.gain, z.dim())
         accumulated = z.mul_(gain) if overwrite else z * gain
@@ -105,7 +105,7 @@ class Response:
 
     def count(self, z: Tensor, *, overwrite: bool = False) -> Tensor:
         """n, whole numbers as floats, [B, C, ...]. With ``overwrite`` n is written over ``z``."""
-        accumulated = self.drive(z, overwrite=overwrite)
+        accumulated = self.accumulated(z, overwrite=overwrite)
         return (accumulated.ceil_() if self.strict else accumulated.floor_()).clamp_(self.lower, self.upper)
 
     def mean(self, z: Tensor, *, overwrite: bool = False) -> Tensor:

@@ -90,13 +90,13 @@ class WindowNeuron(Neuron):
     def fire(self, signal: Signal, steps: int) -> Tensor:
         """Simulate ``steps`` steps for the whole input signal; returns ``amplitude * spikes``, [steps, B, C, ...]."""
 
-    def train_of(self, signal: Signal, steps: int) -> SpikeTrain:
+    def spike_train(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train of ``steps`` steps, for the whole signal that arrives at the site."""
         return SpikeTrain(self.fire(signal, steps), self.amplitude)
 
-    def under_even_current(self, signal: Signal, steps: int) -> SpikeTrain:
+    def under_constant_current(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train for the time-mean of the signal."""
-        return self.train_of(Constant(signal.mean()), steps)
+        return self.spike_train(Constant(signal.mean()), steps)
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor | None:
         """T z/θ + V0/θ − N."""
@@ -119,13 +119,13 @@ class WindowNeuron(Neuron):
         """``timesteps`` and ``rounding``."""
         return {"timesteps": self.timesteps, "rounding": self.rounding}
 
-    def reaches(self, drive: Tensor, count: Tensor) -> Tensor:
-        """True if the accumulated input ``drive``, in units of one spike, is large enough for ``count`` + 1 spikes."""
-        return drive > count if self.strict else drive >= count + 1
+    def reaches(self, accumulated: Tensor, count: Tensor) -> Tensor:
+        """True if the accumulated input, in units of one spike, is large enough for ``count`` + 1 spikes."""
+        return accumulated > count if self.strict else accumulated >= count + 1
 
-    def exceeds(self, drive: Tensor, count: Tensor) -> Tensor:
-        """True if the accumulated input ``drive`` is too small for ``count`` spikes."""
-        return drive <= count - 1 if self.strict else drive < count
+    def exceeds(self, accumulated: Tensor, count: Tensor) -> Tensor:
+        """True if the accumulated input is too small for ``count`` spikes."""
+        return accumulated <= count - 1 if self.strict else accumulated < count
 
     def emit_count(self, count: Tensor, steps: int) -> Tensor:
         """A spike count [B, C, ...] as a spike train, spikes first: [steps, B, C, ...] in activation units."""

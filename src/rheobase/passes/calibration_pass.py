@@ -53,7 +53,7 @@ class CalibrationPass(Value, ABC):
         """
 
 
-def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> list[float] | None:
+def site_errors(network: SpikingNetwork, images: Tensor, sub_batch: int = 16) -> list[float] | None:
     """Relative squared error of each site: Σ(mean_t θs[t] − a)² / Σa² over all neurons and images, against the ANN.
 
     None if there are no images.
@@ -62,7 +62,7 @@ def site_errors(network: SpikingNetwork, images: Tensor, piece: int = 16) -> lis
         return None
     squared = [0.0] * len(network.sites)
     energy = [0.0] * len(network.sites)
-    for part in images.split(piece):
+    for part in images.split(sub_batch):
         means: dict[int, list[Tensor]] = {}
 
         def record(site: Site, emitted: Signal, means: dict[int, list[Tensor]] = means) -> None:

@@ -17,7 +17,7 @@ from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.thresholds import few
-from rheobase.passes.walk import Pieces, Walk, channel_mean
+from rheobase.passes.walk import SubBatches, Walk, channel_mean
 from rheobase.signals.signal import along_channels
 
 
@@ -111,12 +111,12 @@ def _post(site: Site, neuron: Any, target: Tensor, rate: Tensor, changes: Change
     return torch.where(theta.isinf(), 0.0, amplitude - theta).to(neuron.threshold.dtype)
 
 
-def restated(graph: Graph, node: Node, pieces: Pieces) -> Graph:
+def restated(graph: Graph, node: Node, sub_batches: SubBatches) -> Graph:
     """The graph with the mean and variance of the input as the statistics of a batch normalisation."""
     if node.operation != "batch_norm":
         return graph
-    mean = channel_mean(pieces)
-    centred = [(z.double() - along_channels(mean, z.dim())).square_() for z in pieces]
+    mean = channel_mean(sub_batches)
+    centred = [(z.double() - along_channels(mean, z.dim())).square_() for z in sub_batches]
     values = {"running_mean": mean, "running_var": channel_mean(centred)}
     like = graph.tensor(node.parameters["running_mean"])
     return graph.replace(tensors={node.parameters[k]: v.to(like.dtype) for k, v in values.items()})

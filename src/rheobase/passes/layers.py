@@ -41,13 +41,13 @@ class Layer:
     source: str
 
     @torch.inference_mode()
-    def pieces(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
+    def sub_batches(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
         """Signals of all nodes and of the site, with the present weights and neurons of the network.
 
         Yields sub-batches of as many images as the memory budget of the network allows, in order.
         """
         batch = next(_images(signal) for signal in self.inputs.values())
-        size = network.piece_size(network.timesteps)
+        size = network.sub_batch_size(network.timesteps)
         for start in range(0, batch, size):
             values = {name: _part(signal, slice(start, start + size)) for name, signal in self.inputs.items()}
             advance = Simulation(network).advance(network.timesteps)
@@ -56,7 +56,7 @@ class Layer:
 
     def mean_output(self, network: SpikingNetwork) -> Tensor:
         """Time-mean [B, C, ...] of the output of the present neurons."""
-        return torch.cat([values[self.site.name].mean() for values in self.pieces(network)])
+        return torch.cat([values[self.site.name].mean() for values in self.sub_batches(network)])
 
     def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
         """Time-mean of the current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
@@ -99,7 +99,7 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
         later = {name for name in made if last_read.get(name, -1) > site.index}
         values = {name: value for name, value in values.items() if last_read.get(name, -1) > site.index}
         start = 0
-        for signals in layer.pieces(network):
+        for signals in layer.sub_batches(network):
             for node in aligned:
                 signals[node.name] = Simulation(network).advance(network.timesteps)(node, signals[site.name])
             for name in later:

@@ -87,4 +87,4 @@ def _error_from(network: SpikingNetwork, rest: Schedule, values: dict[str, Signa
     """Logit error after the rest of the network has run on the given signals."""
     values = dict(values)
     run(network.graph, rest, values, Simulation(network).advance(network.timesteps))
-    return relative_error(network.answer(values, (network.timesteps,))[0], reference)
+    return relative_error(network.logits_after(values, (network.timesteps,))[0], reference)

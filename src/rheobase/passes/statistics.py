@@ -22,7 +22,7 @@ from rheobase.signals.signal import Constant, Signal, along_channels
 
 Granularity = Literal["layer", "channel"]
 Observer = Callable[[Site, Tensor], None]
-PIECE = 32
+SUB_BATCH = 32
 
 
 @torch.inference_mode()
@@ -47,8 +47,8 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
             observer(sites[node.name], result.mean().cpu())
         return result
 
-    for piece in images.split(PIECE):
-        values: dict[str, Signal] = {graph.nodes[0].name: Constant(in_memory_format(piece.to(graph.device)))}
+    for sub_batch in images.split(SUB_BATCH):
+        values: dict[str, Signal] = {graph.nodes[0].name: Constant(in_memory_format(sub_batch.to(graph.device)))}
         run(graph, plan, values, visit)
 
 

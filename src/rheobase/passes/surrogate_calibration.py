@@ -139,7 +139,7 @@ class SurrogateCalibration(CalibrationPass):
             values,
             _Differentiable(network, trained, self.width).advance(network.timesteps),
         )
-        return network.mean_answer(values)
+        return network.mean_logits(values)
 
     def _record(self, network: SpikingNetwork, data: CalibrationData, epoch: int, loss: float | None) -> dict[str, Any]:
         record: dict[str, Any] = {"epoch": epoch}

@@ -27,7 +27,7 @@ from rheobase.signals.signal import Signal, along_channels
 
 DIVERGED = 100.0
 """A bias larger than this, in units of θ, counts as divergence."""
-PIECE = 2**17
+SUB_BATCH = 2**17
 """Number of potentials whose spikes are counted at once: fits into the cache, and float32 counts it exactly."""
 
 
@@ -267,7 +267,7 @@ def firing_excess(
     bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
     total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
     # sub-batches that fit into the cache
-    size = max(1, PIECE // potential[0].numel())
+    size = max(1, SUB_BATCH // potential[0].numel())
     for start in range(0, len(potential), size):
         rows = slice(start, start + size)
         left = potential[rows] - bias

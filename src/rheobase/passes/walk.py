@@ -13,9 +13,9 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.signals.signal import Constant, Signal
 
-PIECE = 32
+SUB_BATCH = 32
 
-Pieces = list[Tensor]
+SubBatches = list[Tensor]
 """A value for all images, in sub-batches."""
 
 
@@ -33,25 +33,25 @@ class Walk:
     """
 
     def __init__(
-        self, graph: Graph, images: Tensor, before: Callable[[Graph, Node, Pieces], Graph] | None = None
+        self, graph: Graph, images: Tensor, before: Callable[[Graph, Node, SubBatches], Graph] | None = None
     ) -> None:
         self.graph, self.before = graph, before
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         name = graph.nodes[0].name
         self._values: list[dict[str, Signal]] = [
-            {name: Constant(in_memory_format(part.to(graph.device)))} for part in images.split(PIECE)
+            {name: Constant(in_memory_format(part.to(graph.device)))} for part in images.split(SUB_BATCH)
         ]
         self._next = 0
 
     @torch.no_grad()
-    def to_site(self) -> tuple[Node, Pieces]:
+    def to_site(self) -> tuple[Node, SubBatches]:
         """Run up to the next site, and return its node and its current."""
         node = self._run()
         assert node is not None, "there is no further site"
         return node, self._inputs(node)
 
     @torch.no_grad()
-    def emit(self, emitted: Pieces) -> None:
+    def emit(self, emitted: SubBatches) -> None:
         """Set the output of the present site."""
         given = iter(emitted)
         self._advance(lambda node, signal: Constant(next(given)))
@@ -72,7 +72,7 @@ class Walk:
             self._advance(self.graph.analog)
         return None
 
-    def _inputs(self, node: Node) -> Pieces:
+    def _inputs(self, node: Node) -> SubBatches:
         return [values[node.inputs[0]].mean() for values in self._values]
 
     def _advance(self, nonlinear: Nonlinear) -> None:
@@ -81,8 +81,10 @@ class Walk:
         self._next += 1
 
 
-def channel_mean(pieces: Pieces) -> Tensor:
+def channel_mean(sub_batches: SubBatches) -> Tensor:
     """Mean over images and positions, [C], float64."""
-    total = sum(piece.sum([d for d in range(piece.dim()) if d != 1], dtype=torch.float64) for piece in pieces)
+    total = sum(
+        sub_batch.sum([d for d in range(sub_batch.dim()) if d != 1], dtype=torch.float64) for sub_batch in sub_batches
+    )
     assert isinstance(total, Tensor)
-    return total * total.numel() / sum(piece.numel() for piece in pieces)
+    return total * total.numel() / sum(x.numel() for x in sub_batches)

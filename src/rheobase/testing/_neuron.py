@@ -54,7 +54,7 @@ def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
         _check_runs(neuron, currents)
     if neuron.has_membrane:
         _check_membrane(neuron, currents)
-    train = neuron.train_of(TimeSeries(currents.clone()), steps)
+    train = neuron.spike_train(TimeSeries(currents.clone()), steps)
     _check_spikes(neuron, train)
     _check_batches(neuron, currents)
     _check_response(neuron, steps)
@@ -131,9 +131,9 @@ def _check_spikes(neuron: Neuron, train: SpikeTrain) -> None:
 
 
 def _check_batches(neuron: Neuron, currents: Tensor) -> None:
-    whole = neuron.train_of(TimeSeries(currents.clone()), len(currents)).values
+    whole = neuron.spike_train(TimeSeries(currents.clone()), len(currents)).values
     for image in range(BATCH):
-        alone = neuron.train_of(TimeSeries(currents[:, image : image + 1].clone()), len(currents)).values
+        alone = neuron.spike_train(TimeSeries(currents[:, image : image + 1].clone()), len(currents)).values
         expect(torch.equal(alone[:, 0], whole[:, image]), f"image {image} gives other spikes alone than in its batch")
 
 
@@ -149,7 +149,7 @@ def _check_response(neuron: Neuron, steps: int) -> None:
     z = (accumulated - offset.reshape(-1, 1)) / torch.where(gain > 0, gain, 1.0)
     current = z.expand(CHANNELS, -1).float().unsqueeze(0)
     declared = response.mean(current.clone())
-    emitted = neuron.train_of(Constant(current.clone()), steps).mean()
+    emitted = neuron.spike_train(Constant(current.clone()), steps).mean()
     torch.testing.assert_close(emitted, declared, msg=lambda text: f"the output differs from the response: {text}")
     if neuron.closed_form:
         rate = neuron.rate(current.clone(), steps)
@@ -163,7 +163,7 @@ def _check_gradient(neuron: Neuron, currents: Tensor) -> None:
     potential = torch.as_tensor(neuron.v0, dtype=currents.dtype).clone().requires_grad_()
     steps = len(currents)
     emitted = neuron.run_with_gradient(TimeSeries(currents), steps, threshold, potential, 1.0)
-    plain = neuron.train_of(TimeSeries(currents.clone()), steps).values
+    plain = neuron.spike_train(TimeSeries(currents.clone()), steps).values
     agree = float((emitted.detach() - plain).abs().lt(1e-5).double().mean())
     expect(agree > 0.99, f"the differentiable run agrees with the run on {agree:.0%} of the spikes")
     emitted.square().sum().backward()

@@ -312,5 +312,5 @@ class _Cut(nn.Module):
         self.shapes, self.function = shapes, function
 
     def forward(self, x: Tensor) -> Tensor:
-        pieces = x.split([prod(shape) for shape in self.shapes], 1)
-        return self.function(*(torch.relu(p.unflatten(1, s)) for p, s in zip(pieces, self.shapes, strict=True)))
+        sub_batches = x.split([prod(shape) for shape in self.shapes], 1)
+        return self.function(*(torch.relu(p.unflatten(1, s)) for p, s in zip(sub_batches, self.shapes, strict=True)))
