@@ -312,7 +312,7 @@ def test_no_pass_through_time_for_mixed_steps() -> None:
     with pytest.raises(CalibrationError, match="different numbers of steps"):
         rb.convert(grid_snn(name), recipe, calibration=grid_images(name))
     snn = integrate_fire(name, mixed(name), None)
-    with pytest.raises(RecipeError, match="through time together"):
+    with pytest.raises(RecipeError, match="wait for their whole input"):
         rb.measure.potentials(snn, grid_images(name).double(), snn.sites[0].name, 1)
 
 

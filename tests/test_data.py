@@ -269,7 +269,7 @@ def test_batches_can_be_gone_through_twice(module, how: str) -> None:  # type: i
     [
         ("import missing_thing", "cannot be imported (ModuleNotFoundError: No module named 'missing_thing')"),
         ("x = 1", "has no function 'make'"),
-        ("make = 1", "cannot be called"),
+        ("make = 1", "not callable"),
         ("def make(): raise ValueError('no disk')", "failed (ValueError: no disk)"),
         ("def make(): return 7", "returned int"),
         ("def make(): return []", "returned no sample"),
@@ -297,7 +297,7 @@ def test_a_missing_module_is_refused() -> None:
     assert error.where == "no_such_module_here:make"
     assert "No module named" in error.reason
     assert error.remedy is not None
-    assert "folder that holds the module" in error.remedy
+    assert "folder that contains the module" in error.remedy
 
 
 @pytest.mark.parametrize(
