@@ -201,6 +201,7 @@ def test_max_pool_gates_are_aligned(alignment: Alignment) -> None:
     torch.testing.assert_close(snn(images), reference(snn, images, steps, alignment))
 
 
+@pytest.mark.slow
 def test_equal_steps_of_their_own_change_nothing() -> None:
     name = "OptionAResNet"
     plain, own = copy.deepcopy(grid_snn(name)).double(), integrate_fire(name, mixed(name, (4,)), None)
@@ -279,6 +280,7 @@ def test_pascs_neurons_with_mixed_steps_and_averaging_on_qcfs() -> None:
     assert float((plain(images) - reference).norm()) > 0.05 * float(reference.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [

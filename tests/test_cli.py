@@ -181,6 +181,7 @@ def test_inspect_saved_network(run: Run, saved: Path) -> None:
     assert document["calibration"]["preprocessing"]["scale"] == 510
 
 
+@pytest.mark.slow
 def test_convert_writes_a_network_that_loads(run: Run, saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {
         "network.json",

@@ -33,6 +33,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return runner(capsys)
 
 
+@pytest.mark.slow
 def test_cost(run: Run, home: Path) -> None:
     result = run("cost", "snn", "--data", "data.npz")
     assert result.code == 0

@@ -131,6 +131,7 @@ def test_a_finished_run_is_told_and_kept(run: Run, tmp_path: Path) -> None:
     assert torch.equal(rb.load(tmp_path / "run" / "network")(images), before(images))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_network(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -329,6 +329,7 @@ def test_a_comparison_may_grow(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out" / "results.jsonl")) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -138,6 +138,7 @@ def test_the_parts_add_up_on_every_network(name: str) -> None:
         assert row.terms["segment"].size == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [rb.QVM(), rb.QVM(timesteps=6), rb.Pascal()], ids=["QVM", "QVM T=6", "Pascal"])
 def test_exact_methods(recipe: rb.Recipe) -> None:
     images = grid_images("QCFSResNet")
@@ -199,6 +200,7 @@ def test_parallel_neurons_lose_nothing_to_timing(method: str, name: str) -> None
     assert found.rows[-1].error.size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [False, True])
 def test_trains_that_are_cut_or_stretched_are_the_segments(cut: bool) -> None:
     """T = 2, 5, 3: with means nothing is lost on the way; replicated and truncated trains have other means."""

@@ -175,6 +175,7 @@ def test_a_value_between_two_weights_multiplies_at_every_step() -> None:
 # --- on whole networks ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(rate=st.floats(0, 4), name=st.sampled_from(["MLP", "DenseNet", "PreActResNet"]))
 @settings(max_examples=10)
 def test_energy_is_linear_in_the_spikes(rate: float, name: str) -> None:
@@ -372,6 +373,7 @@ class Fan(nn.Module):
         return F.relu(self.linear(F.pad(x.flatten(1)[:, :1], (0, self.width - 1), "constant", 0.0)))
 
 
+@pytest.mark.slow
 def test_the_papers_figures_for_vgg() -> None:
     snn = spiking(NarrowVGG(), 1, 4)
     assert rb.measure.pascal_cost(snn).timesteps == pytest.approx(4.21, abs=0.005)

@@ -89,6 +89,7 @@ def test_levels_that_differ_from_site_to_site(name: str, method) -> None:  # typ
         torch.testing.assert_close(counts, snn.ann(images))
 
 
+@pytest.mark.slow
 def test_max_pooling_is_exact() -> None:
     recipe, images = rb.QVM(levels=4), grid_images("MaxPoolVGG")
     qnet = rb.quantise(networks.build("MaxPoolVGG"), recipe, calibration=images, max_pool="gate").eval()

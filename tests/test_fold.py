@@ -32,6 +32,7 @@ def counts(snn: rb.SpikingNetwork, images: Tensor, timesteps: int | None = None)
     return {name: torch.cat(parts) for name, parts in found.items()}, logits[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [1.0, 0.7])
 def test_the_same_spikes_in_float64(threshold: float) -> None:
     """On one network; on all of them in test_nir."""
@@ -56,6 +57,7 @@ def test_neurons_that_wait(recipe: rb.Recipe) -> None:
         torch.testing.assert_close(folded(images.double()), snn(images.double()), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_biases_and_potentials_move_along() -> None:
     images = grid_images("VGG")
     ftbc = rb.FTBC(timesteps=4, updates=2, iterations=1, batches=1, batch_size=16)
@@ -123,6 +125,7 @@ def test_a_neuron_with_something_else_in_units_of_its_threshold() -> None:
         rb.network.fold_thresholds(snn)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.data())
 def test_any_factors_anywhere(data: st.DataObject) -> None:

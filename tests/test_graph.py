@@ -34,6 +34,7 @@ def test_every_activation_call_is_a_site(name: str) -> None:
     assert len(grid_graph(name).sites) == networks.SITES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_no_batch_norm_is_left(name: str) -> None:
     assert not [n for n in grid_graph(name).nodes if n.operation in ("batch_norm", "refused")]
@@ -399,6 +400,7 @@ def test_operations_across_the_batch_are_refused() -> None:
         capture(Centred(), torch.randn(3, 4)).raise_if_refused()
 
 
+@pytest.mark.slow
 def test_inspection_shows_everything_without_raising() -> None:
     make, shape, _ = networks.UNSUPPORTED["SiLU"]
     inspection = rb.inspect(make(), torch.randn(1, *shape))

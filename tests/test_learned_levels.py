@@ -150,6 +150,7 @@ def test_setting_t_leaves_alpha(case: str, t: float, alpha: float, new: float) -
 # -- the target ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @given(
     t=st.lists(st.one_of(st.floats(0.5, 40), st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0])), min_size=1, max_size=12),

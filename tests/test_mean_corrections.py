@@ -99,6 +99,7 @@ def test_rts_shifts_every_site_by_a_part_of_its_threshold() -> None:
         assert float(neuron.initial_potential) == 0
 
 
+@pytest.mark.slow
 def test_thresholds_are_chosen_for_the_shift_that_follows() -> None:
     """Under a constant current θ/(2T) a step is V0 = θ/2. The authors search θ for a neuron without the shift."""
     net, images = networks.build("MLP"), grid_images("MLP")

@@ -142,6 +142,7 @@ def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) 
     torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_approximation_is_near(tmp_path: Path) -> None:
     """V0 = θ/2 as a current of θ/(2T): another network, and closer to the analog one than without it."""
     snn, images = grid_snn("VGG", 8), grid_images("VGG").double()

@@ -544,6 +544,7 @@ def test_a_stage_never_makes_the_held_out_loss_worse() -> None:
         assert losses[0] <= losses[1]
 
 
+@pytest.mark.slow
 def test_from_a_qcfs_network() -> None:
     images, labels = labelled("OptionAResNet")
     qnet = rb.quantise(networks.build("OptionAResNet"), rb.QVM(levels=4), calibration=images)

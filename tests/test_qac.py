@@ -234,6 +234,7 @@ def test_the_recipe_is_a_value() -> None:
     assert hash(recipe) != hash(rb.QAC(mean_timesteps=2.5))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(tmp_path: Path) -> None:
     model = trained("n_d").model
     snn = rb.convert(model, rb.QAC())
@@ -243,6 +244,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert site_steps(again) == site_steps(snn) == site_steps(model)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_plot_of_steps(tmp_path: Path) -> None:
     model = trained("t_alpha").model
     assert isinstance(model, TrainableGraph)
@@ -334,6 +336,7 @@ def test_a_site_that_is_never_active() -> None:
             rb.quantise(model, rb.QAC(mean_timesteps=mean), calibration=torch.randn(8, 4))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_training_that_diverges_names_the_parameter() -> None:
     network = copy.deepcopy(quantised(rb.QAC(mean_timesteps=2, parametrisation="n_d")))
     name = next(iter(network.activations))

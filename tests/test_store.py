@@ -115,6 +115,7 @@ def test_a_loaded_network_is_the_same_to_the_last_bit(name: str, tmp_path: Path)
         assert rb.evaluate(before, (images, labels)) == rb.evaluate(after, (images, labels))
 
 
+@pytest.mark.slow
 def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
     rb.save(rb.load(folder), tmp_path / "again")
     for name in (store.STRUCTURE_FILE, store.TENSORS_FILE):
@@ -176,6 +177,7 @@ def test_any_buffers_survive(data: st.DataObject, tmp_path_factory: pytest.TempP
     assert same_network(snn, rb.load(rb.save(snn, folder)))
 
 
+@pytest.mark.slow
 def test_memory_formats_that_look_alike_are_told_apart(tmp_path: Path) -> None:
     snn = copy.deepcopy(snn_of("UNet"))
     name = next(n for n, t in snn.graph.tensors.items() if t.dim() == 4 and t.shape[2:] == (1, 1))
