@@ -8,12 +8,13 @@
 It is ``rb.compare`` with 512 calibration images for each method and seed (of the ImageNet sample 100), from 10,000
 training images (the 200 that are not for testing), on which the methods with training are fine-tuned for three epochs
 besides (the 200 in batches of 16: three steps would be no training). The folder holds the page and goes on where it was
-stopped; the cells go to the file beside this script too.
+stopped; the cells replace those of the same method, T and seed in the file next to this script too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,11 @@ def main() -> None:
         progress=True,
     )
     print(found)
-    kept.write_bytes((arguments.folder / RESULTS_FILE).read_bytes())
+    cells = [json.loads(line) for file in (kept, arguments.folder / RESULTS_FILE) for line in file.open()]
+    newest = {(cell["method"], cell["timesteps"], cell["seed"]): cell for cell in cells}
+    kept.write_text(
+        "".join(json.dumps(cell, separators=(",", ":"), ensure_ascii=False) + "\n" for cell in newest.values())
+    )
 
 
 def setting(case: str, images: int) -> tuple[torch.nn.Module, tuple, tuple]:
