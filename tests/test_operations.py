@@ -357,6 +357,13 @@ class NeedsArguments(Plain):
         self.size = size
 
 
+class Refuses(Plain):
+    name = "refuses"
+
+    def __init__(self) -> None:
+        raise RecipeError.typed("is a str", where="size")
+
+
 class NoApply(Operation):
     name = "no_apply"
     traced_from = ("mylib::call",)
@@ -375,6 +382,7 @@ class NoApply(Operation):
         (StealsRelu, "'relu' is taken by the tracer"),
         (Squares, "is not affine"),
         (NeedsArguments, "without arguments"),
+        (Refuses, r"^size: is a str"),  # an error of the library is not wrapped, though it is a TypeError
     ],
 )
 def test_operations_that_cannot_be_registered(operation: type[Operation], word: str) -> None:
