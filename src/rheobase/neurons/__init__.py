@@ -2,6 +2,7 @@
 
 from rheobase.neurons.constant_current import ConstantCurrent
 from rheobase.neurons.fused import set_fusion
+from rheobase.neurons.graded import Burst, Graded, MultiThreshold, Signed
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.neuron import Neuron, State
@@ -10,19 +11,25 @@ from rheobase.neurons.pasc import Pasc
 from rheobase.neurons.response import Alphabet, Response
 from rheobase.neurons.window import WindowNeuron
 
-NEURONS: dict[str, type[Neuron]] = {cls.kind: cls for cls in (IntegrateFire, ConstantCurrent, Pasc, ParallelIF)}
+NEURONS: dict[str, type[Neuron]] = {
+    cls.kind: cls for cls in (IntegrateFire, Graded, Signed, MultiThreshold, Burst, ConstantCurrent, Pasc, ParallelIF)
+}
 """Every neuron class by its name in saved networks; :func:`rheobase.register` adds to it."""
 
 __all__ = [
     "NEURONS",
     "Alphabet",
+    "Burst",
     "ConstantCurrent",
+    "Graded",
     "IntegrateFire",
     "MembraneNeuron",
+    "MultiThreshold",
     "Neuron",
     "ParallelIF",
     "Pasc",
     "Response",
+    "Signed",
     "State",
     "WindowNeuron",
     "set_fusion",

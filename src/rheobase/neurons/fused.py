@@ -1,4 +1,4 @@
-"""Integrate, fire and reset for all steps at once.
+"""Integrate, fire and reset by subtraction for all steps at once.
 
 Elementwise operations in plain PyTorch read and write the potential four times a step. Compiled, all steps of a neuron
 are one loop that reads each current once and writes each spike once: about eight times faster (measured on 2 cores).
@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError, RheobaseWarning
+from rheobase.neurons.firing import FiringRule
 
 Fusion = Literal["auto", "always", "never"]
+Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(potential, threshold, net number of emitted spikes or None) -> spikes of this step."""
+State = tuple[Tensor, ...]
 
 CHUNK = 8
 """Steps unrolled in one compiled loop; for more steps the loop runs several times and the potential is passed on."""
+BINARY_RULE = FiringRule()
+"""The rule of the integrate-and-fire neuron, which needs no division."""
 WARM_UP = 2e9
 """Neuron-steps in plain PyTorch (about ten seconds) before ``auto`` compiles."""
 
@@ -29,7 +36,7 @@ class _Policy:
     def __init__(self) -> None:
         self.mode: Fusion = "auto"
         self.done = 0.0
-        self.compiled: Callable[..., Tensor] | None = None
+        self.compiled: dict[FiringRule, Callable[..., State]] = {}
         self.broken = False
 
     def wants_compiled(self, elements: int) -> bool:
@@ -38,14 +45,14 @@ class _Policy:
         self.done += elements
         return self.mode == "always" or self.done > WARM_UP
 
-    def fire(self) -> Callable[..., Tensor]:
+    def fire(self, rule: FiringRule) -> Callable[..., State]:
         """The compiled loop."""
-        if self.compiled is None:
+        if rule not in self.compiled:
             # one variant for each number of unrolled steps, with and without bias, and for each layout
             torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
             # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
-            self.compiled = torch.compile(_fire_canonical, dynamic=True, fullgraph=True)
-        return self.compiled
+            self.compiled[rule] = torch.compile(partial(_fire_canonical, rule), dynamic=True, fullgraph=True)
+        return self.compiled[rule]
 
     def give_up(self, error: Exception) -> None:
         """Use plain PyTorch after a failure of the compiler, with a warning; the numbers are the same."""
@@ -84,90 +91,122 @@ def set_fusion(mode: Fusion) -> None:
 
 
 def fire_train(
-    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Integrate-and-fire with soft reset over all steps.
+    currents: Tensor, threshold: Tensor, state: State, bias: Tensor | None, rule: Rule, overwrite: bool = False
+) -> tuple[Tensor, State]:
+    """Integrate, fire and reset by subtraction over all steps.
 
     Args:
         currents: [T, B, C, ...].
         threshold: θ, [] or [C].
-        potential: before the first step, [B, C, ...]; may be an expanded view.
+        state: before the first step: the potential [B, C, ...], which may be an expanded view, and, if the rule depends
+            on it, the net number of spikes emitted before, of the same shape.
         bias: subtracted from the current at each step, [T, C], or None.
+        rule: spikes for a potential; only a :class:`rheobase.neurons.firing.FiringRule` is compiled.
         overwrite: write the spikes over the currents.
 
     Returns:
-        θ·spikes [T, B, C, ...], and the potential after the last step.
+        θ·spikes [T, B, C, ...], and the state after the last step.
     """
     if len(currents) == 0:
-        return currents, potential
-    if not torch.is_grad_enabled() and _policy.wants_compiled(currents.numel()):
-        layout = _Layout.of(currents[0])
-        if layout is not None:
-            try:
-                # more steps are a second compilation; if that fails, the first loop has already overwritten currents
-                whole = overwrite and len(currents) <= CHUNK
-                return _fire_compiled(currents, threshold, potential, bias, layout, whole)
-            except Exception as error:
-                _policy.give_up(error)
-    return _fire_plain(currents, threshold, potential, bias, overwrite)
+        return currents, state
+    if (
+        isinstance(rule, FiringRule)
+        and not torch.is_grad_enabled()
+        and _policy.wants_compiled(currents.numel())
+        and (layout := _Layout.of(currents[0])) is not None
+    ):
+        try:
+            # more steps are a second compilation; if that fails, the first loop has already overwritten currents
+            whole = overwrite and len(currents) <= CHUNK
+            return _fire_compiled(currents, threshold, state, bias, rule, layout, whole)
+        except Exception as error:
+            _policy.give_up(error)
+    return _fire_plain(currents, threshold, state, bias, rule, overwrite)
 
 
 def _fire_plain(
-    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, overwrite: bool
-) -> tuple[Tensor, Tensor]:
+    currents: Tensor, threshold: Tensor, state: State, bias: Tensor | None, rule: Rule, overwrite: bool
+) -> tuple[Tensor, State]:
     channels = (-1,) + (1,) * (currents.dim() - 3)
     theta = threshold.reshape(channels) if threshold.dim() else threshold
     amplitude = torch.where(theta.isinf(), 0.0, theta)
     values = currents if overwrite else torch.empty_like(currents)
-    potential = torch.empty_like(currents[0]).copy_(potential)
+    potential, *counters = (torch.empty_like(currents[0]).copy_(part) for part in state)
+    sent = counters[0] if counters else None
     for t, (current, value) in enumerate(zip(currents, values, strict=True)):
         potential += current
         if bias is not None:
             potential -= bias[t].reshape(channels)
-        torch.ge(potential, theta, out=value)
+        if rule == BINARY_RULE:
+            torch.ge(potential, theta, out=value)
+        else:
+            spikes = rule(potential, theta, sent)
+            if sent is not None:
+                sent += spikes
+            value.copy_(spikes)
         value *= amplitude
         potential -= value
-    return values, potential
+    return values, (potential, *counters)
 
 
 def _fire_canonical(
-    out: list[Tensor] | None, currents: list[Tensor], theta: Tensor, potential: Tensor, bias: Tensor | None
-) -> Tensor:
-    """The loop that is compiled; returns the potential after the last step.
+    rule: FiringRule,
+    out: list[Tensor] | None,
+    currents: list[Tensor],
+    theta: Tensor,
+    state: State,
+    bias: Tensor | None,
+) -> State:
+    """The loop that is compiled; returns the state after the last step.
 
     Steps are lists, because the compiler copies the whole [T, N, C, S] for every step that is written into it.
 
     Args:
+        rule: spikes for a potential; a constant of the compiled code.
         out: T tensors [N, C, S], to write θ·spikes to; None: over the currents.
         currents: T tensors [N, C, S].
         theta: [C, 1].
-        potential: [N, C, S] or [C, 1].
+        state: each [N, C, S] or [C, 1].
         bias: [T, C, 1].
     """
+    potential, *counters = state
+    sent = counters[0] if counters else None
+    amplitude = torch.where(theta.isinf(), 0.0, theta)
     for t, current in enumerate(currents):
         potential = potential + current
         if bias is not None:
             potential = potential - bias[t]
-        value = torch.where(potential >= theta, theta, 0.0)
+        if rule == BINARY_RULE:
+            value = torch.where(potential >= theta, theta, 0.0)
+        else:
+            spikes = rule(potential, theta, sent)
+            sent = None if sent is None else sent + spikes
+            value = spikes * amplitude
         potential = potential - value
         (current if out is None else out[t]).copy_(value)
-    return potential
+    return (potential,) if sent is None else (potential, sent)
 
 
 def _fire_compiled(
-    currents: Tensor, threshold: Tensor, potential: Tensor, bias: Tensor | None, layout: _Layout, overwrite: bool
-) -> tuple[Tensor, Tensor]:
-    shape = currents.shape
-    currents, potential = layout.view(currents, 1), _canonical(potential, currents[0], layout)
+    currents: Tensor,
+    threshold: Tensor,
+    state: State,
+    bias: Tensor | None,
+    rule: FiringRule,
+    layout: _Layout,
+    overwrite: bool,
+) -> tuple[Tensor, State]:
+    shape, like = currents.shape, currents[0]
+    currents, state = layout.view(currents, 1), tuple(_canonical(part, like, layout) for part in state)
     values = currents if overwrite else torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
     theta = threshold.expand(currents.shape[2]).reshape(-1, 1)
-    fire = _policy.fire()
+    fire = _policy.fire(rule)
     for start in range(0, len(currents), CHUNK):
         part = slice(start, start + CHUNK)
         out = None if overwrite else list(values[part].unbind(0))
         biases = None if bias is None else bias[part].unsqueeze(-1)
-        potential = fire(out, list(currents[part].unbind(0)), theta, potential, biases)
-    return layout.restore(values, shape, 1), layout.restore(potential, shape[1:], 0)
+        state = fire(out, list(currents[part].unbind(0)), theta, state, biases)
+    return layout.restore(values, shape, 1), tuple(layout.restore(part, shape[1:], 0) for part in state)
 
 
 def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from rheobase.neurons.fused import fire_train
 from rheobase.neurons.membrane import MembraneNeuron
-from rheobase.neurons.neuron import State
 
 
 class IntegrateFire(MembraneNeuron):
@@ -33,16 +28,3 @@ class IntegrateFire(MembraneNeuron):
     """
 
     kind = "integrate_fire"
-
-    def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-        """1 if u ≥ θ, else 0."""
-        return torch.ge(potential, threshold, out=torch.empty_like(potential))
-
-    def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
-        """The same numbers as repeated :meth:`step`; may be compiled, see :func:`rheobase.neurons.set_fusion`."""
-        bias = None
-        if self.bias is not None:
-            steps = len(currents)
-            bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
-        values, potential = fire_train(currents, self.threshold, state[0], bias, overwrite)
-        return values, (potential,)

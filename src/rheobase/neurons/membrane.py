@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
+from rheobase.neurons.firing import Firing, FiringRule
+from rheobase.neurons.fused import fire_train
 from rheobase.neurons.neuron import Neuron, State, check_threshold, even_mean
 from rheobase.neurons.response import Response, finite_amplitude
 from rheobase.neurons.surrogate import fire_with_gradient
@@ -21,9 +22,8 @@ class MembraneNeuron(Neuron):
     .. math::
         u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \mathrm{spikes}(u[t]), \qquad v[t] = u[t] - \theta k[t]
 
-    A subclass defines the number of spikes k for a potential (:meth:`count`) and its ``alphabet``. If the alphabet has
-    no gaps, the rule :math:`k = \lfloor u / \theta \rfloor`, clipped to the alphabet, keeps the potential in [0, θ) as
-    long as no value is clipped.
+    A subclass declares its ``alphabet``, and may choose how it ``fires``
+    (:class:`rheobase.neurons.firing.FiringRule`) or define the number of spikes for a potential itself (:meth:`count`).
 
     Args:
         threshold: θ > 0, which a spike subtracts from the potential and adds to the next layer's input; [] or [C];
@@ -39,9 +39,11 @@ class MembraneNeuron(Neuron):
     has_membrane = True
     differentiable = True
     settable = ("threshold", "initial_potential", "bias")
-    remembers: ClassVar[bool] = False
-    """True if :meth:`count` depends on the net number of emitted spikes, which is then the second tensor of the
-    state."""
+    fires: Firing = "floor"
+    """How a potential becomes a number of the alphabet."""
+    remembers: bool = False
+    """True if the neuron takes back no more spikes than it has emitted: their net number is then the second tensor of
+    the state, and never negative."""
     threshold: Tensor
     initial_potential: Tensor
     bias: Tensor | None
@@ -62,7 +64,11 @@ class MembraneNeuron(Neuron):
         self.register_buffer("initial_potential", initial_potential)
         self.register_buffer("bias", bias)
 
-    @abstractmethod
+    @property
+    def rule(self) -> FiringRule:
+        """The firing rule: the alphabet, and how a potential becomes a number of it."""
+        return FiringRule(self.alphabet.values, self.fires)
+
     def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
         """k, the number of spikes for a potential u.
 
@@ -74,6 +80,12 @@ class MembraneNeuron(Neuron):
         Returns:
             Numbers of the alphabet in the potential's dtype, in newly allocated memory.
         """
+        return self.rule(potential, threshold, sent)
+
+    def capacity(self, steps: int) -> tuple[int, int]:
+        """No net number below 0 if it ``remembers``."""
+        least, most = super().capacity(steps)
+        return (0 if self.remembers else least), most
 
     @property
     def amplitude(self) -> Tensor:
@@ -86,13 +98,19 @@ class MembraneNeuron(Neuron):
         return self.initial_potential
 
     @property
-    def edges(self) -> tuple[int, ...]:
-        """Potentials, in units of θ, at which the count rises by one: where a surrogate gradient acts."""
-        return tuple(range(self.alphabet.least + 1, self.alphabet.most + 1))
+    def edges(self) -> tuple[tuple[float, int], ...]:
+        """(potential in units of θ, rise of the count) where the count rises: where a surrogate gradient acts."""
+        return self.rule.edges
 
     def response(self, steps: int) -> Response | None:
-        """⌊(T (z − b) + V0)/θ⌋, clipped to the capacity; None if the bias changes over time or V0 is not in [0, θ]."""
+        """⌊(T (z − b) + V0)/θ⌋, clipped to the capacity.
+
+        None if the bias changes over time, V0 is not in [0, θ], the alphabet has gaps, or negative net numbers of
+        spikes are rounded towards zero.
+        """
         v0 = self.initial_potential
+        if not self.rule.consecutive or (self.fires == "truncate" and self.capacity(steps)[0] < 0):
+            return None
         if not bool(((v0 >= 0) & (v0 <= 1)).all()) or (self.bias is not None and self.bias.dim() == 2):
             return None
         silent = self.threshold.isinf()
@@ -138,23 +156,13 @@ class MembraneNeuron(Neuron):
         return spikes, (*after, state[1] + spikes) if self.remembers else after
 
     def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
-        """The same numbers as repeated :meth:`step`, without allocating memory at every step."""
-        values = currents if overwrite else torch.empty_like(currents)
-        theta = along_channels(self.threshold, currents.dim() - 1)
-        amplitude = finite_amplitude(theta)
-        potential = torch.empty_like(currents[0]).copy_(state[0]) if len(currents) else state[0]
-        sent = torch.empty_like(currents[0]).copy_(state[1]) if self.remembers and len(currents) else None
-        for offset, (current, value) in enumerate(zip(currents, values, strict=True)):
-            potential += current
-            if self.bias is not None:
-                now = self.bias[t + offset] if self.bias.dim() == 2 else self.bias
-                potential -= along_channels(now, current.dim())
-            spikes = self.count(potential, theta, sent)
-            if sent is not None:
-                sent += spikes
-            torch.mul(spikes, amplitude, out=value)
-            potential -= value
-        return values, (potential,) if sent is None else (potential, sent)
+        """The same numbers as repeated :meth:`step`; may be compiled, see :func:`rheobase.neurons.set_fusion`."""
+        bias = None
+        if self.bias is not None:
+            steps = len(currents)
+            bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
+        own = type(self).count is not MembraneNeuron.count
+        return fire_train(currents, self.threshold, state, bias, self.count if own else self.rule, overwrite)
 
     def under_constant_current(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train for the time-mean of the current, and of a bias that changes over time."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rheobase.neurons.firing import FiringRule
+from rheobase.neurons.fused import Rule
 from rheobase.signals.signal import along_channels
 
-Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(potential, threshold, net number of emitted spikes or None) -> spikes of this step."""
-
-
-def at_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-    """1 if u ≥ θ, else 0."""
-    return (potential >= threshold).to(potential.dtype)
+at_threshold = FiringRule()
+"""1 if u ≥ θ, else 0."""
 
 
 def above_threshold(potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
@@ -32,7 +28,7 @@ def fire_with_gradient(
     *,
     count: Rule = at_threshold,
     remembers: bool = False,
-    edges: tuple[int, ...] = (1,),
+    edges: tuple[tuple[float, int], ...] = ((1.0, 1),),
     width: float = 1.0,
 ) -> Tensor:
     r"""Simulate neurons with soft reset over all steps, with gradients for currents and all parameters.
@@ -40,8 +36,8 @@ def fire_with_gradient(
     .. math::
         u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = K(u[t]/\theta), \qquad v[t] = u[t] - \theta k[t]
 
-    Forward, K is the neuron's rule, a staircase with edges at whole numbers e. Backward, each edge is a ramp of width
-    w: :math:`K'(x) = \sum_e [|x - e| < w/2] / w` (Wu et al. 2018, "spatio-temporal backpropagation", the rectangle).
+    Forward, K is the neuron's rule, a staircase that rises by h at each edge e. Backward, each edge is a ramp of slope
+    1/w: :math:`K'(x) = \sum_e [|x - e| < hw/2] / w` (Wu et al. 2018, "spatio-temporal backpropagation", the rectangle).
     The reset is differentiated too: at w = 1 the gradient of a current passes through one spike only, at the first step
     whose potential is within w/2 of an edge. The gradient with respect to θ includes the threshold, the reset and the
     amplitude of the spikes.
@@ -53,7 +49,7 @@ def fire_with_gradient(
         bias: b, [C] or [T, C].
         count: the rule: number of spikes for a potential.
         remembers: pass the net number of emitted spikes to the rule.
-        edges: e, the potentials at which the count rises by one, in units of θ.
+        edges: (e, h), the potentials in units of θ at which the count rises, and by how much.
         width: w, in units of θ.
 
     Returns:
@@ -81,10 +77,12 @@ def fire_with_gradient(
 
 class _Spikes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, potential: Tensor, spikes: Tensor, edges: tuple[int, ...], width: float) -> Tensor:
+    def forward(
+        ctx: Any, potential: Tensor, spikes: Tensor, edges: tuple[tuple[float, int], ...], width: float
+    ) -> Tensor:
         slope = torch.zeros_like(potential, dtype=torch.uint8)
-        for edge in edges:
-            slope += (potential - edge).abs() < width / 2
+        for edge, rise in edges:
+            slope += (potential - edge).abs() < rise * width / 2
         ctx.width = width
         ctx.save_for_backward(slope)
         return spikes.clone()
