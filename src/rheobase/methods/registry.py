@@ -11,7 +11,7 @@ from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.graph.operations import OPERATIONS, Operation
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.trace.activations import TRACED
-from rheobase.graph.trace.no_effect import NO_EFFECT
+from rheobase.graph.trace.builder import NO_EFFECT
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
 from rheobase.methods.recipe import METHODS, published

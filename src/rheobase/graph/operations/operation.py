@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 Synapses = Literal["route", "sum", "interpolate", "scale", "weights", "add"]
-"""How an operation combines its inputs, and the work for spikes and for other values. An entry is a coefficient that is
-not zero.
+"""How an operation combines its inputs, and its work. An entry is a coefficient that is not zero.
 
 - ``route`` moves inputs, each to one or several positions. No work.
 - ``sum`` adds inputs over windows, with one factor per window (mean pooling). The factor is part of the weights that
@@ -230,3 +229,18 @@ def built_in(operation: T) -> T:
     """Class decorator: add an operation of this package to ``OPERATIONS``."""
     OPERATIONS[operation.name] = operation()
     return operation
+
+
+class Passing(Operation):
+    """An operation with one input and no weights: a factor of the input becomes one of the output."""
+
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output, like the values."""
+        (factor,) = factors
+        assert factor is not None
+        moved = self.moved(at, factor) if factor.dim() else factor
+        return None if moved is None else ({}, moved)
+
+    @abstractmethod
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """The factor of the output for a factor with all axes of the input; None if there is none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -17,12 +18,20 @@ from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.trace.activations import traced
-from rheobase.graph.trace.no_effect import NO_EFFECT, pass_through
 from rheobase.graph.trace.notes import Note
-from rheobase.graph.trace.refusals import unknown_call
 
 TRACE_BATCH = 2
 """Images in the traced batch; the first axis of every value computed from the input must have this size."""
+NO_EFFECT = frozenset(
+    {
+        *("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "identity"),
+        *("expand", "expand_as", "dropout", "feature_dropout", "alpha_dropout", "native_dropout"),
+    }
+)
+"""Torch calls that return their input: dropout outside training, copies, casts."""
+NO_SPIKING = "has no spiking counterpart"
+_SMOOTH = ("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "leaky_relu", "prelu", "tanh")
+_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention")
 
 Handler = Callable[["Builder", Call], str | tuple[str, ...]]
 
@@ -33,13 +42,14 @@ class Builder:
     Attributes:
         nodes: nodes written so far, in execution order.
         shapes: node -> shape of a sample of its value.
+        reached: paths of the modules with a traced call.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {
             **{call: operation.trace for operation in OPERATIONS.values() for call in operation.traced_from},
             **traced(),
-            **dict.fromkeys(NO_EFFECT, pass_through),
+            **dict.fromkeys(NO_EFFECT, _pass_through),
         }
         self.refused_modules: frozenset[str] = frozenset()
         self.nodes: list[Node] = []
@@ -48,26 +58,12 @@ class Builder:
         self.rewrites: list[Note] = []
         self.refusals: list[Note] = []
         self.reached: set[str] = set()
-        self.current: fx.Node | None = None
-
-    # -- names ---------------------------------------------------------------------------------------------------
+        self.stack: list[tuple[str, str]] = []
+        """(path, class name) of the modules around the present call, outermost first."""
 
     def place(self) -> tuple[str, str]:
         """Module path and class name of the present call."""
-        stack = list((self.current.meta.get("nn_module_stack") or {}).values()) if self.current else []
-        if not stack:
-            return "", ""
-        path, kind = stack[-1][0], stack[-1][1]
-        kind = kind if isinstance(kind, str) else kind.__name__
-        return str(path).split("@")[0], kind.rsplit(".", 1)[-1]
-
-    def unique(self, name: str) -> str:
-        """The name, with the suffix ``:2``, ``:3``, ... if it is taken."""
-        candidate, n = name, 1
-        while candidate in self.shapes:
-            n += 1
-            candidate = f"{name}:{n}"
-        return candidate
+        return self.stack[-1] if self.stack else ("", "")
 
     def add(
         self,
@@ -95,53 +91,43 @@ class Builder:
         path, kind = self.place()
         if modules is None:
             modules = OPERATIONS[operation].modules if label is None else ()
-        is_module = bool(path) and kind in modules
-        name = self.unique(path if is_module else ".".join(filter(None, (path, label or operation))))
-        tensor_names = {
-            argument: self.keep(fixed, f"{name}.{argument}")
-            for argument, fixed in (parameters or {}).items()
-            if fixed is not None
-        }
+        name = path if path and kind in modules else ".".join(filter(None, (path, label or operation)))
+        if name in self.shapes:
+            name = next(unique for n in count(2) if (unique := f"{name}:{n}") not in self.shapes)
+        tensor_names = {}
+        for argument, fixed in (parameters or {}).items():
+            if fixed is not None:  # stored under its name in the user's network, if it has one
+                tensor_names[argument] = tensor_name = fixed.name or f"{name}.{argument}"
+                self.tensors[tensor_name] = fixed.value.detach().clone()
         origin = f"{path or 'the network'} ({kind})" if kind else name
         self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin))
         self.shapes[name] = shape
         return name
 
-    def keep(self, constant: Fixed, fallback: str) -> str:
-        """Store a tensor under its name in the user's network, else under ``fallback``, and return the name."""
-        name = constant.name or fallback
-        self.tensors[name] = constant.value.detach().clone()
-        return name
-
-    # -- the walk ------------------------------------------------------------------------------------------------
-
     def build(self, program: torch.export.ExportedProgram) -> str:
         """Walk the program and return the name of the output node."""
-        values = dict(self.placeholders(program))
+        values = dict(self._placeholders(program))
         for node in program.graph.nodes:
             if node.op == "call_function":
-                self.current = node
-                self.reached.update(str(path).split("@")[0] for path, _ in self.stack(node))
-                values[node] = self.call(node, values)
-            elif node.op == "output":
-                (outputs,) = node.args
-                (result,) = outputs
-                return self.output(values[result])
-        raise AssertionError("torch.export gave a graph without an output")
+                stack = (node.meta.get("nn_module_stack") or {}).values()
+                self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
+                self.reached.update(path for path, _ in self.stack)
+                values[node] = self._call(node, values)
+        ((output,),) = program.graph.output_node().args
+        if not isinstance(values[output], str):
+            raise TraceError(
+                "does not depend on the input",
+                where="the network's output",
+                remedy="return a tensor computed from the input",
+            )
+        return values[output]
 
-    @staticmethod
-    def stack(node: fx.Node) -> list[tuple[str, Any]]:
-        """(path, class) of the modules around a call, outermost first."""
-        return [(entry[0], entry[1]) for entry in (node.meta.get("nn_module_stack") or {}).values()]
-
-    def placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
+    def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""
         signature = program.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         lifted = signature.inputs_to_lifted_tensor_constants
-        for node in program.graph.nodes:
-            if node.op != "placeholder":
-                continue
+        for node in program.graph.find_nodes(op="placeholder"):
             if node.name in named:
                 name = named[node.name]
                 value = program.state_dict.get(name)
@@ -151,56 +137,36 @@ class Builder:
             else:
                 yield node, self.add("input", (), tuple(node.meta["val"].shape[1:]), label="input")
 
-    def call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Value of a call: the name of a node, a tuple of names, or a constant."""
-
-        def resolve(x: fx.Node) -> Any:
-            value = values[x]
-            if isinstance(value, tuple):
-                return tuple(map(Ref, value))
-            return Ref(value) if isinstance(value, str) else value
-
         if node.target is operator.getitem:
             source, index = values[cast(fx.Node, node.args[0])], cast(int, node.args[1])
             if isinstance(source, Fixed):
                 return Fixed(source.value[index])
             return source[index] if isinstance(source, tuple) else source
-        if not any(isinstance(leaf, str) for leaf in _leaves_of_nodes(node, values)):
-            return self.constant(node, values)
-        call = _call(node, resolve)
+        if not any(isinstance(values[source], str | tuple) for source in node.all_input_nodes):
+            # it does not depend on the input: a standardised weight, zeros to pad channels with
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: values[source].value)
+            with torch.no_grad():
+                return Fixed(cast(Any, node.target)(*args, **kwargs))
+        call = _recorded(node, values)
         try:
             handler = self.handlers.get(call.name)
             if handler is None:
-                raise unknown_call(call.name)
-            self.check_batch(node)
+                raise _unknown_call(call.name)
+            first = node.meta["val"]
+            first = first[0] if isinstance(first, (tuple, list)) else first
+            if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
+                text = "moves or mixes the batch axis, which must remain axis 0"
+                raise Refused(text, "keep axis 0 for the batch in every operation")
             return handler(self, call)
         except Refused as refused:
             label = cast(Any, node.target).overloadpacket.__name__
-            self.refuse(label, refused)
+            self._refuse(label, refused)
             inputs = tuple(name for name in _flat(call.arguments.values()) if isinstance(name, Ref))
             return self.add("refused", inputs[:1], call.shape, label=label)
 
-    def constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
-        """Compute a call that does not depend on the input (a standardised weight, zeros to pad channels with)."""
-
-        def concrete(x: fx.Node) -> Any:
-            value = values[x]
-            return value.value if isinstance(value, Fixed) else value
-
-        with torch.no_grad():
-            return Fixed(cast(Any, node.target)(*fx.map_arg(node.args, concrete), **fx.map_arg(node.kwargs, concrete)))
-
-    def check_batch(self, node: fx.Node) -> None:
-        """Refuse a call whose result has lost the batch axis."""
-        value = node.meta["val"]
-        outputs = value if isinstance(value, (tuple, list)) else (value,)
-        if any(isinstance(v, Tensor) and (v.dim() == 0 or v.shape[0] != TRACE_BATCH) for v in outputs[:1]):
-            raise Refused(
-                "moves or mixes the batch axis, which must remain axis 0",
-                "keep axis 0 for the batch in every operation",
-            )
-
-    def refuse(self, operation: str, refused: Refused) -> None:
+    def _refuse(self, operation: str, refused: Refused) -> None:
         """Record a refusal, once for each module; tracing continues, to find all of them."""
         path, kind = self.place()
         if any(path == known or path.startswith(known + ".") for known in self.refused_modules):
@@ -209,24 +175,18 @@ class Builder:
         if note not in self.refusals:
             self.refusals.append(note)
 
-    def output(self, value: Any) -> str:
-        """Name of the node that the network returns."""
-        if isinstance(value, str):
-            return value
-        raise TraceError(
-            "does not depend on the input",
-            where="the network's output",
-            remedy="return a tensor computed from the input",
-        )
+
+def _class_name(kind: Any) -> str:
+    return (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
 
 
-def _leaves_of_nodes(node: fx.Node, values: dict[fx.Node, Any]) -> Iterator[Any]:
-    for source in node.all_input_nodes:
-        value = values[source]
-        yield from value if isinstance(value, tuple) else (value,)
+def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
+    def resolve(x: fx.Node) -> Any:
+        value = values[x]
+        if isinstance(value, tuple):
+            return tuple(map(Ref, value))
+        return Ref(value) if isinstance(value, str) else value
 
-
-def _call(node: fx.Node, resolve: Callable[[fx.Node], Any]) -> Call:
     target = cast(Any, node.target)
     name = target.overloadpacket.__name__
     name = name.rstrip("_") if target.namespace == "aten" else f"{target.namespace}::{name}"
@@ -244,3 +204,32 @@ def _flat(values: Any) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+def _pass_through(builder: Builder, call: Call) -> str:
+    """Return the input's node; refuse a call that changes the shape."""
+    x = call.input("self", "input")
+    if builder.shapes[x] != call.shape:
+        raise Refused("repeats values by broadcasting", "use nn.Upsample or torch.cat")
+    path, kind = builder.place()
+    if "Dropout" in kind:
+        builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
+    return x
+
+
+def _unknown_call(name: str) -> Refused:
+    """The refusal of a call that no operation or activation is traced from."""
+    base = name.removesuffix("_backward").strip("_")
+    if base in _SMOOTH:
+        return Refused(f"the activation {NO_SPIKING}", "replace it by ReLU and fine-tune the network")
+    if base in _GATES:
+        text = f"{NO_SPIKING}: its output multiplies or normalises other activations"
+        return Refused(text, "train the network without it")
+    if any(kind in base for kind in ("layer_norm", "group_norm", "instance_norm")):
+        text = "layer, group and instance normalisation use statistics of their input, which is not linear"
+        return Refused(text, "train the network with batch normalisation")
+    if base in ("native_batch_norm_legit", "native_batch_norm", "batch_norm"):
+        text = "batch normalisation without running statistics depends on the batch"
+        return Refused(text, "train the network with track_running_stats=True")
+    text = f"is not a supported linear operation ({NO_SPIKING})"
+    return Refused(text, "rewrite it with supported operations, or register an operation for it (rb.register)")
