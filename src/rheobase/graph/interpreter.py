@@ -60,19 +60,12 @@ def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
     readers = Counter(name for node in nodes for name in set(node.inputs))
     new_memory = {name for name, operation in OPERATIONS.items() if operation.makes_new_memory}
     free = {n.name for n in nodes if n.operation in new_memory and readers[n.name] == 1} - {*keep}
-    return frozenset(
-        n.name
-        for n in nodes
-        if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
-    )
+    writers = [n for n in nodes if n.operation in ("add", "site") and n.inputs.count(n.inputs[0]) == 1]
+    return frozenset(n.name for n in writers if n.inputs[0] in free)
 
 
 def run(
-    graph: Computes,
-    plan: Schedule,
-    values: dict[str, Signal],
-    nonlinear: Nonlinear,
-    overwriting: Container[str] = (),
+    graph: Computes, plan: Schedule, values: dict[str, Signal], nonlinear: Nonlinear, overwriting: Container[str] = ()
 ) -> None:
     """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
 

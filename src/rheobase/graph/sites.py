@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from rheobase.activations import ACTIVATIONS, Bounds, Rounding
 from rheobase.graph.graph import Graph
@@ -55,38 +56,25 @@ class Site:
     @property
     def neurons(self) -> int:
         """Number of neurons for one image."""
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
+        return prod(self.shape)
 
 
 def site_table(graph: Graph) -> tuple[Site, ...]:
     """All sites of a graph in execution order."""
-    sources: dict[str, frozenset[str]] = {}  # node -> the sites that its value depends on
-    previous: dict[str, frozenset[str]] = {}
+    order = {node.name: i for i, node in enumerate(graph.sites)}
+    sources: dict[str, set[str]] = {}  # node -> the sites that its value depends on
+    previous: dict[str, set[str]] = {}
     for node in graph.nodes:
-        arriving = frozenset().union(*(sources[name] for name in node.inputs))
+        arriving = set().union(*(sources[name] for name in node.inputs))
         if node.operation == "site":
             previous[node.name] = arriving
-        sources[node.name] = frozenset({node.name}) if node.operation == "site" else arriving
-    order = {node.name: i for i, node in enumerate(graph.sites)}
-    following: dict[str, list[str]] = {name: [] for name in order}
-    for name, arriving in previous.items():
-        for source in arriving:
-            following[source].append(name)
-    return tuple(
-        Site(
-            node.name,
-            order[node.name],
-            node.shape,
-            bounds(node),
-            tuple(sorted(previous[node.name], key=order.__getitem__)),
-            tuple(following[node.name]),
-            node.origin,
-        )
-        for node in graph.sites
-    )
+        sources[node.name] = {node.name} if node.operation == "site" else arriving
+    sites = []
+    for node in graph.sites:
+        before = tuple(sorted(previous[node.name], key=order.__getitem__))
+        after = tuple(name for name in order if node.name in previous[name])
+        sites.append(Site(node.name, order[node.name], node.shape, bounds(node), before, after, node.origin))
+    return tuple(sites)
 
 
 def bounds(node: Node) -> Bounds:
