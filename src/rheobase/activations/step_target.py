@@ -37,11 +37,8 @@ class StepTarget:
 
     def budget(self, sites: int) -> int:
         """The largest sum of levels that the mean allows for this number of sites."""
-        return (
-            self.max_timesteps * sites
-            if self.mean is None
-            else min(math.floor(self.mean * sites + 1e-6), self.max_timesteps * sites)
-        )
+        most = self.max_timesteps * sites
+        return most if self.mean is None else min(math.floor(self.mean * sites + 1e-6), most)
 
     @torch.no_grad()
     def project(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
