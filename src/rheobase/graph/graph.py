@@ -112,9 +112,9 @@ class Graph(nn.Module):
 
     def analog(self, node: Node, signal: Signal) -> Signal:
         """Value of a non-linear node in the analog network."""
-        if node.operation == "max_pool":
-            return lift(lambda x: OPERATIONS["max_pool"].apply(x, **node.attributes), signal)
-        return lift(lambda x: self.activate(node, x), signal)
+        return (
+            lift(lambda x: self.activate(node, x), signal) if node.operation == "site" else self.compute(node, signal)
+        )
 
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
         """The activation of a site for a pre-activation ``x`` [B, C, ...]."""

@@ -186,10 +186,7 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     if not series:
         return Constant(function(*(s.values for s in signals)))
     steps, batch = series[0].values.shape[:2]
-    flat = [
-        (s.values if isinstance(s, TimeSeries) else s.values.expand(steps, *s.values.shape)).flatten(0, 1)
-        for s in signals
-    ]
+    flat = [step_by_step(s, steps).flatten(0, 1) for s in signals]
     return TimeSeries(function(*flat).unflatten(0, (steps, batch)))
 
 
@@ -199,7 +196,7 @@ def prefix_means(signal: Signal, timesteps: tuple[int, ...]) -> Tensor:
     Steps are summed in order, so that the mean at t does not depend on the steps after t.
     """
     if isinstance(signal, Constant):
-        return signal.values.expand(len(timesteps), *signal.values.shape)
+        return step_by_step(signal, len(timesteps))
     wanted = {t: i for i, t in enumerate(timesteps)}
     assert max(timesteps) <= signal.steps, "t is beyond the last step"
     means = signal.values.new_empty(len(timesteps), *signal.values.shape[1:])

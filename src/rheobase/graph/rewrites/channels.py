@@ -7,7 +7,7 @@ from dataclasses import replace
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext
-from rheobase.graph.trace.notes import Note
+from rheobase.graph.trace.call import Note
 
 
 def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from rheobase.graph.trace.notes import Capture, Note
+from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.capture import Capture
 
 MaxPool = Literal["refuse", "average", "gate"]
 

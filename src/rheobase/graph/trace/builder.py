@@ -18,7 +18,7 @@ from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.trace.activations import traced
-from rheobase.graph.trace.notes import Note
+from rheobase.graph.trace.call import Note
 
 TRACE_BATCH = 2
 """Images in the traced batch; the first axis of every value computed from the input must have this size."""

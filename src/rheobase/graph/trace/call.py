@@ -1,4 +1,4 @@
-"""A recorded torch call, and helpers to read its arguments."""
+"""A recorded torch call, helpers to read its arguments, and notes about calls."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ class Fixed:
 
 
 class Refused(Exception):
-    """A call that cannot become nodes.
-
-    Args:
-        text: the reason, as a clause.
-        remedy: what to do, as an imperative.
-    """
+    """A call that cannot become nodes: the reason, as a clause, and a remedy, as an imperative."""
 
     def __init__(self, text: str, remedy: str) -> None:
         super().__init__(text)
         self.text, self.remedy = text, remedy
+
+
+@dataclass(frozen=True)
+class Note:
+    """A rewrite or a refusal of a part of the network; a refusal has a remedy."""
+
+    where: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" + (f". Remedy: {self.remedy}" if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def reference(value: Any) -> Ref:
 
 def whole_numbers(value: Any, axes: int) -> list[int]:
     """One number for each of ``axes`` axes, from a single number or a list."""
-    values = [value] * axes if isinstance(value, int) else list(value)
+    values = [value] if isinstance(value, int) else list(value)
     return [int(v) for v in (values * axes if len(values) == 1 else values)]
 
 

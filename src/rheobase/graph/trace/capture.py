@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
-from rheobase.graph.trace.notes import Capture, Note
+from rheobase.graph.trace.call import Note
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[Any, str] = {
@@ -33,6 +34,28 @@ REFUSED_MODULES: dict[Any, str] = {
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
 EQUIVALENCE_TOLERANCE = 1e-4
+
+
+@dataclass
+class Capture:
+    """The result of tracing: the graph, the rewrites, and the refusals; with any refusal it cannot be converted."""
+
+    graph: Graph
+    rewrites: list[Note] = field(default_factory=list)
+    refusals: list[Note] = field(default_factory=list)
+
+    def raise_if_refused(self) -> None:
+        """Raise one :class:`TraceError` that lists every refusal.
+
+        Raises:
+            TraceError: if there is any.
+        """
+        if len(self.refusals) == 1:
+            (note,) = self.refusals
+            raise TraceError(note.text, where=note.where, remedy=note.remedy)
+        if self.refusals:
+            notes = "".join(f"\n  - {note}" for note in self.refusals)
+            raise TraceError(f"{len(self.refusals)} parts of the network cannot be converted:{notes}")
 
 
 def capture(model: nn.Module, example: Tensor) -> Capture:
