@@ -83,18 +83,10 @@ class Graph(nn.Module):
         return self.nodes[0].shape
 
     def replace(
-        self,
-        *,
-        nodes: Sequence[Node] | None = None,
-        output: str | None = None,
-        tensors: Mapping[str, Tensor] | None = None,
+        self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> Graph:
         """A new graph with other nodes or output; ``tensors`` are added to the present ones or replace them by name."""
-        return Graph(
-            self.nodes if nodes is None else nodes,
-            self.output if output is None else output,
-            {**self.tensors, **(tensors or {})},
-        )
+        return Graph(nodes or self.nodes, output or self.output, {**self.tensors, **(tensors or {})})
 
     def users(self) -> dict[str, list[Node]]:
         """For each node name, the nodes that read it."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
-from rheobase.activations import ACTIVATIONS, Bounds, Rounding
+from rheobase.activations import ACTIVATIONS, Bounds
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 
 
-@dataclass(frozen=True)
-class Site:
-    """One call of an activation in the network, which becomes one layer of neurons.
+@dataclass(frozen=True, kw_only=True)
+class Site(Bounds):
+    """One call of an activation in the network, which becomes one layer of neurons; with the bounds of the activation.
 
     Attributes:
         name: unique; the path of the module if the activation is a module (``layer1.0.relu:2``: its second call).
         index: position in execution order.
         shape: shape of one sample, [C, ...]; the first axis is always the channels.
-        bounds: range and quantisation of the activation.
         previous: sites whose output this site reads through affine operations; empty if it reads the network's input
             only.
         next: sites that read the output of this site through affine operations; empty if only the readout does.
@@ -28,25 +28,9 @@ class Site:
     name: str
     index: int
     shape: tuple[int, ...]
-    bounds: Bounds
     previous: tuple[str, ...]
     next: tuple[str, ...]
     origin: str
-
-    @property
-    def upper(self) -> float | None:
-        """The value at which the activation saturates (6 for ReLU6), or None."""
-        return self.bounds.upper
-
-    @property
-    def levels(self) -> int | None:
-        """L of a quantised activation, which saturates at its trained θ; or None."""
-        return self.bounds.levels
-
-    @property
-    def rounding(self) -> Rounding:
-        """How a quantised activation rounds to a level."""
-        return self.bounds.rounding
 
     @property
     def channels(self) -> int:
@@ -71,9 +55,10 @@ def site_table(graph: Graph) -> tuple[Site, ...]:
         sources[node.name] = {node.name} if node.operation == "site" else arriving
     sites = []
     for node in graph.sites:
-        before = tuple(sorted(previous[node.name], key=order.__getitem__))
-        after = tuple(name for name in order if node.name in previous[name])
-        sites.append(Site(node.name, order[node.name], node.shape, bounds(node), before, after, node.origin))
+        found: dict[str, Any] = {**vars(bounds(node)), "name": node.name, "shape": node.shape, "origin": node.origin}
+        found["previous"] = tuple(sorted(previous[node.name], key=order.__getitem__))
+        found["next"] = tuple(name for name in order if node.name in previous[name])
+        sites.append(Site(index=order[node.name], **found))
     return tuple(sites)
 
 

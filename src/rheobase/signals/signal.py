@@ -1,12 +1,8 @@
 """The signal on an edge: a spike train, any other time series, or a constant.
 
-- A :class:`SpikeTrain` is the output of a site: a number of spikes at every step, all with the same amplitude.
-- A :class:`TimeSeries` has one value per step, such as an affine function of a spike train.
-- A :class:`Constant` has the same value at every step, such as the image or a time-mean. Affine operations on it are
-  computed once for all T, which makes the first segment, the readout and methods with a constant current fast.
-- A :class:`MeanSpikes` is the time-mean of a spike train that was computed in closed form.
-
-:func:`count_spikes` defines the number of spikes for evaluation, energy and diagnosis.
+Affine operations on a :class:`Constant` are computed once for all T, which makes the first segment, the readout and
+methods with a constant current fast. :func:`count_spikes` defines the number of spikes for evaluation, energy and
+diagnosis.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value at every step. ``values``: [B, ...], in activation units."""
+    """The same value at every step, such as the image or a time-mean. ``values``: [B, ...], in activation units."""
 
     values: Tensor
 
@@ -138,9 +134,8 @@ class StepCounts:
 def count_spikes_by_step(train: SpikeTrain) -> StepCounts:
     """Count the spikes of all neurons at each step."""
     events = torch.stack([torch.count_nonzero(step) for step in train.values]).double()
-    by_channel = [
-        step.abs().sum([d for d in range(step.dim()) if d != 1], dtype=torch.float64) for step in train.values
-    ]
+    others = [d for d in range(train.values.dim() - 1) if d != 1]
+    by_channel = [step.abs().sum(others, dtype=torch.float64) for step in train.values]
     magnitude = _in_spikes(torch.stack(by_channel), train.amplitude, axis=1).sum(1)
     return StepCounts(events, magnitude)
 

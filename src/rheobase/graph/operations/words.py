@@ -70,21 +70,16 @@ class Value:
 
 
 class Words(Protocol):
-    """Writes NIR nodes. ``i`` is the index of an input of the node."""
+    """Writes NIR nodes; ``i`` is the index of an input of the node.
+
+    All methods but :meth:`seen` raise NotExpressible if the channels of an input are split into several axes.
+    """
 
     def plain(self, node: Node, i: int = 0) -> Value:
-        """Return an input without a map: a pending map is written first.
-
-        Raises:
-            NotExpressible: if its channels are split into several axes.
-        """
+        """Return an input without a map: a pending map is written first."""
 
     def mapped(self, node: Node, i: int = 0) -> Value:
-        """Return an input with a map of channels.
-
-        Raises:
-            NotExpressible: if its channels are split into several axes.
-        """
+        """Return an input with a map of channels."""
 
     def seen(self, node: Node, i: int = 0) -> Value:
         """Return an input, whose channels may be split into several axes."""

@@ -54,9 +54,7 @@ def _channel_axes(graph: Graph) -> dict[str, int | None]:
     nodes, tensors = {node.name: node for node in graph.nodes}, graph.tensors
     for node in graph.nodes[1:]:
         inputs = [axes[name] for name in node.inputs]
-        operation = OPERATIONS.get(node.operation)
-        if operation is None:  # a site or a refused call
-            axes[node.name] = inputs[0] if inputs else None
-        else:
-            axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs)
+        operation = OPERATIONS.get(node.operation)  # None: a site or a refused call
+        found = next(iter(inputs), None)
+        axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs) if operation else found
     return axes

@@ -115,11 +115,8 @@ class Builder:
                 values[node] = self._call(node, values)
         ((output,),) = program.graph.output_node().args
         if not isinstance(values[output], str):
-            raise TraceError(
-                "does not depend on the input",
-                where="the network's output",
-                remedy="return a tensor computed from the input",
-            )
+            remedy = "return a tensor computed from the input"
+            raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
         return values[output]
 
     def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:

@@ -77,25 +77,22 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
     _check_module(model)
     check_finite_weights(model)
     if isinstance(model, Graph):
-        if tuple(check_example(example).shape[1:]) != model.input_shape:
-            raise DataError(
-                f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}",
-                where="example",
-                remedy="trace the network again with an example of this size",
-            )
+        if tuple(_check_example(example).shape[1:]) != model.input_shape:
+            reason = f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}"
+            raise DataError(reason, where="example", remedy="trace the network again with an example of this size")
         return Capture(model.replace(), [], [])
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    example = check_example(example)
+    example = _check_example(example)
     with torch.no_grad():
         reference = _run(model, example)
     builder = Builder()
     refusals = builder.refusals
     for path, module in model.named_modules():
-        reason = next((text for kinds, text in REFUSED_MODULES.items() if isinstance(module, kinds)), None)
-        if reason:
-            where = f"{path or 'the network'} ({type(module).__name__})"
-            refusals.append(Note(where, f"{reason}; it {NO_SPIKING}", "train the network without it"))
-            builder.refused_modules |= {path}
+        for kinds, text in REFUSED_MODULES.items():
+            if isinstance(module, kinds):
+                where = f"{path or 'the network'} ({type(module).__name__})"
+                refusals.append(Note(where, f"{text}; it {NO_SPIKING}", "train the network without it"))
+                builder.refused_modules |= {path}
     try:
         output = builder.build(_export(model, example))
     except TraceError as error:
@@ -146,21 +143,12 @@ def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
     """
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            reason = f"{bad} of {tensor.numel()} values are NaN or infinite"
-            raise ModelError(
-                reason if source is None else f"tensor {name}: {reason}",
-                where=f"weight '{name}'" if source is None else source,
-                remedy="load a checkpoint from before the training diverged",
-            )
+            reason = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values are NaN or infinite"
+            where, reason = (f"weight '{name}'", reason) if source is None else (source, f"tensor {name}: {reason}")
+            raise ModelError(reason, where=where, remedy="load a checkpoint from before the training diverged")
 
 
-def check_example(example: Tensor) -> Tensor:
-    """Return the example if it is a finite float batch.
-
-    Raises:
-        DataError: if it is not.
-    """
+def _check_example(example: Tensor) -> Tensor:
     if not isinstance(example, Tensor):
         reason = f"must be a tensor, not {type(example).__name__}"
         raise DataError.typed(reason, where="example", remedy="pass a batch of images")
@@ -182,13 +170,10 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
     except RheobaseError:
         raise
     except Exception as error:
-        place = _user_frame(error)
-        raise TraceError(
-            f"fails on the example of shape {list(example.shape)}: {_first_line(error)}"
-            + (f" (at {place})" if place else ""),
-            where="the network",
-            remedy="pass an example of the size, channels and dtype it was trained with",
-        ) from error
+        place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
+        reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
+        remedy = "pass an example of the size, channels and dtype it was trained with"
+        raise TraceError(reason, where="the network", remedy=remedy) from error
     where = "the network's output"
     if not isinstance(output, Tensor):
         remedy = "wrap the network so that it returns only the logits"
@@ -251,11 +236,9 @@ def _check_same(graph: Graph, example: Tensor, reference: Tensor) -> None:
     with torch.no_grad():
         error = relative_difference(graph(example), reference)
     if not error <= EQUIVALENCE_TOLERANCE:
-        raise TraceError(
-            f"differs from its traced graph (largest relative logit difference {error:.2g})",
-            where="the network",
-            remedy="replace operations that depend on the batch or on values; if there are none, report the error",
-        )
+        reason = f"differs from its traced graph (largest relative logit difference {error:.2g})"
+        remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
+        raise TraceError(reason, where="the network", remedy=remedy)
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
