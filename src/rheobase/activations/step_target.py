@@ -12,8 +12,6 @@ from torch import Tensor
 from rheobase.activations.learned_staircase import LearnedStaircase
 
 _MARGIN = 0.1
-
-
 _INSIDE = 1e-3
 
 
