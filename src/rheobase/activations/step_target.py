@@ -40,12 +40,7 @@ class StepTarget:
 
     @torch.no_grad()
     def project(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
-        """Project the levels of the sites onto the target and the bounds.
-
-        Args:
-            activations: site -> module, for all sites.
-            done: share of the training that is over, 0 to 1.
-        """
+        """Project the levels of all sites onto the target and the bounds."""
         staircases = list(activations.values())
         before = torch.stack([staircase.real_steps.detach() for staircase in staircases]).double().cpu()
         if bool(before.isnan().any()):

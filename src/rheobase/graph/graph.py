@@ -46,15 +46,11 @@ class Graph(nn.Module):
 
     def tensor(self, name: str) -> Tensor:
         """The tensor with this name."""
-        owner, leaf = self._owners[name]
-        tensor = owner._buffers[leaf]
-        assert tensor is not None
-        return tensor
+        return getattr(*self._owners[name])
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Replace the tensor with this name by ``tensor``, without a copy, so that it may require a gradient."""
-        owner, leaf = self._owners[name]
-        setattr(owner, leaf, tensor)
+        setattr(*self._owners[name], tensor)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

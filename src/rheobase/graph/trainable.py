@@ -83,11 +83,7 @@ class TrainableGraph(nn.Module):
         return statistics.fmean(activation.levels for activation in self.activations.values())
 
     def constrain(self, done: float) -> None:
-        """Enforce the constraint on the activations; :func:`rheobase.train` calls this after every training step.
-
-        Args:
-            done: the share of the training that is over, 0 to 1.
-        """
+        """Enforce the constraint on the activations, after every training step; ``done`` is a share, 0 to 1."""
         if self.constraint is not None:
             self.constraint.project(self.activations, done)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
-from rheobase.graph.operations.shape import write_reshape
+from rheobase.graph.operations.shape import compact, write_reshape
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all, reference
 
@@ -218,15 +218,10 @@ class Concat(Operation):
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
         """Concatenate the factors like the inputs."""
-        axis = at.attributes["dim"] - 1
-        given = next(factor for factor in factors if factor is not None)
-        ones = given.new_ones((1,) * len(at.shape))
-        expanded = []
-        for factor, shape in zip(factors, at.inputs, strict=True):
-            f = ones if factor is None else factor * ones
-            expanded.append(f.expand(*f.shape[:axis], shape[axis], *f.shape[axis + 1 :]))
-        rest = torch.broadcast_shapes(*(f.select(axis, 0).shape for f in expanded))
-        return {}, torch.cat([f.expand(*rest[:axis], f.shape[axis], *rest[axis:]) for f in expanded], axis)
+        one = next(factor.new_ones(()) for factor in factors if factor is not None)
+        given = [one if factor is None else factor for factor in factors]
+        expanded = [factor.expand(shape) for factor, shape in zip(given, at.inputs, strict=True)]
+        return {}, compact(torch.cat(expanded, at.attributes["dim"] - 1))
 
     def synapses(self, at: NodeContext) -> Synapses:
         return "route"

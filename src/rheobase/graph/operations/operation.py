@@ -34,13 +34,7 @@ Scaled = tuple[Mapping[str, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class NodeContext:
-    """A node together with the shapes of its inputs and its tensors.
-
-    Attributes:
-        node: the node.
-        inputs: shape of a sample of every input.
-        parameters: its tensors, by argument.
-    """
+    """A node, the shape of a sample of every input, and its tensors by argument."""
 
     node: Node
     inputs: tuple[tuple[int, ...], ...]

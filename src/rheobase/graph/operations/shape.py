@@ -63,12 +63,7 @@ class Reshape(Route):
         return (exactly or same or merged[-1:] or [0])[0] + 1
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
-        factor = factor.expand(at.inputs[0]).reshape(at.shape)
-        for axis in range(factor.dim()):  # size 1 along every axis along which it is constant
-            first = factor.narrow(axis, 0, 1)
-            if bool((factor == first).all()):
-                factor = first
-        return factor
+        return compact(factor.expand(at.inputs[0]).reshape(at.shape))
 
     def lower(self, words: Words, node: Node) -> Value:
         """Write nothing if channels are split or merged, and a flattening otherwise."""
@@ -87,6 +82,15 @@ def write_reshape(builder: Builder, x: str, shape: tuple[int, ...]) -> str:
     if builder.shapes[x] == shape:
         return x
     return builder.add("reshape", (x,), shape, attributes={"shape": list(shape)})
+
+
+def compact(factor: Tensor) -> Tensor:
+    """Reduce a factor to size 1 along every axis along which it is constant."""
+    for axis in range(factor.dim()):
+        first = factor.narrow(axis, 0, 1)
+        if bool((factor == first).all()):
+            factor = first
+    return factor
 
 
 @built_in

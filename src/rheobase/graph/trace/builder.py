@@ -160,8 +160,9 @@ class Builder:
         except Refused as refused:
             label = cast(Any, node.target).overloadpacket.__name__
             self._refuse(label, refused)
-            inputs = tuple(name for name in _flat(call.arguments.values()) if isinstance(name, Ref))
-            return self.add("refused", inputs[:1], call.shape, label=label)
+            inputs = [v for v in map(values.get, node.all_input_nodes) if isinstance(v, str | tuple)]
+            first_input = inputs[0] if isinstance(inputs[0], str) else inputs[0][0]
+            return self.add("refused", (first_input,), call.shape, label=label)
 
     def _refuse(self, operation: str, refused: Refused) -> None:
         """Record a refusal, once for each module; tracing continues, to find all of them."""
@@ -193,14 +194,6 @@ def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     value = node.meta["val"]
     outputs = value if isinstance(value, (tuple, list)) else (value,)
     return Call(name, arguments, tuple(tuple(v.shape[1:]) for v in outputs if isinstance(v, Tensor)))
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _pass_through(builder: Builder, call: Call) -> str:

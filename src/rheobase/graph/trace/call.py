@@ -73,30 +73,18 @@ class Call:
         return self.outputs[0] if self.outputs else ()
 
     def input(self, *arguments: str) -> Ref:
-        """The first of these arguments that the function has.
-
-        Raises:
-            Refused: if its value does not depend on the network's input.
-        """
+        """The first of these arguments that the function has; refused if it does not depend on the network's input."""
         return reference(next((self.arguments[a] for a in arguments if a in self.arguments), None))
 
     def weight(self, argument: str) -> Fixed | None:
-        """A constant argument; None if it is not given.
-
-        Raises:
-            Refused: if it depends on the network's input.
-        """
+        """A constant argument, None if it is not given; refused if it depends on the network's input."""
         value = self.arguments[argument]
         if value is None or isinstance(value, Fixed):
             return value
         raise Refused("has a weight that depends on the input (a product of activations)", "use a fixed weight")
 
     def split(self) -> tuple[tuple[str, ...], dict[str, Fixed], dict[str, Any]]:
-        """All arguments, as inputs, parameters and attributes of a node.
-
-        Raises:
-            Refused: if a list contains both inputs and constants.
-        """
+        """All arguments, as inputs, parameters and attributes of a node; a list of inputs and constants is refused."""
         inputs: list[str] = []
         fixed, plain = {}, {}
         for argument, value in self.arguments.items():
@@ -111,11 +99,7 @@ class Call:
 
 
 def reference(value: Any) -> Ref:
-    """Return ``value`` if it depends on the network's input.
-
-    Raises:
-        Refused: if it does not.
-    """
+    """Return ``value`` if it depends on the network's input; else it is refused."""
     if not isinstance(value, Ref):
         raise Refused("applies the input to a constant in a way that is not linear", "swap the input and the constant")
     return value
@@ -128,11 +112,7 @@ def whole_numbers(value: Any, axes: int) -> list[int]:
 
 
 def one_for_all(value: Tensor) -> Tensor:
-    """A constant [B, ...] as [1, ...].
-
-    Raises:
-        Refused: if it differs between images.
-    """
+    """A constant [B, ...] as [1, ...]; refused if it differs between images."""
     if value.shape[0] != 1 and not bool((value == value[:1]).all()):
         raise Refused("uses a constant that differs between images", "use the same constant for all images")
     return value[:1]

@@ -116,11 +116,7 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of a network's tensors.
-
-    Raises:
-        ModelError: if ``model`` is not a network.
-    """
+    """Device of a network's tensors; refuses any object but an ``nn.Module``."""
     _check_module(model)
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
