@@ -1,7 +1,7 @@
 """Convert torch calls to nodes of a graph; refuse unknown calls by name.
 
 :class:`Builder` walks the graph that ``torch.export`` recorded. Operations write the nodes of their calls
-(:meth:`rheobase.graph.operations.Operation.trace`), and ``activations.py`` writes sites.
+(:meth:`rheobase.graph.operations.Operation.trace`), and functions of this module write sites.
 """
 
 from __future__ import annotations
@@ -14,21 +14,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
-from rheobase.graph.trace.activations import traced
 from rheobase.graph.trace.call import Note
 
 TRACE_BATCH = 2
 """Images in the traced batch; the first axis of every value computed from the input must have this size."""
-NO_EFFECT = frozenset(
-    {
-        *("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to", "identity"),
-        *("expand", "expand_as", "dropout", "feature_dropout", "alpha_dropout", "native_dropout"),
-    }
-)
-"""Torch calls that return their input: dropout outside training, copies, casts."""
+SITE_MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
+"""Module classes whose only node is a site; the site gets the module's name."""
 NO_SPIKING = "has no spiking counterpart"
 _SMOOTH = ("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "leaky_relu", "prelu", "tanh")
 _GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention")
@@ -48,8 +43,8 @@ class Builder:
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {
             **{call: operation.trace for operation in OPERATIONS.values() for call in operation.traced_from},
-            **traced(),
-            **dict.fromkeys(NO_EFFECT, _pass_through),
+            **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
+            **TRACED,
         }
         self.refused_modules: frozenset[str] = frozenset()
         self.nodes: list[Node] = []
@@ -196,8 +191,51 @@ def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     return Call(name, arguments, tuple(tuple(v.shape[1:]) for v in outputs if isinstance(v, Tensor)))
 
 
+def _relu(builder: Builder, call: Call) -> str:
+    """Write the site of a ReLU, clipped or not."""
+    lower, upper = 0, 6.0 if call.name == "relu6" else None
+    if call.name == "hardtanh":
+        lower, upper = call["min_val"], call["max_val"]
+    elif call.name in ("clamp", "clamp_min"):
+        lower, upper = call["min"], call.get("max")
+    scalars = all(v is None or isinstance(v, (int, float)) for v in (lower, upper))
+    if not scalars or lower != 0 or (upper is not None and not upper > 0):
+        raise Refused(
+            f"clips to [{lower}, {upper}]; neurons need a lower bound of 0 and a positive upper bound",
+            "replace it by ReLU or clamp(0, a) and fine-tune the network",
+        )
+    attributes = {"activation": "relu", "upper": None if upper is None else float(upper)}
+    x = call.input("self")
+    return builder.add("site", (x,), call.shape, label=call.name, modules=SITE_MODULES, attributes=attributes)
+
+
+def _staircase(builder: Builder, call: Call) -> str:
+    threshold = call["threshold"]
+    if not isinstance(threshold, Fixed):
+        raise Refused("has a threshold that depends on the input", "use a trained threshold")
+    if not bool((threshold.value > 0).all()):
+        remedy = "load a checkpoint from before the threshold crossed zero"
+        raise Refused("has a trained threshold that is not positive", remedy)
+    return builder.add(
+        "site",
+        (call.input("z"),),
+        call.shape,
+        label="staircase",
+        modules=SITE_MODULES,
+        attributes={"activation": "staircase", "levels": call["levels"], "rounding": call["rounding"]},
+        parameters={"threshold": threshold},
+    )
+
+
+def _registered(builder: Builder, call: Call) -> str:
+    activation = next(found for found in ACTIVATIONS.values() if call.name in found.traced_from)
+    x, attributes, parameters = activation.trace(call)
+    attributes = {"activation": activation.kind, **attributes}
+    return builder.add("site", (x,), call.shape, label=activation.kind, attributes=attributes, parameters=parameters)
+
+
 def _pass_through(builder: Builder, call: Call) -> str:
-    """Return the input's node; refuse a call that changes the shape."""
+    """Return the input's node for dropout outside training, a copy or a cast; refuse a call that changes the shape."""
     x = call.input("self", "input")
     if builder.shapes[x] != call.shape:
         raise Refused("repeats values by broadcasting", "use nn.Upsample or torch.cat")
@@ -205,6 +243,16 @@ def _pass_through(builder: Builder, call: Call) -> str:
     if "Dropout" in kind:
         builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
     return x
+
+
+TRACED: dict[str, Handler] = {
+    **dict.fromkeys(("relu", "relu6", "hardtanh", "clamp", "clamp_min"), _relu),
+    "rheobase::staircase": _staircase,
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to"), _pass_through),
+    **dict.fromkeys(("identity", "expand", "expand_as", "dropout", "feature_dropout"), _pass_through),
+    **dict.fromkeys(("alpha_dropout", "native_dropout"), _pass_through),
+}
+"""Name of a call of torch or of this library -> function that writes its nodes; operations write those of others."""
 
 
 def _unknown_call(name: str) -> Refused:

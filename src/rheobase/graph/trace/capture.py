@@ -101,7 +101,12 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         refusals.append(Note(error.where or "the network", error.reason, error.remedy or ""))
         nodes = [Node("input", "input", shape=tuple(example.shape[1:]))]
         return Capture(Graph(nodes, "input", {}), [], refusals)
-    graph, moved = channels_first(Graph(_needed(builder.nodes, output), output, builder.tensors))
+    needed = {output, builder.nodes[0].name}
+    for node in reversed(builder.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = [node for node in builder.nodes if node.name in needed]
+    graph, moved = channels_first(Graph(kept, output, builder.tensors))
     for path, module in model.named_modules():
         if isinstance(module, ACTIVATION_MODULES) and path not in builder.reached:
             text = "is never reached: the output for this example does not depend on it"
@@ -111,7 +116,12 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         if not graph.sites:
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
-        _check_same(graph, example, reference)
+        with torch.no_grad():
+            difference = relative_difference(graph(example), reference)
+        if not difference <= EQUIVALENCE_TOLERANCE:
+            reason = f"differs from its traced graph (largest relative logit difference {difference:.2g})"
+            remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
+            raise TraceError(reason, where="the network", remedy=remedy)
     return Capture(graph, list(dict.fromkeys([*builder.rewrites, *moved])), refusals)
 
 
@@ -218,23 +228,6 @@ def _user_frame(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _needed(nodes: list[Node], output: str) -> list[Node]:
-    needed = {output}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return [node for node in nodes if node.name in needed or node.operation == "input"]
-
-
-def _check_same(graph: Graph, example: Tensor, reference: Tensor) -> None:
-    with torch.no_grad():
-        error = relative_difference(graph(example), reference)
-    if not error <= EQUIVALENCE_TOLERANCE:
-        reason = f"differs from its traced graph (largest relative logit difference {error:.2g})"
-        remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
-        raise TraceError(reason, where="the network", remedy=remedy)
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
