@@ -117,10 +117,7 @@ class Graph(nn.Module):
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
         """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].
 
-        Args:
-            x: input.
-            site: (node, current [B, C, ...], overwrite) -> output of the site; with overwrite, the output may be
-                written over the current.
+        ``site``: (node, current [B, C, ...], True if the output may be written over the current) -> output of the site.
         """
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting

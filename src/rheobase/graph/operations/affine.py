@@ -208,7 +208,10 @@ class Concat(Operation):
             raise Refused("concatenates along the batch axis", "concatenate along channels or space")
         names = []
         for tensor in call["tensors"]:
-            name = str(tensor) if isinstance(tensor, Ref) else _write_constant(builder, tensor)
+            name = tensor
+            if not isinstance(tensor, Ref):
+                value = one_for_all(tensor.value)
+                name = builder.add("constant", (), tuple(value.shape[1:]), parameters={"value": Fixed(value)})
             if call.name == "stack":
                 old = builder.shapes[name]
                 name = write_reshape(builder, name, (*old[: dim - 1], 1, *old[dim - 1 :]))
@@ -238,11 +241,6 @@ class Concat(Operation):
             sources += words.write(f"{node.name}_{i}", value.place(start, node.shape[0] - after)).sources
             start = after
         return Value(tuple(sources), node.shape)
-
-
-def _write_constant(builder: Builder, constant: Fixed) -> str:
-    value = one_for_all(constant.value)
-    return builder.add("constant", (), tuple(value.shape[1:]), parameters={"value": Fixed(value)})
 
 
 @built_in

@@ -138,15 +138,7 @@ def _check_module(model: object) -> None:
 
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
-    """Refuse a network with NaN or infinite weights.
-
-    Args:
-        model: the network.
-        source: the file or function that the weights are from, as place of the error; None: the weight.
-
-    Raises:
-        ModelError: for the first such tensor.
-    """
+    """Raise a ModelError for the first tensor with NaN or infinite values; its place is ``source``, or the weight."""
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             reason = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values are NaN or infinite"
