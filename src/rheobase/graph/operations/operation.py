@@ -120,8 +120,6 @@ class Operation(ABC):
         be bit-identical in every batch.
         """
 
-    # -- from the user's network --------------------------------------------------------------------------------------
-
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
         """Write the nodes for a torch call, and return the name of the node for each output of the call.
 
@@ -144,8 +142,6 @@ class Operation(ABC):
             axes: the axis of each input.
         """
         return next((axis for axis in axes if axis is not None), None)
-
-    # -- factors ------------------------------------------------------------------------------------------------------
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
         r"""Move the factors p of the inputs to the output: w' and q with :math:`op(p x; w) = q\, op(x; w')`.
@@ -185,8 +181,6 @@ class Operation(ABC):
         """
         return None
 
-    # -- spikes -------------------------------------------------------------------------------------------------------
-
     def synapses(self, at: NodeContext) -> Synapses | None:
         """How the node combines its inputs (:data:`Synapses`); None if its work cannot be counted."""
         return None
@@ -201,8 +195,6 @@ class Operation(ABC):
     def dense_products(self, at: NodeContext) -> int | None:
         """Number of products including zeros of weights and padding, as papers state it; None: number of entries."""
         return None
-
-    # -- other formats ------------------------------------------------------------------------------------------------
 
     def lower(self, words: Words, node: Node) -> Value:
         """Write the node as NIR nodes.
