@@ -26,7 +26,7 @@ nir = pytest.importorskip("nir")
 
 import nir_reference  # noqa: E402
 
-WITHOUT_NODE = {"UNet": "up1 .*transposed convolution", "Conv3dNet": "conv1 .*convolution in 3 dimensions"}
+WITHOUT_NODE = {"UNet": "up1 .*conv_transpose", "Conv3dNet": "conv1 .*convolution in 3 dimensions"}
 WRITABLE = [name for name in networks.GRID if name not in WITHOUT_NODE]
 
 
@@ -381,7 +381,7 @@ def test_max_pooling_has_no_node(tmp_path: Path) -> None:
     images = grid_images("MaxPoolVGG")
     recipe = Recipe(name="plain", timesteps=4, neuron=rb.methods.IntegrateFireNeuron(initial_potential=0))
     snn = rb.convert(networks.build("MaxPoolVGG"), recipe, example=images, max_pool="gate")
-    with pytest.raises(StoreError, match="max-pooling, for which NIR has no node"):
+    with pytest.raises(StoreError, match="max_pool, for which NIR has no node"):
         rb.exchange.export_nir(snn, tmp_path / "net.nir", approximate=True, reset="subtract")
 
 

@@ -313,41 +313,8 @@ def test_a_weighted_layer_from_outside() -> None:
     assert rb.energy(rb.convert(quantised, recipe), images).rows[0].macs == 5 * 3 * 4
 
 
-class Nameless(Plain):
-    name = ""
-
-
-class Taken(Plain):
-    name = "conv"
-
-
-class Site(Plain):
-    name = "site"
-
-
-class NeverTraced(Plain):
-    name = "never_traced"
-    traced_from = ()
-
-
-class OneString(Plain):
-    name = "one_string"
-    traced_from = "relu"  # type: ignore[assignment]
-
-
-class Steals(Plain):
-    name = "steals"
-    traced_from = ("conv2d",)
-
-
-class StealsRelu(Plain):
-    name = "steals_relu"
-    traced_from = ("relu",)
-
-
-class Squares(Plain):
-    name = "squares"
-    affine = False
+def variant(base: type[Operation], **members: Any) -> type[Operation]:
+    return type("Variant", (base,), members)
 
 
 class NeedsArguments(Plain):
@@ -373,14 +340,14 @@ class NoApply(Operation):
     ("operation", "word"),
     [
         (NoApply, "NoApply: does not define apply"),
-        (Nameless, "Nameless: has no name"),
-        (Taken, "'conv' is taken by rheobase"),
-        (Site, "'site' is taken by the graph"),
-        (NeverTraced, r"NeverTraced\.traced_from: is empty"),
-        (OneString, r"OneString\.traced_from: is .relu."),
-        (Steals, "'conv2d' is taken by .*Conv"),
-        (StealsRelu, "'relu' is taken by the tracer"),
-        (Squares, "is not affine"),
+        (variant(Plain, name=""), "Variant: has no name"),
+        (variant(Plain, name="conv"), "'conv' is taken by rheobase"),
+        (variant(Plain, name="site"), "'site' is taken by the graph"),
+        (variant(Plain, name="other", traced_from=()), r"Variant\.traced_from: is empty"),
+        (variant(Plain, name="other", traced_from="relu"), r"Variant\.traced_from: is .relu."),
+        (variant(Plain, name="other", traced_from=("conv2d",)), "'conv2d' is taken by .*Conv"),
+        (variant(Plain, name="other", traced_from=("relu",)), "'relu' is taken by the tracer"),
+        (variant(Plain, name="other", affine=False), "is not affine"),
         (NeedsArguments, "without arguments"),
         (Refuses, r"^size: is a str"),  # an error of the library is not wrapped, though it is a TypeError
     ],
@@ -402,88 +369,32 @@ def test_registering_again_replaces() -> None:
 # -- the check finds what is wrong ------------------------------------------------------------------------------------
 
 
-class WrongFactor(Shuffle):
-    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled:
-        (factor,) = factors
-        return {}, factor
-
-
-class WrongOffset(Shuffle):
-    def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
-        return value
-
-
-class WrongOutput(Shuffle):
-    def scale_output(self, at: NodeContext, factor: Tensor | None, offset: Tensor | None) -> dict[str, Tensor]:
-        return {}
-
-
-class WrongAxis(Shuffle):
-    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
-        return 2
-
-
-class NoAxis(Shuffle):
-    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
-        return 4
-
-
-class Doubles(Shuffle):
-    def entries(self, x: Tensor, **arguments: Any) -> Tensor:
-        return self.apply(2 * x, **arguments)
-
-
-class Halves(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return 0.5 * super().apply(x, groups=groups)
-
-    def entries(self, x: Tensor, *, groups: int) -> Tensor:
-        return super().apply(x, groups=groups)
-
-
-class NotAffine(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return super().apply(x, groups=groups).square()
-
-
-class OfTheBatch(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return super().apply(x, groups=groups) - x.mean(0)
-
-
-class OldMemory(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return x[:, : x.shape[1]]
-
-
-class Overwrites(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return super().apply(x.mul_(2), groups=groups)
-
-
-class LosesTheBatch(Shuffle):
-    def apply(self, x: Tensor, *, groups: int) -> Tensor:
-        return super().apply(x, groups=groups).sum(0)
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    return Shuffle().apply(x, groups=groups)
 
 
 @pytest.mark.parametrize(
-    ("operation", "word"),
+    ("member", "broken", "word"),
     [
-        (WrongFactor, r"moves the factors \[\[4, 1\]\] of its inputs wrongly"),
-        (WrongOffset, r"moves an offset \[4, 1\] to input 0 wrongly"),
-        (WrongOutput, r"takes a factor or offset \[\] of its output wrongly"),
-        (WrongAxis, "channels to axis 2"),
-        (NoAxis, "channels at axis 4"),
-        (Doubles, "synapses at input 0"),
-        (Halves, "declares synapses 'route'"),
-        (NotAffine, "is not affine"),
-        (OfTheBatch, "another value in a batch of 1"),
-        (OldMemory, "memory of an input"),
-        (Overwrites, "changes its inputs"),
-        (LosesTheBatch, "for a batch of 2"),
+        ("scale_inputs", lambda _, at, p: ({}, p[0]), r"moves the factors \[\[4, 1\]\] of its inputs wrongly"),
+        ("to_inputs", lambda _, at, value: value, r"moves an offset \[4, 1\] to input 0 wrongly"),
+        ("scale_output", lambda _, at, f, o: {}, r"takes a factor or offset \[\] of its output wrongly"),
+        ("channel_axis", lambda _, at, axes: 2, "channels to axis 2"),
+        ("channel_axis", lambda _, at, axes: 4, "channels at axis 4"),
+        ("entries", lambda _, x, groups: shuffled(2 * x, groups), "synapses at input 0"),
+        ("apply", lambda _, x, groups: 0.5 * shuffled(x, groups), "declares synapses 'route'"),
+        ("apply", lambda _, x, groups: shuffled(x, groups).square(), "is not affine"),
+        ("apply", lambda _, x, groups: shuffled(x, groups) - x.mean(0), "another value in a batch of 1"),
+        ("apply", lambda _, x, groups: x[:, : x.shape[1]], "memory of an input"),
+        ("apply", lambda _, x, groups: shuffled(x.mul_(2), groups), "changes its inputs"),
+        ("apply", lambda _, x, groups: shuffled(x, groups).sum(0), "for a batch of 2"),
     ],
 )
-def test_a_broken_contract_is_found(operation: type[Operation], word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_contract_is_found(member: str, broken: Any, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {member: broken}
+    if "declares" in word:
+        members["entries"] = lambda _, x, groups: shuffled(x, groups)
+    operation = variant(Shuffle, **members)
     monkeypatch.setitem(OPERATIONS, "shuffle", operation())
     with pytest.raises(AssertionError, match=word):
         check_operation(operation, [(4, 3)], attributes={"groups": 2})

@@ -14,7 +14,6 @@ from rheobase.core.errors import ModelError
 
 Rounding = Literal["round", "floor", "ceil"]
 
-
 INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
 """V0/θ with which an integrate-and-fire neuron under a constant current gives the activation (QVM, Theorem 2)."""
 
@@ -50,12 +49,10 @@ class Activation(ABC):
 
     @abstractmethod
     def apply(self, *x: Any, **arguments: Any) -> Tensor:
-        """The activation of a pre-activation; called as ``apply(x, overwrite=False, **attributes, **tensors)``.
+        """The activation of a pre-activation ``x`` [B, C, ...].
 
-        Args:
-            x: the pre-activation, [B, C, ...].
-            arguments: ``overwrite``, True if the result may be written over ``x``; the attributes and tensors of the
-                node by their names.
+        Called as ``apply(x, overwrite=False, **attributes, **tensors)``, with the attributes and tensors of the node by
+        their names; with ``overwrite``, the result may be written over ``x``.
         """
 
     @abstractmethod
@@ -63,11 +60,7 @@ class Activation(ABC):
         """Its range and quantisation, from the attributes of the node."""
 
     def trace(self, call: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """The input of a call in ``traced_from``, and the attributes and tensors of the site.
-
-        Args:
-            call: a :class:`rheobase.graph.trace.call.Call`.
-        """
+        """The input of a :class:`rheobase.graph.trace.call.Call`, and the attributes and tensors of its site."""
         return call.input("x", "self", "z", "input"), {}, {}
 
 
@@ -149,11 +142,7 @@ class Constraint(Protocol):
 
 
 def check_levels(levels: int) -> int:
-    """Return ``levels`` if it is a whole number from 1.
-
-    Raises:
-        ModelError: if it is not.
-    """
+    """Return ``levels`` if it is a whole number from 1; else raise a ModelError."""
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         raise ModelError(f"is {levels!r}", where="levels", remedy="use a whole number from 1")
     return levels

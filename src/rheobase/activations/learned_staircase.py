@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rheobase.activations.activation import QuantisedActivation, Rounding, check_levels
-from rheobase.activations.staircase import split_gradient, staircase
+from rheobase.activations.staircase import StraightThrough
 from rheobase.core.errors import ModelError, TraceError
 
 Parametrisation = Literal["n_d", "n_alpha", "d_alpha", "t_alpha"]
@@ -87,22 +87,18 @@ class LearnedStaircase(QuantisedActivation):
     ) -> None:
         super().__init__()
         if parametrisation not in PARAMETERS:
-            raise ModelError(
-                f"is {parametrisation!r}", where="parametrisation", remedy=f"use one of {', '.join(PARAMETERS)}"
-            )
+            remedy = f"use one of {', '.join(PARAMETERS)}"
+            raise ModelError(f"is {parametrisation!r}", where="parametrisation", remedy=remedy)
         alpha = torch.as_tensor(threshold, dtype=torch.get_default_dtype()).detach().clone()
         if not bool(((alpha > 0) & alpha.isfinite()).all()):
-            raise ModelError(
-                "is not positive and finite", where="threshold", remedy="use a percentile of the activation"
-            )
+            remedy = "use a percentile of the activation"
+            raise ModelError("is not positive and finite", where="threshold", remedy=remedy)
         if not 1 <= steps <= check_levels(max_timesteps):
             raise ModelError(f"is {steps!r}", where="steps", remedy=f"use a number from 1 to {max_timesteps}")
         if parametrisation == "d_alpha" and alpha.dim():
-            raise ModelError(
-                "has one threshold per channel, for which t = α/d differs between channels",
-                where="d_alpha",
-                remedy="use one threshold per layer, or another parametrisation",
-            )
+            reason = "has one threshold per channel, for which t = α/d differs between channels"
+            remedy = "use one threshold per layer, or another parametrisation"
+            raise ModelError(reason, where="d_alpha", remedy=remedy)
         self.parametrisation: Parametrisation = parametrisation
         self.max_timesteps = max_timesteps
         t = alpha.new_tensor(float(steps))
@@ -140,12 +136,9 @@ class LearnedStaircase(QuantisedActivation):
     def forward(self, z: Tensor) -> Tensor:
         """``z``: [B, C, ...]."""
         if torch.compiler.is_exporting():
-            raise TraceError(
-                "learns its levels and cannot be traced again",
-                where="LearnedStaircase",
-                remedy="convert the network that rb.quantise returned, unchanged",
-            )
-        return _LearnedStraightThrough.apply(z, self.real_steps, self.saturation, self.levels)
+            remedy = "convert the network that rb.quantise returned, unchanged"
+            raise TraceError("learns its levels and cannot be traced again", where="LearnedStaircase", remedy=remedy)
+        return StraightThrough.apply(z, self.saturation, self.real_steps, self.levels, "round")
 
     @torch.no_grad()
     def set_steps(self, steps: float) -> None:
@@ -183,21 +176,3 @@ def _rates(parametrisation: Parametrisation, t: float, alpha: float, rate: float
         "d_alpha": {"step_size": of_t * (alpha / t**2) ** 2},
         "t_alpha": {"steps": of_t},
     }[parametrisation]
-
-
-class _LearnedStraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, t: Tensor, alpha: Tensor, levels: int) -> Tensor:
-        a = staircase(z, threshold=alpha, levels=levels)
-        ctx.save_for_backward(z, t, alpha, a)
-        return a
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        (gradient,) = gradients
-        z, t, alpha, a = ctx.saved_tensors
-        inside, above = split_gradient(gradient, z, alpha)
-        others = [d for d in range(z.dim()) if d != 1 or not alpha.dim()]
-        error = (a - z).mul_(inside).sum(others)
-        by_alpha = error / alpha + above.sum(others)
-        return inside, (-error.sum() / t).to(t.dtype).reshape(t.shape), by_alpha.reshape(alpha.shape), None

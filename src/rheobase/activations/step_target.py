@@ -12,8 +12,6 @@ from torch import Tensor
 from rheobase.activations.learned_staircase import LearnedStaircase
 
 _MARGIN = 0.1
-
-
 _INSIDE = 1e-3
 
 
@@ -37,20 +35,12 @@ class StepTarget:
 
     def budget(self, sites: int) -> int:
         """The largest sum of levels that the mean allows for this number of sites."""
-        return (
-            self.max_timesteps * sites
-            if self.mean is None
-            else min(math.floor(self.mean * sites + 1e-6), self.max_timesteps * sites)
-        )
+        most = self.max_timesteps * sites
+        return most if self.mean is None else min(math.floor(self.mean * sites + 1e-6), most)
 
     @torch.no_grad()
     def project(self, activations: Mapping[str, LearnedStaircase], done: float) -> None:
-        """Project the levels of the sites onto the target and the bounds.
-
-        Args:
-            activations: site -> module, for all sites.
-            done: share of the training that is over, 0 to 1.
-        """
+        """Project the levels of all sites onto the target and the bounds."""
         staircases = list(activations.values())
         before = torch.stack([staircase.real_steps.detach() for staircase in staircases]).double().cpu()
         if bool(before.isnan().any()):

@@ -46,15 +46,11 @@ class Graph(nn.Module):
 
     def tensor(self, name: str) -> Tensor:
         """The tensor with this name."""
-        owner, leaf = self._owners[name]
-        tensor = owner._buffers[leaf]
-        assert tensor is not None
-        return tensor
+        return getattr(*self._owners[name])
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Replace the tensor with this name by ``tensor``, without a copy, so that it may require a gradient."""
-        owner, leaf = self._owners[name]
-        setattr(owner, leaf, tensor)
+        setattr(*self._owners[name], tensor)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -83,18 +79,10 @@ class Graph(nn.Module):
         return self.nodes[0].shape
 
     def replace(
-        self,
-        *,
-        nodes: Sequence[Node] | None = None,
-        output: str | None = None,
-        tensors: Mapping[str, Tensor] | None = None,
+        self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> Graph:
         """A new graph with other nodes or output; ``tensors`` are added to the present ones or replace them by name."""
-        return Graph(
-            self.nodes if nodes is None else nodes,
-            self.output if output is None else output,
-            {**self.tensors, **(tensors or {})},
-        )
+        return Graph(nodes or self.nodes, output or self.output, {**self.tensors, **(tensors or {})})
 
     def users(self) -> dict[str, list[Node]]:
         """For each node name, the nodes that read it."""
@@ -112,9 +100,9 @@ class Graph(nn.Module):
 
     def analog(self, node: Node, signal: Signal) -> Signal:
         """Value of a non-linear node in the analog network."""
-        if node.operation == "max_pool":
-            return lift(lambda x: OPERATIONS["max_pool"].apply(x, **node.attributes), signal)
-        return lift(lambda x: self.activate(node, x), signal)
+        return (
+            lift(lambda x: self.activate(node, x), signal) if node.operation == "site" else self.compute(node, signal)
+        )
 
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
         """The activation of a site for a pre-activation ``x`` [B, C, ...]."""
@@ -129,10 +117,7 @@ class Graph(nn.Module):
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
         """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].
 
-        Args:
-            x: input.
-            site: (node, current [B, C, ...], overwrite) -> output of the site; with overwrite, the output may be
-                written over the current.
+        ``site``: (node, current [B, C, ...], True if the output may be written over the current) -> output of the site.
         """
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting

@@ -32,12 +32,7 @@ Schedule = list[tuple[Node, tuple[str, ...]]]
 
 
 def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
-    """Pair each node with the values that no later node reads, so that their memory is released early.
-
-    Args:
-        nodes: in execution order.
-        keep: names of values that are not released.
-    """
+    """Pair each node with the values to release after it: those, except ``keep``, that no later node reads."""
     nodes, keep = list(nodes), set(keep)
     last = {name: i for i, node in enumerate(nodes) for name in (*node.inputs, node.name)}
     released: list[list[str]] = [[] for _ in nodes]
@@ -50,29 +45,19 @@ def schedule(nodes: Iterable[Node], keep: Iterable[str] = ()) -> Schedule:
 def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
     """Sums and sites that may write their result over their first input: newly allocated, and read by no other node.
 
-    Freeing and allocating memory costs more than the arithmetic of a neuron (measured).
-
-    Args:
-        nodes: all nodes that run.
-        keep: names of values that are read after the run.
+    Freeing and allocating memory costs more than the arithmetic of a neuron (measured). ``nodes`` are all that run,
+    ``keep`` the names of values that are read after the run.
     """
     nodes = list(nodes)
     readers = Counter(name for node in nodes for name in set(node.inputs))
     new_memory = {name for name, operation in OPERATIONS.items() if operation.makes_new_memory}
     free = {n.name for n in nodes if n.operation in new_memory and readers[n.name] == 1} - {*keep}
-    return frozenset(
-        n.name
-        for n in nodes
-        if n.operation in ("add", "site") and n.inputs[0] in free and n.inputs.count(n.inputs[0]) == 1
-    )
+    writers = [n for n in nodes if n.operation in ("add", "site") and n.inputs.count(n.inputs[0]) == 1]
+    return frozenset(n.name for n in writers if n.inputs[0] in free)
 
 
 def run(
-    graph: Computes,
-    plan: Schedule,
-    values: dict[str, Signal],
-    nonlinear: Nonlinear,
-    overwriting: Container[str] = (),
+    graph: Computes, plan: Schedule, values: dict[str, Signal], nonlinear: Nonlinear, overwriting: Container[str] = ()
 ) -> None:
     """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-from rheobase.activations import ACTIVATIONS, Bounds, Rounding
+from rheobase.activations import ACTIVATIONS, Bounds
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 
 
-@dataclass(frozen=True)
-class Site:
-    """One call of an activation in the network, which becomes one layer of neurons.
+@dataclass(frozen=True, kw_only=True)
+class Site(Bounds):
+    """One call of an activation in the network, which becomes one layer of neurons; with the bounds of the activation.
 
     Attributes:
         name: unique; the path of the module if the activation is a module (``layer1.0.relu:2``: its second call).
         index: position in execution order.
         shape: shape of one sample, [C, ...]; the first axis is always the channels.
-        bounds: range and quantisation of the activation.
         previous: sites whose output this site reads through affine operations; empty if it reads the network's input
             only.
         next: sites that read the output of this site through affine operations; empty if only the readout does.
@@ -27,25 +28,9 @@ class Site:
     name: str
     index: int
     shape: tuple[int, ...]
-    bounds: Bounds
     previous: tuple[str, ...]
     next: tuple[str, ...]
     origin: str
-
-    @property
-    def upper(self) -> float | None:
-        """The value at which the activation saturates (6 for ReLU6), or None."""
-        return self.bounds.upper
-
-    @property
-    def levels(self) -> int | None:
-        """L of a quantised activation, which saturates at its trained θ; or None."""
-        return self.bounds.levels
-
-    @property
-    def rounding(self) -> Rounding:
-        """How a quantised activation rounds to a level."""
-        return self.bounds.rounding
 
     @property
     def channels(self) -> int:
@@ -55,38 +40,26 @@ class Site:
     @property
     def neurons(self) -> int:
         """Number of neurons for one image."""
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
+        return prod(self.shape)
 
 
 def site_table(graph: Graph) -> tuple[Site, ...]:
     """All sites of a graph in execution order."""
-    sources: dict[str, frozenset[str]] = {}  # node -> the sites that its value depends on
-    previous: dict[str, frozenset[str]] = {}
+    order = {node.name: i for i, node in enumerate(graph.sites)}
+    sources: dict[str, set[str]] = {}  # node -> the sites that its value depends on
+    previous: dict[str, set[str]] = {}
     for node in graph.nodes:
-        arriving = frozenset().union(*(sources[name] for name in node.inputs))
+        arriving = set().union(*(sources[name] for name in node.inputs))
         if node.operation == "site":
             previous[node.name] = arriving
-        sources[node.name] = frozenset({node.name}) if node.operation == "site" else arriving
-    order = {node.name: i for i, node in enumerate(graph.sites)}
-    following: dict[str, list[str]] = {name: [] for name in order}
-    for name, arriving in previous.items():
-        for source in arriving:
-            following[source].append(name)
-    return tuple(
-        Site(
-            node.name,
-            order[node.name],
-            node.shape,
-            bounds(node),
-            tuple(sorted(previous[node.name], key=order.__getitem__)),
-            tuple(following[node.name]),
-            node.origin,
-        )
-        for node in graph.sites
-    )
+        sources[node.name] = {node.name} if node.operation == "site" else arriving
+    sites = []
+    for node in graph.sites:
+        found: dict[str, Any] = {**vars(bounds(node)), "name": node.name, "shape": node.shape, "origin": node.origin}
+        found["previous"] = tuple(sorted(previous[node.name], key=order.__getitem__))
+        found["next"] = tuple(name for name in order if node.name in previous[name])
+        sites.append(Site(index=order[node.name], **found))
+    return tuple(sites)
 
 
 def bounds(node: Node) -> Bounds:

@@ -89,21 +89,31 @@ class WorkCounter:
         if operation is None or not operation.affine:
             return self._nonlinear(node, inputs[0])
         at = NodeContext.of(node, self._nodes, self._tensors)
-        match operation.synapses(at):
-            case "weights":
-                return self._weighted(at, operation, inputs)
-            case "sum" | "interpolate" as how:
-                return self._spread(at, operation, inputs, how)
-            case "scale":
-                return self._scaled(at, operation, inputs)
-            case "route" | "add" as how:
-                return self._joined(at, operation, inputs, how)
-            case other:
-                raise ModelError(
-                    f"operation {operation.name} has synapses {other!r}, whose work cannot be counted",
-                    where=node.name,
-                    remedy=f"define {type(operation).__name__}.synapses as one of {', '.join(get_args(Synapses))}",
-                )
+        how, work = operation.synapses(at), self.work[node.name]
+        if how == "route" or how == "add":
+            return self._joined(at, operation, inputs, adding=how == "add")
+        if how not in get_args(Synapses):
+            raise ModelError(
+                f"operation {operation.name} has synapses {how!r}, whose work cannot be counted",
+                where=node.name,
+                remedy=f"define {type(operation).__name__}.synapses as one of {', '.join(get_args(Synapses))}",
+            )
+        entries = _entries(at, operation, inputs)
+        spikes = all(edge.kind in EVENTS for edge in inputs)
+        if how == "weights":
+            dense = operation.dense_products(at)
+            work.padded = _whole(entries) if dense is None else dense
+            if spikes:
+                self._arrive(node, entries)
+            else:
+                work.macs += _whole(entries)
+        elif spikes:  # the factor is part of the weights that follow
+            return _Edge(inputs[0].kind if how == "scale" else "sums", entries)
+        elif how == "sum":
+            work.acs += _whole(entries)
+        else:
+            work.macs += prod(at.shape) if how == "scale" else _whole(entries)
+        return self._fresh(node, "currents")
 
     def _fresh(self, node: Node, kind: Kind) -> _Edge:
         return _Edge(kind, torch.ones(1, *node.shape, device=self.graph.device))
@@ -117,63 +127,28 @@ class WorkCounter:
         self._leaves[node.name] = leaf
         return _Edge("spikes", leaf)
 
-    def _weighted(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
-        products = _entries(at, operation, inputs)
-        work = self.work[at.node.name]
-        if all(edge.kind in EVENTS for edge in inputs):
-            self._arrive(at.node, products)
-        else:
-            work.macs += _whole(products)
-        dense = operation.dense_products(at)
-        work.padded = _whole(products) if dense is None else dense
-        return self._fresh(at.node, "currents")
-
-    def _spread(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
-        """Pooling or interpolation. For spikes, the factor is part of the weights that follow."""
-        entries = _entries(at, operation, inputs)
-        if inputs[0].kind in EVENTS:
-            return _Edge("sums", entries)
-        if how == "interpolate":
-            self.work[at.node.name].macs += _whole(entries)
-        else:
-            self.work[at.node.name].acs += _whole(entries)
-        return self._fresh(at.node, "currents")
-
-    def _scaled(self, at: NodeContext, operation: Operation, inputs: list[_Edge]) -> _Edge:
-        if inputs[0].kind in EVENTS:
-            return _Edge(inputs[0].kind, _entries(at, operation, inputs))  # as in _spread
-        self.work[at.node.name].macs += prod(at.shape)
-        return self._fresh(at.node, "currents")
-
-    def _joined(self, at: NodeContext, operation: Operation, inputs: list[_Edge], how: Synapses) -> _Edge:
+    def _joined(self, at: NodeContext, operation: Operation, inputs: list[_Edge], *, adding: bool) -> _Edge:
         kinds = {edge.kind for edge in inputs} - {"constant"}
-        adding = how == "add"
         if kinds <= set(EVENTS):
-            kind: Kind = "spikes" if kinds == {"spikes"} and (not adding or len(inputs) == 1) else "sums"
-        elif kinds == {"values"} and not adding:
-            kind = "values"
-        else:
-            kind = "currents"
-            for edge in inputs:
-                if edge.kind in EVENTS:  # added to the sum, or the memory, of the other inputs
-                    self._arrive(at.node, edge.entries)
-        if adding and kind == "currents":
-            terms = [edge for edge in inputs if edge.kind == "values"]
-            first = 1 if kinds == {"values"} else 0
-            self.work[at.node.name].acs += prod(at.shape) * (len(terms) - first)
-            return self._fresh(at.node, kind)
-        if kind == "currents":
-            inputs = [_Edge(e.kind, torch.ones_like(e.entries) if e.kind in EVENTS else e.entries) for e in inputs]
-        return _Edge(kind, _entries(at, operation, inputs))
+            one = kinds == {"spikes"} and (not adding or len(inputs) == 1)
+            return _Edge("spikes" if one else "sums", _entries(at, operation, inputs))
+        if kinds == {"values"} and not adding:
+            return _Edge("values", _entries(at, operation, inputs))
+        for edge in inputs:
+            if edge.kind in EVENTS:  # added to the sum, or the memory, of the other inputs
+                self._arrive(at.node, edge.entries)
+        if adding:
+            terms = sum(edge.kind == "values" for edge in inputs)
+            self.work[at.node.name].acs += prod(at.shape) * (terms - (kinds == {"values"}))
+            return self._fresh(at.node, "currents")
+        inputs = [_Edge(e.kind, torch.ones_like(e.entries)) if e.kind in EVENTS else e for e in inputs]
+        return _Edge("currents", _entries(at, operation, inputs))
 
     def _arrive(self, node: Node, entries: Tensor) -> None:
         """Add to ``reach`` one addition per spike and entry."""
-        names = list(self._leaves)
-        found = torch.autograd.grad(
-            entries.sum(), [self._leaves[name] for name in names], retain_graph=True, allow_unused=True
-        )
-        reach = self.work[node.name].reach
-        for name, gradient in zip(names, found, strict=True):
+        leaves, reach = list(self._leaves.values()), self.work[node.name].reach
+        found = torch.autograd.grad(entries.sum(), leaves, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(self._leaves, found, strict=True):
             if gradient is not None:
                 whole = gradient[0].detach().double().round()
                 reach[name] = reach[name] + whole if name in reach else whole

@@ -44,15 +44,14 @@ class TrainableGraph(nn.Module):
         self.constraint, self.momentum = constraint, 0.1
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
-        trained = {
-            name
+        uses = [
+            (name, argument in OPERATIONS[node.operation].trained)
             for node in graph.nodes
             if node.operation in OPERATIONS
             for argument, name in node.parameters.items()
-            if argument in OPERATIONS[node.operation].trained
-        }
-        used = dict.fromkeys(n for node in graph.nodes if node.operation != "site" for n in node.parameters.values())
-        for name in used:
+        ]
+        trained = {name for name, trains in uses if trains}
+        for name in dict.fromkeys(name for name, _ in uses):
             value = graph.tensor(name).detach().clone()
             owner, leaf = owner_of(self, name)
             if name in trained and value.is_floating_point():
@@ -62,11 +61,8 @@ class TrainableGraph(nn.Module):
         for site in graph.sites:
             owner, leaf = owner_of(self, site.name)
             if leaf in owner._modules:  # a container that was created for a parameter
-                raise DataError(
-                    "is the name of an activation and of a module with parameters",
-                    where=site.name,
-                    remedy="give the activation its own module",
-                )
+                reason = "is the name of an activation and of a module with parameters"
+                raise DataError(reason, where=site.name, remedy="give the activation its own module")
             owner.add_module(leaf, activations[site.name])
 
     @property
@@ -87,11 +83,7 @@ class TrainableGraph(nn.Module):
         return statistics.fmean(activation.levels for activation in self.activations.values())
 
     def constrain(self, done: float) -> None:
-        """Enforce the constraint on the activations; :func:`rheobase.train` calls this after every training step.
-
-        Args:
-            done: the share of the training that is over, 0 to 1.
-        """
+        """Enforce the constraint on the activations, after every training step; ``done`` is a share, 0 to 1."""
         if self.constraint is not None:
             self.constraint.project(self.activations, done)
 
@@ -107,12 +99,10 @@ class TrainableGraph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [B, ...] -> logits [B, ...]."""
         if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(
-                f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}",
-                where="images",
-                remedy="resize or crop them, or quantise again with images of this size",
-            )
-        running = _Running(self)
+            reason = f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}"
+            remedy = "resize or crop them, or quantise again with images of this size"
+            raise DataError(reason, where="images", remedy=remedy)
+        running = _Run(self)
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         run(running, self._plan, values, running.nonlinear)
         return values[self.output_name].mean()
@@ -133,8 +123,8 @@ class TrainableGraph(nn.Module):
         return Graph(nodes, self.output_name, {name: tensors[name].detach().clone() for name in needed})
 
 
-class _Running:
-    """A trainable graph with its tensors and modules by name, for one run."""
+class _Run:
+    """The tensors and modules of a trainable graph by name, for one run."""
 
     def __init__(self, graph: TrainableGraph) -> None:
         self.training, self.momentum = graph.training, graph.momentum
@@ -143,12 +133,10 @@ class _Running:
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
         """The value of an affine node; in training, batch normalisation uses the statistics of the batch."""
-        arguments: dict[str, Any] = {argument: self.tensors[name] for argument, name in node.parameters.items()}
+        arguments = {**node.attributes, **{argument: self.tensors[name] for argument, name in node.parameters.items()}}
         if node.operation == "batch_norm":
-            arguments |= {**node.attributes, "training": self.training, "momentum": self.momentum}
-            return Constant(F.batch_norm(inputs[0].values, **arguments))
-        apply = OPERATIONS[node.operation].apply
-        return Constant(apply(*(signal.values for signal in inputs), **node.attributes, **arguments))
+            return Constant(F.batch_norm(inputs[0].values, training=self.training, momentum=self.momentum, **arguments))
+        return Constant(OPERATIONS[node.operation].apply(*(signal.values for signal in inputs), **arguments))
 
     def nonlinear(self, node: Node, signal: Signal) -> Signal:
         """The value of a site or a max-pooling."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
 from rheobase.graph.sites import Site, site_table
+from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
-from rheobase.graph.trace.notes import Note
 
 
 @dataclass(frozen=True)

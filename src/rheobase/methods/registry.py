@@ -10,8 +10,7 @@ from rheobase.activations import ACTIVATIONS, Activation
 from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.graph.operations import OPERATIONS, Operation
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
-from rheobase.graph.trace.activations import TRACED
-from rheobase.graph.trace.no_effect import NO_EFFECT
+from rheobase.graph.trace.builder import TRACED
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
 from rheobase.methods.recipe import METHODS, published
@@ -151,7 +150,7 @@ def _check_calls(part: type[Operation] | type[Activation], kin: Mapping[str, Any
             where=f"{part.__name__}.traced_from",
             remedy='name the calls in a tuple, such as ("mylib::flip_channels",)',
         )
-    taken = dict.fromkeys((*TRACED, *NO_EFFECT), "the tracer")
+    taken = dict.fromkeys(TRACED, "the tracer")
     for known in (OPERATIONS, ACTIVATIONS):
         for key, found in known.items():
             if known is not kin or key != name:

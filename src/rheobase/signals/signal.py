@@ -1,12 +1,8 @@
 """The signal on an edge: a spike train, any other time series, or a constant.
 
-- A :class:`SpikeTrain` is the output of a site: a number of spikes at every step, all with the same amplitude.
-- A :class:`TimeSeries` has one value per step, such as an affine function of a spike train.
-- A :class:`Constant` has the same value at every step, such as the image or a time-mean. Affine operations on it are
-  computed once for all T, which makes the first segment, the readout and methods with a constant current fast.
-- A :class:`MeanSpikes` is the time-mean of a spike train that was computed in closed form.
-
-:func:`count_spikes` defines the number of spikes for evaluation, energy and diagnosis.
+Affine operations on a :class:`Constant` are computed once for all T, which makes the first segment, the readout and
+methods with a constant current fast. :func:`count_spikes` defines the number of spikes for evaluation, energy and
+diagnosis.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value at every step. ``values``: [B, ...], in activation units."""
+    """The same value at every step, such as the image or a time-mean. ``values``: [B, ...], in activation units."""
 
     values: Tensor
 
@@ -138,9 +134,8 @@ class StepCounts:
 def count_spikes_by_step(train: SpikeTrain) -> StepCounts:
     """Count the spikes of all neurons at each step."""
     events = torch.stack([torch.count_nonzero(step) for step in train.values]).double()
-    by_channel = [
-        step.abs().sum([d for d in range(step.dim()) if d != 1], dtype=torch.float64) for step in train.values
-    ]
+    others = [d for d in range(train.values.dim() - 1) if d != 1]
+    by_channel = [step.abs().sum(others, dtype=torch.float64) for step in train.values]
     magnitude = _in_spikes(torch.stack(by_channel), train.amplitude, axis=1).sum(1)
     return StepCounts(events, magnitude)
 
@@ -186,10 +181,7 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     if not series:
         return Constant(function(*(s.values for s in signals)))
     steps, batch = series[0].values.shape[:2]
-    flat = [
-        (s.values if isinstance(s, TimeSeries) else s.values.expand(steps, *s.values.shape)).flatten(0, 1)
-        for s in signals
-    ]
+    flat = [step_by_step(s, steps).flatten(0, 1) for s in signals]
     return TimeSeries(function(*flat).unflatten(0, (steps, batch)))
 
 
@@ -199,7 +191,7 @@ def prefix_means(signal: Signal, timesteps: tuple[int, ...]) -> Tensor:
     Steps are summed in order, so that the mean at t does not depend on the steps after t.
     """
     if isinstance(signal, Constant):
-        return signal.values.expand(len(timesteps), *signal.values.shape)
+        return step_by_step(signal, len(timesteps))
     wanted = {t: i for i, t in enumerate(timesteps)}
     assert max(timesteps) <= signal.steps, "t is beyond the last step"
     means = signal.values.new_empty(len(timesteps), *signal.values.shape[1:])

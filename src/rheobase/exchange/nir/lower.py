@@ -22,7 +22,7 @@ from rheobase.exchange.nir.package import require_nir
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, Value
-from rheobase.graph.operations.pooling import MeanPool
+from rheobase.graph.operations.windows import MeanPool
 
 _PARTIAL = "replace the operation before conversion, or save the network as a folder: rb.save(snn, ...)"
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 Synapses = Literal["route", "sum", "interpolate", "scale", "weights", "add"]
-"""How an operation combines its inputs, and the work for spikes and for other values. An entry is a coefficient that is
-not zero.
+"""How an operation combines its inputs, and its work. An entry is a coefficient that is not zero.
 
 - ``route`` moves inputs, each to one or several positions. No work.
 - ``sum`` adds inputs over windows, with one factor per window (mean pooling). The factor is part of the weights that
@@ -35,13 +34,7 @@ Scaled = tuple[Mapping[str, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class NodeContext:
-    """A node together with the shapes of its inputs and its tensors.
-
-    Attributes:
-        node: the node.
-        inputs: shape of a sample of every input.
-        parameters: its tensors, by argument.
-    """
+    """A node, the shape of a sample of every input, and its tensors by argument."""
 
     node: Node
     inputs: tuple[tuple[int, ...], ...]
@@ -127,8 +120,6 @@ class Operation(ABC):
         be bit-identical in every batch.
         """
 
-    # -- from the user's network --------------------------------------------------------------------------------------
-
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
         """Write the nodes for a torch call, and return the name of the node for each output of the call.
 
@@ -151,8 +142,6 @@ class Operation(ABC):
             axes: the axis of each input.
         """
         return next((axis for axis in axes if axis is not None), None)
-
-    # -- factors ------------------------------------------------------------------------------------------------------
 
     def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
         r"""Move the factors p of the inputs to the output: w' and q with :math:`op(p x; w) = q\, op(x; w')`.
@@ -192,8 +181,6 @@ class Operation(ABC):
         """
         return None
 
-    # -- spikes -------------------------------------------------------------------------------------------------------
-
     def synapses(self, at: NodeContext) -> Synapses | None:
         """How the node combines its inputs (:data:`Synapses`); None if its work cannot be counted."""
         return None
@@ -208,8 +195,6 @@ class Operation(ABC):
     def dense_products(self, at: NodeContext) -> int | None:
         """Number of products including zeros of weights and padding, as papers state it; None: number of entries."""
         return None
-
-    # -- other formats ------------------------------------------------------------------------------------------------
 
     def lower(self, words: Words, node: Node) -> Value:
         """Write the node as NIR nodes.
@@ -230,3 +215,18 @@ def built_in(operation: T) -> T:
     """Class decorator: add an operation of this package to ``OPERATIONS``."""
     OPERATIONS[operation.name] = operation()
     return operation
+
+
+class Passing(Operation):
+    """An operation with one input and no weights: a factor of the input becomes one of the output."""
+
+    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
+        """Move the factor to the output, like the values."""
+        (factor,) = factors
+        assert factor is not None
+        moved = self.moved(at, factor) if factor.dim() else factor
+        return None if moved is None else ({}, moved)
+
+    @abstractmethod
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """The factor of the output for a factor with all axes of the input; None if there is none."""

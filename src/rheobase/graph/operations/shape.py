@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -15,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations.factors import compact, constant_along
-from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
+from rheobase.graph.operations.operation import NodeContext, Passing, Scaled, Synapses, built_in
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Refused
 
@@ -24,23 +22,11 @@ if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
 
-class Route(Operation):
+class Route(Passing):
     """An operation that moves values to other positions."""
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """``"route"``."""
         return "route"
-
-    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Move the factor to the output, like the values."""
-        (factor,) = factors
-        assert factor is not None
-        moved = self.moved(at, factor) if factor.dim() else factor
-        return None if moved is None else ({}, moved)
-
-    @abstractmethod
-    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
-        """Move a factor, which has all axes of the input, like the values; None if that is not possible."""
 
 
 @built_in
@@ -53,7 +39,6 @@ class Reshape(Route):
     )
 
     def apply(self, x: Tensor, *, shape: list[int]) -> Tensor:
-        """Return the view."""
         return x.reshape(x.shape[0], *shape)
 
     def trace(self, builder: Builder, call: Call) -> str:
@@ -78,7 +63,6 @@ class Reshape(Route):
         return (exactly or same or merged[-1:] or [0])[0] + 1
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Reshape the factor."""
         return compact(factor.expand(at.inputs[0]).reshape(at.shape))
 
     def lower(self, words: Words, node: Node) -> Value:
@@ -100,6 +84,15 @@ def write_reshape(builder: Builder, x: str, shape: tuple[int, ...]) -> str:
     return builder.add("reshape", (x,), shape, attributes={"shape": list(shape)})
 
 
+def compact(factor: Tensor) -> Tensor:
+    """Reduce a factor to size 1 along every axis along which it is constant."""
+    for axis in range(factor.dim()):
+        first = factor.narrow(axis, 0, 1)
+        if bool((factor == first).all()):
+            factor = first
+    return factor
+
+
 @built_in
 class Permute(Route):
     """Permutation of axes other than the batch."""
@@ -108,42 +101,31 @@ class Permute(Route):
     traced_from = ("permute", "transpose", "t", "movedim", "swapaxes")
 
     def apply(self, x: Tensor, *, dims: list[int]) -> Tensor:
-        """Return the view."""
         return x.permute(dims)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node."""
         rank = len(call.shape) + 1
-        dims = list(range(rank))
-        if "dims" in call:
-            dims = [d % rank for d in call["dims"]]
-        elif "dim0" in call:
+        dims = [d % rank for d in call.get("dims", range(rank))]
+        if "dim0" in call:
             i, j = call["dim0"] % rank, call["dim1"] % rank
             dims[i], dims[j] = dims[j], dims[i]
-        else:
-            raise Refused("moves the batch axis", "use permute and keep axis 0 for the batch")
-        if dims[0] != 0:
-            raise Refused(
-                "moves the batch axis, which must remain axis 0", "keep axis 0 for the batch in every operation"
-            )
+        if dims[0] != 0 or not ("dims" in call or "dim0" in call):
+            text = "moves the batch axis, which must remain axis 0"
+            raise Refused(text, "keep axis 0 for the batch in every operation")
         return builder.add(self.name, (call.input("self"),), call.shape, attributes={"dims": dims})
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
-        """New position of the axis."""
         (axis,) = axes
         return None if axis is None else list(at.attributes["dims"]).index(axis)
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Permute the factor."""
         return factor.permute(_axes(at.attributes))
 
     def to_inputs(self, at: NodeContext, value: Tensor) -> Tensor:
-        """Undo the permutation."""
         axes = _axes(at.attributes)
         return value.permute([axes.index(i) for i in range(len(axes))]) if value.dim() else value
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Permute the map of channels."""
         value, axes = words.seen(node), _axes(node.attributes)
         lead = len(axes) - len(value.shape[1:])
         if axes[lead:] != list(range(lead, len(axes))):
@@ -166,7 +148,6 @@ class Slice(Route):
     traced_from = ("slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind")
 
     def apply(self, x: Tensor, *, dim: int, start: int, stop: int, step: int) -> Tensor:
-        """Return the view."""
         return x[(slice(None),) * dim + (slice(start, stop, step),)]
 
     def trace(self, builder: Builder, call: Call) -> str | tuple[str, ...]:
@@ -174,38 +155,28 @@ class Slice(Route):
         x = call.input("self")
         old = builder.shapes[x]
         dim = call["dim"] % (len(old) + 1)
-        if call.name in ("split", "split_with_sizes", "chunk", "unbind"):
-            return self._trace_split(builder, call, x, dim)
+        if dim == 0 and call.shape == old:
+            return x
         if dim == 0:
-            if call.shape == old:
-                return x
-            raise Refused("selects images of the batch", "index channels or space only")
+            raise Refused("selects images of the batch", "select or split channels or space only")
         size = old[dim - 1]
-        if "index" in call:
-            start = call["index"] % size
-            return write_reshape(builder, _write_slice(builder, x, dim, start, start + 1), call.shape)
-        if "length" in call:
-            start = call["start"] % size
-            return _write_slice(builder, x, dim, start, start + call["length"])
-        start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
-        return _write_slice(builder, x, dim, start, stop, step)
-
-    def _trace_split(self, builder: Builder, call: Call, x: str, dim: int) -> tuple[str, ...]:
-        if dim == 0:
-            raise Refused("splits the batch", "split channels or space only")
-        names, start = [], 0
-        for shape in call.outputs:
-            stop = start + (1 if call.name == "unbind" else shape[dim - 1])
-            names.append(write_reshape(builder, _write_slice(builder, x, dim, start, stop), shape))
-            start = stop
-        return tuple(names)
+        if "index" in call or "length" in call:
+            start = call["index" if "index" in call else "start"] % size
+            pieces = [(start, start + call.get("length", 1), 1)]
+        elif "step" in call:
+            pieces = [slice(call["start"], call["end"], call["step"]).indices(size)]
+        else:
+            sizes = [1 if call.name == "unbind" else shape[dim - 1] for shape in call.outputs]
+            pieces = [(stop - n, stop, 1) for n, stop in zip(sizes, accumulate(sizes), strict=True)]
+        slices = [_write_slice(builder, x, dim, *piece) for piece in pieces]
+        names = tuple(write_reshape(builder, name, shape) for name, shape in zip(slices, call.outputs, strict=True))
+        return names if len(names) > 1 else names[0]
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Slice the factor."""
-        a = at.attributes
-        if constant_along(factor, [a["dim"] - 1]):
+        a, axis = at.attributes, at.attributes["dim"] - 1
+        if factor.shape[axis] == 1:
             return factor
-        return factor[(slice(None),) * (a["dim"] - 1) + (slice(a["start"], a["stop"], a["step"]),)]
+        return factor[(slice(None),) * axis + (slice(a["start"], a["stop"], a["step"]),)]
 
     def lower(self, words: Words, node: Node) -> Value:
         """Slice the map of channels, or change its stride."""
@@ -219,7 +190,7 @@ class Slice(Route):
         return replace(value, shape=node.shape, stride=stride)
 
 
-def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int = 1) -> str:
+def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int) -> str:
     """Write ``x[start:stop:step]`` along ``dim``; returns ``x`` if the slice covers the whole axis."""
     old = builder.shapes[x]
     if (start, stop, step) == (0, old[dim - 1], 1):
@@ -240,11 +211,9 @@ class Pad(Route):
     )
 
     def apply(self, x: Tensor, *, pad: list[int], mode: str, value: float | None) -> Tensor:
-        """Pad."""
         return F.pad(x, pad, mode, value)
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node."""
         mode = call.get("mode", "constant")
         if call.name.startswith(("reflection", "replication")):
             mode = "reflect" if call.name.startswith("reflection") else "replicate"

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations.kernels import MIN_LINEAR_ROWS, conv_rows, in_memory_format, with_rows
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
-from rheobase.graph.operations.words import NotExpressible, Value, Words
+from rheobase.graph.operations.words import Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, whole_numbers
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
+
+# The result for an image must not depend on its batch. For few rows, matrix kernels use another algorithm, which rounds
+# differently (measured; the number of rows depends on the processor). They are never called with fewer rows than these.
+MIN_LINEAR_ROWS = 16
+MIN_CONV_ROWS, MIN_CONV_ROWS_ONE_THREAD = 2, 16
+
+
+def in_memory_format(x: Tensor) -> Tensor:
+    """Channels last for batches of 2-D maps and their weights, which is faster on a CPU (measured)."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
+def _with_rows(x: Tensor, rows: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """``function(x)`` for ``x`` [B, ...], computed on at least ``rows`` rows by repeating those of ``x``."""
+    n = x.shape[0]
+    if n >= rows or n == 0:
+        return function(x)
+    return function(torch.cat([x] * -(-rows // n))[:rows])[:n]
 
 
 class Weighted(Operation):
@@ -69,22 +87,19 @@ class Weighted(Operation):
         weight, bias = at.parameters["weight"], at.parameters.get("bias")
         changed: dict[str, Tensor] = {}
         if factor is not None:
-            f = self.channel_vector(factor)
-            if f is None:
+            if (f := self.channel_vector(factor)) is None:
                 return None
             changed["weight"] = weight * (self.along_outputs(at, f) if f.dim() else f)
             if bias is not None:
                 bias = changed["bias"] = bias * f
         if offset is not None:
-            o = self.channel_vector(offset)
-            if o is None:
+            if (o := self.channel_vector(offset)) is None:
                 return None
             o = o.expand(at.shape[self.channels])
             changed["bias"] = o if bias is None else bias + o
         return changed
 
     def synapses(self, at: NodeContext) -> Synapses:
-        """``"weights"``."""
         return "weights"
 
     def entries(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
@@ -96,13 +111,10 @@ class Weighted(Operation):
         return prod(at.shape) * prod(at.parameters["weight"].shape[1:])
 
 
-@built_in
-class Conv(Weighted):
-    """Convolution in 1, 2 or 3 dimensions, given by the weight [C out, C in / groups, ...]."""
+class Convolution(Weighted):
+    """A convolution in 1, 2 or 3 dimensions; lists of attributes have one number per spatial axis."""
 
-    name = "conv"
-    traced_from = ("conv1d", "conv2d", "conv3d")
-    modules = ("Conv1d", "Conv2d", "Conv3d")
+    transposed: ClassVar[bool]
 
     def apply(
         self,
@@ -114,116 +126,88 @@ class Conv(Weighted):
         padding: Any,
         dilation: Any,
         groups: int,
+        output_padding: Any = (0,),
     ) -> Tensor:
-        """Convolve."""
-        a = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return with_rows(in_memory_format(x), conv_rows(), lambda y: self.products(y, weight, bias, **a))
+        a: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        a["output_padding"] = output_padding
+        # on one thread, PyTorch uses its own kernel instead of oneDNN for small batches and maps
+        rows = MIN_CONV_ROWS if torch.get_num_threads() > 1 else MIN_CONV_ROWS_ONE_THREAD
+        return _with_rows(in_memory_format(x), rows, lambda y: self.products(y, weight, bias, **a))
 
-    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **attributes: Any) -> Tensor:
-        """Call the kernel."""
-        function: Any = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-        return function(x, weight, bias, **attributes)
+    def products(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, output_padding: Any = (0,), **attributes: Any
+    ) -> Tensor:
+        attributes = {**attributes, "transposed": self.transposed, "output_padding": output_padding}
+        return torch.convolution(x, weight, bias, **attributes)
 
     def trace(self, builder: Builder, call: Call) -> str:
         """Write one node, after a padding node if ``padding="same"`` pads one pixel more on one side."""
         weight = call.weight("weight")
         assert weight is not None
-        axes = weight.value.dim() - 2
         x: str = call.input("input")
-        padding, dilation = call["padding"], whole_numbers(call["dilation"], axes)
-        if padding == "valid":
-            padding = 0
-        if padding == "same":
-            totals = [d * (k - 1) for d, k in zip(dilation, weight.value.shape[2:], strict=True)]
-            sides = [(t // 2, t - t // 2) for t in totals]
-            padding = [left for left, _ in sides]
-            if any(left != right for left, right in sides):
-                extra = [side for left, right in reversed(sides) for side in (0, right - left)]
-                channels, *space = builder.shapes[x]
-                space = [size + right - left for size, (left, right) in zip(space, sides, strict=True)]
-                attributes = {"pad": extra, "mode": "constant", "value": 0.0}
-                x = builder.add("pad", (x,), (channels, *space), attributes=attributes)
-        attributes = {
-            "stride": whole_numbers(call["stride"], axes),
-            "padding": whole_numbers(padding, axes),
-            "dilation": dilation,
-            "groups": call["groups"],
-        }
+        axes, numbers = weight.value.dim() - 2, dict(call.arguments)
+        if numbers["padding"] == "valid":
+            numbers["padding"] = 0
+        if numbers["padding"] == "same":
+            kernel = weight.value.shape[2:]
+            x, numbers["padding"] = _pad_to_same(builder, x, kernel, whole_numbers(numbers["dilation"], axes))
+        names = [name for name in ("stride", "padding", "output_padding", "dilation") if name in numbers]
+        attributes: dict[str, Any] = {name: whole_numbers(numbers[name], axes) for name in names}
+        attributes["groups"] = call["groups"]
         parameters = {"weight": weight, "bias": call.weight("bias")}
         return builder.add(self.name, (x,), call.shape, attributes=attributes, parameters=parameters)
 
     def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Repeat the factors of a group's inputs for each of its outputs."""
-        groups, (out, into, *kernel) = at.attributes["groups"], at.parameters["weight"].shape
-        rows = factor.reshape(groups, 1, into).expand(groups, out // groups, into)
-        return rows.reshape(out, into, *(1 for _ in kernel))
+        return _along(at, factor, first=self.transposed)
 
     def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Along the first axis of the weight."""
-        return factor.reshape(-1, *(1,) * (at.parameters["weight"].dim() - 1))
+        return _along(at, factor, first=not self.transposed)
+
+
+def _along(at: NodeContext, factor: Tensor, first: bool) -> Tensor:
+    """A factor along the first axis of the weight, or along the second, which has the channels of one group."""
+    groups, (rows, columns, *kernel) = at.attributes["groups"], at.parameters["weight"].shape
+    if not first:
+        factor = factor.reshape(groups, 1, columns).expand(groups, rows // groups, columns)
+    return factor.reshape(rows, -1, *(1 for _ in kernel))
+
+
+def _pad_to_same(builder: Builder, x: str, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[str, list[int]]:
+    """The input and the padding for ``padding="same"``, after a padding node for pixels on one side only."""
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(total % 2 for total in totals):
+        channels, *space = builder.shapes[x]
+        shape = (channels, *(size + total % 2 for size, total in zip(space, totals, strict=True)))
+        pad = [side for total in reversed(totals) for side in (0, total % 2)]
+        x = builder.add("pad", (x,), shape, attributes={"pad": pad, "mode": "constant", "value": 0.0})
+    return x, [total // 2 for total in totals]
+
+
+@built_in
+class Conv(Convolution):
+    """Convolution, given by the weight [C out, C in / groups, ...]."""
+
+    name = "conv"
+    traced_from = ("conv1d", "conv2d", "conv3d")
+    modules = ("Conv1d", "Conv2d", "Conv3d")
+    transposed = False
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Write a convolution."""
         return words.convolution(node)
 
 
 @built_in
-class ConvTranspose(Weighted):
-    """Transposed convolution in 1, 2 or 3 dimensions, given by the weight [C in, C out / groups, ...]."""
+class ConvTranspose(Convolution):
+    """Transposed convolution, given by the weight [C in, C out / groups, ...]."""
 
     name = "conv_transpose"
     traced_from = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
     modules = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
-
-    def apply(
-        self,
-        x: Tensor,
-        *,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any,
-        padding: Any,
-        output_padding: Any,
-        groups: int,
-        dilation: Any,
-    ) -> Tensor:
-        """Convolve."""
-        a = {"stride": stride, "padding": padding, "output_padding": output_padding}
-        a |= {"groups": groups, "dilation": dilation}
-        return with_rows(in_memory_format(x), conv_rows(), lambda y: self.products(y, weight, bias, **a))
-
-    def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **attributes: Any) -> Tensor:
-        """Call the kernel."""
-        function: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
-        return function(x, weight, bias, **attributes)
-
-    def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node."""
-        weight = call.weight("weight")
-        assert weight is not None
-        axes = weight.value.dim() - 2
-        names = ("stride", "padding", "output_padding", "dilation")
-        attributes = {**{name: whole_numbers(call[name], axes) for name in names}, "groups": call["groups"]}
-        parameters = {"weight": weight, "bias": call.weight("bias")}
-        return builder.add(self.name, (call.input("input"),), call.shape, attributes=attributes, parameters=parameters)
-
-    def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """First axis of the weight."""
-        return factor.reshape(-1, *(1,) * (at.parameters["weight"].dim() - 1))
-
-    def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Repeat the factors of a group's outputs for each of its inputs."""
-        groups, (into, out, *kernel) = at.attributes["groups"], at.parameters["weight"].shape
-        rows = factor.reshape(groups, 1, out).expand(groups, into // groups, out)
-        return rows.reshape(into, out, *(1 for _ in kernel))
+    transposed = True
 
     def dense_products(self, at: NodeContext) -> int:
         """Number of positions of the input times the number of weights."""
         return prod(at.inputs[0][1:]) * at.parameters["weight"].numel()
-
-    def lower(self, words: Words, node: Node) -> Value:
-        """Raise NotExpressible."""
-        raise NotExpressible("is a transposed convolution")
 
 
 @built_in
@@ -236,11 +220,9 @@ class Linear(Weighted):
     channels = -1
 
     def apply(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Compute x Wᵀ + b."""
-        return with_rows(x, MIN_LINEAR_ROWS, lambda y: F.linear(y, weight, bias))
+        return _with_rows(x, MIN_LINEAR_ROWS, lambda y: F.linear(y, weight, bias))
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
-        """Call the kernel."""
         return F.linear(x, weight, bias)
 
     def trace(self, builder: Builder, call: Call) -> str:
@@ -265,13 +247,10 @@ class Linear(Weighted):
         return builder.add(self.name, (call.input(left),), call.shape, label="linear", parameters=parameters)
 
     def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Along the last axis of the weight."""
         return factor
 
     def along_outputs(self, at: NodeContext, factor: Tensor) -> Tensor:
-        """Along the first axis of the weight."""
         return factor.unsqueeze(-1)
 
     def lower(self, words: Words, node: Node) -> Value:
-        """Write an affine node."""
         return words.affine(node)

@@ -1,33 +1,266 @@
-"""Operations over spatial windows."""
+"""Operations over spatial windows: mean pooling, max-pooling, interpolation."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rheobase.graph.operations.factors import constant_along
-from rheobase.graph.operations.operation import NodeContext, Operation, Scaled
+from rheobase.graph.node import Node
+from rheobase.graph.operations.affine import write_affine
+from rheobase.graph.operations.operation import NodeContext, Passing, Synapses, built_in
+from rheobase.graph.operations.words import NotExpressible, Value, Words
+from rheobase.graph.trace.call import Call, Refused, whole_numbers
+
+if TYPE_CHECKING:
+    from rheobase.graph.trace.builder import Builder
 
 
-class Spatial(Operation):
+class Window(NamedTuple):
+    """Mean pooling as a sum over equal windows and a division; lists have one number per spatial axis."""
+
+    kernel_size: list[int]
+    stride: list[int]
+    padding: list[int]
+    divisor: int
+
+
+class MeanPool(Passing):
+    """Means over windows."""
+
+    def synapses(self, at: NodeContext) -> Synapses:
+        return "sum"
+
+    @abstractmethod
+    def window(self, at: NodeContext) -> Window:
+        """Return the node as a sum over equal windows, for NIR and chips.
+
+        Raises:
+            NotExpressible: if windows differ.
+        """
+
+
+class Spatial(Passing):
     """An operation on the spatial axes of [B, C, ...], the same for each channel."""
 
-    def scale_inputs(self, at: NodeContext, factors: Sequence[Tensor | None]) -> Scaled | None:
-        """Move the factor to the output if it is constant in each channel."""
-        (factor,) = factors
-        assert factor is not None
-        return ({}, factor) if constant_along(factor, range(1, len(at.inputs[0]))) else None
+    def trace(self, builder: Builder, call: Call) -> str:
+        x = call.input("self", "input")
+        return builder.add(self.name, (x,), call.shape, attributes=self.attributes(call))
+
+    @abstractmethod
+    def attributes(self, call: Call) -> dict[str, Any]:
+        """Attributes of the node for a call."""
+
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """The factor, if it is constant in each channel."""
+        return factor if factor[0].numel() == 1 else None
 
 
-def sum_over_windows(x: Tensor, axes: int, along: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Sum ``x`` over the windows of an operation that is a product of one-dimensional ones over the last axes.
+@built_in
+class AvgPool(MeanPool, Spatial):
+    """Average pooling in 1, 2 or 3 dimensions, given by the kernel size."""
 
-    Args:
-        x: [B, C, ...].
-        axes: number of axes of the operation.
-        along: (x, i) -> the operation [B, 1, n] -> [B, 1, m] along axis i, from 0; its factors are replaced by 1.
+    name = "avg_pool"
+    traced_from = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
+    modules = ("AvgPool1d", "AvgPool2d", "AvgPool3d")
+
+    def apply(
+        self,
+        x: Tensor,
+        *,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:
+        if len(kernel_size) == 1:  # which has no divisor_override
+            return F.avg_pool1d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+        pool = getattr(F, f"avg_pool{len(kernel_size)}d")
+        return pool(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+    def attributes(self, call: Call) -> dict[str, Any]:
+        return {**_window(call), **{name: call.get(name) for name in ("count_include_pad", "divisor_override")}}
+
+    def entries(
+        self, x: Tensor, *, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool = False, **_: Any
+    ) -> Tensor:
+        def pool(x: Tensor, axis: int) -> Tensor:
+            return F.avg_pool1d(x, kernel_size[axis], (stride or kernel_size)[axis], padding[axis], ceil_mode)
+
+        return _sum_over_windows(x, len(kernel_size), pool)
+
+    def window(self, at: NodeContext) -> Window:
+        a = at.attributes
+        if a.get("ceil_mode") or (any(a["padding"]) and not a.get("count_include_pad", True)):
+            raise NotExpressible("divides by the number of pixels in the window, which differs at the border")
+        kernel = list(a["kernel_size"])
+        return Window(
+            kernel, list(a["stride"] or kernel), list(a["padding"]), a.get("divisor_override") or prod(kernel)
+        )
+
+    def lower(self, words: Words, node: Node) -> Value:
+        """Write a sum; the exporter moves the divisor into the weights that follow."""
+        return words.sum_pool(node)
+
+
+@built_in
+class AdaptiveAvgPool(MeanPool, Spatial):
+    """Average pooling to a size, in 1, 2 or 3 dimensions."""
+
+    name = "adaptive_avg_pool"
+    traced_from = tuple(f"{prefix}adaptive_avg_pool{n}d" for prefix in ("", "_") for n in (1, 2, 3))
+    modules = ("AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d")
+
+    def apply(self, x: Tensor, *, output_size: Any) -> Tensor:
+        return getattr(F, f"adaptive_avg_pool{len(output_size)}d")(x, output_size)
+
+    def attributes(self, call: Call) -> dict[str, Any]:
+        return {"output_size": list(call.shape[1:])}
+
+    def entries(self, x: Tensor, *, output_size: Any) -> Tensor:
+        return _sum_over_windows(x, len(output_size), lambda x, axis: F.adaptive_avg_pool1d(x, output_size[axis]))
+
+    def window(self, at: NodeContext) -> Window:
+        size, out = at.inputs[0][1:], at.attributes["output_size"]
+        if any(n % m for n, m in zip(size, out, strict=True)):
+            raise NotExpressible(f"pools {list(size)} to {list(out)} with windows of different sizes")
+        kernel = [n // m for n, m in zip(size, out, strict=True)]
+        return Window(kernel, kernel, [0] * len(size), prod(kernel))
+
+
+@built_in
+class Mean(MeanPool):
+    """Mean over axes other than the batch."""
+
+    name = "mean"
+    traced_from = ("mean", "sum")
+
+    def apply(self, x: Tensor, *, dim: list[int], keepdim: bool) -> Tensor:
+        return x.mean(dim, keepdim)
+
+    def trace(self, builder: Builder, call: Call) -> str:
+        """Write one node, and for a sum an affine node that multiplies it by the number of values."""
+        x = call.input("self")
+        shape = builder.shapes[x]
+        rank = len(shape) + 1
+        dims = sorted(d % rank for d in (call.get("dim") or range(rank)))
+        if 0 in dims:
+            raise Refused("averages over the batch", "average over channels or space only")
+        attributes = {"dim": dims, "keepdim": bool(call.get("keepdim"))}
+        name = builder.add(self.name, (x,), call.shape, attributes=attributes)
+        if call.name == "sum":
+            name = write_affine(builder, name, call.shape, scale=float(prod(shape[d - 1] for d in dims)))
+        return name
+
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int | None:
+        """The same axis, or axis 1 if the mean is over the channels."""
+        (axis,) = axes
+        if axis is None or at.attributes["keepdim"]:
+            return axis
+        dims = _dims(at)
+        return 1 if axis in dims else axis - sum(d < axis for d in dims)
+
+    def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
+        """The factor, if it is constant along the axes of the mean."""
+        axes = [d - 1 for d in _dims(at)]
+        if any(factor.shape[axis] != 1 for axis in axes):
+            return None
+        return factor if at.attributes["keepdim"] else factor.squeeze(axes)
+
+    def entries(self, x: Tensor, *, dim: list[int], keepdim: bool) -> Tensor:
+        return x.sum(dim, keepdim)
+
+    def window(self, at: NodeContext) -> Window:
+        size = list(at.inputs[0][1:])
+        if _dims(at) != list(range(2, len(size) + 2)):
+            raise NotExpressible("is a mean over some axes only")
+        return Window(size, size, [0] * len(size), prod(size))
+
+
+def _dims(at: NodeContext) -> list[int]:
+    return sorted(d % (len(at.inputs[0]) + 1) for d in at.attributes["dim"])
+
+
+@built_in
+class MaxPool(Spatial):
+    """Max-pooling in 1, 2 or 3 dimensions. It is not affine: the caller of ``convert`` chooses its replacement."""
+
+    name = "max_pool"
+    traced_from = ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
+    modules = ("MaxPool1d", "MaxPool2d", "MaxPool3d")
+    affine = False
+
+    def apply(
+        self,
+        x: Tensor,
+        *,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: bool,
+        return_indices: bool = False,
+    ) -> Any:
+        """Pool; with ``return_indices``, also return the positions of the maxima."""
+        pool = getattr(F, f"max_pool{len(kernel_size)}d")
+        return pool(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
+
+    def attributes(self, call: Call) -> dict[str, Any]:
+        window = _window(call)
+        return {**window, "dilation": whole_numbers(call["dilation"], len(window["kernel_size"]))}
+
+
+def _window(call: Call) -> dict[str, Any]:
+    """Attributes of both average and max-pooling; the number of axes is in the call's name, ``avg_pool2d``."""
+    axes = int(call.name[8])
+    kernel = whole_numbers(call["kernel_size"], axes)
+    stride = whole_numbers(call["stride"], axes) if call["stride"] else kernel
+    padding = whole_numbers(call["padding"], axes)
+    return {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": call["ceil_mode"]}
+
+
+@built_in
+class Upsample(Spatial):
+    """Nearest or (bi-, tri-)linear interpolation to a fixed size."""
+
+    name = "upsample"
+    traced_from = (
+        *(f"upsample_nearest{n}d" for n in (1, 2, 3)),
+        *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"),
+    )
+    modules = ("Upsample",)
+
+    def apply(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
+        return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
+
+    def attributes(self, call: Call) -> dict[str, Any]:
+        mode = call.name.removeprefix("upsample_")[:-2]
+        return {"size": list(call.shape[1:]), "mode": mode, "align_corners": call.get("align_corners")}
+
+    def synapses(self, at: NodeContext) -> Synapses:
+        return "route" if at.attributes["mode"] == "nearest" else "interpolate"
+
+    def entries(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
+        if mode == "nearest":
+            return self.apply(x, size=size, mode=mode, align_corners=align_corners)
+
+        def along(x: Tensor, axis: int) -> Tensor:
+            return F.interpolate(x, size=size[axis], mode="linear", align_corners=align_corners)
+
+        return _sum_over_windows(x, len(size), along)
+
+
+def _sum_over_windows(x: Tensor, axes: int, along: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Sum ``x`` [B, C, ...] over the windows of a product of one-dimensional operations over its last ``axes`` axes.
+
+    ``along(x, i)`` is the operation [B, 1, n] -> [B, 1, m] along axis i, from 0; its factors are replaced by 1.
     """
     for i in range(axes):
         axis = x.dim() - axes + i

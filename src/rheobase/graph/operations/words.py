@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -46,17 +46,16 @@ class Value:
 
     def select(self, channels: Tensor | slice) -> Value:
         """Select channels, in the given order."""
-        value = self.mapped()
-        assert value.matrix is not None
-        matrix, shift = value.matrix[channels], None if value.shift is None else value.shift[channels]
-        return replace(value, shape=(len(matrix), *value.shape[1:]), matrix=matrix, shift=shift)
+        return self._rows(lambda rows: rows[channels])
 
     def place(self, before: int, after: int) -> Value:
         """Pad the channels with ``before`` and ``after`` channels of zeros."""
+        return self._rows(lambda rows: F.pad(rows.movedim(0, -1), (before, after)).movedim(-1, 0))
+
+    def _rows(self, changed: Callable[[Tensor], Tensor]) -> Value:
         value = self.mapped()
         assert value.matrix is not None
-        matrix = F.pad(value.matrix, (0, 0, before, after))
-        shift = None if value.shift is None else F.pad(value.shift, (before, after))
+        matrix, shift = changed(value.matrix), None if value.shift is None else changed(value.shift)
         return replace(value, shape=(len(matrix), *value.shape[1:]), matrix=matrix, shift=shift)
 
     def scale(self, scale: Tensor | None, shift: Tensor | None) -> Value:
@@ -71,21 +70,16 @@ class Value:
 
 
 class Words(Protocol):
-    """Writes NIR nodes. ``i`` is the index of an input of the node."""
+    """Writes NIR nodes; ``i`` is the index of an input of the node.
+
+    All methods but :meth:`seen` raise NotExpressible if the channels of an input are split into several axes.
+    """
 
     def plain(self, node: Node, i: int = 0) -> Value:
-        """Return an input without a map: a pending map is written first.
-
-        Raises:
-            NotExpressible: if its channels are split into several axes.
-        """
+        """Return an input without a map: a pending map is written first."""
 
     def mapped(self, node: Node, i: int = 0) -> Value:
-        """Return an input with a map of channels.
-
-        Raises:
-            NotExpressible: if its channels are split into several axes.
-        """
+        """Return an input with a map of channels."""
 
     def seen(self, node: Node, i: int = 0) -> Value:
         """Return an input, whose channels may be split into several axes."""

@@ -27,42 +27,30 @@ def aligned(
     """
     by_name = {node.name: node for node in nodes}
     placed: dict[str, Node] = {}
-    found: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int | None], str] = {}
 
-    def unaligned(name: str) -> str:
-        if name in by_name and name not in placed:
-            for source in by_name[name].inputs:
-                unaligned(source)
-            placed[name] = by_name[name]
-        return name
-
-    def towards(name: str, site: str) -> str:
-        """Name of the node with the value of ``name``, aligned to the T of a site."""
-        key = (name, steps[site])
-        if name not in by_name:
-            return name  # constant
+    def put(name: str, site: str | None = None) -> str:
+        """Place the node with the value of ``name``, aligned to the T of a site if one is given; return its name."""
+        node = by_name.get(name)
+        if node is None or (node.operation == "site" and steps[name] == steps[site or name]):
+            return name  # a constant, or placed already
+        key = name, None if site is None else steps[site]
         if key not in found:
-            found[key] = _towards(by_name[name], site)
+            if node.operation == "site":
+                node = replace(node, operation=OPERATION, inputs=(name,), attributes={"site": site}, parameters={})
+            else:
+                node = replace(node, inputs=tuple(put(source, site) for source in node.inputs))
+            if site is not None and node.inputs == by_name[name].inputs:  # no alignment before it
+                found[key] = put(name)
+            else:
+                found[key] = name if site is None else f"{name}@{steps[site]}"
+                placed[found[key]] = replace(node, name=found[key])
         return found[key]
-
-    def _towards(node: Node, site: str) -> str:
-        name = f"{node.name}@{steps[site]}"
-        if node.operation == "site":
-            if steps[node.name] == steps[site]:
-                return node.name
-            node = replace(node, operation=OPERATION, inputs=(node.name,), attributes={"site": site}, parameters={})
-        else:
-            inputs = tuple(towards(source, site) for source in node.inputs)
-            if inputs == node.inputs:
-                return unaligned(node.name)
-            node = replace(node, inputs=inputs)
-        placed[name] = replace(node, name=name)
-        return name
 
     for node in nodes:
         if node.operation == "site":
-            source_of = unaligned if node.name in waiting else lambda source, site=node.name: towards(source, site)
-            placed[node.name] = replace(node, inputs=tuple(source_of(source) for source in node.inputs))
+            site = None if node.name in waiting else node.name
+            placed[node.name] = replace(node, inputs=tuple(put(source, site) for source in node.inputs))
     for name in keep:
-        unaligned(name)
+        put(name)
     return list(placed.values())

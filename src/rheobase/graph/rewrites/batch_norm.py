@@ -23,27 +23,26 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, list[str]]:
     Returns:
         The new graph, and a note for each batch normalisation that became an affine operation.
     """
-    users = graph.users()
+    users, tensors = graph.users(), graph.tensors
     by_name = {node.name: node for node in graph.nodes}
-    tensors = graph.tensors
     nodes: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     notes = []
-    for node in graph.nodes:
-        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+    for original in graph.nodes:
+        node = replace(original, inputs=tuple(renamed.get(name, name) for name in original.inputs))
+        nodes[node.name] = node
         if node.operation != "batch_norm":
-            nodes[node.name] = node
             continue
         gain, shift = _gain_and_shift(graph, node)
-        before = nodes[node.inputs[0]]
-        folded = None
-        if len(users[by_name[node.name].inputs[0]]) == 1 and before.name != graph.output:
+        before, folded = nodes[node.inputs[0]], None
+        if len(users[original.inputs[0]]) == 1 and before.name != graph.output:
             folded = _folded(NodeContext.of(before, by_name, tensors), gain, shift)
         if folded is not None:
             names = {argument: _unshared_name(graph, before, argument) for argument in folded}
             tensors.update({names[argument]: tensor for argument, tensor in folded.items()})
             nodes[before.name] = replace(before, parameters={**before.parameters, **names})
             renamed[node.name] = before.name
+            del nodes[node.name]
         else:
             dtype = tensors[node.parameters["weight"]].dtype
             names = {"scale": f"{node.name}.scale", "shift": f"{node.name}.shift"}

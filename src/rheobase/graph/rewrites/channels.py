@@ -7,7 +7,7 @@ from dataclasses import replace
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext
-from rheobase.graph.trace.notes import Note
+from rheobase.graph.trace.call import Note
 
 
 def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
@@ -21,7 +21,13 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
     Returns:
         The graph, unchanged if no site is permuted, and a note for each permuted site.
     """
-    axes = _channel_axes(graph)
+    axes: dict[str, int | None] = {graph.nodes[0].name: 1}
+    by_name, tensors = {node.name: node for node in graph.nodes}, graph.tensors
+    for node in graph.nodes[1:]:
+        inputs = [axes[name] for name in node.inputs]
+        operation = OPERATIONS.get(node.operation)  # None: a site or a refused call
+        context = NodeContext.of(node, by_name, tensors)
+        axes[node.name] = operation.channel_axis(context, inputs) if operation else next(iter(inputs), None)
     nodes: list[Node] = []
     notes: list[Note] = []
     renamed: dict[str, str] = {}
@@ -47,16 +53,3 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
     if not notes:
         return graph, []
     return graph.replace(nodes=nodes, output=renamed.get(graph.output, graph.output)), notes
-
-
-def _channel_axes(graph: Graph) -> dict[str, int | None]:
-    axes: dict[str, int | None] = {graph.nodes[0].name: 1}
-    nodes, tensors = {node.name: node for node in graph.nodes}, graph.tensors
-    for node in graph.nodes[1:]:
-        inputs = [axes[name] for name in node.inputs]
-        operation = OPERATIONS.get(node.operation)
-        if operation is None:  # a site or a refused call
-            axes[node.name] = inputs[0] if inputs else None
-        else:
-            axes[node.name] = operation.channel_axis(NodeContext.of(node, nodes, tensors), inputs)
-    return axes

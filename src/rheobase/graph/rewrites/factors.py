@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -34,46 +35,37 @@ def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None
         shift: site -> offset, [] or [C], that is added to the site's input after multiplication.
     """
     forward = _Forward(graph, after)
-    for node in graph.nodes:
-        forward.visit(node)
     output = forward.scaled(graph.output)
     backward = _Backward(list(forward.nodes.values()), output, forward.tensors)
-    for site in (node.name for node in graph.sites):
-        factor, offset = before.get(site), (shift or {}).get(site)
-        if factor is not None:
-            backward.into(site, factor, None)
-        if offset is not None:
-            backward.into(site, None, offset)
-    tensors = {}
-    for name, tensor in backward.tensors.items():
-        kept = name in graph.tensor_names and tensor is forward.originals[name]
-        tensors[name] = graph.tensor(name) if kept else tensor.to(forward.dtype)
-    return Graph(backward.ordered(), output, tensors)
+    for site in graph.sites:
+        for kind, values in (("factor", before), ("offset", shift or {})):
+            if site.name in values:
+                node = backward.nodes[site.name]
+                source = backward.push(node.inputs[0], kind, _of_sample(values[site.name], site.shape))
+                backward.nodes[site.name] = replace(node, inputs=(source, *node.inputs[1:]))
+    dtype = next((t.dtype for t in graph.tensors.values() if t.is_floating_point()), torch.float32)
+    changed = {name: t.to(dtype) for name, t in backward.tensors.items() if t is not forward.originals.get(name)}
+    return Graph([backward.nodes[name] for name in backward.order], output, {**graph.tensors, **changed})
 
 
 class _Forward:
     """Moves factors after nodes into the nodes that read them. ``pending``: value in old units / value in new units."""
 
     def __init__(self, graph: Graph, after: Factors) -> None:
-        self.graph, self.after = graph, after
         self.originals = {name: tensor.double() for name, tensor in graph.tensors.items()}
         self.tensors = dict(self.originals)
-        self.dtype = next((t.dtype for t in graph.tensors.values() if t.is_floating_point()), torch.float32)
-        self.shapes = {node.name: node.shape for node in graph.nodes}
         self.nodes: dict[str, Node] = {}
         self.pending: dict[str, Tensor | None] = {}
-
-    def visit(self, node: Node) -> None:
-        factors = [self.pending[name] for name in node.inputs]
-        passed: Tensor | None = None
-        if any(factor is not None for factor in factors):
-            node, passed = self.through(node, factors)
-        self.nodes[node.name] = node
-        own = self.after.get(node.name)
-        if own is not None:
-            own = _of_sample(own, node.shape)
-            passed = own if passed is None else passed * own
-        self.pending[node.name] = passed
+        for node in graph.nodes:
+            passed: Tensor | None = None
+            factors = [self.pending[name] for name in node.inputs]
+            if any(factor is not None for factor in factors):
+                node, passed = self.through(node, factors)
+            self.nodes[node.name] = node
+            if node.name in after:
+                own = _of_sample(after[node.name], node.shape)
+                passed = own if passed is None else passed * own
+            self.pending[node.name] = passed
 
     def through(self, node: Node, factors: list[Tensor | None]) -> tuple[Node, Tensor | None]:
         """The node for inputs in new units, and the pending factor of its value."""
@@ -86,117 +78,78 @@ class _Forward:
 
     def scaled(self, name: str) -> str:
         """Name of the node with the value in old units: an affine node if a factor is pending."""
-        p = self.pending[name]
-        if p is None:
+        factor, affine = self.pending[name], f"{name}.in_old_units"
+        if factor is None:
             return name
-        affine = f"{name}.in_old_units"
         if affine not in self.nodes:
-            shape = self.shapes[name]
-            tensor = f"{affine}.scale"
-            self.tensors[tensor] = p
-            node = Node(affine, "affine", (name,), {}, {"scale": tensor}, shape, f"factor after {name}")
-            self.nodes[affine] = node
+            tensor, shape = f"{affine}.scale", self.nodes[name].shape
+            self.tensors[tensor] = factor
+            self.nodes[affine] = Node(affine, "affine", (name,), {}, {"scale": tensor}, shape, f"factor after {name}")
         return affine
 
 
 class _Backward:
-    """Moves factors and offsets before sites into the nodes that the sites read."""
+    """Moves factors and offsets (``kind``) before sites into the nodes that the sites read."""
 
     def __init__(self, nodes: list[Node], output: str, tensors: dict[str, Tensor]) -> None:
-        self.nodes = {node.name: node for node in nodes}
-        self.output, self.tensors = output, tensors
-        self.inserted: dict[str, list[str]] = {}
-        self.readers: dict[str, int] = dict.fromkeys(self.nodes, 0)
-        for node in nodes:
-            for name in node.inputs:
-                self.readers[name] += 1
-        self.readers[output] += 1
+        self.nodes, self.tensors = {node.name: node for node in nodes}, tensors
+        self.order = list(self.nodes)
+        self.inserted: Counter[str] = Counter()
+        self.readers = Counter([output, *(name for node in nodes for name in node.inputs)])
 
-    def into(self, site: str, factor: Tensor | None, offset: Tensor | None) -> None:
-        """Multiply the input of a site by ``factor``, or add ``offset`` to it."""
-        node = self.nodes[site]
-        factor, offset = (None if v is None else _of_sample(v, node.shape) for v in (factor, offset))
-        source = self.push(node.inputs[0], factor, offset)
-        self.nodes[site] = replace(node, inputs=(source, *node.inputs[1:]))
-
-    def push(self, name: str, factor: Tensor | None, offset: Tensor | None) -> str:
+    def push(self, name: str, kind: str, value: Tensor) -> str:
         """Name of the node with the value in new units: the same node, or an affine node after it."""
         node = self.nodes[name]
         if self.readers[name] == 1:
-            changed = self.changed(node, factor, offset)
+            changed = self.changed(node, kind, value)
             if changed is not None:
                 self.nodes[name] = _with_tensors(node, changed, self.tensors)
                 return name
-            if self.push_into_inputs(node, factor, offset):
+            before = self.before(node, value)
+            if before is not None:
+                inputs = list(node.inputs)
+                chosen = list(range(len(inputs)))
+                if kind == "offset":  # for one of the inputs, preferably one that takes it
+                    chosen = [i for i in chosen if self.takes(inputs[i], before)][:1] or [0]
+                for i in chosen:
+                    inputs[i] = self.push(inputs[i], kind, before)
+                self.nodes[name] = replace(node, inputs=tuple(inputs))
                 return name
-        return self.insert(node, factor, offset)
-
-    def push_into_inputs(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> bool:
-        """Move a factor to all inputs of a node, or an offset to one of them; returns False if that is not possible."""
-        inputs = list(node.inputs)
-        if factor is not None:
-            before = self.before(node, factor)
-            if before is None:
-                return False
-            inputs = [self.push(name, before, None) for name in inputs]
-        if offset is not None:
-            before = self.before(node, offset)
-            if before is None:
-                return False
-            suitable = [i for i, name in enumerate(inputs) if self.takes(name, before)]
-            chosen = suitable[0] if suitable else 0
-            inputs[chosen] = self.push(inputs[chosen], None, before)
-        self.nodes[node.name] = replace(node, inputs=tuple(inputs))
-        return True
+        return self.insert(node, kind, value)
 
     def takes(self, name: str, offset: Tensor) -> bool:
         """True if the node, or the nodes before it, can take an offset without an additional affine node."""
         node = self.nodes[name]
         if self.readers[name] != 1:
             return False
-        return self.changed(node, None, offset) is not None or self.before(node, offset) is not None
+        return self.changed(node, "offset", offset) is not None or self.before(node, offset) is not None
 
-    def changed(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> Mapping[str, Tensor] | None:
+    def changed(self, node: Node, kind: str, value: Tensor) -> Mapping[str, Tensor] | None:
         """The changed parameters of the node with the factor or offset; None if they cannot take it."""
         operation = OPERATIONS.get(node.operation)
-        return None if operation is None else operation.scale_output(self.place(node), factor, offset)
+        factor, offset = (value, None) if kind == "factor" else (None, value)
+        return None if operation is None else operation.scale_output(self.context(node), factor, offset)
 
     def before(self, node: Node, value: Tensor) -> Tensor | None:
         """The factor or offset of the node's inputs that is equivalent to one of its output; None if none exists."""
         operation = OPERATIONS.get(node.operation)
-        return None if operation is None else operation.to_inputs(self.place(node), value)
+        return None if operation is None else operation.to_inputs(self.context(node), value)
 
-    def place(self, node: Node) -> NodeContext:
+    def context(self, node: Node) -> NodeContext:
         return NodeContext.of(node, self.nodes, self.tensors)
 
-    def insert(self, node: Node, factor: Tensor | None, offset: Tensor | None) -> str:
-        names = self.inserted.setdefault(node.name, [])
-        affine = f"{node.name}.in_new_units" + (f":{len(names) + 1}" if names else "")
-        parameters = {}
-        for argument, value in (("scale", factor), ("shift", offset)):
-            if value is not None:
-                parameters[argument] = f"{affine}.{argument}"
-                self.tensors[parameters[argument]] = value
-        origin = f"factor after {node.name}"
+    def insert(self, node: Node, kind: str, value: Tensor) -> str:
+        """Add an affine node, executed after the node and those that were added for it before."""
+        self.inserted[node.name] += 1
+        number = self.inserted[node.name]
+        affine = f"{node.name}.in_new_units" + (f":{number}" if number > 1 else "")
+        argument = "scale" if kind == "factor" else "shift"
+        parameters, origin = {argument: f"{affine}.{argument}"}, f"factor after {node.name}"
+        self.tensors[parameters[argument]] = value
         self.nodes[affine] = Node(affine, "affine", (node.name,), {}, parameters, node.shape, origin)
         self.readers[affine] = 1
-        names.append(affine)
+        self.order.insert(self.order.index(node.name) + number, affine)
         return affine
-
-    def ordered(self) -> list[Node]:
-        """All nodes in execution order; inserted nodes follow the node that they read."""
-        inserted = {name for names in self.inserted.values() for name in names}
-        order: list[Node] = []
-
-        def put(name: str) -> None:
-            order.append(self.nodes[name])
-            for follower in self.inserted.get(name, ()):
-                put(follower)
-
-        for name in self.nodes:
-            if name not in inserted:
-                put(name)
-        return order
 
 
 def _with_tensors(node: Node, changed: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> Node:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from rheobase.graph.node import Node
-from rheobase.graph.trace.notes import Capture, Note
+from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.capture import Capture
 
 MaxPool = Literal["refuse", "average", "gate"]
 
@@ -21,35 +21,19 @@ def replace_max_pool(found: Capture, choice: MaxPool) -> Capture:
     """
     nodes, rewrites, refusals = [], list(found.rewrites), list(found.refusals)
     for node in found.graph.nodes:
-        if node.operation == "max_pool":
-            if choice == "refuse":
-                refusals.append(
-                    Note(
-                        node.origin,
-                        "max-pooling is not linear in spike trains",
-                        'use max_pool="gate" (running maximum) or max_pool="average"',
-                    )
-                )
-            elif choice == "average":
-                if any(d != 1 for d in node.attributes["dilation"]):
-                    refusals.append(
-                        Note(
-                            node.origin,
-                            "has a dilated window, which average pooling does not support",
-                            'use max_pool="gate"',
-                        )
-                    )
-                else:
-                    node = _average(node)
-                    rewrites.append(
-                        Note(node.origin, "max-pooling replaced by average pooling, which changes the network")
-                    )
-            else:
-                rewrites.append(Note(node.origin, "max-pooling becomes a gate on the largest running sum"))
+        if node.operation != "max_pool":
+            pass
+        elif choice == "refuse":
+            remedy = 'use max_pool="gate" (running maximum) or max_pool="average"'
+            refusals.append(Note(node.origin, "max-pooling is not linear in spike trains", remedy))
+        elif choice == "gate":
+            rewrites.append(Note(node.origin, "max-pooling becomes a gate on the largest running sum"))
+        elif any(d != 1 for d in node.attributes["dilation"]):
+            text = "has a dilated window, which average pooling does not support"
+            refusals.append(Note(node.origin, text, 'use max_pool="gate"'))
+        else:
+            kept = {name: node.attributes[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
+            node = replace(node, operation="avg_pool", attributes={**kept, "count_include_pad": False})
+            rewrites.append(Note(node.origin, "max-pooling replaced by average pooling, which changes the network"))
         nodes.append(node)
     return Capture(found.graph.replace(nodes=nodes), rewrites, refusals)
-
-
-def _average(node: Node) -> Node:
-    attributes = {name: node.attributes[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
-    return replace(node, operation="avg_pool", attributes={**attributes, "count_include_pad": False})

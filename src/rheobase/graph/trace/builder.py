@@ -1,28 +1,32 @@
 """Convert torch calls to nodes of a graph; refuse unknown calls by name.
 
 :class:`Builder` walks the graph that ``torch.export`` recorded. Operations write the nodes of their calls
-(:meth:`rheobase.graph.operations.Operation.trace`), and ``activations.py`` writes sites.
+(:meth:`rheobase.graph.operations.Operation.trace`), and functions of this module write sites.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from itertools import count
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
-from rheobase.graph.trace.activations import traced
-from rheobase.graph.trace.no_effect import NO_EFFECT, pass_through
-from rheobase.graph.trace.notes import Note
-from rheobase.graph.trace.refusals import unknown_call
+from rheobase.graph.trace.call import Note
 
 TRACE_BATCH = 2
 """Images in the traced batch; the first axis of every value computed from the input must have this size."""
+SITE_MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
+"""Module classes whose only node is a site; the site gets the module's name."""
+NO_SPIKING = "has no spiking counterpart"
+_SMOOTH = ("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "leaky_relu", "prelu", "tanh")
+_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention")
 
 Handler = Callable[["Builder", Call], str | tuple[str, ...]]
 
@@ -33,13 +37,14 @@ class Builder:
     Attributes:
         nodes: nodes written so far, in execution order.
         shapes: node -> shape of a sample of its value.
+        reached: paths of the modules with a traced call.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {
             **{call: operation.trace for operation in OPERATIONS.values() for call in operation.traced_from},
-            **traced(),
-            **dict.fromkeys(NO_EFFECT, pass_through),
+            **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
+            **TRACED,
         }
         self.refused_modules: frozenset[str] = frozenset()
         self.nodes: list[Node] = []
@@ -48,26 +53,12 @@ class Builder:
         self.rewrites: list[Note] = []
         self.refusals: list[Note] = []
         self.reached: set[str] = set()
-        self.current: fx.Node | None = None
-
-    # -- names ---------------------------------------------------------------------------------------------------
+        self.stack: list[tuple[str, str]] = []
+        """(path, class name) of the modules around the present call, outermost first."""
 
     def place(self) -> tuple[str, str]:
         """Module path and class name of the present call."""
-        stack = list((self.current.meta.get("nn_module_stack") or {}).values()) if self.current else []
-        if not stack:
-            return "", ""
-        path, kind = stack[-1][0], stack[-1][1]
-        kind = kind if isinstance(kind, str) else kind.__name__
-        return str(path).split("@")[0], kind.rsplit(".", 1)[-1]
-
-    def unique(self, name: str) -> str:
-        """The name, with the suffix ``:2``, ``:3``, ... if it is taken."""
-        candidate, n = name, 1
-        while candidate in self.shapes:
-            n += 1
-            candidate = f"{name}:{n}"
-        return candidate
+        return self.stack[-1] if self.stack else ("", "")
 
     def add(
         self,
@@ -95,53 +86,40 @@ class Builder:
         path, kind = self.place()
         if modules is None:
             modules = OPERATIONS[operation].modules if label is None else ()
-        is_module = bool(path) and kind in modules
-        name = self.unique(path if is_module else ".".join(filter(None, (path, label or operation))))
-        tensor_names = {
-            argument: self.keep(fixed, f"{name}.{argument}")
-            for argument, fixed in (parameters or {}).items()
-            if fixed is not None
-        }
+        name = path if path and kind in modules else ".".join(filter(None, (path, label or operation)))
+        if name in self.shapes:
+            name = next(unique for n in count(2) if (unique := f"{name}:{n}") not in self.shapes)
+        tensor_names = {}
+        for argument, fixed in (parameters or {}).items():
+            if fixed is not None:  # stored under its name in the user's network, if it has one
+                tensor_names[argument] = tensor_name = fixed.name or f"{name}.{argument}"
+                self.tensors[tensor_name] = fixed.value.detach().clone()
         origin = f"{path or 'the network'} ({kind})" if kind else name
         self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin))
         self.shapes[name] = shape
         return name
 
-    def keep(self, constant: Fixed, fallback: str) -> str:
-        """Store a tensor under its name in the user's network, else under ``fallback``, and return the name."""
-        name = constant.name or fallback
-        self.tensors[name] = constant.value.detach().clone()
-        return name
-
-    # -- the walk ------------------------------------------------------------------------------------------------
-
     def build(self, program: torch.export.ExportedProgram) -> str:
         """Walk the program and return the name of the output node."""
-        values = dict(self.placeholders(program))
+        values = dict(self._placeholders(program))
         for node in program.graph.nodes:
             if node.op == "call_function":
-                self.current = node
-                self.reached.update(str(path).split("@")[0] for path, _ in self.stack(node))
-                values[node] = self.call(node, values)
-            elif node.op == "output":
-                (outputs,) = node.args
-                (result,) = outputs
-                return self.output(values[result])
-        raise AssertionError("torch.export gave a graph without an output")
+                stack = (node.meta.get("nn_module_stack") or {}).values()
+                self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
+                self.reached.update(path for path, _ in self.stack)
+                values[node] = self._call(node, values)
+        ((output,),) = program.graph.output_node().args
+        if not isinstance(values[output], str):
+            remedy = "return a tensor computed from the input"
+            raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
+        return values[output]
 
-    @staticmethod
-    def stack(node: fx.Node) -> list[tuple[str, Any]]:
-        """(path, class) of the modules around a call, outermost first."""
-        return [(entry[0], entry[1]) for entry in (node.meta.get("nn_module_stack") or {}).values()]
-
-    def placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
+    def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""
         signature = program.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         lifted = signature.inputs_to_lifted_tensor_constants
-        for node in program.graph.nodes:
-            if node.op != "placeholder":
-                continue
+        for node in program.graph.find_nodes(op="placeholder"):
             if node.name in named:
                 name = named[node.name]
                 value = program.state_dict.get(name)
@@ -151,56 +129,37 @@ class Builder:
             else:
                 yield node, self.add("input", (), tuple(node.meta["val"].shape[1:]), label="input")
 
-    def call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Value of a call: the name of a node, a tuple of names, or a constant."""
-
-        def resolve(x: fx.Node) -> Any:
-            value = values[x]
-            if isinstance(value, tuple):
-                return tuple(map(Ref, value))
-            return Ref(value) if isinstance(value, str) else value
-
         if node.target is operator.getitem:
             source, index = values[cast(fx.Node, node.args[0])], cast(int, node.args[1])
             if isinstance(source, Fixed):
                 return Fixed(source.value[index])
             return source[index] if isinstance(source, tuple) else source
-        if not any(isinstance(leaf, str) for leaf in _leaves_of_nodes(node, values)):
-            return self.constant(node, values)
-        call = _call(node, resolve)
+        if not any(isinstance(values[source], str | tuple) for source in node.all_input_nodes):
+            # it does not depend on the input: a standardised weight, zeros to pad channels with
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: values[source].value)
+            with torch.no_grad():
+                return Fixed(cast(Any, node.target)(*args, **kwargs))
+        call = _recorded(node, values)
         try:
             handler = self.handlers.get(call.name)
             if handler is None:
-                raise unknown_call(call.name)
-            self.check_batch(node)
+                raise _unknown_call(call.name)
+            first = node.meta["val"]
+            first = first[0] if isinstance(first, (tuple, list)) else first
+            if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
+                text = "moves or mixes the batch axis, which must remain axis 0"
+                raise Refused(text, "keep axis 0 for the batch in every operation")
             return handler(self, call)
         except Refused as refused:
             label = cast(Any, node.target).overloadpacket.__name__
-            self.refuse(label, refused)
-            inputs = tuple(name for name in _flat(call.arguments.values()) if isinstance(name, Ref))
-            return self.add("refused", inputs[:1], call.shape, label=label)
+            self._refuse(label, refused)
+            inputs = [v for v in map(values.get, node.all_input_nodes) if isinstance(v, str | tuple)]
+            first_input = inputs[0] if isinstance(inputs[0], str) else inputs[0][0]
+            return self.add("refused", (first_input,), call.shape, label=label)
 
-    def constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
-        """Compute a call that does not depend on the input (a standardised weight, zeros to pad channels with)."""
-
-        def concrete(x: fx.Node) -> Any:
-            value = values[x]
-            return value.value if isinstance(value, Fixed) else value
-
-        with torch.no_grad():
-            return Fixed(cast(Any, node.target)(*fx.map_arg(node.args, concrete), **fx.map_arg(node.kwargs, concrete)))
-
-    def check_batch(self, node: fx.Node) -> None:
-        """Refuse a call whose result has lost the batch axis."""
-        value = node.meta["val"]
-        outputs = value if isinstance(value, (tuple, list)) else (value,)
-        if any(isinstance(v, Tensor) and (v.dim() == 0 or v.shape[0] != TRACE_BATCH) for v in outputs[:1]):
-            raise Refused(
-                "moves or mixes the batch axis, which must remain axis 0",
-                "keep axis 0 for the batch in every operation",
-            )
-
-    def refuse(self, operation: str, refused: Refused) -> None:
+    def _refuse(self, operation: str, refused: Refused) -> None:
         """Record a refusal, once for each module; tracing continues, to find all of them."""
         path, kind = self.place()
         if any(path == known or path.startswith(known + ".") for known in self.refused_modules):
@@ -209,24 +168,18 @@ class Builder:
         if note not in self.refusals:
             self.refusals.append(note)
 
-    def output(self, value: Any) -> str:
-        """Name of the node that the network returns."""
-        if isinstance(value, str):
-            return value
-        raise TraceError(
-            "does not depend on the input",
-            where="the network's output",
-            remedy="return a tensor computed from the input",
-        )
+
+def _class_name(kind: Any) -> str:
+    return (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
 
 
-def _leaves_of_nodes(node: fx.Node, values: dict[fx.Node, Any]) -> Iterator[Any]:
-    for source in node.all_input_nodes:
-        value = values[source]
-        yield from value if isinstance(value, tuple) else (value,)
+def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
+    def resolve(x: fx.Node) -> Any:
+        value = values[x]
+        if isinstance(value, tuple):
+            return tuple(map(Ref, value))
+        return Ref(value) if isinstance(value, str) else value
 
-
-def _call(node: fx.Node, resolve: Callable[[fx.Node], Any]) -> Call:
     target = cast(Any, node.target)
     name = target.overloadpacket.__name__
     name = name.rstrip("_") if target.namespace == "aten" else f"{target.namespace}::{name}"
@@ -238,9 +191,83 @@ def _call(node: fx.Node, resolve: Callable[[fx.Node], Any]) -> Call:
     return Call(name, arguments, tuple(tuple(v.shape[1:]) for v in outputs if isinstance(v, Tensor)))
 
 
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        else:
-            yield value
+def _relu(builder: Builder, call: Call) -> str:
+    """Write the site of a ReLU, clipped or not."""
+    lower, upper = 0, 6.0 if call.name == "relu6" else None
+    if call.name == "hardtanh":
+        lower, upper = call["min_val"], call["max_val"]
+    elif call.name in ("clamp", "clamp_min"):
+        lower, upper = call["min"], call.get("max")
+    scalars = all(v is None or isinstance(v, (int, float)) for v in (lower, upper))
+    if not scalars or lower != 0 or (upper is not None and not upper > 0):
+        raise Refused(
+            f"clips to [{lower}, {upper}]; neurons need a lower bound of 0 and a positive upper bound",
+            "replace it by ReLU or clamp(0, a) and fine-tune the network",
+        )
+    attributes = {"activation": "relu", "upper": None if upper is None else float(upper)}
+    x = call.input("self")
+    return builder.add("site", (x,), call.shape, label=call.name, modules=SITE_MODULES, attributes=attributes)
+
+
+def _staircase(builder: Builder, call: Call) -> str:
+    threshold = call["threshold"]
+    if not isinstance(threshold, Fixed):
+        raise Refused("has a threshold that depends on the input", "use a trained threshold")
+    if not bool((threshold.value > 0).all()):
+        remedy = "load a checkpoint from before the threshold crossed zero"
+        raise Refused("has a trained threshold that is not positive", remedy)
+    return builder.add(
+        "site",
+        (call.input("z"),),
+        call.shape,
+        label="staircase",
+        modules=SITE_MODULES,
+        attributes={"activation": "staircase", "levels": call["levels"], "rounding": call["rounding"]},
+        parameters={"threshold": threshold},
+    )
+
+
+def _registered(builder: Builder, call: Call) -> str:
+    activation = next(found for found in ACTIVATIONS.values() if call.name in found.traced_from)
+    x, attributes, parameters = activation.trace(call)
+    attributes = {"activation": activation.kind, **attributes}
+    return builder.add("site", (x,), call.shape, label=activation.kind, attributes=attributes, parameters=parameters)
+
+
+def _pass_through(builder: Builder, call: Call) -> str:
+    """Return the input's node for dropout outside training, a copy or a cast; refuse a call that changes the shape."""
+    x = call.input("self", "input")
+    if builder.shapes[x] != call.shape:
+        raise Refused("repeats values by broadcasting", "use nn.Upsample or torch.cat")
+    path, kind = builder.place()
+    if "Dropout" in kind:
+        builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
+    return x
+
+
+TRACED: dict[str, Handler] = {
+    **dict.fromkeys(("relu", "relu6", "hardtanh", "clamp", "clamp_min"), _relu),
+    "rheobase::staircase": _staircase,
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to"), _pass_through),
+    **dict.fromkeys(("identity", "expand", "expand_as", "dropout", "feature_dropout"), _pass_through),
+    **dict.fromkeys(("alpha_dropout", "native_dropout"), _pass_through),
+}
+"""Name of a call of torch or of this library -> function that writes its nodes; operations write those of others."""
+
+
+def _unknown_call(name: str) -> Refused:
+    """The refusal of a call that no operation or activation is traced from."""
+    base = name.removesuffix("_backward").strip("_")
+    if base in _SMOOTH:
+        return Refused(f"the activation {NO_SPIKING}", "replace it by ReLU and fine-tune the network")
+    if base in _GATES:
+        text = f"{NO_SPIKING}: its output multiplies or normalises other activations"
+        return Refused(text, "train the network without it")
+    if any(kind in base for kind in ("layer_norm", "group_norm", "instance_norm")):
+        text = "layer, group and instance normalisation use statistics of their input, which is not linear"
+        return Refused(text, "train the network with batch normalisation")
+    if base in ("native_batch_norm_legit", "native_batch_norm", "batch_norm"):
+        text = "batch normalisation without running statistics depends on the batch"
+        return Refused(text, "train the network with track_running_stats=True")
+    text = f"is not a supported linear operation ({NO_SPIKING})"
+    return Refused(text, "rewrite it with supported operations, or register an operation for it (rb.register)")

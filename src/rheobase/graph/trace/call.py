@@ -1,4 +1,4 @@
-"""A recorded torch call, and helpers to read its arguments."""
+"""A recorded torch call, helpers to read its arguments, and notes about calls."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ class Fixed:
 
 
 class Refused(Exception):
-    """A call that cannot become nodes.
-
-    Args:
-        text: the reason, as a clause.
-        remedy: what to do, as an imperative.
-    """
+    """A call that cannot become nodes: the reason, as a clause, and a remedy, as an imperative."""
 
     def __init__(self, text: str, remedy: str) -> None:
         super().__init__(text)
         self.text, self.remedy = text, remedy
+
+
+@dataclass(frozen=True)
+class Note:
+    """A rewrite or a refusal of a part of the network; a refusal has a remedy."""
+
+    where: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" + (f". Remedy: {self.remedy}" if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -66,30 +73,18 @@ class Call:
         return self.outputs[0] if self.outputs else ()
 
     def input(self, *arguments: str) -> Ref:
-        """The first of these arguments that the function has.
-
-        Raises:
-            Refused: if its value does not depend on the network's input.
-        """
+        """The first of these arguments that the function has; refused if it does not depend on the network's input."""
         return reference(next((self.arguments[a] for a in arguments if a in self.arguments), None))
 
     def weight(self, argument: str) -> Fixed | None:
-        """A constant argument; None if it is not given.
-
-        Raises:
-            Refused: if it depends on the network's input.
-        """
+        """A constant argument, None if it is not given; refused if it depends on the network's input."""
         value = self.arguments[argument]
         if value is None or isinstance(value, Fixed):
             return value
         raise Refused("has a weight that depends on the input (a product of activations)", "use a fixed weight")
 
     def split(self) -> tuple[tuple[str, ...], dict[str, Fixed], dict[str, Any]]:
-        """All arguments, as inputs, parameters and attributes of a node.
-
-        Raises:
-            Refused: if a list contains both inputs and constants.
-        """
+        """All arguments, as inputs, parameters and attributes of a node; a list of inputs and constants is refused."""
         inputs: list[str] = []
         fixed, plain = {}, {}
         for argument, value in self.arguments.items():
@@ -104,11 +99,7 @@ class Call:
 
 
 def reference(value: Any) -> Ref:
-    """Return ``value`` if it depends on the network's input.
-
-    Raises:
-        Refused: if it does not.
-    """
+    """Return ``value`` if it depends on the network's input; else it is refused."""
     if not isinstance(value, Ref):
         raise Refused("applies the input to a constant in a way that is not linear", "swap the input and the constant")
     return value
@@ -116,16 +107,12 @@ def reference(value: Any) -> Ref:
 
 def whole_numbers(value: Any, axes: int) -> list[int]:
     """One number for each of ``axes`` axes, from a single number or a list."""
-    values = [value] * axes if isinstance(value, int) else list(value)
+    values = [value] if isinstance(value, int) else list(value)
     return [int(v) for v in (values * axes if len(values) == 1 else values)]
 
 
 def one_for_all(value: Tensor) -> Tensor:
-    """A constant [B, ...] as [1, ...].
-
-    Raises:
-        Refused: if it differs between images.
-    """
+    """A constant [B, ...] as [1, ...]; refused if it differs between images."""
     if value.shape[0] != 1 and not bool((value == value[:1]).all()):
         raise Refused("uses a constant that differs between images", "use the same constant for all images")
     return value[:1]

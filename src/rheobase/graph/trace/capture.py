@@ -2,8 +2,7 @@
 
 ``torch.export`` records the network as a torch.fx graph of ATen calls. In it, ``nn.ReLU``, ``F.relu``, ``torch.relu_``
 and ``x.relu()`` are the same call, in-place writes are replaced, shapes are numbers, and every use of a module is a
-separate call. This module names each call after the user's module, converts the calls to the operations of
-:mod:`rheobase.graph.operations`, and refuses all others by name.
+separate call.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,37 @@ from rheobase.core.errors import DataError, ModelError, RheobaseError, TraceErro
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.rewrites.channels import channels_first
-from rheobase.graph.trace.builder import TRACE_BATCH, Builder
-from rheobase.graph.trace.notes import Capture, Note
-from rheobase.graph.trace.refusals import NO_SPIKING
+from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
+from rheobase.graph.trace.call import Note
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
-REFUSED_MODULES: dict[type[nn.Module], str] = {
-    nn.RNNBase: "recurrent layers have their own time axis, which conflicts with the time-steps",
-    nn.RNNCellBase: "recurrent layers have their own time axis, which conflicts with the time-steps",
+REFUSED_MODULES: dict[Any, str] = {
+    (nn.RNNBase, nn.RNNCellBase): "recurrent layers have their own time axis, which conflicts with the time-steps",
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
 EQUIVALENCE_TOLERANCE = 1e-4
+
+
+@dataclass
+class Capture:
+    """The result of tracing: the graph, the rewrites, and the refusals; with any refusal it cannot be converted."""
+
+    graph: Graph
+    rewrites: list[Note] = field(default_factory=list)
+    refusals: list[Note] = field(default_factory=list)
+
+    def raise_if_refused(self) -> None:
+        """Raise one :class:`TraceError` that lists every refusal.
+
+        Raises:
+            TraceError: if there is any.
+        """
+        if len(self.refusals) == 1:
+            (note,) = self.refusals
+            raise TraceError(note.text, where=note.where, remedy=note.remedy)
+        if self.refusals:
+            notes = "".join(f"\n  - {note}" for note in self.refusals)
+            raise TraceError(f"{len(self.refusals)} parts of the network cannot be converted:{notes}")
 
 
 def capture(model: nn.Module, example: Tensor) -> Capture:
@@ -53,123 +74,91 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         ModelError: if ``model`` is not a network, or a weight is NaN or infinite.
         DataError: if the example is not a finite float batch.
     """
-    check_module(model)
+    _check_module(model)
     check_finite_weights(model)
     if isinstance(model, Graph):
-        if tuple(check_example(example).shape[1:]) != model.input_shape:
-            raise DataError(
-                f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}",
-                where="example",
-                remedy="trace the network again with an example of this size",
-            )
+        if tuple(_check_example(example).shape[1:]) != model.input_shape:
+            reason = f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}"
+            raise DataError(reason, where="example", remedy="trace the network again with an example of this size")
         return Capture(model.replace(), [], [])
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    example = check_example(example)
+    example = _check_example(example)
     with torch.no_grad():
         reference = _run(model, example)
     builder = Builder()
+    refusals = builder.refusals
     for path, module in model.named_modules():
-        reason = next((text for kind, text in REFUSED_MODULES.items() if isinstance(module, kind)), None)
-        if reason:
-            where = f"{path or 'the network'} ({type(module).__name__})"
-            builder.refusals.append(Note(where, f"{reason}; it {NO_SPIKING}", "train the network without it"))
-            builder.refused_modules |= {path}
+        for kinds, text in REFUSED_MODULES.items():
+            if isinstance(module, kinds):
+                where = f"{path or 'the network'} ({type(module).__name__})"
+                refusals.append(Note(where, f"{text}; it {NO_SPIKING}", "train the network without it"))
+                builder.refused_modules |= {path}
     try:
         output = builder.build(_export(model, example))
     except TraceError as error:
-        if not builder.refusals:
+        if not refusals:
             raise
-        builder.refusals.append(Note(error.where or "the network", error.reason, error.remedy or ""))
-        return Capture(
-            Graph([Node("input", "input", shape=tuple(example.shape[1:]))], "input", {}), [], builder.refusals
-        )
-    graph, moved = channels_first(Graph(_needed(builder.nodes, output), output, builder.tensors))
-    found = Capture(graph, list(dict.fromkeys([*builder.rewrites, *moved])), builder.refusals)
-    _refuse_unreached(model, builder.reached, graph, found)
-    if not found.refusals:
+        refusals.append(Note(error.where or "the network", error.reason, error.remedy or ""))
+        nodes = [Node("input", "input", shape=tuple(example.shape[1:]))]
+        return Capture(Graph(nodes, "input", {}), [], refusals)
+    needed = {output, builder.nodes[0].name}
+    for node in reversed(builder.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = [node for node in builder.nodes if node.name in needed]
+    graph, moved = channels_first(Graph(kept, output, builder.tensors))
+    for path, module in model.named_modules():
+        if isinstance(module, ACTIVATION_MODULES) and path not in builder.reached:
+            text = "is never reached: the output for this example does not depend on it"
+            remedy = "replace the module by nn.Identity(), or pass an example that uses it"
+            refusals.append(Note(f"{path} ({type(module).__name__})", text, remedy))
+    if not refusals:
         if not graph.sites:
-            found.refusals.append(
-                Note(
-                    "the network",
-                    "has no activation that can become a layer of neurons",
-                    "convert a network with ReLU activations",
-                )
-            )
-        _check_same(graph, example, reference)
-    return found
+            text = "has no activation that can become a layer of neurons"
+            refusals.append(Note("the network", text, "convert a network with ReLU activations"))
+        with torch.no_grad():
+            difference = relative_difference(graph(example), reference)
+        if not difference <= EQUIVALENCE_TOLERANCE:
+            reason = f"differs from its traced graph (largest relative logit difference {difference:.2g})"
+            remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
+            raise TraceError(reason, where="the network", remedy=remedy)
+    return Capture(graph, list(dict.fromkeys([*builder.rewrites, *moved])), refusals)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of a network's tensors.
-
-    Raises:
-        ModelError: if ``model`` is not a network.
-    """
-    check_module(model)
+    """Device of a network's tensors; refuses any object but an ``nn.Module``."""
+    _check_module(model)
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
-def check_module(model: object) -> None:
-    """Refuse any object but an ``nn.Module``.
-
-    Raises:
-        ModelError: if ``model`` is not one.
-    """
+def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
-        raise ModelError.typed(
-            f"is of type {type(model).__name__}, not a torch.nn.Module",
-            where="network",
-            remedy="build the network and load its weights first",
-        )
+        reason = f"is of type {type(model).__name__}, not a torch.nn.Module"
+        raise ModelError.typed(reason, where="network", remedy="build the network and load its weights first")
 
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
-    """Refuse a network with NaN or infinite weights.
-
-    Args:
-        model: the network.
-        source: the file or function that the weights are from, as place of the error; None: the weight.
-
-    Raises:
-        ModelError: for the first such tensor.
-    """
+    """Raise a ModelError for the first tensor with NaN or infinite values; its place is ``source``, or the weight."""
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            reason = f"{bad} of {tensor.numel()} values are NaN or infinite"
-            raise ModelError(
-                reason if source is None else f"tensor {name}: {reason}",
-                where=f"weight '{name}'" if source is None else source,
-                remedy="load a checkpoint from before the training diverged",
-            )
+            reason = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values are NaN or infinite"
+            where, reason = (f"weight '{name}'", reason) if source is None else (source, f"tensor {name}: {reason}")
+            raise ModelError(reason, where=where, remedy="load a checkpoint from before the training diverged")
 
 
-def check_example(example: Tensor) -> Tensor:
-    """Return the example if it is a finite float batch.
-
-    Raises:
-        DataError: if it is not.
-    """
+def _check_example(example: Tensor) -> Tensor:
     if not isinstance(example, Tensor):
-        raise DataError.typed(
-            f"must be a tensor, not {type(example).__name__}",
-            where="example",
-            remedy="pass a batch of images",
-        )
+        reason = f"must be a tensor, not {type(example).__name__}"
+        raise DataError.typed(reason, where="example", remedy="pass a batch of images")
+    reason = remedy = None
     if not example.is_floating_point():
-        raise DataError(
-            f"has dtype {example.dtype}",
-            where="example",
-            remedy="convert to float and normalise as in training",
-        )
-    if example.dim() < 2 or example.shape[0] == 0:
-        raise DataError(
-            f"has shape {list(example.shape)}, not a batch",
-            where="example",
-            remedy="pass a tensor [batch, ...]",
-        )
-    if not bool(torch.isfinite(example).all()):
-        raise DataError("contains NaN or infinite values", where="example", remedy="check the preprocessing")
+        reason, remedy = f"has dtype {example.dtype}", "convert to float and normalise as in training"
+    elif example.dim() < 2 or example.shape[0] == 0:
+        reason, remedy = f"has shape {list(example.shape)}, not a batch", "pass a tensor [batch, ...]"
+    elif not bool(torch.isfinite(example).all()):
+        reason, remedy = "contains NaN or infinite values", "check the preprocessing"
+    if reason:
+        raise DataError(reason, where="example", remedy=remedy)
     return example
 
 
@@ -179,31 +168,20 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
     except RheobaseError:
         raise
     except Exception as error:
-        place = _user_frame(error)
-        raise TraceError(
-            f"fails on the example of shape {list(example.shape)}: {_first_line(error)}"
-            + (f" (at {place})" if place else ""),
-            where="the network",
-            remedy="pass an example of the size, channels and dtype it was trained with",
-        ) from error
+        place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
+        reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
+        remedy = "pass an example of the size, channels and dtype it was trained with"
+        raise TraceError(reason, where="the network", remedy=remedy) from error
+    where = "the network's output"
     if not isinstance(output, Tensor):
-        raise TraceError.typed(
-            f"is a {type(output).__name__}, not one tensor",
-            where="the network's output",
-            remedy="wrap the network so that it returns only the logits",
-        )
+        remedy = "wrap the network so that it returns only the logits"
+        raise TraceError.typed(f"is a {type(output).__name__}, not one tensor", where=where, remedy=remedy)
     if output.dim() < 2 or output.shape[0] != example.shape[0]:
-        raise TraceError(
-            f"has shape {list(output.shape)} for a batch of {example.shape[0]}",
-            where="the network's output",
-            remedy="return one row for each image of the batch",
-        )
+        reason = f"has shape {list(output.shape)} for a batch of {example.shape[0]}"
+        raise TraceError(reason, where=where, remedy="return one row for each image of the batch")
     if not bool(torch.isfinite(output).all()):
-        raise ModelError(
-            "is NaN or infinite on the example",
-            where="the network's output",
-            remedy="check weights and preprocessing",
-        )
+        reason = "is NaN or infinite on the example"
+        raise ModelError(reason, where=where, remedy="check weights and preprocessing")
     return output
 
 
@@ -213,82 +191,35 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         with _quiet(), torch.no_grad():
             return torch.export.export(model, (batch,), strict=False).run_decompositions({})
     except Exception as error:
-        place = _user_frame(error)
+        reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
-            raise TraceError(
-                "has data-dependent control flow (an if or a loop decided by values of a tensor)",
-                where=place or "the network",
-                remedy="replace it by operations that do not depend on values",
-            ) from error
-        raise TraceError(
-            f"cannot be traced: {_first_line(error)}",
-            where=place or "the network",
-            remedy="rewrite this code in plain tensor operations",
-        ) from error
+            reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
+            remedy = "replace it by operations that do not depend on values"
+        raise TraceError(reason, where=_user_frame(error) or "the network", remedy=remedy) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress torch.export's log of a failure, which repeats the error of this library at length."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch._subclasses", "torch.fx", "torch.fx.experimental")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+        logging.disable()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _user_frame(error: BaseException) -> str:
     """``file:line: code`` of the innermost frame in neither PyTorch nor this package."""
-    package = str(Path(__file__).parent)
-    torch_root = str(Path(torch.__file__).parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        if not frame.filename.startswith((torch_root, package, "<")):
-            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
-    return ""
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _needed(nodes: list[Node], output: str) -> list[Node]:
-    needed = {output}
-    kept = []
-    for node in reversed(nodes):
-        if node.name in needed or node.operation == "input":
-            needed.update(node.inputs)
-            kept.append(node)
-    return kept[::-1]
-
-
-def _refuse_unreached(model: nn.Module, reached: set[str], graph: Graph, found: Capture) -> None:
-    for path, module in model.named_modules():
-        if isinstance(module, ACTIVATION_MODULES) and path not in reached:
-            found.refusals.append(
-                Note(
-                    f"{path} ({type(module).__name__})",
-                    "is never reached: the output for this example does not depend on it",
-                    "replace the module by nn.Identity(), or pass an example that uses it",
-                )
-            )
-
-
-def _check_same(graph: Graph, example: Tensor, reference: Tensor) -> None:
-    with torch.no_grad():
-        error = relative_difference(graph(example), reference)
-    if not error <= EQUIVALENCE_TOLERANCE:
-        raise TraceError(
-            f"differs from its traced graph (largest relative logit difference {error:.2g})",
-            where="the network",
-            remedy="replace operations that depend on the batch or on values; if there are none, report the error",
-        )
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
