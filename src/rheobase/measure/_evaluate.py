@@ -15,6 +15,7 @@ from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, check_logits, count
 from rheobase.graph.sites import Site
+from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
 from rheobase.signals.signal import Signal, SpikeTrain, count_spikes, count_spikes_by_step
 
@@ -126,7 +127,7 @@ def evaluate(
     digest = Digest()
     for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
         digest.update(images=images, labels=labels)
-        tally.add(network, images, labels)
+        tally.add(images, labels)
     return tally.result(digest.hexdigest())
 
 
@@ -137,48 +138,37 @@ def default_timesteps(longest: int) -> tuple[int, ...]:
 
 
 class _Tally:
+    """Sums over the images so far, for each number of time-steps (and site)."""
+
     def __init__(self, network: SpikingNetwork, timesteps: tuple[int, ...]) -> None:
         self.network, self.timesteps = network, timesteps
         self.images = self.labelled = self.ann_correct = 0
-        self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
-        self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
-        self.error = torch.zeros(len(timesteps), dtype=torch.float64)
         self.execution = network.execution_mode
-        self.spikes = torch.zeros(len(network.sites), len(timesteps), dtype=torch.float64)
-        self.events = torch.zeros_like(self.spikes)
+        self.correct, self.agree, self.error = torch.zeros(3, len(timesteps), dtype=torch.float64)
+        self.spikes, self.events = torch.zeros(2, len(network.sites), len(timesteps), dtype=torch.float64)
 
-    def watch(self, site: Site, emitted: Signal) -> None:
-        """Add the spikes of a streaming network, up to each number of time-steps."""
-        assert isinstance(emitted, SpikeTrain)
-        found, wanted = count_spikes_by_step(emitted), [t - 1 for t in self.timesteps]
-        self.spikes[site.index] += found.magnitude.cumsum(0).cpu()[wanted]
-        self.events[site.index] += found.events.cumsum(0).cpu()[wanted]
-
-    def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
-        """Add the spikes of the run for the i-th number of time-steps."""
-        found = count_spikes(emitted)
-        self.spikes[site.index, i] += float(found.magnitude.sum())
-        self.events[site.index, i] += float(found.events.sum())
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits after each number of time-steps, [R, B, ...]."""
+    def watch(self, run: tuple[int, ...], site: Site, emitted: Signal) -> None:
+        """Add the spikes of a site in a run, up to each of its numbers of time-steps."""
+        columns = [self.timesteps.index(t) for t in run]
         if self.network.streams:
-            return self.network.readouts(images, self.timesteps, monitor=self.watch)
-        runs = [
-            self.network.readouts(images, (t,), monitor=partial(self.watch_window, i))
-            for i, t in enumerate(self.timesteps)
-        ]
-        return torch.cat(runs)
+            assert isinstance(emitted, SpikeTrain)
+            found, ends = count_spikes_by_step(emitted), [t - 1 for t in run]
+            counts = [steps.cumsum(0).cpu()[ends] for steps in (found.magnitude, found.events)]
+        else:
+            whole = count_spikes(emitted)
+            counts = [neurons.sum().cpu() for neurons in (whole.magnitude, whole.events)]
+        self.spikes[site.index, columns] += counts[0]
+        self.events[site.index, columns] += counts[1]
 
     @torch.no_grad()
-    def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
-        logits = self.logits(images).cpu()
-        reference = network.ann(images.to(network.graph.device)).cpu()
+    def add(self, images: Tensor, labels: Tensor | None) -> None:
+        runs = [self.timesteps] if self.network.streams else [(t,) for t in self.timesteps]
+        logits = torch.cat([self.network.readouts(images, run, monitor=partial(self.watch, run)) for run in runs]).cpu()
+        reference = self.network.ann(images.to(self.network.graph.device)).cpu()
         predicted, ann = logits.argmax(2), reference.argmax(1)
         self.images += len(images)
-        same = (predicted == ann).reshape(
-            len(self.timesteps), len(images), -1
-        )  # of a dense output: the fraction of its positions
+        # of a dense output: the fraction of its positions
+        same = (predicted == ann).reshape(len(self.timesteps), len(images), -1)
         self.agree += same.double().mean(2).sum(1)
         difference = (logits - reference).flatten(2).double().norm(dim=2)
         self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
@@ -189,27 +179,35 @@ class _Tally:
             self.labelled += len(labels)
 
     def result(self, digest: str) -> Evaluation:
-        sites = self.network.sites
-        places = {t: sum(s.neurons * self.network.steps_of(s.name, t) for s in sites) for t in self.timesteps}
-        total, events = self.spikes.sum(0), self.events.sum(0)
-        rows = tuple(
+        network, sites, images, last = self.network, self.network.sites, self.images, self.timesteps[-1]
+        spikes, events = self.spikes.sum(0), self.events.sum(0)
+
+        def share(correct: float) -> float | None:
+            return float(correct) / self.labelled if self.labelled else None
+
+        def places(sites: Sequence[Site], t: int) -> int:
+            return images * sum(site.neurons * network.steps_of(site.name, t) for site in sites)
+
+        rows = (
             Row(
-                t,
-                float(self.correct[i]) / self.labelled if self.labelled else None,
-                float(self.agree[i]) / self.images,
-                float(self.error[i]) / self.images,
-                float(total[i]) / (self.images * places[t]),
-                self.network.mean_steps(t),
-                float(events[i]) / (self.images * places[t]),
+                timesteps=t,
+                accuracy=share(self.correct[i]),
+                agreement=float(self.agree[i]) / images,
+                logit_error=float(self.error[i]) / images,
+                spike_rate=float(spikes[i]) / places(sites, t),
+                mean_timesteps=network.mean_steps(t),
+                event_rate=float(events[i]) / places(sites, t),
             )
             for i, t in enumerate(self.timesteps)
         )
-        longest = max(self.timesteps)
-        rates = {
-            s.name: float(self.spikes[s.index, -1]) / (self.images * s.neurons * self.network.steps_of(s.name, longest))
-            for s in sites
-        }
-        accuracy = self.ann_correct / self.labelled if self.labelled else None
-        recipe, seed = self.network.recipe, self.network.provenance.seed
-        name = str(recipe.get("name", ""))
-        return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
+        return Evaluation(
+            rows=tuple(rows),
+            ann_accuracy=share(self.ann_correct),
+            images=images,
+            method=method_of(network),
+            site_rates={site.name: float(self.spikes[site.index, -1]) / places([site], last) for site in sites},
+            data_sha256=digest,
+            seed=network.provenance.seed,
+            versions=versions(),
+            execution=self.execution,
+        )

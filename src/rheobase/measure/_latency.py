@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rheobase.core.results import Column, Result, Table
 from rheobase.graph.sites import split_at_sites
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.measure._walk import check_run, method_of
+from rheobase.network.spiking_network import SpikingNetwork
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         >>> found.first, found.final  # all its neurons stream
         (1, 4)
     """
-    check_converted(network)
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
+    steps = check_run(network, timesteps)
     times = Timetable(network, steps)
     own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
     interval = max(own.values())
@@ -151,7 +150,7 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         interval,
         sum(row.stall for row in rows),
         steps,
-        str(network.recipe.get("name", "")),
+        method_of(network),
     )
 
 
