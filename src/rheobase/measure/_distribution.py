@@ -28,8 +28,7 @@ class Histogram:
     Attributes:
         zero: number of values that are exactly 0.
         counts: number of other values in each bin.
-        mean: of all values, zeros included.
-        std: of all values, zeros included.
+        mean, std: of all values, zeros included.
     """
 
     zero: int
@@ -101,16 +100,8 @@ def distribution(
 ) -> Distribution:
     """Compare analog activations with spiking time-means at every site (DA calibration, Figs. 1, 3 and 4).
 
-    Args:
-        network: a converted network.
-        images: a tensor [N, ...] or batches; kept in memory.
-        timesteps: T; default that of the conversion.
-        bins: number of bins of each histogram.
-        progress: show a progress bar with the time left.
-
-    Raises:
-        DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
+    The images are kept in memory. Each histogram has ``bins`` bins; the other arguments and the errors are those of
+    :func:`rheobase.diagnose`, but the network runs by its own ``execution``.
 
     Example:
         >>> import torch, rheobase as rb

@@ -86,15 +86,7 @@ def unevenness(
 
     For neurons that average their input (QVM, PASCAL), N = M except for sums within rounding of a threshold.
 
-    Args:
-        network: a converted network; always simulated, for any ``execution``.
-        images: a tensor [N, ...] or batches.
-        timesteps: T; default that of the conversion.
-        progress: show a progress bar with the time left.
-
-    Raises:
-        DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
+    Arguments and errors are those of :func:`rheobase.diagnose`.
 
     Example:
         >>> import torch, rheobase as rb

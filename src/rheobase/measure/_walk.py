@@ -45,14 +45,10 @@ def method_of(network: SpikingNetwork) -> str:
 def check_run(network: SpikingNetwork, timesteps: int | None, *, by_site: bool = False) -> int:
     """Return T of a run, default that of the conversion.
 
-    Args:
-        network: the network to measure.
-        timesteps: T or None.
-        by_site: True if the sites of both networks are compared.
-
     Raises:
         ModelError: if the network is not a spiking network.
-        RecipeError: if it cannot run for T steps; with ``by_site``, if its thresholds are folded into its weights.
+        RecipeError: if it cannot run for T steps; with ``by_site``, if its thresholds are folded into its weights, so
+            that its sites cannot be compared with the analog network's.
     """
     check_converted(network)
     steps = network.timesteps if timesteps is None else timesteps

@@ -1,7 +1,13 @@
 """Figures of results.
 
 Each function writes the file ``path``, whose suffix selects the format (``.png``, ``.pdf``, ``.svg``), and raises a
-:class:`rheobase.core.errors.StoreError` if it cannot be written.
+:class:`rheobase.core.errors.StoreError` if it cannot be written, and a :class:`rheobase.core.errors.DataError` if there
+is nothing to draw, or networks of one figure have different sites.
+
+Example:
+    >>> plots.accuracy_plot({"RateCoding": rb.evaluate(snn, test)}, "accuracy.png")  # doctest: +SKIP
+    >>> plots.level_metric_plot(found, "metric.png", levels=found.assign((8, 4)))  # doctest: +SKIP
+    >>> plots.level_metric_plot(found.sweep((1, 0.75, 0.5)), "alpha.png")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -13,10 +19,11 @@ from math import isfinite, log2, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from rheobase.core.errors import DataError, StoreError
 from rheobase.graph.trainable import TrainableGraph
@@ -40,13 +47,9 @@ def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> No
 
     Args:
         evaluations: curve name -> result of :func:`rheobase.evaluate`.
-        path: file to write.
 
     Raises:
-        DataError: if there are no evaluations, or one has no accuracy because its data had no labels.
-
-    Example:
-        >>> accuracy_plot({"RateCoding": rb.evaluate(snn, test)}, "accuracy.png")  # doctest: +SKIP
+        DataError: if an evaluation has no accuracy, because its data had no labels.
     """
     _refuse_empty(evaluations, "evaluations")
     for name, evaluation in evaluations.items():
@@ -54,19 +57,18 @@ def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> No
             raise DataError("has no accuracy to draw", where=name, remedy="evaluate on labelled data")
     steps = sorted({row.timesteps for evaluation in evaluations.values() for row in evaluation.rows})
     ann = {name: 100 * (evaluation.ann_accuracy or 0.0) for name, evaluation in evaluations.items()}
-    shared = set(ann.values()) if len(set(ann.values())) == 1 else set()
+    dashed = {"linestyle": "--", "linewidth": 1.2}
     with _drawing(path) as axes:
         for name, evaluation in evaluations.items():
             accuracy = [100 * (row.accuracy or 0.0) for row in evaluation.rows]
             (curve,) = axes.plot([row.timesteps for row in evaluation.rows], accuracy, marker="o", label=name)
-            if not shared:
-                _dashed(axes, ann[name], f"analog network of {name}", curve.get_color())
-        for value in shared:
-            _dashed(axes, value, f"analog network, {value:.2f} %", "0.35")
+            if len(set(ann.values())) > 1:
+                axes.axhline(ann[name], color=curve.get_color(), label=f"analog network of {name}", **dashed)
+        if len(set(ann.values())) == 1:
+            axes.axhline(ann[name], color="0.35", label=f"analog network, {ann[name]:.2f} %", **dashed)
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(steps))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(steps, [str(t) for t in steps])
+        axes.set_xticks(steps, steps)
+        axes.minorticks_off()
         axes.set(xlabel="time-steps T", ylabel="accuracy (%)")
         axes.legend(loc="lower right")
 
@@ -76,15 +78,8 @@ def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | N
 
     Args:
         potentials: result of :func:`rheobase.measure.potentials`.
-        path: file to write.
         channel: index of the only channel to draw; default all.
         bins: number of bins.
-
-    Raises:
-        DataError: if every channel is silent.
-
-    Example:
-        >>> potential_plot(rb.measure.potentials(snn, images, "relu", 4), "potentials.png")  # doctest: +SKIP
     """
     values = potentials.of(channel)
     if len(values) == 0:
@@ -105,13 +100,6 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
 
     Args:
         results: name -> result of :func:`rheobase.measure.unevenness`; all with the same sites.
-        path: file to write.
-
-    Raises:
-        DataError: if there are no results, or the networks have different sites.
-
-    Example:
-        >>> unevenness_plot({"IF": rb.measure.unevenness(snn, images)}, "unevenness.png")  # doctest: +SKIP
     """
     sites = _common_sites({name: [row.site for row in result.rows] for name, result in results.items()}, "results")
     bars = {f"{name}, mean {found.error:.2g}": [row.error for row in found.rows] for name, found in results.items()}
@@ -123,32 +111,20 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
 
 
 def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
-    """Draw the error of every site as a stack of its terms.
+    """Draw the error of every site (:func:`rheobase.diagnose`) as a stack of its terms.
 
     The height of a term is its share, relative to the mean activation; it is negative if the term compensates others.
     The sum of the terms is the error, drawn as a line.
-
-    Args:
-        diagnosis: result of :func:`rheobase.diagnose`.
-        path: file to write.
-
-    Example:
-        >>> diagnosis_plot(rb.diagnose(snn, images), "diagnosis.png")  # doctest: +SKIP
     """
-    rows = diagnosis.rows
-    sites = [row.site for row in rows]
+    rows, sites = diagnosis.rows, [row.site for row in diagnosis.rows]
+    heights = np.array([[row.percent(row.terms[name].share) for row in rows] for name in TERMS])
+    above, below = heights.clip(min=0), heights.clip(max=0)
+    bottoms = np.where(heights >= 0, above.cumsum(0) - above, below.cumsum(0) - below)
     with _drawing(path, _wide(sites)) as axes:
-        tops = {True: [0.0] * len(rows), False: [0.0] * len(rows)}  # of the positive and of the negative terms
         for i, name in enumerate(TERMS):
-            heights = [row.percent(row.terms[name].share) for row in rows]
-            if not any(heights):
-                continue
-            bottoms = [tops[height >= 0][n] for n, height in enumerate(heights)]
-            axes.bar(range(len(rows)), heights, bottom=bottoms, label=name, color=f"C{i}")
-            for n, height in enumerate(heights):
-                tops[height >= 0][n] += height
-        errors = [row.percent(row.error.size) for row in rows]
-        axes.plot(range(len(rows)), errors, "o-", color="0.25", linewidth=1.2, label="error")
+            if heights[i].any():
+                axes.bar(range(len(rows)), heights[i], bottom=bottoms[i], label=name, color=f"C{i}")
+        axes.plot([row.percent(row.error.size) for row in rows], "o-", color="0.25", linewidth=1.2, label="error")
         _name_sites(axes, sites)
         axes.set(ylabel="error (% of the mean activation)", title=diagnosis.title)
         axes.margins(y=0.45)  # room for the legend
@@ -165,15 +141,7 @@ def level_metric_plot(
     Args:
         metrics: result of :func:`rheobase.methods.level_metric`, or several by name, from
             :meth:`rheobase.methods.LevelMetric.sweep`.
-        path: file to write.
         levels: L of the sites, written below their names.
-
-    Raises:
-        DataError: if there are no metrics, or the networks have different sites.
-
-    Example:
-        >>> level_metric_plot(found, "metric.png", levels=found.assign((8, 4)))  # doctest: +SKIP
-        >>> level_metric_plot(found.sweep((1, 0.75, 0.5)), "alpha.png")  # doctest: +SKIP
     """
     curves = {"": metrics} if isinstance(metrics, LevelMetric) else dict(metrics)
     sites = _common_sites({name: list(metric.values) for name, metric in curves.items()}, "metrics")
@@ -207,13 +175,6 @@ def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: st
 
     Args:
         networks: name -> network, converted or quantised; all with the same sites.
-        path: file to write.
-
-    Raises:
-        DataError: if there are no networks, or they have different sites.
-
-    Example:
-        >>> steps_plot({"QAC, mean T = 3": snn}, "steps.png")  # doctest: +SKIP
     """
     tables = {name: site_steps(network) for name, network in networks.items()}
     sites = _common_sites({name: list(table) for name, table in tables.items()}, "networks")
@@ -240,14 +201,10 @@ def distribution_plot(
 
     Args:
         results: name -> result of :func:`rheobase.measure.distribution`.
-        path: file to write.
         sites: sites to draw; default the second, the middle and the last one.
 
     Raises:
-        DataError: if there are no results, or a site does not exist.
-
-    Example:
-        >>> distribution_plot({"FS-PC": rb.measure.distribution(snn, images)}, "distribution.png")  # doctest: +SKIP
+        DataError: if a site does not exist.
     """
     _refuse_empty(results, "results")
     if sites is None:
@@ -320,7 +277,3 @@ def _grouped_bars(axes: Axes, groups: Mapping[str, Sequence[float]]) -> None:
         places = [n + (i - (len(groups) - 1) / 2) * width for n in range(len(heights))]
         axes.bar(places, heights, width=width, label=label)
     axes.margins(y=0.25)  # room for the legend
-
-
-def _dashed(axes: Axes, accuracy: float, label: str, color: Any) -> None:
-    axes.axhline(accuracy, color=color, linestyle="--", linewidth=1.2, label=label)
