@@ -3,6 +3,7 @@ from ._diagnose import Diagnosis as Diagnosis
 from ._diagnose import diagnose as diagnose
 from ._distribution import Distribution as Distribution
 from ._distribution import distribution as distribution
+from ._energy import Costs as Costs
 from ._energy import Energy as Energy
 from ._energy import energy as energy
 from ._evaluate import Evaluation as Evaluation
@@ -15,7 +16,6 @@ from ._potentials import Potentials as Potentials
 from ._potentials import potentials as potentials
 from ._unevenness import Unevenness as Unevenness
 from ._unevenness import unevenness as unevenness
-from .costs import Costs as Costs
 
 __all__ = [
     "Costs",

@@ -60,9 +60,7 @@ class SiteDiagnosis:
     """The error of one site.
 
     Attributes:
-        site: name of the site.
-        timesteps: T of the site.
-        neurons: number of neurons.
+        site, timesteps, neurons: name, T and number of neurons of the site.
         activation: mean of the analog network's activation.
         error: e, time-mean of the output minus the analog activation.
         terms: the terms of e by name, in the order of ``TERMS``.
@@ -71,8 +69,7 @@ class SiteDiagnosis:
         saturated: fraction of neurons × images that emit their capacity.
         residual: residual potentials; None for neurons without a membrane potential.
         channels: number of channels.
-        dead_channels: channels without a spike on any image.
-        dead_in_ann: dead channels that are never active in the analog network either.
+        dead_channels: channels without a spike on any image; dead_in_ann: those never active in the analog network.
         saturated_channels: channels in which every neuron emits its capacity on every image.
     """
 

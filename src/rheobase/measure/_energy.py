@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.checks import is_number
 from rheobase.core.errors import RecipeError
 from rheobase.core.results import Column, Result, Table
+from rheobase.core.values import Value
 from rheobase.data.batches import Batches
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run
@@ -21,12 +23,58 @@ from rheobase.graph.sites import Site, split_at_sites
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._latency import Timetable
 from rheobase.measure._walk import check_run, method_of, sub_batches
-from rheobase.measure.costs import Costs, read_costs
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.signals.signal import Signal, SpikeCounts, count_spikes
 
 READOUT = "readout"
+
+
+class Costs(Value):
+    """Energy of one operation of each kind, in picojoules.
+
+    Args:
+        name: shown in tables.
+        mac: multiply-accumulate.
+        ac: accumulate: an addition.
+        update: addition to a potential or a counter; default ``ac``.
+        comparison: comparison of a potential with a threshold; 0 (default): unknown, listed as not counted.
+
+    Raises:
+        RecipeError: if a field is unknown, negative or not finite.
+
+    Example:
+        >>> Costs(name="mine", mac=2.0, ac=0.5).update
+        0.5
+    """
+
+    place: ClassVar[str | None] = "costs"
+
+    name: str = Field(min_length=1)
+    mac: float = Field(ge=0, allow_inf_nan=False)
+    ac: float = Field(ge=0, allow_inf_nan=False)
+    update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
+    comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+COSTS: dict[str, Costs] = {
+    costs.name: costs
+    for costs in (Costs(name="fp32-45nm", mac=4.6, ac=0.9), Costs(name="int8-45nm", mac=0.23, ac=0.03))
+}
+"""45 nm CMOS (Horowitz 2014, Fig. 1.1.9; PASCAL, Table 10): additions, and multiplications with an addition."""
+
+
+def read_costs(costs: str | Costs) -> Costs:
+    """Return the costs of that name, or the given ones."""
+    if isinstance(costs, Costs):
+        return costs
+    if not isinstance(costs, str) or costs not in COSTS:
+        raise RecipeError(
+            f"{costs!r} is unknown",
+            where="costs",
+            remedy=f"use {', '.join(COSTS)}, or rb.measure.Costs(name=..., mac=..., ac=...)",
+        )
+    return COSTS[costs]
 
 
 @dataclass(frozen=True)
@@ -38,15 +86,12 @@ class LayerEnergy:
         timesteps: T of the site; None for the readout.
         neurons: number of neurons of the site.
         spikes: magnitude of all emissions: k spikes at once count k times, of either sign.
-        macs: multiply-accumulates of the spiking network.
-        acs: accumulates of the spiking network, driven by spikes or not.
-        updates: additions to potentials and counters.
-        comparisons: comparisons of potentials with thresholds.
+        macs, acs: multiply-accumulates; accumulates, driven by spikes or not.
+        updates, comparisons: additions to potentials and counters; comparisons of potentials with thresholds.
         picojoules: energy of all these operations.
-        ann_macs: multiply-accumulates of the analog network.
-        ann_acs: additions of the analog network: pooling, residual sums.
+        ann_macs, ann_acs: of the analog network; its additions are pooling and residual sums.
         ann_picojoules: energy of both.
-        ann_macs_padded: multiply-accumulates of the analog network as usually stated, with the zeros of padding.
+        ann_macs_padded: ``ann_macs`` as usually stated, with the zeros of padding.
         events: number of non-zero emissions.
     """
 
@@ -190,7 +235,7 @@ def energy(
     """
     steps = check_run(network, timesteps)
     table = read_costs(costs)
-    spiking, analog = WorkCounter(network.graph, spiking=True), WorkCounter(network.ann, spiking=False)
+    spiking = WorkCounter(network.graph, spiking=True)
     if (images is None) == (spike_rate is None):
         reason = "are both missing" if images is None else "are both given"
         raise RecipeError(reason, where="images and spike_rate", remedy="give one of them")
@@ -202,7 +247,7 @@ def energy(
         shapes = {node.name: node.shape for node in network.graph.nodes}
         given = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
         seen, spikes = 0, {name: SpikeCounts(value, value, value) for name, value in given.items()}
-    rows = _rows(network, steps, table, spiking, analog, spikes)
+    rows = _rows(network, steps, table, spiking, spikes)
     rate = sum(row.spikes for row in rows) / sum(row.neurons for row in rows)
     return Energy(rows, table, steps, seen, rate, _not_counted(network, table), method_of(network))
 
@@ -214,29 +259,26 @@ def spikes_per_image(
 
     The network runs by its own ``execution``; it is simulated if max-pooling passes spikes, which depends on timing.
     """
-    totals: dict[str, list[Tensor]] = {}
+    totals: dict[str, Tensor] = {}
+    gates = set(sources) - {site.name for site in network.sites}
 
-    def add(name: str, emitted: Signal) -> None:
+    def add(at: Site | Node, emitted: Signal) -> None:
         found = count_spikes(emitted)
-        parts = [part.sum(0) for part in (found.events, found.magnitude, found.net)]
-        totals[name] = [a + b for a, b in zip(totals[name], parts, strict=True)] if name in totals else parts
-
-    def watch(site: Site, emitted: Signal) -> None:
-        add(site.name, emitted)
+        counts = torch.stack([part.sum(0) for part in (found.events, found.magnitude, found.net)])
+        totals[at.name] = totals[at.name] + counts if at.name in totals else counts
 
     @torch.no_grad()
     def simulate(images: Tensor) -> None:
-        fire = Simulation(network, watch).advance(steps)
+        fire = Simulation(network, add).advance(steps)
 
         def through(node: Node, signal: Signal) -> Signal:
             passed = fire(node, signal)
             if node.name in gates:
-                add(node.name, passed)
+                add(node, passed)
             return passed
 
         run(network.graph, network.between, network.begin(images), through)
 
-    gates = set(sources) - {site.name for site in network.sites}
     at_once = 1 if not gates and network.execution_mode == "counts" else steps
     seen = 0
     for sub_batch in sub_batches(network, images, at_once, "counting spikes", progress=progress):
@@ -244,8 +286,8 @@ def spikes_per_image(
         if gates:
             simulate(sub_batch)
         else:
-            network.readouts(sub_batch, (steps,), monitor=watch)
-    return seen, {name: SpikeCounts(*(part.cpu() / seen for part in parts)) for name, parts in totals.items()}
+            network.readouts(sub_batch, (steps,), monitor=add)
+    return seen, {name: SpikeCounts(*(total.cpu() / seen)) for name, total in totals.items()}
 
 
 def layer_of(graph: Graph) -> dict[str, str]:
@@ -254,24 +296,17 @@ def layer_of(graph: Graph) -> dict[str, str]:
     users = graph.users()
     order = {node.name: i for i, node in enumerate(graph.sites)}
     for node in reversed(graph.nodes):
-        if node.operation == "site":
-            layers[node.name] = node.name
-            continue
         reached = [layers[user.name] for user in users[node.name]]
-        layers[node.name] = min(reached, key=lambda name: order.get(name, len(order)), default=READOUT)
+        first = min(reached, key=lambda name: order.get(name, len(order)), default=READOUT)
+        layers[node.name] = node.name if node.name in order else first
     return layers
 
 
 def _rows(
-    network: SpikingNetwork,
-    steps: int,
-    costs: Costs,
-    spiking: WorkCounter,
-    analog: WorkCounter,
-    spikes: Mapping[str, SpikeCounts],
+    network: SpikingNetwork, steps: int, costs: Costs, spiking: WorkCounter, spikes: Mapping[str, SpikeCounts]
 ) -> tuple[LayerEnergy, ...]:
     counted = ("spikes", "events", "macs", "acs", "updates", "comparisons", "ann_macs", "ann_acs", "ann_macs_padded")
-    neurons = {**{site.name: site.neurons for site in network.sites}, READOUT: 0}
+    neurons = {site.name: site.neurons for site in network.sites} | {READOUT: 0}
     own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
     found = {name: dict.fromkeys(counted, 0.0) for name in neurons}
     times = Timetable(network, steps)
@@ -284,7 +319,7 @@ def _rows(
         layer["acs"] += work.acs * repeated
         layer["acs"] += sum(float((spikes[s].magnitude * reach.cpu()).sum()) for s, reach in work.reach.items())
     layers = layer_of(network.ann)
-    for name, work in analog.work.items():
+    for name, work in WorkCounter(network.ann, spiking=False).work.items():
         layer = found[layers[name]]
         layer["ann_macs"] += work.macs
         layer["ann_acs"] += work.acs
@@ -309,11 +344,12 @@ def _rows(
 
 
 def _not_counted(network: SpikingNetwork, costs: Costs) -> tuple[str, ...]:
-    found = ["moving spikes, weights and potentials", "static power"]
-    if costs.comparison == 0:
-        found.append(f"comparisons with thresholds ({costs.name} has no cost for them)")
-    gates = [node.name for node in network.graph.nodes if node.operation == "max_pool"]
-    if gates:
-        found.append(f"comparisons of max-pooling ({', '.join(gates)}), in both networks")
-    found.append("activation functions of the analog network")
-    return tuple(found)
+    gates = ", ".join(node.name for node in network.graph.nodes if node.operation == "max_pool")
+    free = f"comparisons with thresholds ({costs.name} has no cost for them)"
+    return (
+        "moving spikes, weights and potentials",
+        "static power",
+        *((free,) if costs.comparison == 0 else ()),
+        *((f"comparisons of max-pooling ({gates}), in both networks",) if gates else ()),
+        "activation functions of the analog network",
+    )

@@ -19,9 +19,7 @@ class SiteUnevenness:
     """The unevenness error of one site, over its neurons and all images.
 
     Attributes:
-        site: name of the site.
-        timesteps: T of the site.
-        neurons: number of neurons.
+        site, timesteps, neurons: name, T and number of neurons of the site.
         error: ξ, mean of (θ/T)·|N − M|, in activation units.
         relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None if no neuron fires for a constant current.
         changed: fraction of neurons × images with N ≠ M.
@@ -109,10 +107,15 @@ def unevenness(
         seen += len(sub_batch)
     rows = []
     for site, (error, constant, changed, ann_error) in zip(network.sites, sums.tolist(), strict=True):
-        places, relative = site.neurons * seen, error / constant if constant else None
-        own = network.steps_of(site.name, steps)
+        places = site.neurons * seen
         row = SiteUnevenness(
-            site.name, own, site.neurons, error / places, relative, changed / places, ann_error / places
+            site=site.name,
+            timesteps=network.steps_of(site.name, steps),
+            neurons=site.neurons,
+            error=error / places,
+            relative=error / constant if constant else None,
+            changed=changed / places,
+            ann_error=ann_error / places,
         )
         rows.append(row)
     return Unevenness(tuple(rows), steps, seen, method_of(network))
