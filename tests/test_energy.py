@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph, capture
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._energy import spikes_per_image
@@ -371,9 +371,3 @@ def test_bad_input() -> None:
         rb.measure.Costs(name="mine", mac=-1, ac=1)
     with pytest.raises(RecipeError, match="costs: unknown field 'adds'"):
         rb.measure.Costs(name="mine", mac=1, ac=1, adds=1)
-    with pytest.raises(DataError, match="images: is empty"):
-        rb.energy(snn, images[:0])
-    with pytest.raises(DataError, match="converted for"):
-        rb.energy(snn, torch.randn(2, 7))
-    with pytest.raises(RecipeError, match="timesteps: is 0"):
-        rb.energy(snn, images, timesteps=0)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.core.errors import DataError, RecipeError, StoreError
+from rheobase.core.errors import DataError, StoreError
 from rheobase.measure.plots import unevenness_plot
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Pasc
 from rheobase.signals.signal import Constant, TimeSeries
+from tables import drawn
 
 
 def layers(*weights: list[list[float]], threshold: float, levels: int) -> nn.Module:
@@ -191,11 +191,6 @@ def test_it_leaves_the_network_as_it_was() -> None:
     assert torch.equal(snn(images), before)
 
 
-def drawn(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.width > 400 and len(image.convert("L").getcolors(256) or []) > 10
-
-
 def test_tables_and_plots(tmp_path: Path) -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
     result = rb.measure.unevenness(snn, images)
@@ -214,17 +209,3 @@ def test_tables_and_plots(tmp_path: Path) -> None:
         unevenness_plot({"one": result, "two": other}, tmp_path / "x.png")
     with pytest.raises(StoreError, match="end the name in"):
         unevenness_plot({"one": result}, tmp_path / "x.foo")
-
-
-def test_bad_input() -> None:
-    snn, images = grid_snn("MLP"), grid_images("MLP")
-    with pytest.raises(DataError, match="images: is empty"):
-        rb.measure.unevenness(snn, images[:0])
-    with pytest.raises(DataError, match="converted for"):
-        rb.measure.unevenness(snn, torch.randn(2, 7))
-    with pytest.raises(DataError, match="NaN"):
-        rb.measure.unevenness(snn, torch.full_like(images, float("nan")))
-    with pytest.raises(RecipeError, match="timesteps: is 0"):
-        rb.measure.unevenness(snn, images, timesteps=0)
-    with pytest.raises(RecipeError, match="before folding"):
-        rb.measure.unevenness(rb.network.fold_thresholds(snn), images)

@@ -1,22 +1,18 @@
-"""The potentials before firing."""
+"""The potentials before firing; what every measurement of sites refuses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import rheobase as rb
 from conftest import grid_images, grid_snn
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.measure.plots import potential_plot
-
-
-def drawn(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.width > 400 and len(image.convert("L").getcolors(256) or []) > 10
+from tables import drawn
 
 
 @pytest.mark.parametrize("name", ["MLP", "VGG"])
@@ -48,3 +44,18 @@ def test_potentials_of_what_is_not_there(tmp_path: Path) -> None:
     silent = rb.measure.Potentials("x", 1, torch.full((2, 3), float("nan")))
     with pytest.raises(DataError, match="only silent channels"):
         potential_plot(silent, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("measure", [rb.diagnose, rb.energy, rb.measure.unevenness, rb.measure.distribution])
+def test_bad_input(measure: Callable[..., object]) -> None:
+    snn, images = grid_snn("MLP"), grid_images("MLP")
+    nan = torch.full_like(images, float("nan"))
+    for given, message in ((images[:0], "images: is empty"), (torch.randn(2, 7), "converted for"), (nan, "NaN")):
+        with pytest.raises(DataError, match=message):
+            measure(snn, given)
+    with pytest.raises(RecipeError, match="timesteps: is 0"):
+        measure(snn, images, timesteps=0)
+    if measure is not rb.energy:
+        folded = rb.network.fold_thresholds(snn)
+        with pytest.raises(RecipeError, match=r"site by site: thresholds are folded into the weights.*before folding"):
+            measure(folded, images)

@@ -69,7 +69,8 @@ class SiteDiagnosis:
         saturated: fraction of neurons × images that emit their capacity.
         residual: residual potentials; None for neurons without a membrane potential.
         channels: number of channels.
-        dead_channels: channels without a spike on any image; dead_in_ann: those never active in the analog network.
+        dead_channels: channels without a spike on any image.
+        dead_in_ann: dead channels that are never active in the analog network either.
         saturated_channels: channels in which every neuron emits its capacity on every image.
     """
 
