@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from common import CIFAR, HERE, cifar, resnet20
+from pascal_cost import effective_timesteps, layers
 from post_training import add
 from qvm import BATCH, compare
 
@@ -86,8 +87,8 @@ def measure(adapted: rb.methods.AdaptedLevels, test: Images) -> dict:
     return {
         "levels": adapted.levels,
         "mean level": adapted.mean_level,
-        "T_eff, by the paper's spike rate": rb.measure.pascal_cost(snn).timesteps,
-        "T_eff, measured on 200 images": rb.measure.pascal_cost(snn, test[0][:200]).timesteps,
+        "T_eff, by the paper's spike rate": effective_timesteps(layers(snn)),
+        "T_eff, measured on 200 images": effective_timesteps(layers(snn, test[0][:200])),
         "accuracy of the quantised network": accuracy(adapted.model, test),
         "accuracy of Pascal, counts": compared.pop("accuracy"),
         **compared,

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from rheobase.data import readers as data
 from rheobase.exchange import checkpoints as models
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "examples"))
 DATA = Path(os.environ.get("RHEOBASE_DATA", HERE.parent.parent / "shared" / "data"))
 CIFAR = data.Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 IMAGENET = data.Preprocessing(crop=224, mean=(127 / 128,) * 3, std=(1.0,) * 3, scale=128.0)

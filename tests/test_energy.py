@@ -17,13 +17,10 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images, grid_snn
-from rheobase import zoo
-from rheobase.core.errors import DataError, RecipeError
-from rheobase.graph import Graph, capture, fold_batch_norm
+from rheobase.core.errors import RecipeError
+from rheobase.graph import Graph, capture
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._energy import spikes_per_image
-from rheobase.measure._pascal_cost import energy_ratio
-from rheobase.neurons import IntegrateFire
 
 
 def column_of(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], i: int) -> Tensor:
@@ -344,88 +341,6 @@ def test_against_a_plain_simulation() -> None:
     assert [row.acs for row in found.rows] == [0, *(pytest.approx(n) for n in counted[1:])]
 
 
-# --- PASCAL's model -------------------------------------------------------------------------------
-
-
-def spiking(net: nn.Module, size: int, timesteps: int) -> rb.SpikingNetwork:
-    graph = fold_batch_norm(capture(net.eval(), torch.zeros(2, 3, size, size)).graph)[0]
-    neurons = [IntegrateFire(torch.tensor(1.0), torch.tensor(0.5)) for _ in graph.sites]
-    return rb.SpikingNetwork(graph, graph, neurons, timesteps, {"name": "any"})
-
-
-class NarrowVGG(nn.Sequential):
-    """Fan-in of VGG-16's layers, 13 convolutions and hidden layers of 512; two outputs each, for speed."""
-
-    def __init__(self) -> None:
-        channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512]
-        super().__init__(*(Fan(9 * c) for c in channels), Fan(512), Fan(512), nn.Linear(1, 2))
-
-
-class Fan(nn.Module):
-    """A neuron that so many weights reach, one of them from the layer before."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 1)
-        self.width = width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.linear(F.pad(x.flatten(1)[:, :1], (0, self.width - 1), "constant", 0.0)))
-
-
-@pytest.mark.slow
-def test_the_papers_figures_for_vgg() -> None:
-    snn = spiking(NarrowVGG(), 1, 4)
-    assert rb.measure.pascal_cost(snn).timesteps == pytest.approx(4.21, abs=0.005)
-    names = [site.name for site in snn.sites]
-    for levels, expected in (
-        ([2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 4, 4, 2, 4, 4], 2.13),
-        ([8, 4, 4, 1, 4, 4, 1, 1, 1, 1, 1, 4, 8, 8, 8], 4.54),
-    ):
-        rows = rb.measure.pascal_cost(snn).rows
-        assert [row.layer for row in rows] == names
-        mixed = [n * energy_ratio(n, row.relative) for n, row in zip(levels, rows, strict=True)]
-        assert sum(mixed) / len(mixed) == pytest.approx(expected, abs=0.005)
-
-
-def test_the_papers_figure_for_vgg_on_imagenet() -> None:
-    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512]
-    layers = [*(Fan(9 * c) for c in channels), Fan(25088), Fan(4096)]
-    snn = spiking(nn.Sequential(*layers, nn.Flatten(), Wide(4096)), 1, 16)
-    assert rb.measure.pascal_cost(snn, readout=True).timesteps == pytest.approx(18.37, abs=0.005)
-    assert rb.measure.pascal_cost(snn).timesteps == pytest.approx(18.50, abs=0.005)
-
-
-class Wide(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear, self.width = nn.Linear(width, 2), width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(F.pad(x, (0, self.width - 1), "constant", 0.0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("build", "expected"), [(zoo.resnet18, 8.77), (zoo.resnet34, 8.50)])
-def test_what_the_stated_formula_gives_for_resnets(build: Callable[[], nn.Module], expected: float) -> None:
-    assert rb.measure.pascal_cost(spiking(build(), 8, 8)).timesteps == pytest.approx(expected, abs=0.005)
-
-
-def test_the_ratio_is_that_of_counted_operations() -> None:
-    """Eq. 14 by the operations of two networks, one of PASCAL's neurons and one of plain ones."""
-    images = grid_images("QCFSResNet")
-    snn = rb.convert(networks.build("QCFSResNet"), rb.Pascal(), calibration=images)
-    found, cost = rb.energy(snn, images), rb.measure.pascal_cost(snn, images)
-    plain = sum(r.picojoules - 0.9 * r.updates + 0.9 * r.neurons * (r.timesteps or 0) for r in found.rows[:-1])
-    papers = sum(
-        r.picojoules - 0.9 * r.updates + 0.9 * r.neurons * (5 * (r.timesteps or 0) - 2) for r in found.rows[:-1]
-    )
-    assert cost.ratio == pytest.approx(papers / plain)
-    assert cost.images == len(images)
-    assert json.loads(json.dumps(cost.to_json()))["ratio"] == cost.ratio
-    assert f"T_eff = {cost.timesteps:.2f}" in str(cost)
-
-
 # --- tables and bad input -------------------------------------------------------------------------
 
 
@@ -456,13 +371,3 @@ def test_bad_input() -> None:
         rb.measure.Costs(name="mine", mac=-1, ac=1)
     with pytest.raises(RecipeError, match="costs: unknown field 'adds'"):
         rb.measure.Costs(name="mine", mac=1, ac=1, adds=1)
-    with pytest.raises(DataError, match="images: is empty"):
-        rb.energy(snn, images[:0])
-    with pytest.raises(DataError, match="converted for"):
-        rb.energy(snn, torch.randn(2, 7))
-    with pytest.raises(RecipeError, match="timesteps: is 0"):
-        rb.energy(snn, images, timesteps=0)
-    with pytest.raises(RecipeError, match="spike_rate: cannot be combined"):
-        rb.measure.pascal_cost(snn, images, spike_rate=0.5)
-    with pytest.raises(RecipeError, match="spike_rate: is 0"):
-        rb.measure.pascal_cost(snn, spike_rate=0)

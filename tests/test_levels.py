@@ -497,7 +497,7 @@ def test_figures(tmp_path: Path) -> None:
             assert len(image.convert("L").getcolors(256) or []) > 10
     with pytest.raises(DataError, match="metrics: is empty"):
         level_metric_plot({}, tmp_path / "none.png")
-    with pytest.raises(DataError, match="different sites"):
+    with pytest.raises(DataError, match="other sites"):
         level_metric_plot({"a": found, "b": made({"a": 1.0})}, tmp_path / "none.png")
     with pytest.raises(StoreError, match="cannot be written"):
         level_metric_plot(found, tmp_path / "x.foo")

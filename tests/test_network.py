@@ -245,7 +245,6 @@ def test_images_that_do_not_fit(images: torch.Tensor, word: str) -> None:
         lambda network: rb.measure.potentials(network, grid_images("MLP"), "relu", 1),
         lambda network: rb.exchange.export_nir(network, "never.nir"),
         rb.latency,
-        rb.measure.pascal_cost,
         rb.network.fold_thresholds,
         rb.for_inference,
     ],

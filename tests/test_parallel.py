@@ -575,11 +575,8 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 # -- the distribution view --------------------------------------------------------------------------------------------
 
 
-def test_distributions_of_folded_networks_are_refused() -> None:
+def test_impossible_bins() -> None:
     snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
-    plain = rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=2), calibration=grid_images("MLP"))
-    with pytest.raises(RecipeError, match="cannot be compared site by site"):
-        rb.measure.distribution(rb.network.fold_thresholds(plain), grid_images("MLP"))
     with pytest.raises(RecipeError, match=r"bins: is 2\.5"):
         rb.measure.distribution(snn, images, bins=2.5)  # type: ignore[arg-type]
 

@@ -23,7 +23,6 @@ ENTRIES: dict[str, Callable[[Any], object]] = {
     "train": lambda seed: rb.train(
         SMALL, (IMAGES, torch.zeros(20).long()), rb.Training(epochs=1, learning_rate=0.1, batch_size=8), seed=seed
     ),
-    "input_scenarios": lambda seed: rb.measure.input_scenarios(timesteps=2, neurons=2, inputs=3, trials=1, seed=seed),
 }
 
 

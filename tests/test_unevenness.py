@@ -1,4 +1,4 @@
-"""The unevenness error against plain loops, worked by hand, and where it must be zero; the four kinds of input."""
+"""The unevenness error against plain loops, worked by hand, and where it must be zero."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
 import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.core.errors import DataError, RecipeError, StoreError
-from rheobase.measure._input_scenarios import at_random, equally_spaced
-from rheobase.measure.plots import scenario_plot, unevenness_plot
+from rheobase.core.errors import DataError, StoreError
+from rheobase.measure.plots import unevenness_plot
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Pasc
 from rheobase.signals.signal import Constant, TimeSeries
-from tables import unpadded
+from tables import drawn
 
 
 def layers(*weights: list[list[float]], threshold: float, levels: int) -> nn.Module:
@@ -193,11 +191,6 @@ def test_it_leaves_the_network_as_it_was() -> None:
     assert torch.equal(snn(images), before)
 
 
-def drawn(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.width > 400 and len(image.convert("L").getcolors(256) or []) > 10
-
-
 def test_tables_and_plots(tmp_path: Path) -> None:
     snn, images = grid_snn("MLP"), grid_images("MLP")
     result = rb.measure.unevenness(snn, images)
@@ -216,109 +209,3 @@ def test_tables_and_plots(tmp_path: Path) -> None:
         unevenness_plot({"one": result, "two": other}, tmp_path / "x.png")
     with pytest.raises(StoreError, match="end the name in"):
         unevenness_plot({"one": result}, tmp_path / "x.foo")
-
-
-def test_bad_input() -> None:
-    snn, images = grid_snn("MLP"), grid_images("MLP")
-    with pytest.raises(DataError, match="images: is empty"):
-        rb.measure.unevenness(snn, images[:0])
-    with pytest.raises(DataError, match="converted for"):
-        rb.measure.unevenness(snn, torch.randn(2, 7))
-    with pytest.raises(DataError, match="NaN"):
-        rb.measure.unevenness(snn, torch.full_like(images, float("nan")))
-    with pytest.raises(RecipeError, match="timesteps: is 0"):
-        rb.measure.unevenness(snn, images, timesteps=0)
-    with pytest.raises(RecipeError, match="before folding"):
-        rb.measure.unevenness(rb.network.fold_thresholds(snn), images)
-
-
-# --- the four kinds of input ------------------------------------------------------------------------------------------
-
-
-@given(steps=st.integers(1, 16), seed=st.integers(0, 2**31))
-def test_trains_have_their_counts(steps: int, seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(0, steps + 1, (9,), generator=g)
-    assert torch.equal(at_random(counts, steps, g).sum(0), counts)
-    spaced = equally_spaced(counts, steps)
-    for i, n in enumerate(counts.tolist()):
-        assert spaced[:, i].nonzero().flatten().tolist() == [k * steps // n for k in range(n)]
-
-
-@settings(max_examples=15)
-@given(
-    rounding=st.sampled_from(["floor", "round", "ceil"]),
-    steps=st.integers(1, 9),
-    inputs=st.integers(1, 30),
-    seed=st.integers(0, 2**31),
-)
-def test_scenarios_have_the_stated_properties(rounding: str, steps: int, inputs: int, seed: int) -> None:
-    options = {"rounding": rounding, "timesteps": steps, "inputs": inputs, "neurons": 12, "trials": 3, "seed": seed}
-    result = rb.measure.input_scenarios(**options)
-    assert list(result.scenarios) == ["random", "uniform", "ann", "constant"]
-    z, m = result.mean_input.tolist(), result.levels.tolist()
-    function = {"floor": math.floor, "round": lambda x: math.floor(x + 0.5), "ceil": math.ceil}[rounding]
-    assert m == [[min(max(function(x * steps / 2.0), 0), steps) for x in row] for row in z]
-    for scenario in result.scenarios.values():
-        assert scenario.counts.shape == (3, 12)
-        assert 0 <= int(scenario.counts.min()) <= int(scenario.counts.max()) <= steps
-        gaps = (scenario.counts - result.levels).abs().double() * (2.0 / steps)
-        assert scenario.errors == pytest.approx(tuple(gaps.mean(1).tolist()))
-    # where a few inputs are all silent, z = 0 is a whole number: Theorem 3's case 3
-    right = result.scenarios["constant"].counts == result.levels
-    assert bool(right[(result.mean_input != 0) | (rounding != "ceil")].all())
-    if rounding == "round":
-        assert torch.equal(result.scenarios["ann"].counts, result.levels)
-    if rounding == "ceil" and steps in (1, 2, 4, 8):  # one too many at every whole number
-        assert torch.equal(result.scenarios["ann"].counts, (result.levels + 1).clamp(max=steps))
-    again = rb.measure.input_scenarios(**options)
-    assert torch.equal(again.mean_input, result.mean_input)
-    for name, scenario in result.scenarios.items():
-        assert torch.equal(again.scenarios[name].counts, scenario.counts)
-
-
-def test_one_positive_input_is_never_uneven() -> None:
-    """Theorem 2: 0 <= I[t] <= θ at every step, then only the sum counts; a negative one never fires."""
-    result = rb.measure.input_scenarios(inputs=1, neurons=200, trials=5)
-    for scenario in result.scenarios.values():
-        assert torch.equal(scenario.counts, result.levels)
-
-
-def test_the_papers_numbers() -> None:
-    """Fig. 6 (e)-(h): 0.1430, 0.0912, 0, 0. Its R of 0.971 (a) and 0.944 (b) fit only if interchanged."""
-    result = rb.measure.input_scenarios(trials=10)
-    ann, constant = result.scenarios["ann"], result.scenarios["constant"]
-    summary = result.to_json()
-    assert summary["random"]["error"]["mean"] == pytest.approx(0.1430, rel=0.15)
-    assert summary["uniform"]["error"]["mean"] == pytest.approx(0.0912, rel=0.15)
-    assert set(ann.errors + constant.errors) == {0.0}
-    assert summary["random"]["correlation"]["mean"] == pytest.approx(0.944, abs=0.01)
-    assert summary["uniform"]["correlation"]["mean"] == pytest.approx(0.971, abs=0.01)
-    assert ann.correlations == constant.correlations == pytest.approx((1.0,) * 10)
-
-
-def test_scenario_tables_and_plots(tmp_path: Path) -> None:
-    result = rb.measure.input_scenarios(neurons=50, inputs=20, trials=2)
-    assert json.loads(json.dumps(result.to_json()))["settings"]["seed"] == 48
-    assert len(str(result).splitlines()) == 6
-    scenario_plot(result, tmp_path / "scenarios.png")
-    assert drawn(tmp_path / "scenarios.png")
-    single = rb.measure.input_scenarios(neurons=1, trials=1)  # nothing to correlate
-    assert single.to_json()["random"]["correlation"] == {"mean": None, "deviation": None}
-    assert "| - |" in unpadded(str(single))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"trials": 0}, "trials: is 0"),
-        ({"neurons": 2.5}, "neurons: is 2.5"),
-        ({"inputs": True}, "inputs: is True"),
-        ({"threshold": -1.0}, "threshold: is -1"),
-        ({"input_threshold": float("nan")}, "input_threshold: is nan"),
-        ({"rounding": "up"}, "use one of floor, round, ceil"),
-    ],
-)
-def test_impossible_scenarios(options: dict, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        rb.measure.input_scenarios(**options)

@@ -1,54 +1,18 @@
-"""The stability view and the potentials before firing."""
+"""The potentials before firing; what every measurement of sites refuses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-import networks
 import rheobase as rb
 from conftest import grid_images, grid_snn
-from rheobase.core.errors import DataError, RecipeError, StoreError
-from rheobase.measure._stability import Point
-from rheobase.measure.plots import potential_plot, stability_plot
-
-
-def drawn(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.width > 400 and len(image.convert("L").getcolors(256) or []) > 10
-
-
-@pytest.mark.slow
-def test_stability_has_every_iteration_of_every_curve(tmp_path: Path) -> None:
-    images, labels = grid_images("MLP"), torch.arange(20) % 10
-    recipe = rb.FTBC(batch_size=8)
-    result = rb.measure.stability(
-        networks.build("MLP"), (images, labels), timesteps=(2, 4), iterations=5, recipe=recipe
-    )
-    assert result.images == 4
-    assert set(result.curves) == {2, 4}
-    for curve in result.curves.values():
-        assert [point.iteration for point in curve] == [0, 1, 2, 3, 4, 5]
-    snn = rb.convert(networks.build("MLP"), rb.RateCoding(timesteps=4), calibration=images)
-    assert result.curves[4][0].logit_error == pytest.approx(
-        rb.passes.held_out.logit_error(snn, rb.passes.CalibrationData.pool(images).held_out)
-    )
-    stability_plot(result, tmp_path / "stability.png")
-    assert drawn(tmp_path / "stability.png")
-
-
-def test_stability_of_what_does_not_iterate() -> None:
-    with pytest.raises(RecipeError, match="no TemporalBias"):
-        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe=rb.OPI())
-    with pytest.raises(RecipeError, match="recipe: is a str"):
-        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), recipe="FTBC")  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match=r"x\.foo: cannot be written"):
-        stability_plot(rb.measure.Stability({4: (Point(0, None, 0.5, 0.1),)}, 4), "x.foo")
-    with pytest.raises(RecipeError, match="timesteps: is empty"):
-        rb.measure.stability(networks.build("MLP"), grid_images("MLP"), timesteps=())
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.measure.plots import potential_plot
+from tables import drawn
 
 
 @pytest.mark.parametrize("name", ["MLP", "VGG"])
@@ -80,3 +44,18 @@ def test_potentials_of_what_is_not_there(tmp_path: Path) -> None:
     silent = rb.measure.Potentials("x", 1, torch.full((2, 3), float("nan")))
     with pytest.raises(DataError, match="only silent channels"):
         potential_plot(silent, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("measure", [rb.diagnose, rb.energy, rb.measure.unevenness, rb.measure.distribution])
+def test_bad_input(measure: Callable[..., object]) -> None:
+    snn, images = grid_snn("MLP"), grid_images("MLP")
+    nan = torch.full_like(images, float("nan"))
+    for given, message in ((images[:0], "images: is empty"), (torch.randn(2, 7), "converted for"), (nan, "NaN")):
+        with pytest.raises(DataError, match=message):
+            measure(snn, given)
+    with pytest.raises(RecipeError, match="timesteps: is 0"):
+        measure(snn, images, timesteps=0)
+    if measure is not rb.energy:
+        folded = rb.network.fold_thresholds(snn)
+        with pytest.raises(RecipeError, match=r"site by site: thresholds are folded into the weights.*before folding"):
+            measure(folded, images)

@@ -13,9 +13,8 @@ from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.cli.sources import images_for, load_to_run
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import read_yaml
-from rheobase.measure._energy import energy
+from rheobase.measure._energy import COSTS, Costs, energy
 from rheobase.measure._latency import latency
-from rheobase.measure.costs import COSTS, Costs
 
 
 @command

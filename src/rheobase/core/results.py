@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
@@ -111,18 +112,15 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Base of the frozen dataclasses that measurements return.
-
-    A subclass defines :meth:`table` and, optionally, :meth:`summary`.
-    """
+class Result(ABC):
+    """Base of the frozen dataclasses that measurements return."""
 
     in_json: ClassVar[tuple[str, ...]] = ()
     """Properties that :meth:`to_json` includes in addition to the fields; dataclasses of rows may have it too."""
 
+    @abstractmethod
     def table(self) -> Table:
         """The result as a table."""
-        raise NotImplementedError
 
     def summary(self) -> str:
         """A few sentences below the table; empty if there are none."""

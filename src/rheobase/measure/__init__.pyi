@@ -3,25 +3,19 @@ from ._diagnose import Diagnosis as Diagnosis
 from ._diagnose import diagnose as diagnose
 from ._distribution import Distribution as Distribution
 from ._distribution import distribution as distribution
+from ._energy import Costs as Costs
 from ._energy import Energy as Energy
 from ._energy import energy as energy
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
-from ._input_scenarios import InputScenarios as InputScenarios
-from ._input_scenarios import input_scenarios as input_scenarios
 from ._inspect import Inspection as Inspection
 from ._inspect import inspect as inspect
 from ._latency import Latency as Latency
 from ._latency import latency as latency
-from ._pascal_cost import PascalCost as PascalCost
-from ._pascal_cost import pascal_cost as pascal_cost
 from ._potentials import Potentials as Potentials
 from ._potentials import potentials as potentials
-from ._stability import Stability as Stability
-from ._stability import stability as stability
 from ._unevenness import Unevenness as Unevenness
 from ._unevenness import unevenness as unevenness
-from .costs import Costs as Costs
 
 __all__ = [
     "Costs",
@@ -29,23 +23,17 @@ __all__ = [
     "Distribution",
     "Energy",
     "Evaluation",
-    "InputScenarios",
     "Inspection",
     "Latency",
-    "PascalCost",
     "Potentials",
-    "Stability",
     "Unevenness",
     "diagnose",
     "distribution",
     "energy",
     "evaluate",
-    "input_scenarios",
     "inspect",
     "latency",
-    "pascal_cost",
     "plots",
     "potentials",
-    "stability",
     "unevenness",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,14 +11,12 @@ import torch
 from torch import Tensor
 
 from rheobase.activations.activation import INITIAL_POTENTIAL
-from rheobase.core.progress import track
-from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches, count
-from rheobase.graph.node import Node
+from rheobase.core.results import Column, Table
+from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
-from rheobase.network.folding import check_unfolded
+from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
 from rheobase.network.observe import Observation, analog_values, observe
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.response import Response
 from rheobase.signals.alignment import Alignment
 
@@ -61,9 +60,7 @@ class SiteDiagnosis:
     """The error of one site.
 
     Attributes:
-        site: name of the site.
-        timesteps: T of the site.
-        neurons: number of neurons.
+        site, timesteps, neurons: name, T and number of neurons of the site.
         activation: mean of the analog network's activation.
         error: e, time-mean of the output minus the analog activation.
         terms: the terms of e by name, in the order of ``TERMS``.
@@ -97,29 +94,26 @@ class SiteDiagnosis:
     @property
     def relative(self) -> float:
         """Size of the error relative to the mean activation; infinite if the mean activation is 0."""
-        return self.error.size / self.activation if self.activation else float("inf") if self.error.size else 0.0
+        return self._relative(self.error)
 
     @property
     def relative_own(self) -> float:
         """Size of the error that this site adds, relative to the mean activation."""
-        return self.own.size / self.activation if self.activation else float("inf") if self.own.size else 0.0
+        return self._relative(self.own)
+
+    def _relative(self, term: Term) -> float:
+        return term.size / self.activation if self.activation else float("inf") if term.size else 0.0
+
+    def percent(self, value: float) -> float:
+        """The value in per cent of the mean activation; of 1 if that is 0."""
+        return 100 * value / (self.activation or 1.0)
 
 
 @dataclass(frozen=True)
-class Diagnosis(Result):
-    """The errors of all sites, in execution order.
-
-    Attributes:
-        rows: one for each site.
-        timesteps: T of the run.
-        images: number of images.
-        method: name of the recipe.
-    """
+class Diagnosis(SiteResult):
+    """The errors of all sites."""
 
     rows: tuple[SiteDiagnosis, ...]
-    timesteps: int
-    images: int
-    method: str
 
     @property
     def entry(self) -> SiteDiagnosis:
@@ -134,7 +128,7 @@ class Diagnosis(Result):
         """One row for each site: its error and the share of each term, relative to the mean activation."""
 
         def share(term: str) -> Column:
-            return Column(term, lambda row: 100 * row.terms[term].share / (row.activation or 1.0), "{:.1f} %")
+            return Column(term, lambda row: row.percent(row.terms[term].share), "{:.1f} %")
 
         def dead(row: SiteDiagnosis) -> str:
             in_ann = f" ({len(row.dead_in_ann)} in the ANN)" if row.dead_in_ann else ""
@@ -143,7 +137,7 @@ class Diagnosis(Result):
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
-            Column("error", lambda row: 100 * row.error.size / (row.activation or 1.0), "{:.1f} %"),
+            Column("error", lambda row: row.percent(row.error.size), "{:.1f} %"),
             *map(share, TERMS),
             Column("spike rate", "spike_rate", "{:.4f}"),
             Column("too many", lambda row: row.residual and row.residual.below, "{:.1f} %", scale=100),
@@ -151,8 +145,7 @@ class Diagnosis(Result):
             Column("dead", dead),
             Column("saturated", lambda row: len(row.saturated_channels)),
         )
-        title = f"{self.method}, T = {self.timesteps}, {self.images} images: error in % of the mean activation"
-        return Table(columns, self.rows, title)
+        return Table(columns, self.rows, f"{self.title}: error in % of the mean activation")
 
     def summary(self) -> str:
         """The site that adds the largest error, its main cause, and the error of the last site."""
@@ -224,59 +217,53 @@ def diagnose(
         >>> first.terms["inherited"].size, first.terms["unevenness"].size  # the image is constant over time
         (0.0, 0.0)
     """
-    check_converted(network)
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
-    check_unfolded(network)
+    steps = check_run(network, timesteps, by_site=True)
     sums = [_Sums(site) for site in network.sites]
+    nodes = {node.name: node for node in network.ann.sites}
     changed = _changes_segments(network)
     seen = 0
-    for batch, _ in track(batches(images, where="images"), "diagnosing", show=progress, total=count(images)):
-        for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
-            arrived, activation = analog_values(network, sub_batch)
-            found: dict[str, Observation] = {}
-
-            def see(observation: Observation, found: dict[str, Observation] = found) -> None:
-                found[observation.site.name] = observation
-
-            observe(network, sub_batch, steps, see)
-            if changed:
-                emitted = {name: o.spikes.net * (o.amplitude / o.steps) for name, o in found.items()}
-
-                def emit(node: Node, a: Tensor, emitted: dict[str, Tensor] = emitted) -> Tensor:
-                    return emitted[node.name].to(a.dtype)
-
-                arrived, _ = analog_values(network, sub_batch, emit)
-            for node in network.ann.sites:
-                site = found[node.name].site.index
-                current = found[node.name].current
-                passed = network.ann.activate(node, current.clone())
-                expected = network.ann.activate(node, arrived[node.name].clone()) if changed else passed
-                nearest = _nearest(sums[site].site, current, found[node.name])
-                sums[site].add(found[node.name], activation[node.name], expected, passed, nearest)
-        seen += len(batch)
+    for sub_batch in sub_batches(network, images, steps, "diagnosing", progress=progress):
+        seen += len(sub_batch)
+        arrived, activation = analog_values(network, sub_batch)
+        found: list[Observation] = []
+        observe(network, sub_batch, steps, found.append)
+        if changed:
+            arrived = _arriving(network, sub_batch, found)
+        for o in found:
+            name = o.site.name
+            node = nodes[name]
+            passed = network.ann.activate(node, o.current.clone())
+            expected = network.ann.activate(node, arrived[name].clone()) if changed else passed
+            sums[o.site.index].add(o, activation[name], expected, passed, _nearest(o))
     rows = tuple(total.row(network.steps_of(total.site.name, steps), seen) for total in sums)
-    return Diagnosis(rows, steps, seen, str(network.recipe.get("name", "")))
+    return Diagnosis(rows, steps, seen, method_of(network))
 
 
-def _nearest(site: Site, current: Tensor, found: Observation) -> Tensor:
+def _arriving(network: SpikingNetwork, images: Tensor, found: list[Observation]) -> dict[str, Tensor]:
+    """z' of every site, [B, C, ...]: the current from the emitted time-means by the analog network's weights."""
+    emitted = {o.site.name: o.spikes.net * (o.amplitude / o.steps) for o in found}
+    return analog_values(network, images, lambda node, a: emitted[node.name].to(a.dtype))[0]
+
+
+def _nearest(found: Observation) -> Tensor:
     """q: the current rounded to a time-mean that T steps can represent."""
-    spiking = found.amplitude > 0
+    site, spiking = found.site, found.amplitude > 0
     lower, upper = found.neuron.capacity(found.steps)
     gain = torch.where(spiking, found.steps / torch.where(spiking, found.amplitude, 1.0), 0.0)
-    unit = found.amplitude / found.steps
     offset, strict = INITIAL_POTENTIAL[site.rounding], site.rounding == "ceil"
-    return Response(gain, offset, max(lower, 0), upper, unit, strict).mean(current.clamp(0.0, site.upper))
+    response = Response(gain, offset, max(lower, 0), upper, found.amplitude / found.steps, strict)
+    return response.mean(found.current.clamp(0.0, site.upper))
 
 
 def _changes_segments(network: SpikingNetwork) -> bool:
     """True if the current of a site can differ from the analog network's weights applied to the emitted time-means."""
     graph, ann = network.graph, network.ann
-    if any(node.operation == "max_pool" for node in graph.nodes) or network.alignment != Alignment():
-        return True
-    if graph.nodes != ann.nodes:
-        return True
-    return any(not torch.equal(graph.tensor(name), ann.tensor(name)) for name in graph.tensor_names)
+    return (
+        graph.nodes != ann.nodes
+        or any(node.operation == "max_pool" for node in graph.nodes)
+        or network.alignment != Alignment()
+        or any(not torch.equal(graph.tensor(name), ann.tensor(name)) for name in graph.tensor_names)
+    )
 
 
 class _Sums:
@@ -285,9 +272,7 @@ class _Sums:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.parts = {name: [0.0, 0.0, 0.0] for name in ("error", "own", *TERMS)}
-        self.activation = self.spikes = 0.0
-        self.saturated = self.below = self.above = 0
-        self.residual = 0.0
+        self.totals: dict[str, float] = defaultdict(float)
         self.has_residual = True
         self.fired = self.active = torch.zeros(site.channels, dtype=torch.bool)
         self.full = torch.ones(site.channels, dtype=torch.bool)
@@ -297,52 +282,50 @@ class _Sums:
         # in the dtype of the activation, so that equal levels are equal numbers
         level = found.amplitude / found.steps
         lower, upper = found.neuron.capacity(found.steps)
-        even, emitted = (counts.net.to(level.dtype) * level for counts in (found.constant, found.spikes))
+        constant, emitted = (counts.net.to(level.dtype) * level for counts in (found.constant, found.spikes))
         clipped = passed.minimum(level * upper).maximum(level * lower)
-        chain = [x.double() for x in (activation, expected, passed, clipped, nearest, even, emitted)]
-        a = chain[0]
-        error = chain[-1] - a
+        chain = [x.double() for x in (activation, expected, passed, clipped, nearest, constant, emitted)]
+        error = chain[-1] - chain[0]
         sign = error.sign()
         parts = dict(zip(TERMS, (after - before for before, after in pairwise(chain)), strict=True))
         for name, part in {"error": error, "own": error - parts["inherited"], **parts}.items():
-            sums = self.parts[name]
             for i, value in enumerate((part, part.abs(), part * sign)):
-                sums[i] += float(value.sum())
-        self.activation += float(a.sum())
-        self.spikes += float(found.spikes.magnitude.sum())
-        full = found.spikes.net >= upper
-        self.saturated += int(full.sum())
+                self.parts[name][i] += float(value.sum())
+        net = found.spikes.net
+        full = net >= upper
+        values = {"activation": chain[0], "spikes": found.spikes.magnitude, "saturated": full}
+        residual = found.neuron.residual(found.current, net, found.steps)
+        if residual is not None:
+            # a margin for rounding: the potential is a difference of sums in float32
+            below, above = (residual < -1e-4) & (net > lower), (residual > 1 + 1e-4) & ~full
+            values |= {"residual": residual, "below": below, "above": above}
+        self.has_residual = residual is not None
+        for name, value in values.items():
+            self.totals[name] += float(value.sum())
         self.fired = self.fired | _channels(found.spikes.events > 0).any(1).cpu()
-        self.active = self.active | _channels(a > 0).any(1).cpu()
+        self.active = self.active | _channels(chain[0] > 0).any(1).cpu()
         self.full = self.full & _channels(full).all(1).cpu()
-        residual = found.neuron.residual(found.current, found.spikes.net, found.steps)
-        if residual is None:
-            self.has_residual = False
-            return
-        self.residual += float(residual.sum())
-        # a margin for rounding: the potential is a difference of sums in float32
-        self.below += int(((residual < -1e-4) & (found.spikes.net > lower)).sum())
-        self.above += int(((residual > 1 + 1e-4) & ~full).sum())
 
     def row(self, timesteps: int, images: int) -> SiteDiagnosis:
         places = self.site.neurons * images
         terms = {name: Term(*(value / places for value in sums)) for name, sums in self.parts.items()}
+        means = {name: total / places for name, total in self.totals.items()}
         dead = ~self.fired
         return SiteDiagnosis(
-            self.site.name,
-            timesteps,
-            self.site.neurons,
-            self.activation / places,
-            terms.pop("error"),
-            {name: terms[name] for name in TERMS},
-            terms["own"],
-            self.spikes / (places * timesteps),
-            self.saturated / places,
-            Residual(self.residual / places, self.below / places, self.above / places) if self.has_residual else None,
-            self.site.channels,
-            _indices(dead),
-            _indices(dead & ~self.active),
-            _indices(self.full),
+            site=self.site.name,
+            timesteps=timesteps,
+            neurons=self.site.neurons,
+            activation=means["activation"],
+            error=terms.pop("error"),
+            own=terms.pop("own"),
+            terms=terms,
+            spike_rate=self.totals["spikes"] / (places * timesteps),
+            saturated=means["saturated"],
+            residual=Residual(means["residual"], means["below"], means["above"]) if self.has_residual else None,
+            channels=self.site.channels,
+            dead_channels=_indices(dead),
+            dead_in_ann=_indices(dead & ~self.active),
+            saturated_channels=_indices(self.full),
         )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import rel_entr
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from rheobase.core.checks import check_whole
-from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches
+from rheobase.core.results import Column, Table
+from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
-from rheobase.network.folding import check_unfolded
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
+from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.passes.statistics import maxima, observe
 from rheobase.signals.signal import Signal
 
@@ -26,8 +28,7 @@ class Histogram:
     Attributes:
         zero: number of values that are exactly 0.
         counts: number of other values in each bin.
-        mean: of all values, zeros included.
-        std: of all values, zeros included.
+        mean, std: of all values, zeros included.
     """
 
     zero: int
@@ -69,20 +70,10 @@ class SiteDistribution:
 
 
 @dataclass(frozen=True)
-class Distribution(Result):
-    """Distributions of every site, in execution order.
-
-    Attributes:
-        rows: one for each site.
-        timesteps: T of the run.
-        images: number of images.
-        method: name of the recipe.
-    """
+class Distribution(SiteResult):
+    """Distributions of every site."""
 
     rows: tuple[SiteDistribution, ...]
-    timesteps: int
-    images: int
-    method: str
 
     def table(self) -> Table:
         """One row for each site."""
@@ -95,7 +86,7 @@ class Distribution(Result):
             Column("divergence (bits)", "divergence", "{:.3f}"),
             Column("distance", "distance", "{:.3g}"),
         )
-        return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}, {self.images} images")
+        return Table(columns, self.rows, self.title)
 
 
 @torch.inference_mode()
@@ -109,16 +100,8 @@ def distribution(
 ) -> Distribution:
     """Compare analog activations with spiking time-means at every site (DA calibration, Figs. 1, 3 and 4).
 
-    Args:
-        network: a converted network.
-        images: a tensor [N, ...] or batches; kept in memory.
-        timesteps: T; default that of the conversion.
-        bins: number of bins of each histogram.
-        progress: show a progress bar with the time left.
-
-    Raises:
-        DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
+    The images are kept in memory. Each histogram has ``bins`` bins; the other arguments and the errors are those of
+    :func:`rheobase.diagnose`, but the network runs by its own ``execution``.
 
     Example:
         >>> import torch, rheobase as rb
@@ -128,41 +111,32 @@ def distribution(
         >>> len(rb.measure.distribution(snn, images).rows)
         19
     """
-    check_converted(network)
-    check_unfolded(network)
+    steps = check_run(network, timesteps, by_site=True)
     bins = check_whole(bins, "bins")
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
-    data = [network.check_images(batch).cpu() for batch, _ in batches(images, where="images")]
-    shapes = {tuple(batch.shape[1:]) for batch in data}
-    if len(shapes) > 1:
-        raise DataError("have different shapes", where="images", remedy="resize or crop all images to one size")
-    pooled = torch.cat(data)
+    pooled = torch.cat([part.cpu() for part in sub_batches(network, images, steps, "reading")])
     largest = [float(value) for value in maxima(network.ann, pooled, "layer")]
 
     def rise(site: Site, emitted: Signal) -> None:
         largest[site.index] = max(largest[site.index], float(emitted.mean().max()))
 
-    sub_batches = pooled.split(64)
-    for sub_batch in track(sub_batches, "finding ranges", show=progress):
-        network.readouts(sub_batch, (steps,), monitor=rise)
-    ann = [_Tally(value, bins) for value in largest]
-    snn = [_Tally(value, bins) for value in largest]
-    for sub_batch in track(sub_batches, "counting", show=progress):
-        network.readouts(sub_batch, (steps,), monitor=lambda site, emitted: snn[site.index].add(emitted.mean().cpu()))
-        observe(network.ann, sub_batch, lambda site, activation: ann[site.index].add(activation))
-    rows = tuple(
-        _row(site.name, ann[site.index].result(), snn[site.index].result(), largest[site.index], bins)
-        for site in network.sites
-    )
-    return Distribution(rows, steps, len(pooled), str(network.recipe.get("name", "")))
+    parts = pooled.split(64)
+    for part in track(parts, "finding ranges", show=progress):
+        network.readouts(part, (steps,), monitor=rise)
+    largest = [value if value > 0 else 1.0 for value in largest]
+    tallies = [(_Tally(value, bins), _Tally(value, bins)) for value in largest]
+    for part in track(parts, "counting", show=progress):
+        observe(network.ann, part, lambda site, activation: tallies[site.index][0].add(activation))
+        network.readouts(part, (steps,), monitor=lambda site, e: tallies[site.index][1].add(e.mean().cpu()))
+    rows = (_row(site.name, *tallies[site.index]) for site in network.sites)
+    return Distribution(tuple(rows), steps, len(pooled), method_of(network))
 
 
 class _Tally:
     """Counts and moments of one site."""
 
     def __init__(self, largest: float, bins: int) -> None:
-        self.width = (largest if largest > 0 else 1.0) / bins
+        self.edges = torch.linspace(0, largest, bins + 1, dtype=torch.float64)
+        self.width = largest / bins
         self.counts = torch.zeros(bins, dtype=torch.int64)
         self.zero = self.total = 0
         self.sum = self.squares = 0.0
@@ -183,12 +157,11 @@ class _Tally:
         return Histogram(self.zero, tuple(self.counts.tolist()), mean, variance**0.5)
 
 
-def _row(name: str, ann: Histogram, snn: Histogram, largest: float, bins: int) -> SiteDistribution:
-    edges = torch.linspace(0, largest if largest > 0 else 1.0, bins + 1, dtype=torch.float64)
-    p, q = ann.shares(), snn.shares()
-    middle = (p + q) / 2
-    divergence = 0.5 * sum(float(torch.special.xlogy(x, x / middle).nan_to_num().sum()) for x in (p, q))
-    centres = torch.cat([torch.zeros(1, dtype=torch.float64), (edges[1:] + edges[:-1]) / 2])
-    gaps = (p.cumsum(0) - q.cumsum(0)).abs()[:-1] * centres.diff()
-    bits = max(0.0, divergence / torch.log(torch.tensor(2.0, dtype=torch.float64)).item())
-    return SiteDistribution(name, tuple(edges.tolist()), ann, snn, bits, float(gaps.sum()))
+def _row(site: str, ann: _Tally, snn: _Tally) -> SiteDistribution:
+    left, right = ann.result(), snn.result()
+    p, q = left.shares().numpy(), right.shares().numpy()
+    divergence = sum(rel_entr(x, (p + q) / 2).sum() for x in (p, q)) / (2 * math.log(2))
+    values = torch.cat([torch.zeros(1), (ann.edges[1:] + ann.edges[:-1]) / 2]).numpy()
+    distance = wasserstein_distance(values, values, p, q)
+    edges = tuple(ann.edges.tolist())
+    return SiteDistribution(site, edges, left, right, max(0.0, float(divergence)), float(distance))

@@ -5,28 +5,76 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.checks import is_number
 from rheobase.core.errors import RecipeError
-from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches, count
+from rheobase.core.values import Value
+from rheobase.data.batches import Batches
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.graph.sites import Site, split_at_sites
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._latency import Timetable
-from rheobase.measure.costs import Costs, read_costs
+from rheobase.measure._walk import check_run, method_of, sub_batches
 from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.signals.signal import Signal, SpikeCounts, count_spikes
 
 READOUT = "readout"
+
+
+class Costs(Value):
+    """Energy of one operation of each kind, in picojoules.
+
+    Args:
+        name: shown in tables.
+        mac: multiply-accumulate.
+        ac: accumulate: an addition.
+        update: addition to a potential or a counter; default ``ac``.
+        comparison: comparison of a potential with a threshold; 0 (default): unknown, listed as not counted.
+
+    Raises:
+        RecipeError: if a field is unknown, negative or not finite.
+
+    Example:
+        >>> Costs(name="mine", mac=2.0, ac=0.5).update
+        0.5
+    """
+
+    place: ClassVar[str | None] = "costs"
+
+    name: str = Field(min_length=1)
+    mac: float = Field(ge=0, allow_inf_nan=False)
+    ac: float = Field(ge=0, allow_inf_nan=False)
+    update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
+    comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+COSTS: dict[str, Costs] = {
+    costs.name: costs
+    for costs in (Costs(name="fp32-45nm", mac=4.6, ac=0.9), Costs(name="int8-45nm", mac=0.23, ac=0.03))
+}
+"""45 nm CMOS (Horowitz 2014, Fig. 1.1.9; PASCAL, Table 10): additions, and multiplications with an addition."""
+
+
+def read_costs(costs: str | Costs) -> Costs:
+    """Return the costs of that name, or the given ones."""
+    if isinstance(costs, Costs):
+        return costs
+    if not isinstance(costs, str) or costs not in COSTS:
+        raise RecipeError(
+            f"{costs!r} is unknown",
+            where="costs",
+            remedy=f"use {', '.join(COSTS)}, or rb.measure.Costs(name=..., mac=..., ac=...)",
+        )
+    return COSTS[costs]
 
 
 @dataclass(frozen=True)
@@ -38,14 +86,12 @@ class LayerEnergy:
         timesteps: T of the site; None for the readout.
         neurons: number of neurons of the site.
         spikes: magnitude of all emissions: k spikes at once count k times, of either sign.
-        macs: multiply-accumulates of the spiking network.
-        acs: accumulates of the spiking network, driven by spikes or not.
-        updates: additions to potentials and counters.
-        comparisons: comparisons of potentials with thresholds.
+        macs, acs: multiply-accumulates; accumulates, driven by spikes or not.
+        updates, comparisons: additions to potentials and counters; comparisons of potentials with thresholds.
         picojoules: energy of all these operations.
-        ann_macs: multiply-accumulates of the analog network.
-        ann_acs: additions of the analog network: pooling, residual sums.
+        ann_macs, ann_acs: of the analog network; its additions are pooling and residual sums.
         ann_picojoules: energy of both.
+        ann_macs_padded: ``ann_macs`` as usually stated, with the zeros of padding.
         events: number of non-zero emissions.
     """
 
@@ -61,7 +107,13 @@ class LayerEnergy:
     ann_macs: float
     ann_acs: float
     ann_picojoules: float
+    ann_macs_padded: float
     events: float
+
+
+def _total(name: str) -> Any:
+    """The property of :class:`Energy` that adds an attribute of its rows."""
+    return property(lambda energy: sum(getattr(row, name) for row in energy.rows))
 
 
 @dataclass(frozen=True)
@@ -74,14 +126,16 @@ class Energy(Result):
         timesteps: T of the run.
         images: number of measured images; 0 if the spike rate was given.
         spike_rate: spikes of a neuron in all its steps, as given or measured (mean).
-        ann_macs_padded: MACs of the analog network as usually stated, with the zeros of padding.
         not_counted: costs that are not included.
         method: name of the recipe.
+
+    The totals ``macs``, ``acs``, ``updates``, ``comparisons``, ``spikes``, ``events``, ``picojoules``, ``ann_macs``,
+    ``ann_macs_padded`` and ``ann_picojoules`` add the rows' attributes of these names.
     """
 
     in_json = (
         *("macs", "acs", "updates", "comparisons", "spikes", "events", "picojoules"),
-        *("ann_macs", "ann_picojoules", "ratio"),
+        *("ann_macs", "ann_macs_padded", "ann_picojoules", "ratio"),
     )
 
     rows: tuple[LayerEnergy, ...]
@@ -89,54 +143,12 @@ class Energy(Result):
     timesteps: int
     images: int
     spike_rate: float
-    ann_macs_padded: int
     not_counted: tuple[str, ...]
     method: str
 
-    @property
-    def macs(self) -> float:
-        """Multiply-accumulates."""
-        return sum(row.macs for row in self.rows)
-
-    @property
-    def acs(self) -> float:
-        """Accumulates."""
-        return sum(row.acs for row in self.rows)
-
-    @property
-    def updates(self) -> float:
-        """Additions to potentials and counters."""
-        return sum(row.updates for row in self.rows)
-
-    @property
-    def comparisons(self) -> float:
-        """Comparisons with thresholds."""
-        return sum(row.comparisons for row in self.rows)
-
-    @property
-    def spikes(self) -> float:
-        """Spikes of all neurons."""
-        return sum(row.spikes for row in self.rows)
-
-    @property
-    def events(self) -> float:
-        """Events (non-zero emissions) of all neurons."""
-        return sum(row.events for row in self.rows)
-
-    @property
-    def picojoules(self) -> float:
-        """Energy of the spiking network."""
-        return sum(row.picojoules for row in self.rows)
-
-    @property
-    def ann_macs(self) -> float:
-        """Multiply-accumulates of the analog network."""
-        return sum(row.ann_macs for row in self.rows)
-
-    @property
-    def ann_picojoules(self) -> float:
-        """Energy of the analog network."""
-        return sum(row.ann_picojoules for row in self.rows)
+    macs, acs, updates, comparisons = map(_total, ("macs", "acs", "updates", "comparisons"))
+    spikes, events, picojoules = map(_total, ("spikes", "events", "picojoules"))
+    ann_macs, ann_macs_padded, ann_picojoules = map(_total, ("ann_macs", "ann_macs_padded", "ann_picojoules"))
 
     @property
     def ratio(self) -> float:
@@ -221,27 +233,23 @@ def energy(
         >>> rb.energy(snn, images).rows[0].macs  # the first layer reads the image, once
         424128.0
     """
-    check_converted(network)
+    steps = check_run(network, timesteps)
     table = read_costs(costs)
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
-    spiking, analog = WorkCounter(network.graph, spiking=True), WorkCounter(network.ann, spiking=False)
-    if images is None or spike_rate is not None:
-        if images is not None or spike_rate is None:
-            raise RecipeError(
-                "are both missing" if images is None else "are both given",
-                where="images and spike_rate",
-                remedy="give one of them",
-            )
+    spiking = WorkCounter(network.graph, spiking=True)
+    if (images is None) == (spike_rate is None):
+        reason = "are both missing" if images is None else "are both given"
+        raise RecipeError(reason, where="images and spike_rate", remedy="give one of them")
+    if images is not None:
+        seen, spikes = spikes_per_image(network, images, steps, spiking.sources, progress)
+    else:
         if not is_number(spike_rate) or not 0 <= spike_rate <= steps:
             raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
         shapes = {node.name: node.shape for node in network.graph.nodes}
-        seen = 0
         given = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
-        spikes = {name: SpikeCounts(value, value, value) for name, value in given.items()}
-    else:
-        seen, spikes = spikes_per_image(network, images, steps, spiking.sources, progress)
-    return _Sums(network, steps, table).result(spiking, analog, spikes, seen)
+        seen, spikes = 0, {name: SpikeCounts(value, value, value) for name, value in given.items()}
+    rows = _rows(network, steps, table, spiking, spikes)
+    rate = sum(row.spikes for row in rows) / sum(row.neurons for row in rows)
+    return Energy(rows, table, steps, seen, rate, _not_counted(network, table), method_of(network))
 
 
 def spikes_per_image(
@@ -251,35 +259,35 @@ def spikes_per_image(
 
     The network runs by its own ``execution``; it is simulated if max-pooling passes spikes, which depends on timing.
     """
-    totals: dict[str, list[Tensor]] = {}
-
-    def add(name: str, emitted: Signal) -> None:
-        found = count_spikes(emitted)
-        parts = [part.sum(0) for part in (found.events, found.magnitude, found.net)]
-        totals[name] = [a + b for a, b in zip(totals[name], parts, strict=True)] if name in totals else parts
-
-    def watch(site: Site, emitted: Signal) -> None:
-        add(site.name, emitted)
-
+    totals: dict[str, Tensor] = {}
     gates = set(sources) - {site.name for site in network.sites}
+
+    def add(at: Site | Node, emitted: Signal) -> None:
+        found = count_spikes(emitted)
+        counts = torch.stack([part.sum(0) for part in (found.events, found.magnitude, found.net)])
+        totals[at.name] = totals[at.name] + counts if at.name in totals else counts
+
+    @torch.no_grad()
+    def simulate(images: Tensor) -> None:
+        fire = Simulation(network, add).advance(steps)
+
+        def through(node: Node, signal: Signal) -> Signal:
+            passed = fire(node, signal)
+            if node.name in gates:
+                add(node, passed)
+            return passed
+
+        run(network.graph, network.between, network.begin(images), through)
+
+    at_once = 1 if not gates and network.execution_mode == "counts" else steps
     seen = 0
-    for batch, _ in track(batches(images, where="images"), "counting spikes", show=progress, total=count(images)):
-        seen += len(batch)
-        if not gates:
-            network.readouts(batch, (steps,), monitor=watch)
-            continue
-        with torch.no_grad():
-            for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
-                fire = Simulation(network, watch).advance(steps)
-
-                def through(node: Node, signal: Signal, fire: Any = fire) -> Signal:
-                    passed = fire(node, signal)
-                    if node.name in gates:
-                        add(node.name, passed)
-                    return passed
-
-                run(network.graph, network.between, network.begin(sub_batch), through)
-    return seen, {name: SpikeCounts(*(part.cpu() / seen for part in parts)) for name, parts in totals.items()}
+    for sub_batch in sub_batches(network, images, at_once, "counting spikes", progress=progress):
+        seen += len(sub_batch)
+        if gates:
+            simulate(sub_batch)
+        else:
+            network.readouts(sub_batch, (steps,), monitor=add)
+    return seen, {name: SpikeCounts(*(total.cpu() / seen)) for name, total in totals.items()}
 
 
 def layer_of(graph: Graph) -> dict[str, str]:
@@ -288,89 +296,60 @@ def layer_of(graph: Graph) -> dict[str, str]:
     users = graph.users()
     order = {node.name: i for i, node in enumerate(graph.sites)}
     for node in reversed(graph.nodes):
-        if node.operation == "site":
-            layers[node.name] = node.name
-            continue
         reached = [layers[user.name] for user in users[node.name]]
-        layers[node.name] = min(reached, key=lambda name: order.get(name, len(order)), default=READOUT)
+        first = min(reached, key=lambda name: order.get(name, len(order)), default=READOUT)
+        layers[node.name] = node.name if node.name in order else first
     return layers
 
 
-class _Sums:
-    def __init__(self, network: SpikingNetwork, steps: int, costs: Costs) -> None:
-        self.network, self.steps, self.costs = network, steps, costs
-        self.times = Timetable(network, steps)
-        _, between, _ = split_at_sites(network.graph)
-        # all other nodes are computed once
-        self.stepped = {node.name: self.times.steps(node.name) or 1 for node in between}
-
-    def result(
-        self, spiking: WorkCounter, analog: WorkCounter, spikes: Mapping[str, SpikeCounts], images: int
-    ) -> Energy:
-        names = [*(site.name for site in self.network.sites), READOUT]
-        macs, acs, ann_macs, ann_acs = (dict.fromkeys(names, 0.0) for _ in range(4))
-        layers = layer_of(self.network.graph)
-        for name, work in spiking.work.items():
-            times = self.stepped.get(name, 1)
-            macs[layers[name]] += work.macs * times
-            acs[layers[name]] += work.acs * times
-            acs[layers[name]] += sum(
-                float((spikes[s].magnitude * reach.cpu()).sum()) for s, reach in work.reach.items()
-            )
-        layers = layer_of(self.network.ann)
-        for name, work in analog.work.items():
-            ann_macs[layers[name]] += work.macs
-            ann_acs[layers[name]] += work.acs
-        rows = tuple(self._row(name, macs[name], acs[name], ann_macs[name], ann_acs[name], spikes) for name in names)
-        neurons = sum(row.neurons for row in rows)
-        return Energy(
-            rows,
-            self.costs,
-            self.steps,
-            images,
-            sum(row.spikes for row in rows) / neurons,
-            sum(work.padded for work in analog.work.values()),
-            self._not_counted(),
-            str(self.network.recipe.get("name", "")),
+def _rows(
+    network: SpikingNetwork, steps: int, costs: Costs, spiking: WorkCounter, spikes: Mapping[str, SpikeCounts]
+) -> tuple[LayerEnergy, ...]:
+    counted = ("spikes", "events", "macs", "acs", "updates", "comparisons", "ann_macs", "ann_acs", "ann_macs_padded")
+    neurons = {site.name: site.neurons for site in network.sites} | {READOUT: 0}
+    own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
+    found = {name: dict.fromkeys(counted, 0.0) for name in neurons}
+    times = Timetable(network, steps)
+    _, between, _ = split_at_sites(network.graph)
+    stepped = {node.name: times.steps(node.name) or 1 for node in between}  # all other nodes are computed once
+    layers = layer_of(network.graph)
+    for name, work in spiking.work.items():
+        layer, repeated = found[layers[name]], stepped.get(name, 1)
+        layer["macs"] += work.macs * repeated
+        layer["acs"] += work.acs * repeated
+        layer["acs"] += sum(float((spikes[s].magnitude * reach.cpu()).sum()) for s, reach in work.reach.items())
+    layers = layer_of(network.ann)
+    for name, work in WorkCounter(network.ann, spiking=False).work.items():
+        layer = found[layers[name]]
+        layer["ann_macs"] += work.macs
+        layer["ann_acs"] += work.acs
+        layer["ann_macs_padded"] += work.padded
+    for node in network.graph.sites:
+        name, layer, emitted = node.name, found[node.name], spikes[node.name]
+        layer["spikes"], layer["events"] = float(emitted.magnitude.sum()), float(emitted.events.sum())
+        updates, comparisons = network.neuron_work(name, times.steps(node.inputs[0]), own[name])
+        layer["updates"], layer["comparisons"] = neurons[name] * updates, neurons[name] * comparisons
+    prices = {"macs": costs.mac, "acs": costs.ac, "updates": costs.update, "comparisons": costs.comparison}
+    return tuple(
+        LayerEnergy(
+            layer=name,
+            timesteps=own.get(name),
+            neurons=neurons[name],
+            picojoules=sum(price * n[kind] for kind, price in prices.items()),
+            ann_picojoules=costs.mac * n["ann_macs"] + costs.ac * n["ann_acs"],
+            **n,
         )
+        for name, n in found.items()
+    )
 
-    def _row(
-        self, name: str, macs: float, acs: float, ann_macs: float, ann_acs: float, spikes: Mapping[str, SpikeCounts]
-    ) -> LayerEnergy:
-        neurons, fired, events, updates, comparisons, steps = 0, 0.0, 0.0, 0, 0, None
-        for site in self.network.sites:
-            if site.name == name:
-                steps, neurons = self.network.steps_of(name, self.steps), site.neurons
-                fired, events = float(spikes[name].magnitude.sum()), float(spikes[name].events.sum())
-                updates, comparisons = self.network.neuron_work(name, self._steps_before(name), steps)
-                updates, comparisons = neurons * updates, neurons * comparisons
-        c = self.costs
-        return LayerEnergy(
-            name,
-            steps,
-            neurons,
-            fired,
-            macs,
-            acs,
-            updates,
-            comparisons,
-            c.mac * macs + c.ac * acs + c.update * updates + c.comparison * comparisons,
-            ann_macs,
-            ann_acs,
-            c.mac * ann_macs + c.ac * ann_acs,
-            events,
-        )
 
-    def _steps_before(self, site: str) -> int | None:
-        (node,) = (node for node in self.network.graph.sites if node.name == site)
-        return self.times.steps(node.inputs[0])
-
-    def _not_counted(self) -> tuple[str, ...]:
-        found = ["moving spikes, weights and potentials", "static power"]
-        if self.costs.comparison == 0:
-            found.append(f"comparisons with thresholds ({self.costs.name} has no cost for them)")
-        gates = [node.name for node in self.network.graph.nodes if node.operation == "max_pool"]
-        if gates:
-            found.append(f"comparisons of max-pooling ({', '.join(gates)}), in both networks")
-        found.append("activation functions of the analog network")
-        return tuple(found)
+def _not_counted(network: SpikingNetwork, costs: Costs) -> tuple[str, ...]:
+    gates = ", ".join(node.name for node in network.graph.nodes if node.operation == "max_pool")
+    free = f"comparisons with thresholds ({costs.name} has no cost for them)"
+    return (
+        "moving spikes, weights and potentials",
+        "static power",
+        *((free,) if costs.comparison == 0 else ()),
+        *((f"comparisons of max-pooling ({gates}), in both networks",) if gates else ()),
+        "activation functions of the analog network",
+    )

@@ -15,6 +15,7 @@ from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, check_logits, count
 from rheobase.graph.sites import Site
+from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
 from rheobase.signals.signal import Signal, SpikeTrain, count_spikes, count_spikes_by_step
 
@@ -86,12 +87,9 @@ class Evaluation(Result):
         return Table(columns, (SimpleNamespace(timesteps="ANN", accuracy=self.ann_accuracy), *self.rows), title)
 
 
+@torch.no_grad()
 def evaluate(
-    network: SpikingNetwork,
-    data: Batches,
-    timesteps: Sequence[int] | None = None,
-    *,
-    progress: bool = False,
+    network: SpikingNetwork, data: Batches, timesteps: Sequence[int] | None = None, *, progress: bool = False
 ) -> Evaluation:
     """Measure a spiking network on test data.
 
@@ -122,94 +120,69 @@ def evaluate(
     if timesteps is None:
         timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
     wanted = tuple(sorted(set(network.step_counts(timesteps))))
-    tally = _Tally(network, wanted)
-    digest = Digest()
+    execution, digest = network.execution_mode, Digest()
+    runs = [wanted] if network.streams else [(t,) for t in wanted]
+    correct, agree, error = torch.zeros(3, len(wanted), dtype=torch.float64)
+    spikes, events = counts = torch.zeros(2, len(network.sites), len(wanted), dtype=torch.float64)
+
+    def add_spikes(run: tuple[int, ...], site: Site, emitted: Signal) -> None:
+        counts[:, site.index, [wanted.index(t) for t in run]] += _spikes_after(run, emitted, network.streams)
+
+    seen = labelled = ann_correct = 0
     for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
         digest.update(images=images, labels=labels)
-        tally.add(network, images, labels)
-    return tally.result(digest.hexdigest())
+        logits = torch.cat([network.readouts(images, run, monitor=partial(add_spikes, run)) for run in runs]).cpu()
+        reference = network.ann(images.to(network.graph.device)).cpu()
+        predicted, ann = logits.argmax(2), reference.argmax(1)
+        same = (predicted == ann).reshape(len(wanted), len(images), -1)
+        agree += same.double().mean(2).sum(1)  # of a dense output: the fraction of its positions
+        difference = (logits - reference).flatten(2).double().norm(dim=2)
+        error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
+        seen += len(images)
+        if labels is not None:
+            check_logits(reference, labels, "test data", labelled)
+            correct += (predicted == labels).sum(1)
+            ann_correct += int((ann == labels).sum())
+            labelled += len(labels)
+
+    def places(sites: Sequence[Site], t: int) -> int:
+        return seen * sum(site.neurons * network.steps_of(site.name, t) for site in sites)
+
+    rows = (
+        Row(
+            timesteps=t,
+            accuracy=float(correct[i]) / labelled if labelled else None,
+            agreement=float(agree[i]) / seen,
+            logit_error=float(error[i]) / seen,
+            spike_rate=float(spikes.sum(0)[i]) / places(network.sites, t),
+            mean_timesteps=network.mean_steps(t),
+            event_rate=float(events.sum(0)[i]) / places(network.sites, t),
+        )
+        for i, t in enumerate(wanted)
+    )
+    return Evaluation(
+        rows=tuple(rows),
+        ann_accuracy=ann_correct / labelled if labelled else None,
+        images=seen,
+        method=method_of(network),
+        site_rates={site.name: float(spikes[site.index, -1]) / places([site], wanted[-1]) for site in network.sites},
+        data_sha256=digest.hexdigest(),
+        seed=network.provenance.seed,
+        versions=versions(),
+        execution=execution,
+    )
+
+
+def _spikes_after(run: tuple[int, ...], emitted: Signal, streams: bool) -> Tensor:
+    """Magnitude and events of a site after each number of time-steps of a run, [2, R]."""
+    if not streams:
+        whole = count_spikes(emitted)
+        return torch.stack([whole.magnitude.sum(), whole.events.sum()]).cpu()[:, None]
+    assert isinstance(emitted, SpikeTrain)
+    by_step = count_spikes_by_step(emitted)
+    return torch.stack([by_step.magnitude, by_step.events]).cumsum(1).cpu()[:, [t - 1 for t in run]]
 
 
 def default_timesteps(longest: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... and ``longest``."""
-    powers = [1 << i for i in range(longest.bit_length())]
-    return tuple(sorted({t for t in powers if t <= longest} | {longest}))
-
-
-class _Tally:
-    def __init__(self, network: SpikingNetwork, timesteps: tuple[int, ...]) -> None:
-        self.network, self.timesteps = network, timesteps
-        self.images = self.labelled = self.ann_correct = 0
-        self.correct = torch.zeros(len(timesteps), dtype=torch.int64)
-        self.agree = torch.zeros(len(timesteps), dtype=torch.float64)
-        self.error = torch.zeros(len(timesteps), dtype=torch.float64)
-        self.execution = network.execution_mode
-        self.spikes = torch.zeros(len(network.sites), len(timesteps), dtype=torch.float64)
-        self.events = torch.zeros_like(self.spikes)
-
-    def watch(self, site: Site, emitted: Signal) -> None:
-        """Add the spikes of a streaming network, up to each number of time-steps."""
-        assert isinstance(emitted, SpikeTrain)
-        found, wanted = count_spikes_by_step(emitted), [t - 1 for t in self.timesteps]
-        self.spikes[site.index] += found.magnitude.cumsum(0).cpu()[wanted]
-        self.events[site.index] += found.events.cumsum(0).cpu()[wanted]
-
-    def watch_window(self, i: int, site: Site, emitted: Signal) -> None:
-        """Add the spikes of the run for the i-th number of time-steps."""
-        found = count_spikes(emitted)
-        self.spikes[site.index, i] += float(found.magnitude.sum())
-        self.events[site.index, i] += float(found.events.sum())
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits after each number of time-steps, [R, B, ...]."""
-        if self.network.streams:
-            return self.network.readouts(images, self.timesteps, monitor=self.watch)
-        runs = [
-            self.network.readouts(images, (t,), monitor=partial(self.watch_window, i))
-            for i, t in enumerate(self.timesteps)
-        ]
-        return torch.cat(runs)
-
-    @torch.no_grad()
-    def add(self, network: SpikingNetwork, images: Tensor, labels: Tensor | None) -> None:
-        logits = self.logits(images).cpu()
-        reference = network.ann(images.to(network.graph.device)).cpu()
-        predicted, ann = logits.argmax(2), reference.argmax(1)
-        self.images += len(images)
-        same = (predicted == ann).reshape(
-            len(self.timesteps), len(images), -1
-        )  # of a dense output: the fraction of its positions
-        self.agree += same.double().mean(2).sum(1)
-        difference = (logits - reference).flatten(2).double().norm(dim=2)
-        self.error += (difference / reference.flatten(1).double().norm(dim=1).clamp(min=1e-30)).sum(1)
-        if labels is not None:
-            check_logits(reference, labels, "test data", self.labelled)
-            self.correct += (predicted == labels).sum(1)
-            self.ann_correct += int((ann == labels).sum())
-            self.labelled += len(labels)
-
-    def result(self, digest: str) -> Evaluation:
-        sites = self.network.sites
-        places = {t: sum(s.neurons * self.network.steps_of(s.name, t) for s in sites) for t in self.timesteps}
-        total, events = self.spikes.sum(0), self.events.sum(0)
-        rows = tuple(
-            Row(
-                t,
-                float(self.correct[i]) / self.labelled if self.labelled else None,
-                float(self.agree[i]) / self.images,
-                float(self.error[i]) / self.images,
-                float(total[i]) / (self.images * places[t]),
-                self.network.mean_steps(t),
-                float(events[i]) / (self.images * places[t]),
-            )
-            for i, t in enumerate(self.timesteps)
-        )
-        longest = max(self.timesteps)
-        rates = {
-            s.name: float(self.spikes[s.index, -1]) / (self.images * s.neurons * self.network.steps_of(s.name, longest))
-            for s in sites
-        }
-        accuracy = self.ann_correct / self.labelled if self.labelled else None
-        recipe, seed = self.network.recipe, self.network.provenance.seed
-        name = str(recipe.get("name", ""))
-        return Evaluation(rows, accuracy, self.images, name, rates, digest, seed, versions(), self.execution)
+    return tuple(sorted({1 << i for i in range(longest.bit_length())} | {longest}))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rheobase.core.results import Column, Result, Table
 from rheobase.graph.sites import split_at_sites
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.measure._walk import check_run, method_of
+from rheobase.network.spiking_network import SpikingNetwork
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,13 @@ class Latency(Result):
 
     def summary(self) -> str:
         """First and final latency, critical path and pipeline interval."""
-        text = f"First logits after step {self.first}, final logits after step {self.final}"
-        text += f" ({self.streaming} if every neuron streamed)."
-        text += f" Critical path: {' → '.join(self.critical_path)}."
-        if self.internal:
-            text += f" Neurons on the critical path take {self.internal} further steps without input."
-        text += f" Pipeline: one image every {self.interval} steps; sites stall for {self.stalls} steps per image."
-        return text
+        internal = f" Neurons on the critical path take {self.internal} further steps without input."
+        return (
+            f"First logits after step {self.first}, final logits after step {self.final} "
+            f"({self.streaming} if every neuron streamed). Critical path: {' → '.join(self.critical_path)}."
+            f"{internal if self.internal else ''}"
+            f" Pipeline: one image every {self.interval} steps; sites stall for {self.stalls} steps per image."
+        )
 
 
 def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
@@ -118,40 +120,32 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
         >>> found.first, found.final  # all its neurons stream
         (1, 4)
     """
-    check_converted(network)
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
+    steps = check_run(network, timesteps)
     times = Timetable(network, steps)
-    own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
-    interval = max(own.values())
-    rows = tuple(
-        SiteLatency(
-            site.name,
-            own[site.name],
-            times.fired[site.name].start,
-            times.fired[site.name].end,
-            times.waits(site.name),
-            times.fired[site.name].internal,
-            interval - own[site.name],
+    interval = max(network.steps_of(site.name, steps) for site in network.sites)
+    rows = []
+    for site in network.sites:
+        own, fired = network.steps_of(site.name, steps), times.fired[site.name]
+        row = SiteLatency(
+            site.name, own, fired.start, fired.end, times.waits(site.name), fired.internal, interval - own
         )
-        for site in network.sites
-    )
+        rows.append(row)
     _, _, readout = split_at_sites(network.graph)
     late = {node.name for node in readout}
     read = {name for node in readout for name in node.inputs} - late or {network.graph.output}
     arriving = [timing for name in sorted(read) for timing in times.arriving[name].values()]
-    last = max(arriving, key=lambda t: (t.end, len(t.path)))
+    last = _last(arriving)
     return Latency(
-        rows,
-        max(timing.start for timing in arriving),
-        last.end,
-        interval,
-        last.path,
-        sum(times.fired[name].internal for name in last.path),
-        interval,
-        sum(row.stall for row in rows),
-        steps,
-        str(network.recipe.get("name", "")),
+        rows=tuple(rows),
+        first=max(timing.start for timing in arriving),
+        final=last.end,
+        streaming=interval,
+        critical_path=last.path,
+        internal=sum(times.fired[name].internal for name in last.path),
+        interval=interval,
+        stalls=sum(row.stall for row in rows),
+        timesteps=steps,
+        method=method_of(network),
     )
 
 
@@ -177,6 +171,11 @@ class Timing:
         return self.start - 1 + (self.steps or 0)
 
 
+def _last(timings: Iterable[Timing]) -> Timing:
+    """The last to end; of several the one with the longest path."""
+    return max(timings, key=lambda t: (t.end, len(t.path)))
+
+
 class Timetable:
     """Arrival times of all signals in a network, for a run of ``timesteps`` steps.
 
@@ -196,9 +195,8 @@ class Timetable:
                 self.fired[node.name] = self._fire(node.name, list(sources.values()))
                 sources = {node.name: self.fired[node.name]}
             elif node.operation == "max_pool" and not network.streams:
-                latest = max(sources.values(), key=lambda t: (t.end, len(t.path)))
-                path = (*latest.path, node.name)
-                self.fired[node.name] = Timing(latest.end + 1, self.steps(node.inputs[0]), path)
+                last = _last(sources.values())
+                self.fired[node.name] = Timing(last.end + 1, self.steps(node.inputs[0]), (*last.path, node.name))
                 sources = {node.name: self.fired[node.name]}
             self.arriving[node.name] = sources or {node.name: Timing(1)}
 

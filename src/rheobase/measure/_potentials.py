@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -93,16 +94,16 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
 
 
 def _before_firing(network: SpikingNetwork, neuron: Neuron, images: Tensor, site: str, step: int) -> Tensor:
-    simulation = Simulation(network)
-    early = network.begin(images)
-    found: list[Tensor] = []
+    simulation, early = Simulation(network), network.begin(images)
+    found = images
+
+    def watch(node: Node, signal: Signal, t: int) -> Signal:
+        nonlocal found
+        if node.name == site:
+            found = neuron.potential(*simulation.before(node, signal), t)
+        return simulation.fire(node, signal)
+
     for t in range(step):
         simulation.advance(1)
-
-        def watch(node: Node, signal: Signal, t: int = t) -> Signal:
-            if node.name == site and t == step - 1:
-                found.append(neuron.potential(*simulation.before(node, signal), t))
-            return simulation.fire(node, signal)
-
-        run(network.graph, network.between, dict(early), watch)
-    return found[0]
+        run(network.graph, network.between, dict(early), partial(watch, t=t))
+    return found

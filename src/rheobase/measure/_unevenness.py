@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rheobase.core.progress import track
-from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches, count
-from rheobase.graph.sites import Site
-from rheobase.network.folding import check_unfolded
+from rheobase.core.results import Column, Table
+from rheobase.data.batches import Batches
+from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
 from rheobase.network.observe import Observation, analog_values, observe
-from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.network.spiking_network import SpikingNetwork
 
 
 @dataclass(frozen=True)
@@ -21,9 +19,7 @@ class SiteUnevenness:
     """The unevenness error of one site, over its neurons and all images.
 
     Attributes:
-        site: name of the site.
-        timesteps: T of the site.
-        neurons: number of neurons.
+        site, timesteps, neurons: name, T and number of neurons of the site.
         error: ξ, mean of (θ/T)·|N − M|, in activation units.
         relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None if no neuron fires for a constant current.
         changed: fraction of neurons × images with N ≠ M.
@@ -40,22 +36,12 @@ class SiteUnevenness:
 
 
 @dataclass(frozen=True)
-class Unevenness(Result):
-    """The unevenness error of every site, in execution order.
-
-    Attributes:
-        rows: one for each site.
-        timesteps: T of the run.
-        images: number of images.
-        method: name of the recipe.
-    """
+class Unevenness(SiteResult):
+    """The unevenness error of every site."""
 
     in_json = ("error",)
 
     rows: tuple[SiteUnevenness, ...]
-    timesteps: int
-    images: int
-    method: str
 
     @property
     def error(self) -> float:
@@ -73,7 +59,7 @@ class Unevenness(Result):
             Column("counts changed", "changed", "{:.2f} %", scale=100),
             Column("from the ANN's activation", "ann_error", "{:.3g}"),
         )
-        return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}, {self.images} images")
+        return Table(columns, self.rows, self.title)
 
 
 @torch.no_grad()
@@ -98,15 +84,7 @@ def unevenness(
 
     For neurons that average their input (QVM, PASCAL), N = M except for sums within rounding of a threshold.
 
-    Args:
-        network: a converted network; always simulated, for any ``execution``.
-        images: a tensor [N, ...] or batches.
-        timesteps: T; default that of the conversion.
-        progress: show a progress bar with the time left.
-
-    Raises:
-        DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the network cannot run for T steps, or its thresholds are folded into its weights.
+    Arguments and errors are those of :func:`rheobase.diagnose`.
 
     Example:
         >>> import torch, rheobase as rb
@@ -116,55 +94,38 @@ def unevenness(
         >>> rb.measure.unevenness(snn, images).rows[0].error  # the image is the same at every step
         0.0
     """
-    check_converted(network)
-    check_unfolded(network)
-    steps = network.timesteps if timesteps is None else timesteps
-    network.check_timesteps(steps)
-    sums = [_Sums() for _ in network.sites]
+    steps = check_run(network, timesteps, by_site=True)
+    sums = torch.zeros(len(network.sites), 4, dtype=torch.float64)
     seen = 0
-    for batch, _ in track(batches(images, where="images"), "simulating", show=progress, total=count(images)):
-        for sub_batch in network.check_images(batch).split(network.sub_batch_size(steps)):
-            _, activations = analog_values(network, sub_batch)
+    for sub_batch in sub_batches(network, images, steps, "simulating", progress=progress):
+        _, activations = analog_values(network, sub_batch)
 
-            def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
-                sums[found.site.index].add(found, activations[found.site.name])
+        def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
+            sums[found.site.index] += _sums(found, activations[found.site.name])
 
-            observe(network, sub_batch, steps, add)
-        seen += len(batch)
-    rows = tuple(
-        total.row(site, network.steps_of(site.name, steps), seen)
-        for site, total in zip(network.sites, sums, strict=True)
-    )
-    return Unevenness(rows, steps, seen, str(network.recipe.get("name", "")))
-
-
-@dataclass
-class _Sums:
-    """Sums over all neurons of a site and the images so far, in float64 or whole numbers."""
-
-    error: float = 0.0
-    even: float = 0.0
-    ann_error: float = 0.0
-    changed: int = 0
-
-    def add(self, found: Observation, activation: Tensor) -> None:
-        """Add an observation and the analog network's activation."""
-        spikes, even, spike = found.spikes.net, found.constant.net, found.amplitude / found.steps
-        self.error += float(((spikes - even).abs() * spike).sum(dtype=torch.float64))
-        self.even += float((even * spike).sum(dtype=torch.float64))
-        # in the dtype of the activation, so that equal levels are equal numbers
-        emitted = spikes.to(activation.dtype) * spike
-        self.ann_error += float((activation - emitted).abs().sum(dtype=torch.float64))
-        self.changed += int(torch.count_nonzero(spikes != even))
-
-    def row(self, site: Site, timesteps: int, images: int) -> SiteUnevenness:
-        places = site.neurons * images
-        return SiteUnevenness(
-            site.name,
-            timesteps,
-            site.neurons,
-            self.error / places,
-            self.error / self.even if self.even else None,
-            self.changed / places,
-            self.ann_error / places,
+        observe(network, sub_batch, steps, add)
+        seen += len(sub_batch)
+    rows = []
+    for site, (error, constant, changed, ann_error) in zip(network.sites, sums.tolist(), strict=True):
+        places = site.neurons * seen
+        row = SiteUnevenness(
+            site=site.name,
+            timesteps=network.steps_of(site.name, steps),
+            neurons=site.neurons,
+            error=error / places,
+            relative=error / constant if constant else None,
+            changed=changed / places,
+            ann_error=ann_error / places,
         )
+        rows.append(row)
+    return Unevenness(tuple(rows), steps, seen, method_of(network))
+
+
+def _sums(found: Observation, activation: Tensor) -> Tensor:
+    """Sums of (θ/T)·|N − M|, (θ/T)·M, [N ≠ M] and |a − (θ/T)·N| over neurons and images."""
+    spikes, constant, spike = found.spikes.net, found.constant.net, found.amplitude / found.steps
+    gap = (spikes - constant).abs()
+    # in the dtype of the activation, so that equal levels are equal numbers
+    emitted = spikes.to(activation.dtype) * spike
+    terms = (gap * spike, constant * spike, gap != 0, (activation - emitted).abs())
+    return torch.stack([term.sum(dtype=torch.float64).cpu() for term in terms])

@@ -1,30 +1,45 @@
-"""Figures of results."""
+"""Figures of results.
+
+Each function writes the file ``path``, whose suffix selects the format (``.png``, ``.pdf``, ``.svg``), and raises a
+:class:`rheobase.core.errors.StoreError` if it cannot be written, and a :class:`rheobase.core.errors.DataError` if there
+is nothing to draw, or networks of one figure have different sites.
+
+Example:
+    >>> plots.accuracy_plot({"RateCoding": rb.evaluate(snn, test)}, "accuracy.png")  # doctest: +SKIP
+    >>> plots.level_metric_plot(found, "metric.png", levels=found.assign((8, 4)))  # doctest: +SKIP
+    >>> plots.level_metric_plot(found.sweep((1, 0.75, 0.5)), "alpha.png")  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite, log2, nan
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.errors import DataError, StoreError
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._diagnose import TERMS, Diagnosis
 from rheobase.measure._distribution import Distribution
 from rheobase.measure._evaluate import Evaluation
-from rheobase.measure._input_scenarios import InputScenarios, Scenario
 from rheobase.measure._potentials import Potentials
-from rheobase.measure._stability import Stability
 from rheobase.measure._unevenness import Unevenness
 from rheobase.methods.adaptive_levels import LevelMetric
 from rheobase.network.spiking_network import SpikingNetwork
+
+STYLE: dict[Any, Any] = {
+    **{"figure.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": False},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3, "axes.titlesize": "medium"},
+    **{"axes.spines.top": False, "axes.spines.right": False, "lines.markersize": 4, "lines.linewidth": 1.6},
+}
 
 
 def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
@@ -32,49 +47,30 @@ def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> No
 
     Args:
         evaluations: curve name -> result of :func:`rheobase.evaluate`.
-        path: file to write; the suffix selects the format (``.png``, ``.pdf``, ``.svg``).
 
     Raises:
-        DataError: if there are no evaluations, or one has no accuracy because its data had no labels.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> accuracy_plot({"RateCoding": rb.evaluate(snn, test)}, "accuracy.png")  # doctest: +SKIP
+        DataError: if an evaluation has no accuracy, because its data had no labels.
     """
-    if not evaluations:
-        raise DataError("is empty", where="evaluations", remedy="give at least one evaluation")
+    _refuse_empty(evaluations, "evaluations")
     for name, evaluation in evaluations.items():
         if evaluation.ann_accuracy is None or any(row.accuracy is None for row in evaluation.rows):
             raise DataError("has no accuracy to draw", where=name, remedy="evaluate on labelled data")
-    figure, axes = _figure()
-    _draw_curves(axes, evaluations)
-    _label(axes, sorted({row.timesteps for e in evaluations.values() for row in e.rows}))
-    _finish(figure, axes, path)
-
-
-def stability_plot(stability: Stability, path: str | Path) -> None:
-    """Draw accuracy (without labels: agreement with the analog network) against calibration iterations.
-
-    Args:
-        stability: result of :func:`rheobase.measure.stability`.
-        path: file to write; the suffix selects the format.
-
-    Raises:
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> stability_plot(rb.measure.stability(net, train), "stability.png")  # doctest: +SKIP
-    """
-    figure, axes = _figure()
-    labelled = all(point.accuracy is not None for curve in stability.curves.values() for point in curve)
-    for t, curve in stability.curves.items():
-        values = [100 * (point.accuracy or 0.0) if labelled else 100 * point.agreement for point in curve]
-        axes.plot([p.iteration for p in curve], values, marker="o", markersize=4, linewidth=1.6, label=f"T = {t}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("calibration iterations")
-    axes.set_ylabel(f"{'accuracy' if labelled else 'agreement with the analog network'} (%)")
-    axes.set_title(f"{stability.images} held-out calibration images", fontsize="medium")
-    _finish(figure, axes, path)
+    steps = sorted({row.timesteps for evaluation in evaluations.values() for row in evaluation.rows})
+    ann = {name: 100 * (evaluation.ann_accuracy or 0.0) for name, evaluation in evaluations.items()}
+    dashed = {"linestyle": "--", "linewidth": 1.2}
+    with _drawing(path) as axes:
+        for name, evaluation in evaluations.items():
+            accuracy = [100 * (row.accuracy or 0.0) for row in evaluation.rows]
+            (curve,) = axes.plot([row.timesteps for row in evaluation.rows], accuracy, marker="o", label=name)
+            if len(set(ann.values())) > 1:
+                axes.axhline(ann[name], color=curve.get_color(), label=f"analog network of {name}", **dashed)
+        if len(set(ann.values())) == 1:
+            axes.axhline(ann[name], color="0.35", label=f"analog network, {ann[name]:.2f} %", **dashed)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(steps, steps)
+        axes.minorticks_off()
+        axes.set(xlabel="time-steps T", ylabel="accuracy (%)")
+        axes.legend(loc="lower right")
 
 
 def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | None = None, bins: int = 100) -> None:
@@ -82,30 +78,21 @@ def potential_plot(potentials: Potentials, path: str | Path, *, channel: int | N
 
     Args:
         potentials: result of :func:`rheobase.measure.potentials`.
-        path: file to write; the suffix selects the format.
         channel: index of the only channel to draw; default all.
         bins: number of bins.
-
-    Raises:
-        DataError: if every channel is silent.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> potential_plot(rb.measure.potentials(snn, images, "relu", 4), "potentials.png")  # doctest: +SKIP
     """
     values = potentials.of(channel)
     if len(values) == 0:
         raise DataError("has only silent channels", where=potentials.site, remedy="choose another site or channel")
-    figure, axes = _figure()
-    counts, edges = potentials.histogram(bins, channel)
-    axes.stairs(counts.tolist(), edges.tolist(), fill=True, alpha=0.75, label="neurons × images")
-    axes.axvline(1.0, color="0.25", linestyle="--", linewidth=1.2, label="threshold θ")
-    axes.set_xlabel("potential before firing (in units of θ)")
-    axes.set_ylabel("count")
     which = "all channels" if channel is None else f"channel {channel}"
     fires = 100 * float((values >= 1).double().mean())
-    axes.set_title(f"{potentials.site}, {which}, step {potentials.step}: {fires:.1f} % fire", fontsize="medium")
-    _finish(figure, axes, path, legend="upper right")
+    with _drawing(path) as axes:
+        counts, edges = potentials.histogram(bins, channel)
+        axes.stairs(counts.tolist(), edges.tolist(), fill=True, alpha=0.75, label="neurons × images")
+        axes.axvline(1.0, color="0.25", linestyle="--", linewidth=1.2, label="threshold θ")
+        axes.set(xlabel="potential before firing (in units of θ)", ylabel="count")
+        axes.set_title(f"{potentials.site}, {which}, step {potentials.step}: {fires:.1f} % fire")
+        axes.legend(loc="upper right")
 
 
 def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None:
@@ -113,115 +100,35 @@ def unevenness_plot(results: Mapping[str, Unevenness], path: str | Path) -> None
 
     Args:
         results: name -> result of :func:`rheobase.measure.unevenness`; all with the same sites.
-        path: file to write; the suffix selects the format.
-
-    Raises:
-        DataError: if there are no results, or the networks have different sites.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> unevenness_plot({"IF": rb.measure.unevenness(snn, images)}, "unevenness.png")  # doctest: +SKIP
     """
-    if not results:
-        raise DataError("is empty", where="results", remedy="give at least one result")
-    sites = [row.site for row in next(iter(results.values())).rows]
-    for name, result in results.items():
-        if [row.site for row in result.rows] != sites:
-            raise DataError("has other sites than the first result", where=name, remedy="draw it in a separate plot")
-    figure, axes = _figure()
-    figure.set_figwidth(max(6.4, 0.35 * len(sites)))
-    width = 0.8 / len(results)
-    for i, (name, result) in enumerate(results.items()):
-        places = [n + (i - (len(results) - 1) / 2) * width for n in range(len(sites))]
-        label = f"{name}, mean {result.error:.2g}"
-        axes.bar(places, [row.error for row in result.rows], width=width, label=label, zorder=3)
-    axes.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
-    axes.set_ylabel("unevenness error ξ")
-    axes.margins(y=0.25)  # room for the legend
-    _finish(figure, axes, path, legend="upper left")
+    sites = _common_sites({name: [row.site for row in result.rows] for name, result in results.items()}, "results")
+    bars = {f"{name}, mean {found.error:.2g}": [row.error for row in found.rows] for name, found in results.items()}
+    with _drawing(path, _wide(sites)) as axes:
+        _grouped_bars(axes, bars)
+        _name_sites(axes, sites)
+        axes.set_ylabel("unevenness error ξ")
+        axes.legend(loc="upper left")
 
 
 def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
-    """Draw the error of every site as a stack of its terms.
+    """Draw the error of every site (:func:`rheobase.diagnose`) as a stack of its terms.
 
     The height of a term is its share, relative to the mean activation; it is negative if the term compensates others.
     The sum of the terms is the error, drawn as a line.
-
-    Args:
-        diagnosis: result of :func:`rheobase.diagnose`.
-        path: file to write; the suffix selects the format.
-
-    Raises:
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> diagnosis_plot(rb.diagnose(snn, images), "diagnosis.png")  # doctest: +SKIP
     """
-    figure, axes = _figure()
-    rows = diagnosis.rows
-    figure.set_figwidth(max(6.4, 0.35 * len(rows)))
-    places = range(len(rows))
-    above, below = [0.0] * len(rows), [0.0] * len(rows)
-    for i, name in enumerate(TERMS):
-        heights = [100 * row.terms[name].share / (row.activation or 1.0) for row in rows]
-        if not any(heights):
-            continue
-        bottoms = [above[n] if h >= 0 else below[n] for n, h in enumerate(heights)]
-        axes.bar(places, heights, bottom=bottoms, label=name, color=f"C{i}", zorder=3)
-        for n, height in enumerate(heights):
-            (above if height >= 0 else below)[n] += height
-    errors = [100 * row.error.size / (row.activation or 1.0) for row in rows]
-    axes.plot(places, errors, "o-", color="0.25", markersize=4, linewidth=1.2, label="error", zorder=4)
-    axes.set_xticks(places, [row.site for row in rows], rotation=60, ha="right", fontsize="small")
-    axes.set_ylabel("error (% of the mean activation)")
-    axes.set_title(f"{diagnosis.method}, T = {diagnosis.timesteps}, {diagnosis.images} images", fontsize="medium")
-    axes.margins(y=0.45)  # room for the legend
-    _finish(figure, axes, path, legend="upper left")
-
-
-def scenario_plot(result: InputScenarios, path: str | Path) -> None:
-    """Draw spike counts against the mean input, and the error's distribution, for four kinds of input (QVM, Fig. 6).
-
-    Upper row: neurons of the first trial, with the quantised activation as a line. Lower row: |a − φ| over the neurons
-    of all trials.
-
-    Args:
-        result: result of :func:`rheobase.measure.input_scenarios`.
-        path: file to write; the suffix selects the format.
-
-    Raises:
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> scenario_plot(rb.measure.input_scenarios(trials=10), "scenarios.png")  # doctest: +SKIP
-    """
-    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, len(result.scenarios), sharex="row", sharey="row")
-    for i, (name, scenario) in enumerate(result.scenarios.items()):
-        _draw_counts(above[i], result, scenario)
-        above[i].set_title(f"{'ANN' if name == 'ann' else name} input", fontsize="medium")
-        gaps = (scenario.counts - result.levels).abs().flatten()
-        share = 100 * gaps.bincount(minlength=result.timesteps + 1) / len(gaps)
-        below[i].bar(range(result.timesteps + 1), share.tolist(), zorder=3)
-        below[i].set_title(f"mean |a − φ| = {statistics.fmean(scenario.errors):.4f}", fontsize="medium")
-        below[i].set_xlabel("|a − φ| (in units of θ/T)")
-    above[0].set_ylabel("spikes in T steps")
-    below[0].set_ylabel("neurons (%)")
-    _save(figure, [*above, *below], path)
-
-
-def _draw_counts(axes: Axes, result: InputScenarios, scenario: Scenario) -> None:
-    z = result.mean_input[0] / result.threshold
-    potential = INITIAL_POTENTIAL[result.settings["rounding"]]
-    edges = [-1.0, *((level - potential) / result.timesteps for level in range(1, result.timesteps + 1)), 2.0]
-    levels = range(result.timesteps + 1)
-    axes.stairs(levels, edges, baseline=None, color="0.35", linewidth=1.2, label="quantised activation")
-    correlation = f"R = {statistics.fmean(scenario.correlations):.4f}" if scenario.correlations else "spiking layer"
-    axes.plot(z, scenario.counts[0], ".", markersize=3, alpha=0.5, label=correlation)
-    axes.set_xlim(-1, 2)  # the activation is constant outside
-    axes.set_xlabel("mean input z / θ")
-    axes.legend(frameon=False, loc="upper left", fontsize="small")
+    rows, sites = diagnosis.rows, [row.site for row in diagnosis.rows]
+    heights = np.array([[row.percent(row.terms[name].share) for row in rows] for name in TERMS])
+    above, below = heights.clip(min=0), heights.clip(max=0)
+    bottoms = np.where(heights >= 0, above.cumsum(0) - above, below.cumsum(0) - below)
+    with _drawing(path, _wide(sites)) as axes:
+        for i, name in enumerate(TERMS):
+            if heights[i].any():
+                axes.bar(range(len(rows)), heights[i], bottom=bottoms[i], label=name, color=f"C{i}")
+        axes.plot([row.percent(row.error.size) for row in rows], "o-", color="0.25", linewidth=1.2, label="error")
+        _name_sites(axes, sites)
+        axes.set(ylabel="error (% of the mean activation)", title=diagnosis.title)
+        axes.margins(y=0.45)  # room for the legend
+        axes.legend(loc="upper left")
 
 
 def level_metric_plot(
@@ -234,44 +141,23 @@ def level_metric_plot(
     Args:
         metrics: result of :func:`rheobase.methods.level_metric`, or several by name, from
             :meth:`rheobase.methods.LevelMetric.sweep`.
-        path: file to write; the suffix selects the format.
         levels: L of the sites, written below their names.
-
-    Raises:
-        DataError: if there are no metrics, or the networks have different sites.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> level_metric_plot(found, "metric.png", levels=found.assign((8, 4)))  # doctest: +SKIP
-        >>> level_metric_plot(found.sweep((1, 0.75, 0.5)), "alpha.png")  # doctest: +SKIP
     """
-    single = isinstance(metrics, LevelMetric)
-    curves = {f"α = {metrics.alpha:.3g}": metrics} if isinstance(metrics, LevelMetric) else dict(metrics)
-    if not curves:
-        raise DataError("is empty", where="metrics", remedy="give at least one metric")
-    sites = list(next(iter(curves.values())).values)
-    if any(list(metric.values) != sites for metric in curves.values()):
-        raise DataError("are of networks with different sites", where="metrics", remedy="draw them in separate plots")
-    figure, axes = _figure()
-    for name, metric in curves.items():
-        values = list(metric.values.values())
-        label = name if single else f"{name} (α = {metric.alpha:.3g})"
-        drawn = [value if isfinite(value) else nan for value in values]
-        (curve,) = axes.plot(range(len(sites)), drawn, marker="o", markersize=4, linewidth=1.6, label=label)
-        beyond = [i for i, value in enumerate(values) if not isfinite(value)]
-        axes.plot(
-            beyond,
-            [1.0] * len(beyond),
-            "x",
-            color=curve.get_color(),
-            clip_on=False,
-            transform=axes.get_xaxis_transform(),
-        )
+    curves = {"": metrics} if isinstance(metrics, LevelMetric) else dict(metrics)
+    sites = _common_sites({name: list(metric.values) for name, metric in curves.items()}, "metrics")
     names = sites if levels is None else [f"{site}\nL = {levels[site]}" for site in sites]
-    axes.set_xticks(range(len(sites)), names, rotation=90, fontsize="small")
-    axes.set_ylabel("AL metric M")
-    axes.set_title(f"{next(iter(curves.values())).images} images", fontsize="medium")
-    _finish(figure, axes, path, legend="best")
+    with _drawing(path) as axes:
+        for name, metric in curves.items():
+            values = [value if isfinite(value) else nan for value in metric.values.values()]
+            alpha = f"α = {metric.alpha:.3g}"
+            (curve,) = axes.plot(values, marker="o", label=f"{name} ({alpha})" if name else alpha)
+            beyond = [i for i, value in enumerate(values) if not isfinite(value)]
+            at_the_edge = axes.get_xaxis_transform()
+            top = [1.0] * len(beyond)
+            axes.plot(beyond, top, "x", color=curve.get_color(), clip_on=False, transform=at_the_edge, markersize=6)
+        axes.set_xticks(range(len(sites)), names, rotation=90, fontsize="small")
+        axes.set(ylabel="AL metric M", title=f"{next(iter(curves.values())).images} images")
+        axes.legend(loc="best")
 
 
 def site_steps(network: SpikingNetwork | TrainableGraph) -> dict[str, tuple[int | None, int]]:
@@ -289,40 +175,21 @@ def steps_plot(networks: Mapping[str, SpikingNetwork | TrainableGraph], path: st
 
     Args:
         networks: name -> network, converted or quantised; all with the same sites.
-        path: file to write; the suffix selects the format.
-
-    Raises:
-        DataError: if there are no networks, or they have different sites.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> steps_plot({"QAC, mean T = 3": snn}, "steps.png")  # doctest: +SKIP
     """
-    if not networks:
-        raise DataError("is empty", where="networks", remedy="give at least one network")
     tables = {name: site_steps(network) for name, network in networks.items()}
-    sites = list(next(iter(tables.values())))
-    for name, table in tables.items():
-        if list(table) != sites:
-            raise DataError("has other sites than the first network", where=name, remedy="draw it in a separate plot")
-    figure = Figure(figsize=(max(6.4, 0.35 * len(sites)), 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, sharex=True)
-    width = 0.8 / len(tables)
-    for i, (name, table) in enumerate(tables.items()):
-        places = [n + (i - (len(tables) - 1) / 2) * width for n in range(len(sites))]
-        steps = [t for _, t in table.values()]
-        bits = [nan if levels is None else log2(levels) for levels, _ in table.values()]
-        above.bar(places, steps, width=width, label=f"{name}, mean {statistics.fmean(steps):.3g}", zorder=3)
-        below.plot(places, bits, marker="o", markersize=4, linewidth=1.2, zorder=3)
-    above.yaxis.set_major_locator(MaxNLocator(integer=True))
-    above.set_ylabel("time-steps T")
-    above.margins(y=0.25)  # room for the legend
-    above.legend(frameon=False, loc="upper right")
-    below.set_ylabel("bits of the levels, log₂ L")
-    below.set_ylim(bottom=-0.1)
-    below.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
-    _save(figure, [above, below], path)
+    sites = _common_sites({name: list(table) for name, table in tables.items()}, "networks")
+    steps = {name: [t for _, t in table.values()] for name, table in tables.items()}
+    with _drawing(path, _wide(sites, 5.6), nrows=2, sharex=True) as (above, below):
+        _grouped_bars(above, {f"{name}, mean {statistics.fmean(t):.3g}": t for name, t in steps.items()})
+        for table in tables.values():
+            bits = [nan if levels is None else log2(levels) for levels, _ in table.values()]
+            below.plot(bits, marker="o", linewidth=1.2)
+        above.yaxis.set_major_locator(MaxNLocator(integer=True))
+        above.set_ylabel("time-steps T")
+        above.legend(loc="upper right")
+        below.set_ylabel("bits of the levels, log₂ L")
+        below.set_ylim(bottom=-0.1)
+        _name_sites(below, sites)
 
 
 def distribution_plot(
@@ -334,96 +201,79 @@ def distribution_plot(
 
     Args:
         results: name -> result of :func:`rheobase.measure.distribution`.
-        path: file to write; the suffix selects the format.
         sites: sites to draw; default the second, the middle and the last one.
 
     Raises:
-        DataError: if there are no results, or a site does not exist.
-        StoreError: if the file cannot be written.
-
-    Example:
-        >>> distribution_plot({"FS-PC": rb.measure.distribution(snn, images)}, "distribution.png")  # doctest: +SKIP
+        DataError: if a site does not exist.
     """
-    if not results:
-        raise DataError("is empty", where="results", remedy="give at least one result")
-    names = [row.site for row in next(iter(results.values())).rows]
-    chosen = list(dict.fromkeys(names[i] for i in (min(1, len(names) - 1), len(names) // 2, -1)))
-    chosen = chosen if sites is None else list(sites)
-    figure = Figure(figsize=(4 * max(1, len(chosen)), 2.9 * len(results)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(results), max(1, len(chosen)), squeeze=False)
-    for row_of_panels, (name, result) in zip(panels, results.items(), strict=True):
-        rows = {row.site: row for row in result.rows}
-        for axes, site in zip(row_of_panels, chosen, strict=True):
+    _refuse_empty(results, "results")
+    if sites is None:
+        names = [row.site for row in next(iter(results.values())).rows]
+        sites = list(dict.fromkeys(names[i] for i in (min(1, len(names) - 1), len(names) // 2, -1)))
+    tables = {name: {row.site: row for row in result.rows} for name, result in results.items()}
+    for name, rows in tables.items():
+        for site in sites:
             if site not in rows:
                 raise DataError(f"has no site {site!r}", where=name, remedy=f"choose from {', '.join(rows)}")
-            row = rows[site]
-            for label, histogram in (("ANN", row.ann), ("SNN", row.snn)):
-                shares = (100 * histogram.shares()[1:]).tolist()
-                zeros = f"{label}, zeros {100 * histogram.sparsity:.1f} %, mean {histogram.mean:.2g}"
-                axes.stairs(shares, row.edges, fill=True, alpha=0.5, label=zeros)
-            axes.set_yscale("log")
-            axes.set_title(f"{name}, {site}: divergence {row.divergence:.3f}", fontsize="small")
-            axes.legend(frameon=False, fontsize="x-small")
-        row_of_panels[0].set_ylabel("neurons × images (%)")
-    for axes in panels[-1]:
-        axes.set_xlabel("activation, time-mean of the output")
-    _save(figure, panels.flatten().tolist(), path)
+    size = (4 * max(1, len(sites)), 2.9 * len(results))
+    with _drawing(path, size, nrows=len(results), ncols=max(1, len(sites)), squeeze=False) as panels:
+        for row_of_panels, (name, rows) in zip(panels, tables.items(), strict=True):
+            for axes, site in zip(row_of_panels, sites, strict=True):
+                row = rows[site]
+                for label, histogram in (("ANN", row.ann), ("SNN", row.snn)):
+                    shares = (100 * histogram.shares()[1:]).tolist()
+                    zeros = f"{label}, zeros {100 * histogram.sparsity:.1f} %, mean {histogram.mean:.2g}"
+                    axes.stairs(shares, row.edges, fill=True, alpha=0.5, label=zeros)
+                axes.set_yscale("log")
+                axes.set_title(f"{name}, {site}: divergence {row.divergence:.3f}", fontsize="small")
+                axes.legend(fontsize="x-small")
+            row_of_panels[0].set_ylabel("neurons × images (%)")
+        for axes in panels[-1]:
+            axes.set_xlabel("activation, time-mean of the output")
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+@contextmanager
+def _drawing(path: str | Path, size: tuple[float, float] = (6.4, 4.2), **layout: Any) -> Iterator[Any]:
+    """Yield the axes of a new figure, arranged as by :meth:`Figure.subplots`; at the end write the figure."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        yield figure.subplots(**layout)
+        try:
+            figure.savefig(path)
+        except OSError as error:
+            reason, remedy = error.strerror or error, "choose another path"
+            raise StoreError(f"cannot be written ({reason})", where=str(path), remedy=remedy) from None
+        except ValueError as error:
+            raise StoreError(f"cannot be written ({error})", where=str(path), remedy="end the name in .png") from None
 
 
-def _finish(
-    figure: Figure,
-    axes: Axes,
-    path: str | Path,
-    legend: Literal["lower right", "upper right", "upper left", "best"] = "lower right",
-) -> None:
-    axes.legend(frameon=False, loc=legend)
-    _save(figure, [axes], path)
+def _refuse_empty(given: Mapping[str, Any], where: str) -> None:
+    if not given:
+        raise DataError("is empty", where=where, remedy=f"give at least one of the {where}")
 
 
-def _save(figure: Figure, panels: Iterable[Axes], path: str | Path) -> None:
-    for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror or error})", where=str(path), remedy="choose another path"
-        ) from None
-    except ValueError as error:
-        raise StoreError(f"cannot be written ({error})", where=str(path), remedy="end the name in .png") from None
+def _common_sites(sites: Mapping[str, list[str]], where: str) -> list[str]:
+    """The sites of all networks; refuse none and networks with different ones."""
+    _refuse_empty(sites, where)
+    first = next(iter(sites.values()))
+    for name, own in sites.items():
+        if own != first:
+            raise DataError("has other sites than the first", where=name, remedy="draw it in a separate plot")
+    return first
 
 
-def _draw_curves(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:
-    ann = {evaluation.ann_accuracy for evaluation in evaluations.values()}
-    for name, evaluation in evaluations.items():
-        steps = [row.timesteps for row in evaluation.rows]
-        accuracy = [100 * (row.accuracy or 0.0) for row in evaluation.rows]
-        (curve,) = axes.plot(steps, accuracy, marker="o", markersize=5, linewidth=1.8, label=name, zorder=3)
-        if len(ann) > 1:
-            axes.axhline(
-                100 * (evaluation.ann_accuracy or 0.0),
-                color=curve.get_color(),
-                linestyle="--",
-                linewidth=1.2,
-                label=f"analog network of {name}",
-            )
-    if len(ann) == 1:
-        value = 100 * (ann.pop() or 0.0)
-        axes.axhline(value, color="0.35", linestyle="--", linewidth=1.2, label=f"analog network, {value:.2f} %")
+def _wide(sites: list[str], height: float = 4.2) -> tuple[float, float]:
+    return max(6.4, 0.35 * len(sites)), height
 
 
-def _label(axes: Axes, steps: list[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(steps, [str(t) for t in steps])
-    axes.set_xlabel("time-steps T")
-    axes.set_ylabel("accuracy (%)")
+def _name_sites(axes: Axes, sites: list[str]) -> None:
+    axes.set_xticks(range(len(sites)), sites, rotation=60, ha="right", fontsize="small")
+
+
+def _grouped_bars(axes: Axes, groups: Mapping[str, Sequence[float]]) -> None:
+    """Draw the bars of several networks next to each other at every site."""
+    width = 0.8 / len(groups)
+    for i, (label, heights) in enumerate(groups.items()):
+        places = [n + (i - (len(groups) - 1) / 2) * width for n in range(len(heights))]
+        axes.bar(places, heights, width=width, label=label)
+    axes.margins(y=0.25)  # room for the legend

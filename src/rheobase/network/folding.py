@@ -20,7 +20,7 @@ FOLDED = "thresholds are folded into the weights"
 _SCALED = {"threshold", "initial_potential", "bias"}
 
 
-def check_unfolded(network: SpikingNetwork) -> None:
+def refuse_folded_thresholds(network: SpikingNetwork) -> None:
     """Refuse a network whose sites are not in the analog network's units.
 
     Raises:

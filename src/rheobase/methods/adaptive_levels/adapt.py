@@ -56,7 +56,7 @@ class AdaptedLevels(Result):
     def mean_level(self) -> float:
         """Unweighted mean of L, and thus of the time-steps, over the sites.
 
-        PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``rb.measure.pascal_cost(snn).timesteps``.
+        PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``examples/pascal_cost.py``.
         """
         return sum(self.levels.values()) / len(self.levels)
 

@@ -1,0 +1,70 @@
+"""What the measurements of every site share: the checks, the walk over the images, the fields of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.core.results import Result
+from rheobase.data.batches import Batches, batches, count
+from rheobase.network.folding import refuse_folded_thresholds
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
+
+
+@dataclass(frozen=True)
+class SiteResult(Result):
+    """Base of results with one row for each site.
+
+    Attributes:
+        rows: one for each site, in execution order.
+        timesteps: T of the run.
+        images: number of images.
+        method: name of the recipe.
+    """
+
+    rows: tuple[Any, ...]
+    timesteps: int
+    images: int
+    method: str
+
+    @property
+    def title(self) -> str:
+        """Method, T and number of images."""
+        return f"{self.method}, T = {self.timesteps}, {self.images} images"
+
+
+def method_of(network: SpikingNetwork) -> str:
+    """Name of the recipe."""
+    return str(network.recipe.get("name", ""))
+
+
+def check_run(network: SpikingNetwork, timesteps: int | None, *, by_site: bool = False) -> int:
+    """Return T of a run, default that of the conversion.
+
+    Raises:
+        ModelError: if the network is not a spiking network.
+        RecipeError: if it cannot run for T steps; with ``by_site``, if its thresholds are folded into its weights, so
+            that its sites cannot be compared with the analog network's.
+    """
+    check_converted(network)
+    steps = network.timesteps if timesteps is None else timesteps
+    network.check_timesteps(steps)
+    if by_site:
+        refuse_folded_thresholds(network)
+    return steps
+
+
+def sub_batches(
+    network: SpikingNetwork, images: Batches, steps: int, title: str, *, progress: bool = False
+) -> Iterator[Tensor]:
+    """Yield the images in sub-batches for a run of ``steps`` steps, checked and on the network's device.
+
+    Raises:
+        DataError: if there are no images, or they do not fit the network.
+    """
+    for batch, _ in track(batches(images, where="images"), title, show=progress, total=count(images)):
+        yield from network.check_images(batch).split(network.sub_batch_size(steps))
