@@ -16,6 +16,7 @@ from rheobase.passes.temporal_bias import TemporalBias
 from rheobase.passes.temporal_correction import TemporalCorrection
 from rheobase.passes.thresholds import Thresholds
 from rheobase.passes.weight_calibration import WeightCalibration
+from rheobase.passes.weight_regression import WeightRegression
 
 PASSES: dict[str, type[CalibrationPass]] = {
     cls.model_fields["kind"].default: cls
@@ -25,7 +26,7 @@ PASSES: dict[str, type[CalibrationPass]] = {
         ShiftCurrent,
         BiasCorrection,
         PotentialCorrection,
-        WeightCalibration,
+        WeightCalibration, WeightRegression,
         TemporalBias,
         SurrogateCalibration,
         ErrorCalibration,
@@ -53,6 +54,7 @@ __all__ = [
     "TemporalCorrection",
     "Thresholds",
     "WeightCalibration",
+    "WeightRegression",
     "channel_means",
     "layers",
     "neuron_means",

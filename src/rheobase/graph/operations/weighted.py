@@ -106,6 +106,14 @@ class Weighted(Operation):
         """Compute the products with every non-zero weight replaced by 1, without the bias."""
         return self.products(x, (weight != 0).to(x.dtype), None, **attributes)
 
+    def regressors(self, x: Tensor, *, weight: Tensor, **attributes: Any) -> Tensor | None:
+        """The inputs that the outputs are products of, to fit the weight by linear regression; None if not supported.
+
+        Returns:
+            [positions, G, F]: for G groups of output channels, the F inputs in the order of ``weight[channel].flatten()``.
+        """
+        return None
+
     def dense_products(self, at: NodeContext) -> int:
         """Number of outputs times the number of weights of an output channel."""
         return prod(at.shape) * prod(at.parameters["weight"].shape[1:])
@@ -192,6 +200,14 @@ class Conv(Convolution):
     modules = ("Conv1d", "Conv2d", "Conv3d")
     transposed = False
 
+    def regressors(self, x: Tensor, *, weight: Tensor, groups: int, **attributes: Any) -> Tensor:
+        """The patches of the input, computed as a convolution with one kernel for each element of a patch."""
+        size = weight[0].numel()
+        one_hot = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *weight.shape[1:])
+        attributes.pop("bias", None)
+        patches = self.products(x, one_hot.repeat(groups, *(1,) * (weight.dim() - 1)), None, groups=groups, **attributes)
+        return patches.movedim(1, -1).reshape(-1, groups, size)
+
     def lower(self, words: Words, node: Node) -> Value:
         return words.convolution(node)
 
@@ -224,6 +240,9 @@ class Linear(Weighted):
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def regressors(self, x: Tensor, *, weight: Tensor, **attributes: Any) -> Tensor:
+        return x.reshape(-1, 1, x.shape[-1])
 
     def trace(self, builder: Builder, call: Call) -> str:
         """Write one node; the matrix of a matrix product is transposed to the weight."""

@@ -1,0 +1,172 @@
+"""Weights fitted layer by layer by linear regression on the spikes of the layers before."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.core.progress import track
+from rheobase.core.seeds import generator
+from rheobase.data.calibration_data import CalibrationData
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import run
+from rheobase.graph.node import Node
+from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations.weighted import Weighted
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.passes.calibration_pass import CalibrationPass, Changes
+from rheobase.passes.held_out import HeldOut
+from rheobase.passes.layers import Layer, layers
+from rheobase.passes.walk import Walk
+from rheobase.signals.signal import Constant, Signal, along_channels
+
+ELEMENTS = 2**24
+"""Elements of the regressors of a sub-batch of images."""
+
+
+class WeightRegression(CalibrationPass):
+    r"""Fit the weights of each layer so that its current matches the ANN's, given the spikes it receives.
+
+    With x̄ the time-mean of the spikes from the layers before, which are already fitted, and z the ANN's current at the
+    same image and position,
+
+    .. math:: \min_{W, c} \; \sum \big\| W \bar x + c - z \big\|^2 + \lambda \bar g \, \big\| (W, c) - (W_0, c_0) \big\|^2
+
+    with ḡ the mean of the diagonal of the normal matrix (ridge regression towards the present weights): a linear system
+    for each layer, without iteration. The errors of spikes are correlated with the values that they stand for (spikes that
+    came too late, saturation, rounding of small values to 0), so weights that were trained for exact values are not the
+    best ones for spikes; a bias corrects only the mean of that error. A residual block's second convolution corrects the
+    errors of the shortcut too.
+
+    The fit is repeated ``rounds`` times with *rectified* targets: where the ANN's current and the fitted one are both
+    below the activation's lower bound, or both above its upper bound, the error is 0.
+
+    Layer-wise regression is the idea of the weight stage of Li et al. 2021
+    (:class:`rheobase.passes.WeightCalibration`), solved exactly, and of post-training quantisation. A tensor that several
+    operations share is not changed, nor is one whose output reaches the site through more than additions. The pass is
+    reverted if it does not lower the logit error on held-out images.
+
+    Args:
+        ridge: λ > 0.
+        rounds: number of fits of each layer.
+        images: number of calibration images; default: all.
+        positions: number of positions of all images that a layer is fitted to, a seeded sample.
+        seed: seed of the positions.
+    """
+
+    kind: Literal["weight_regression"] = "weight_regression"
+    ridge: float = Field(default=0.03, gt=0, allow_inf_nan=False)
+    rounds: int = Field(default=2, ge=1)
+    images: int | None = Field(default=None, ge=1)
+    positions: int = Field(default=2**16, ge=1)
+    seed: int = 0
+
+    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
+        """Replace tensors of ``network.graph``; ``network.ann`` is not changed."""
+        images = data.fit[: self.images]
+        check, changes = HeldOut(network, data.held_out), Changes()
+        analog, draws = Walk(network.ann, images), generator(self.seed)
+        shared = shared_tensors(network.graph)
+        for layer in track(layers(network, images), "fitting weights", show=progress, total=len(network.sites)):
+            node, currents = analog.to_site()
+            target = torch.cat(currents)
+            analog.emit([network.ann.analog(node, Constant(current)).mean() for current in currents])
+            if layer.site.previous:
+                for fitted in _fittable(layer, shared, changes):
+                    names = self._fit(network, layer, fitted, target, draws)
+                    changes.changed.setdefault(layer.site.name, []).extend(names)
+        changes.notes.append(check.keep_better())
+        if network.graph is check.original.graph:
+            changes.changed = {}
+        return changes
+
+    def _fit(
+        self, network: SpikingNetwork, layer: Layer, node: Node, target: Tensor, draws: torch.Generator
+    ) -> list[str]:
+        """Fit the weight and the bias of one node, and return their names."""
+        graph, site = network.graph, layer.site
+        operation = cast(Weighted, OPERATIONS[node.operation])
+        weight = graph.tensor(node.parameters["weight"])
+        values: dict[str, Signal] = {name: Constant(signal.mean()) for name, signal in layer.inputs.items()}
+        run(graph, [(part, ()) for part in layer.nodes], values, graph.analog)
+        x, current = values[node.inputs[0]].mean(), values[layer.source].mean()
+        arguments: dict[str, Any] = {**node.attributes, "weight": weight}
+        axis = range(target.dim())[operation.channels if operation.channels < 0 else operation.channels + 1]
+        rows = [part.movedim(axis, -1).reshape(-1, part.shape[axis]) for part in (target, current)]
+        chosen = torch.randperm(len(rows[0]), generator=draws)[: self.positions].sort().values.to(target.device)
+        z, fitted = (part[chosen] for part in rows)
+        features = _regressors(operation, x, arguments, chosen, len(rows[0]) // len(x))
+        has_bias = "bias" in node.parameters
+        if has_bias:
+            features = torch.cat([features, features.new_ones(*features.shape[:2], 1)], 2)
+        features = features.transpose(0, 1)  # [G, rows, F]
+        groups = features.shape[0]
+        normal = (features.mT @ features).double()
+        scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(torch.float32).tiny)
+        identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
+        factor = torch.linalg.cholesky(normal + self.ridge * scale[:, None, None] * identity)
+        lower, upper = site.lower, float("inf") if site.upper is None else site.upper
+        change = features.new_zeros(groups, normal.shape[1], z.shape[1] // groups)
+        start = fitted
+        for _ in range(self.rounds):
+            same = ((z < lower) & (fitted < lower)) | ((z > upper) & (fitted > upper))
+            error = torch.where(same, fitted, z) - start
+            products = features.mT @ error.reshape(len(error), groups, -1).transpose(0, 1)
+            change = torch.cholesky_solve(products.double(), factor).to(features.dtype)
+            fitted = start + (features @ change).transpose(0, 1).reshape(start.shape)
+        per_channel = change.mT.reshape(weight.shape[0], -1)
+        tensors = {node.parameters["weight"]: weight + per_channel[:, : weight[0].numel()].reshape(weight.shape)}
+        if has_bias:
+            tensors[node.parameters["bias"]] = graph.tensor(node.parameters["bias"]) + per_channel[:, -1]
+        network.graph = graph.replace(tensors=tensors)
+        return list(tensors)
+
+
+def _regressors(operation: Weighted, x: Tensor, arguments: dict[str, Any], chosen: Tensor, positions: int) -> Tensor:
+    """The regressors of chosen rows, [rows, G, F]; computed in sub-batches of images."""
+    one = cast(Tensor, operation.regressors(x[:1], **arguments))
+    size = max(1, ELEMENTS // one.numel())
+    found = []
+    for start in range(0, len(x), size):
+        first, last = (torch.searchsorted(chosen, min(i, len(x)) * positions) for i in (start, start + size))
+        rows = cast(Tensor, operation.regressors(x[start : start + size], **arguments))
+        found.append(rows[chosen[first:last] - start * positions])
+    return torch.cat(found)
+
+
+def shared_tensors(graph: Graph) -> set[str]:
+    """Names of tensors that several operations use."""
+    used = [name for node in graph.nodes for name in node.parameters.values()]
+    return {name for name in used if used.count(name) > 1}
+
+
+def _fittable(layer: Layer, shared: set[str], changes: Changes) -> list[Node]:
+    """The weighted nodes of a layer that can be fitted: their output reaches the site through additions only."""
+    readers: dict[str, list[Node]] = {}
+    for node in (*layer.nodes, layer.node):
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    found = []
+    for node in layer.nodes:
+        operation = OPERATIONS.get(node.operation)
+        if not isinstance(operation, Weighted) or "weight" not in node.parameters:
+            continue
+        reached, reason = node, "its output has several readers"
+        while len(readers.get(reached.name, [])) == 1:
+            (reached,) = readers[reached.name]
+            if reached is layer.node or reached.operation != "add":
+                reason = f"it is followed by {reached.operation}"
+                break
+        names = [name for name in node.parameters.values() if name in shared]
+        if names:
+            reason = f"{', '.join(names)} has several uses"
+        elif type(operation).regressors is Weighted.regressors:
+            reason = f"{node.operation} is not supported"
+        elif reached is layer.node:
+            found.append(node)
+            continue
+        changes.notes.append(f"{node.name}: weights not fitted, {reason}")
+    return found
