@@ -24,11 +24,8 @@ class RheobaseError(Exception):
 
     def __init__(self, reason: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.reason, self.where, self.remedy = reason, where, remedy
-        text = f"{where}: {reason}" if where else reason
-        text = text.rstrip(".")
-        if remedy:
-            text += f". Remedy: {remedy.rstrip('.')}"
-        super().__init__(text + ".")
+        text = (f"{where}: {reason}" if where else reason).rstrip(".")
+        super().__init__(f"{text}. Remedy: {remedy.rstrip('.')}." if remedy else f"{text}.")
 
     @classmethod
     def typed(cls, reason: str, *, where: str | None = None, remedy: str | None = None) -> Self:

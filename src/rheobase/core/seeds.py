@@ -23,11 +23,7 @@ def check_seed(seed: object, where: str = "seed") -> int:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A new random number generator on the CPU.
-
-    Raises:
-        RecipeError: if the seed is not a whole number from 0 to 2⁶³ − 1.
-    """
+    """A new random number generator on the CPU, from a seed that :func:`check_seed` accepts."""
     return torch.Generator().manual_seed(check_seed(seed))
 
 

@@ -16,9 +16,7 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     names: list[Any] = []
-    for key, _ in node.value:
-        if key.tag == "tag:yaml.org,2002:merge":
-            continue
+    for key in (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"):
         name = loader.construct_object(key, deep=True)
         if name in names:
             raise yaml.MarkedYAMLError(problem=f"{name!r} is given twice", problem_mark=key.start_mark)
@@ -51,9 +49,8 @@ def read_yaml(path: Path, refusal: type[RheobaseError] = RecipeError) -> Any:
     try:
         text = path.read_text()
     except OSError as error:
-        raise refusal(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="check the path and its permissions"
-        ) from None
+        reason = f"cannot be read: {error.strerror}"
+        raise refusal(reason, where=str(path), remedy="check the path and its permissions") from None
     except UnicodeDecodeError:
         raise refusal("is not a text file", where=str(path), remedy="pass a YAML file") from None
     return parse_yaml(text, str(path), refusal)
