@@ -13,6 +13,8 @@ from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted
 from rheobase.neurons.response import Response
 
+_REMEDY = "run the network itself: snn(images)"
+
 
 class InferenceNetwork(nn.Module):
     r"""The closed form of a spiking network for one T, in units of spikes; returned by :func:`for_inference`.
@@ -40,8 +42,11 @@ class InferenceNetwork(nn.Module):
         self.responses: dict[str, Response] = {}
         after, before, shift = {}, {}, {}
         for site in network.sites:
-            steps = network.steps_of(site.name, timesteps)
-            response = _response(network, site.name, steps)
+            network.check_closed_form(site.name, _REMEDY)
+            response = network.neuron(site.name).response(network.steps_of(site.name, timesteps))
+            if response is None:
+                reason = "has an initial potential outside [0, θ], which requires a simulation"
+                raise RecipeError(reason, where=site.name, remedy=_REMEDY)
             self.responses[site.name] = response
             before[site.name] = response.gain
             offset = torch.as_tensor(response.offset, dtype=response.gain.dtype, device=response.gain.device)
@@ -66,22 +71,6 @@ class InferenceNetwork(nn.Module):
         z = z if overwrite else z.clone()
         response = self.responses[node.name]
         return (z.ceil_() if response.strict else z.floor_()).clamp_(response.lower, response.upper)
-
-
-def _response(network: SpikingNetwork, site: str, steps: int) -> Response:
-    """The staircase of a site.
-
-    Raises:
-        RecipeError: if its neurons have no closed form, or their closed form is not a staircase.
-    """
-    neuron = network.neuron(site)
-    if not neuron.closed_form or network.protocol is not None:
-        reason = f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives"
-    elif (response := neuron.response(steps)) is not None:
-        return response
-    else:
-        reason = "has an initial potential outside [0, θ], which requires a simulation"
-    raise RecipeError(reason, where=site, remedy="run the network itself: snn(images)")
 
 
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:
