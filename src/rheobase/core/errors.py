@@ -74,11 +74,7 @@ class TrainingError(RheobaseError, ValueError):
 class DivergedError(TrainingError):
     """A loss that is not finite, or a threshold that is not positive and finite, during training.
 
-    Args:
-        problem: the reason, without the folder.
-        where: the epoch and step.
-        kept: the folder with the last epoch before the failure.
-        remedy: what to do, as an imperative.
+    ``problem`` is the reason, ``where`` the epoch and step, ``kept`` the folder with the last epoch before the failure.
     """
 
     def __init__(self, problem: str, *, where: str, kept: str | None = None, remedy: str | None = None) -> None:

@@ -45,16 +45,10 @@ def names_in(folder: Path, *, hidden: bool = False) -> set[str]:
 
 
 def refuse_foreign(folder: Path, ours: Collection[str], what: str, *, hidden: bool = False) -> None:
-    """Refuse a folder with foreign files, before its contents are replaced.
-
-    Args:
-        folder: the folder.
-        ours: names that may be replaced.
-        what: description of those, for the message.
-        hidden: also check names that start with a dot.
+    """Refuse a folder with names other than ``ours``, which are ``what``, before its contents are replaced.
 
     Raises:
-        StoreError: if the folder contains another name, or is a file.
+        StoreError: if the folder contains another name (those with a leading dot count if ``hidden``), or is a file.
     """
     if foreign := names_in(folder, hidden=hidden) - set(ours):
         problem = f"contains {min(foreign)!r}, which is not part of {what}"
@@ -97,10 +91,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        StoreError: if it cannot be written.
-    """
+    """Write a text file atomically, as :func:`whole_file` does."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -68,7 +68,7 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
     content, tensors = describe(network, str(folder))
     blob = safetensors.torch.save(tensors)
     content["tensors_sha256"] = hashlib.sha256(blob).hexdigest()
-    content["sha256"] = _digest(content)
+    content["sha256"] = digest(content)
     text = json.dumps(content, indent=1).encode()
     try:
         target = folder.resolve()  # a link is kept; its target is replaced
@@ -228,7 +228,8 @@ class _Bank:
         return stored
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def digest(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of a document without the entry that holds it."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -265,7 +266,7 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
         raise StoreError("is not the file of a rheobase network", where=where, remedy=remedy)
     version = content.get("version")
     check_version(version, VERSION, where)
-    if content.get("sha256") != _digest(content):
+    if content.get("sha256") != digest(content):
         raise StoreError("is altered (SHA-256 differs)", where=where, remedy=_AGAIN)
     if version != VERSION:
         raise StoreError(f"has the unknown format version {version!r}", where=where, remedy=_AGAIN)

@@ -136,9 +136,7 @@ class SpikingNetwork(nn.Module):
     def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
         """Logits [B, ...]: time-mean of the readout over ``timesteps`` steps (default: T it was converted for).
 
-        Raises:
-            DataError: if the images do not fit the network.
-            RecipeError: if a site cannot run for ``timesteps`` steps.
+        Raises a DataError for images that do not fit, and a RecipeError if a site cannot run for ``timesteps`` steps.
         """
         return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
 
@@ -217,11 +215,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def execution_mode(self) -> Execution:
-        """``"steps"`` or ``"counts"``: how the network runs with its present ``execution``.
-
-        Raises:
-            RecipeError: if ``execution`` is ``"counts"`` and a site has no closed form.
-        """
+        """``"steps"`` or ``"counts"``; a RecipeError if ``execution`` is ``"counts"`` and a site has no closed form."""
         if self.execution == "counts":
             for site in self.sites:
                 self.check_closed_form(site.name, 'use execution="steps" or "auto"')
@@ -229,11 +223,7 @@ class SpikingNetwork(nn.Module):
         return "counts" if closed and self.execution != "steps" else "steps"
 
     def check_closed_form(self, site: str, remedy: str) -> None:
-        """Refuse a site whose output is not determined by the time-mean of its current.
-
-        Raises:
-            RecipeError: with this remedy.
-        """
+        """Raise a RecipeError with this remedy if the time-mean of a site's current does not determine its output."""
         neuron = self.neuron(site)
         if not neuron.closed_form or self.protocol is not None:
             reason = f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives"
@@ -244,16 +234,13 @@ class SpikingNetwork(nn.Module):
         return self.protocol is not None or not self.neuron(site).streams
 
     def internal_steps(self, site: str, before: int | None, steps: int) -> int:
-        """Steps of a site between the last input and the first output; see :meth:`Neuron.internal_steps`."""
+        """Steps between a site's last input and its first output; see :meth:`Neuron.internal_steps`."""
         if self.protocol is not None:
             return self.protocol.internal_steps(steps)
         return self.neuron(site).internal_steps(before, steps)
 
     def neuron_work(self, site: str, before: int | None, steps: int) -> tuple[int, int]:
-        """Additions and comparisons of one neuron of a site for one image.
-
-        See :meth:`Neuron.updates` and :meth:`Neuron.comparisons`.
-        """
+        """Additions and comparisons of one neuron of a site for one image, as the neuron counts them."""
         neuron = self.neuron(site)
         worked = steps if self.protocol is None else steps + self.protocol.internal_steps(steps)
         return neuron.updates(before, worked), neuron.comparisons(before, worked)
@@ -300,20 +287,12 @@ class SpikingNetwork(nn.Module):
     # -- checks and sizes ------------------------------------------------------------------------------------------
 
     def check_images(self, images: Tensor) -> Tensor:
-        """Check images and move them to the network's device and memory format.
-
-        Raises:
-            DataError: if they have another shape or dtype, or contain NaN or infinite values.
-        """
+        """Check images (:func:`check_input`) and move them to the network's device and memory format."""
         check_input(self.graph, images)
         return in_memory_format(images.to(self.graph.device))
 
     def check_timesteps(self, timesteps: int) -> None:
-        """Refuse a number of steps that a site cannot run for.
-
-        Raises:
-            RecipeError: if it is not from 1 to ``MAX_TIMESTEPS``, or a site cannot run for it.
-        """
+        """Raise a RecipeError if T is not from 1 to ``MAX_TIMESTEPS``, or a site cannot run for it."""
         check_whole(timesteps, "timesteps", most=MAX_TIMESTEPS)
         for site in self.sites:
             neuron = self.neuron(site.name)
@@ -326,15 +305,10 @@ class SpikingNetwork(nn.Module):
                 raise RecipeError(f"cannot run for {timesteps} steps: {problem}", where=site.name, remedy=remedy)
 
     def step_counts(self, timesteps: Sequence[int]) -> tuple[int, ...]:
-        """Check several numbers of steps and return them as a tuple.
-
-        Raises:
-            RecipeError: if ``timesteps`` is empty or not a sequence, or a site cannot run for one of them.
-        """
+        """Several numbers of steps as a tuple; a RecipeError if there is none, or a site cannot run for one of them."""
         if not isinstance(timesteps, Iterable):
             raise RecipeError(f"is {timesteps!r}, not a list", where="timesteps", remedy="pass a list, such as [4, 8]")
-        wanted = tuple(timesteps)
-        if not wanted:
+        if not (wanted := tuple(timesteps)):
             raise RecipeError("is empty", where="timesteps", remedy="give at least one number of time-steps")
         for t in wanted:
             self.check_timesteps(t)
@@ -361,11 +335,7 @@ class SpikingNetwork(nn.Module):
 
 
 def check_converted(network: object) -> None:
-    """Refuse any object but a spiking network.
-
-    Raises:
-        ModelError: if ``network`` is not a SpikingNetwork.
-    """
+    """Raise a ModelError for any object but a spiking network."""
     if not isinstance(network, SpikingNetwork):
         reason = f"is of type {type(network).__name__}, not a SpikingNetwork"
         remedy = "convert it first: rb.convert(network, recipe, calibration=...), or load a saved one with rb.load"

@@ -29,9 +29,6 @@ def check_activation(activation: QuantisedActivation, *, seed: int = 0) -> None:
         activation: with parameters of shape [] or [3] (three channels).
         seed: of the currents.
 
-    Raises:
-        AssertionError: if a check fails; the message names the problem.
-
     Example:
         >>> import rheobase as rb
         >>> check_activation(rb.QCFS(levels=4, threshold=1.5))

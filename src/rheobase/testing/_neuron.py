@@ -39,9 +39,6 @@ def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
         steps: a T that the neuron can run for.
         seed: of the currents.
 
-    Raises:
-        AssertionError: if a check fails; the message names the problem.
-
     Example:
         >>> import torch
         >>> from rheobase.neurons import IntegrateFire

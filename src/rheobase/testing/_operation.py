@@ -48,7 +48,6 @@ def check_operation(
         seed: of the inputs and factors.
 
     Raises:
-        AssertionError: if a check fails; the message names the problem.
         RecipeError: if the operation is not registered.
 
     Example:

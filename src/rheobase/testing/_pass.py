@@ -25,9 +25,6 @@ def check_pass(calibration_pass: CalibrationPass, network: SpikingNetwork, data:
         network: a converted network that the pass supports; not changed.
         data: calibration images.
 
-    Raises:
-        AssertionError: if a check fails; the message names the problem.
-
     Example:
         >>> import torch, rheobase as rb
         >>> images = torch.rand(20, 3, 32, 32)

@@ -134,9 +134,6 @@ def resnet18(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
         stem: the layers before the residual blocks.
         pool: pooling of the stem; the conversion of ``"max"`` needs ``max_pool="gate"`` or ``"average"``.
 
-    Raises:
-        ModelError: if an argument has another value, or ``pool="max"`` is given for a stem without pooling.
-
     Example:
         >>> import torch
         >>> resnet18().eval()(torch.zeros(2, 3, 32, 32)).shape
@@ -176,9 +173,6 @@ def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -
         shortcut: the shortcut where the shape changes: ``"A"`` subsamples and pads with zeros, ``"B"`` is a 1x1
             convolution with batch norm.
         width: channels of the first stage, an even number; the second has twice, the third four times as many.
-
-    Raises:
-        ModelError: if an argument has another value, or ``width`` is odd.
 
     Example:
         >>> import torch

@@ -62,9 +62,6 @@ def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", h
         pool: ``"max"`` is the network of 2015; its conversion needs ``max_pool="gate"`` or ``"average"``.
         head: the classifier, ``"mlp"`` with two hidden layers or ``"linear"`` with none.
 
-    Raises:
-        ModelError: if an argument has another value.
-
     Example:
         >>> import torch
         >>> vgg16(num_classes=100).eval()(torch.zeros(2, 3, 32, 32)).shape

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rheobase.core.errors import StoreError
 from rheobase.exchange.nir.lower import Lowering
-from rheobase.exchange.store import check_version, describe, rebuild
+from rheobase.exchange.store import check_version, describe, digest, rebuild
 from rheobase.network.spiking_network import SpikingNetwork
 
 VERSION = 1
@@ -45,16 +45,20 @@ def write_contract(
 ) -> dict[str, Any]:
     """Return the metadata of the file."""
     content, tensors = describe(network, where)
+    weights = {
+        _bits(getattr(node, argument)): [name, argument]
+        for name, node in lowering.nodes.items()
+        for argument in ("weight", "bias")
+        if hasattr(node, argument)
+    }
     places: dict[str, list[Any]] = {}
     separate: dict[str, Any] = {}
-    candidates = _names_of_weights(network, content["graph"]["tensors"], lowering)
     for name, tensor in tensors.items():
-        node, argument = candidates.get(name, (None, ""))
-        if node is not None and _same_bits(getattr(lowering.nodes[node], argument), tensor.numpy()):
-            places[name] = [node, argument]
-        else:
-            places[name] = [f"t{len(separate)}", list(tensor.shape)]  # flat, because HDF5 does not compress scalars
-            separate[f"t{len(separate)}"] = tensor.numpy().reshape(-1)
+        place = weights.get(_bits(tensor.numpy()))
+        if place is None:
+            place = [f"t{len(separate)}", list(tensor.shape)]
+            separate[place[0]] = tensor.numpy().reshape(-1)  # flat, because HDF5 does not compress scalars
+        places[name] = place
     document = {
         "version": VERSION,
         "network": content,
@@ -68,31 +72,13 @@ def write_contract(
     return {"rheobase": json.dumps(document), **({"tensors": separate} if separate else {})}
 
 
-def _names_of_weights(
-    network: SpikingNetwork, stored: Mapping[str, str], lowering: Lowering
-) -> dict[str, tuple[str, str]]:
-    """Map the name of a stored tensor to the (NIR node, field) that may hold it."""
-    places: dict[str, tuple[str, str]] = {}
-    for node in network.graph.nodes:
-        for argument in ("weight", "bias"):
-            if argument in node.parameters and node.name in lowering.names:
-                places.setdefault(stored[node.parameters[argument]], (lowering.names[node.name], argument))
-    return places
-
-
-def _same_bits(array: Any, other: Any) -> bool:
-    same = array.dtype == other.dtype and array.shape == other.shape
-    return same and array.tobytes() == np.ascontiguousarray(other).tobytes()
+def _bits(array: Any) -> str:
+    """A hash of an array's dtype, shape and bits."""
+    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 def _digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    found = hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
-    for name in sorted(tensors):
-        array = tensors[name].detach().cpu().contiguous().numpy()
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
+    return digest({**document, "bits": {name: _bits(tensor.numpy()) for name, tensor in tensors.items()}})
 
 
 def read_contract(graph: Any, where: str) -> SpikingNetwork | None:

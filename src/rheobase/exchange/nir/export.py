@@ -70,10 +70,9 @@ def export_nir(
     .. math:: v \leftarrow v + I, \qquad z = [v > v_{thr}], \qquad v \leftarrow v_{reset} \text{ where } z = 1
 
     (``nir/ir/neuron.py``): a reset to a value, no initial potential, the same current in every step. Rheobase's neurons
-    reset by subtraction; some simulators (sinabs, snnTorch) read NIR's IF in the same way. A constant bias is added to
-    the layer before, θ is multiplied into the weights after (spikes have amplitude 1), batch normalisation is already
-    folded. The simulator must present the same image at every step; the logits are the time-mean of the output. NIR
-    fires on ``>``, Rheobase on ``>=``: simulators may differ for a potential of exactly θ.
+    reset by subtraction and fire on ``>=``. A constant bias is added to the layer before, θ is multiplied into the
+    weights after (spikes have amplitude 1). The simulator must present the same image at every step; the logits are the
+    time-mean of the output.
 
     Args:
         network: a converted network; apply :func:`rheobase.network.fold_thresholds` first for simulators with a single
@@ -84,9 +83,6 @@ def export_nir(
             :func:`rheobase.exchange.import_nir` restores the exact network.
         reset: reset of IF nodes in the simulators that will read the file.
         overwrite: replace an existing file.
-
-    Returns:
-        The file, its nodes and the properties that NIR cannot express.
 
     Raises:
         StoreError: if NIR cannot express a site (without ``approximate``); if NIR has no node for an operation; if the
