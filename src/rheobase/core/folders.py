@@ -56,11 +56,7 @@ def refuse_foreign(folder: Path, ours: Collection[str], what: str, *, hidden: bo
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be written or created, without creating it.
-
-    Raises:
-        StoreError: if it cannot.
-    """
+    """Raise a StoreError if a folder can neither be written nor created; it is not created."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryDirectory(prefix=".rheobase-", dir=place):

@@ -14,11 +14,7 @@ MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: object, where: str = "seed") -> int:
-    """Return the seed as an ``int``.
-
-    Raises:
-        RecipeError: if it is not a whole number from 0 to 2⁶³ − 1.
-    """
+    """Return the seed as an ``int``; a RecipeError if it is not a whole number from 0 to 2⁶³ − 1."""
     return check_whole(seed, where, least=0, most=MAX_SEED)
 
 

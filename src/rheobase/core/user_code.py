@@ -49,11 +49,7 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
 
 
 def load(module_name: str, error: type[RheobaseError]) -> None:
-    """Import a module that registers extensions, with the working directory on `sys.path`.
-
-    Raises:
-        RheobaseError: of class `error`, if it cannot be imported.
-    """
+    """Import a module that registers extensions; an error of class `error` if it cannot be imported."""
     with _imported(module_name, module_name, error):
         pass
 

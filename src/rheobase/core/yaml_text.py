@@ -28,11 +28,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """The values in a YAML text.
-
-    Raises:
-        RheobaseError: of class ``refusal``, if it is not YAML or has a duplicate key.
-    """
+    """The values in a YAML text; an error of class ``refusal`` if it is not YAML or has a duplicate key."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # ValueError: an invalid date
@@ -41,11 +37,7 @@ def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError
 
 
 def read_yaml(path: Path, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """The values in a YAML file.
-
-    Raises:
-        RheobaseError: of class ``refusal``, if it cannot be read, is not text or not YAML, or has a duplicate key.
-    """
+    """The values in a YAML file, as :func:`parse_yaml` reads them; ``refusal`` also if it cannot be read."""
     try:
         text = path.read_text()
     except OSError as error:

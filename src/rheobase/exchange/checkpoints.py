@@ -30,11 +30,8 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         spec: `module:function`, imported with the working directory on `sys.path` and called without arguments; it
-            returns an `nn.Module`.
+            returns an `nn.Module`, which is returned in eval mode.
         checkpoint: file of trained weights; `None` keeps the weights that the function set.
-
-    Returns:
-        The network in eval mode, on the device on which the function built it.
 
     Raises:
         ModelError: if the function cannot be imported or returns no module; if the file is missing, damaged, of an

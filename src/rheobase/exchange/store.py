@@ -53,9 +53,6 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
         folder: folder to create, with its parents; must not exist unless ``overwrite``.
         overwrite: replace a saved network or an empty folder; a folder with other files is never replaced.
 
-    Returns:
-        The folder.
-
     Raises:
         StoreError: if the folder exists or cannot be written (no permission, no space), or :func:`load` would refuse
             the network. An existing folder is then unchanged.
@@ -86,15 +83,9 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
 
 
 def load(folder: str | Path) -> SpikingNetwork:
-    """Read a network that :func:`save` wrote; the class of the original network is not needed.
+    """Read a network that :func:`save` wrote, on the CPU; the class of the original network is not needed.
 
     The logits are bit-identical to those before saving, on the same machine and versions. No code in the files is run.
-
-    Args:
-        folder: folder of the saved network.
-
-    Returns:
-        The network, on the CPU.
 
     Raises:
         StoreError: if a file is missing, damaged or altered, was written by a newer rheobase, or does not describe a
@@ -412,7 +403,13 @@ def _put(target: Path, files: Mapping[str, bytes]) -> None:
             new.mkdir()
             for name, data in files.items():
                 _write(new / name, data)
-            _swap(new, target, old)
+            if target.exists():
+                os.rename(target, old)
+            os.rename(new, target)
+        except BaseException as cause:
+            if old.exists() and not target.exists():
+                _restore(old, target, cause)
+            raise
         finally:
             # if restoring the old folder failed, ``old`` is the only copy
             if target.exists() or not old.exists():
@@ -431,20 +428,12 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _swap(new: Path, target: Path, old: Path) -> None:
+def _restore(old: Path, target: Path, cause: BaseException) -> None:
     try:
-        if target.exists():
-            os.rename(target, old)
-        os.rename(new, target)
-    except BaseException as cause:
-        if old.exists() and not target.exists():
-            try:
-                os.rename(old, target)
-            except OSError:
-                reason = f"could not be replaced ({first_line(cause)}), nor could the old network be restored"
-                remedy = f"move the old network back from {old}"
-                raise StoreError(reason, where=str(target), remedy=remedy) from cause
-        raise
+        os.rename(old, target)
+    except OSError:
+        reason = f"could not be replaced ({first_line(cause)}), nor could the old network be restored"
+        raise StoreError(reason, where=str(target), remedy=f"move the old network back from {old}") from cause
 
 
 def first_line(error: BaseException) -> str:

@@ -25,9 +25,8 @@ class InferenceNetwork(nn.Module):
 
     .. math:: n = \mathrm{clip}(\lfloor z' \rfloor, 0, T), \qquad z' = m z + c
 
-    with ⌈z'⌉ for neurons that fire only above θ (c is then smaller by 1). In exact arithmetic the logits are the same.
-    In floating point the last bit of z' may differ, and the count then differs where z' is that close to a whole
-    number.
+    with ⌈z'⌉ for neurons that fire only above θ (c is then smaller by 1). The logits are the same in exact arithmetic;
+    in floating point, a count may differ where z' is within the last bit of a whole number.
 
     Attributes:
         graph: the segments between sites, in the new units.

@@ -57,8 +57,7 @@ class SpikingNetwork(nn.Module):
         ann: the analog network it was converted from, with batch normalisation folded.
         neurons: one layer of neurons for each site, in execution order.
         sites: the site table.
-        nodes: the nodes up to the last sites, in execution order; where sites differ in T, with the nodes that align
-            spike trains (:mod:`rheobase.signals.alignment`).
+        nodes: the nodes up to the last sites, in execution order, with those that align spike trains.
         between: the nodes from the first sites to the last ones.
         overwriting: the nodes that may write over their first input.
         timesteps: T it was converted for; the largest T of a site where sites differ.
@@ -67,7 +66,7 @@ class SpikingNetwork(nn.Module):
         recipe: the recipe it was converted by, as plain values.
         memory_budget: bytes that live signals may use; larger batches are computed in sub-batches.
         execution: ``"steps"``, the simulation; ``"counts"``, the closed form; ``"auto"``, the closed form where every
-            site has one: the same logits at the analog network's cost. ``execution_mode`` gives the one that runs.
+            site has one: the same logits at the analog network's cost.
 
     Example:
         >>> import torch, rheobase as rb

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError
-from rheobase.zoo.parts import Pool, Stem, initialise, pooling
+from rheobase.zoo.parts import POOLS, Pool, Stem, initialise
 
 Shortcut = Literal["A", "B"]
 ResNetStem = Literal[Stem, "deep"]
@@ -83,7 +83,7 @@ class _ResNet(nn.Module):
         super().__init__()
         self.conv1 = _stem(stem)
         self.bn1 = nn.BatchNorm2d(64)
-        self.pool = nn.Identity() if stem == "cifar" else pooling(pool, 3, stride=2, padding=1)
+        self.pool = nn.Identity() if stem == "cifar" else POOLS[pool](3, stride=2, padding=1)
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(64, blocks, "B")
         self.fc = nn.Linear(512, num_classes)
         initialise(self)

@@ -54,11 +54,10 @@ def write_contract(
     places: dict[str, list[Any]] = {}
     separate: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        place = weights.get(_bits(tensor.numpy()))
-        if place is None:
-            place = [f"t{len(separate)}", list(tensor.shape)]
-            separate[place[0]] = tensor.numpy().reshape(-1)  # flat, because HDF5 does not compress scalars
-        places[name] = place
+        bits, own = _bits(tensor.numpy()), f"t{len(separate)}"
+        places[name] = weights.get(bits) or [own, list(tensor.shape)]
+        if bits not in weights:
+            separate[own] = tensor.numpy().reshape(-1)  # flat, because HDF5 does not compress scalars
     document = {
         "version": VERSION,
         "network": content,

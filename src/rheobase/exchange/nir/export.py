@@ -35,14 +35,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class NIRExport:
-    """Result of an export.
-
-    Attributes:
-        path: the file.
-        reset: reset of its IF nodes in the simulator that reads it.
-        losses: properties that NIR cannot express; empty if the export is exact.
-        sites: site -> name of its IF node.
-    """
+    """Result of an export: the file, ``losses`` that NIR cannot express, and ``sites``, site -> name of its IF node."""
 
     path: Path
     reset: Reset
