@@ -8,8 +8,6 @@ from torch import nn
 
 Stem = Literal["cifar", "imagenet"]
 Pool = Literal["average", "max"]
-
-
 POOLS: dict[Pool, Any] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
