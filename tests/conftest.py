@@ -98,6 +98,17 @@ def grid_images(name: str, n: int = 20) -> torch.Tensor:
     return torch.randn(n, *networks.INPUT_SHAPES[name], generator=torch.Generator().manual_seed(7))
 
 
+def spike_counts(snn: rb.SpikingNetwork, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Spikes of every neuron over all steps, and the logits."""
+    found: dict[str, list[torch.Tensor]] = {}
+    logits = snn.readouts(
+        images,
+        (snn.timesteps,),
+        monitor=lambda site, signal: found.setdefault(site.name, []).append((signal.values != 0).sum(0)),
+    )
+    return {name: torch.cat(parts) for name, parts in found.items()}, logits[0]
+
+
 @cache
 def grid_snn(name: str, timesteps: int = 4) -> rb.SpikingNetwork:
     """A network of the grid, converted; tests must not change it."""

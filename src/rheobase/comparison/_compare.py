@@ -26,7 +26,7 @@ from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError, RecipeError
-from rheobase.core.paths import as_path
+from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions

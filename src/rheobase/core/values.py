@@ -47,18 +47,11 @@ class Value(BaseModel):
             raise cls._explained(error) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise self.refusal(
-            "is read-only",
-            where=f"{type(self).__name__}.{name}",
-            remedy=f"make a new value with .replace({name}=...)",
-        )
+        where, remedy = f"{type(self).__name__}.{name}", f"make a new value with .replace({name}=...)"
+        raise self.refusal("is read-only", where=where, remedy=remedy)
 
     def replace(self, **fields: Any) -> Self:
-        """A new value with some fields changed, validated like any new value.
-
-        Raises:
-            RecipeError: (or the class ``refusal``) if a field is unknown or invalid.
-        """
+        """A new value with some fields changed, validated like any new value."""
         return type(self)(**{**dict(self), **fields})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

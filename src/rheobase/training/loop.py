@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from rheobase.activations.activation import QuantisedActivation
 from rheobase.core.errors import TrainingError
-from rheobase.core.paths import as_path
+from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
 from rheobase.data.batches import Batches
