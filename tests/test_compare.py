@@ -118,7 +118,7 @@ def test_mean_and_deviation_over_seeds() -> None:
     (entry,) = found.entries
     errors = [cell.test.logit_error for cell in found.cells if cell.test is not None]
     assert len(set(errors)) == 3  # each seed has calibration images of its own
-    spread = entry.over_seeds(lambda cell: cell.test and cell.test.logit_error)
+    spread = entry.over_seeds("test.logit_error")
     assert spread is not None
     assert spread.mean == pytest.approx(sum(errors) / 3)
     assert spread.deviation == pytest.approx(statistics.stdev(errors))
@@ -335,7 +335,7 @@ def test_a_comparison_may_grow(tmp_path: Path) -> None:
     [
         ({"test": ("test", 50)}, "the test images"),
         ({"calibration": ("train", 50)}, "the calibration images"),
-        ({"validation": ("validation", 50)}, "the validation images: none then"),
+        ({"validation": ("validation", 50)}, "the validation images: None then"),
         ({"num_calibration_images": 30}, "the number of calibration images: 40 then, 30 now"),
     ],
 )
@@ -358,7 +358,7 @@ def test_another_network_or_version_is_not_mixed(tmp_path: Path, monkeypatch: py
             other, [rb.OPI()], part("train"), part("test"), (1,), num_calibration_images=40, folder=tmp_path / "out"
         )
     monkeypatch.setattr(MODULE, "versions", lambda: {"rheobase": "9.9", "torch": "1"})
-    with pytest.raises(StoreError, match=r"rheobase was 0\.1\.0 and is now 9\.9"):
+    with pytest.raises(StoreError, match=r"rheobase: 0\.1\.0 then, 9\.9 now"):
         compared(tmp_path / "out", recipes=[rb.OPI()])
 
 
