@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rheobase.cli.behaviour import show_progress
-from rheobase.cli.options import Execution
+from rheobase.cli.options import Execution, Source
 from rheobase.core.errors import StoreError
 from rheobase.core.folders import check_writable, refuse_foreign
 from rheobase.data.batches import Batches
@@ -32,18 +31,13 @@ def check_output(out: Path, overwrite: bool) -> None:
 
 
 def save_and_measure(
-    network: SpikingNetwork,
-    out: Path,
-    overwrite: bool,
-    preprocessing: dict[str, Any] | None,
-    test: Batches | None,
-    execution: Execution,
+    network: SpikingNetwork, out: Path, overwrite: bool, images: Source, test: Batches | None, execution: Execution
 ) -> Evaluation | None:
     """Save a network with the preprocessing of its images; evaluate it if test images are given.
 
     The evaluation and its plot are saved next to the network. Those of a replaced network are deleted.
     """
-    network.provenance.calibration["preprocessing"] = preprocessing
+    network.provenance.calibration["preprocessing"] = images.described()
     if overwrite:
         for name in BESIDES:
             (out / name).unlink(missing_ok=True)
