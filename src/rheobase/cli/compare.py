@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,39 +27,6 @@ POOL = 4096
 """Number of calibration images read from files if no method is trained; each seed draws its own from them."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """Methods, T and seeds that are compared."""
-
-    methods: Annotated[str | None, Option(help="Methods, for example FTBC,RateCoding (default: all).")] = None
-    recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None
-    timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8"
-    seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0"
-    budget: Annotated[
-        list[str] | None,
-        Option(
-            help="latency=8 (steps) or energy=0.5 (of the ANN's): choose the most accurate method within these limits; "
-            "may be repeated."
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
-class ValidationImages:
-    """Images on which a method is chosen for ``--budget``."""
-
-    validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None
-    validation_folder: Annotated[
-        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
-    ] = None
-
-    def source(self, images: options.Source) -> options.Source | None:
-        """Return the validation images, preprocessed like the given ones; None if no option is given."""
-        if self == ValidationImages():
-            return None
-        return replace(images, data=self.validation or images.data, folder=self.validation_folder)
-
-
 @command
 def compare(
     model: options.Model,
@@ -67,10 +34,23 @@ def compare(
     out: Annotated[Path, Option(help="Folder for results.jsonl, report.html, tables and plots.")],
     reading: options.Reading,
     testing: options.TestImages,
-    choosing: ValidationImages,
-    question: Question,
     conversion: options.Conversion,
     checkpoint: options.Checkpoint = None,
+    validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None,
+    validation_folder: Annotated[
+        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
+    ] = None,
+    methods: Annotated[str | None, Option(help="Methods, for example FTBC,RateCoding (default: all).")] = None,
+    recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None,
+    timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
+    seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0",
+    budget: Annotated[
+        list[str] | None,
+        Option(
+            help="latency=8 (steps) or energy=0.5 (of the ANN's): choose the most accurate method within these limits; "
+            "may be repeated."
+        ),
+    ] = None,
     training: Annotated[
         Path | None, Option(help="YAML file with fields of rheobase.Training; required by methods that train.")
     ] = None,
@@ -86,29 +66,29 @@ def compare(
     """
     if overwrite and number:
         raise RecipeError("cannot be combined with --number", where="--overwrite", remedy="give one of them")
-    recipes = by_name(read_recipes(question.methods, question.recipes))
-    budget = options.key_values(question.budget, "--budget", "latency=8")
-    timesteps = options.numbers(question.timesteps, int, "--timesteps", example="1,2,4,8")
-    seeds = options.numbers(question.seeds, int, "--seeds", example="0,1,2")
-    images = reading.of(data)
-    if testing.source(images) is None:
-        raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
-    if budget:
-        check_budget(budget, None if choosing.source(images) is None else True)
+    named = by_name(_recipes(methods, recipes))
+    limits = options.key_values(budget, "--budget", "latency=8")
+    steps, draws = options.numbers(timesteps, int, "--timesteps"), options.numbers(seeds, int, "--seeds")
+    validates = validation is not None or validation_folder is not None
+    if limits:
+        check_budget(limits, validates or None)
     set_fusion(fuse)
-    network, images = options.read_model(model, checkpoint, images)
+    network, images = options.read_model(model, checkpoint, reading.of(data))
+    test = testing.source(images)
+    if test is None:
+        raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
     settings = None if training is None else read_training(training, images.preprocessing)
-    test, validation = testing.source(images), choosing.source(images)
-    assert test is not None
+    limit = max(POOL, conversion.num_calibration_images) if settings is None else None
+    chosen_on = replace(images, data=validation or data, folder=validation_folder)
     found = compare_methods(
         network,
-        recipes,
-        _read(images, limit=max(POOL, conversion.num_calibration_images) if settings is None else None, seed=0),
+        named,
+        _read(images, seed=0, limit=limit),
         _read(test),
-        timesteps,
-        seeds=seeds,
-        validation=None if validation is None else _read(validation),
-        budget=budget or None,
+        steps,
+        seeds=draws,
+        validation=_read(chosen_on) if validates else None,
+        budget=limits or None,
         training=settings,
         folder=out,
         on_existing="overwrite" if overwrite else "number" if number else "keep",
@@ -132,12 +112,8 @@ def _read(images: options.Source, **how: int | None) -> Batches:
     return readers.read_all(images.read(**how), progress=show_progress())
 
 
-def read_recipes(methods: str | None, file: Path | None) -> list[Recipe] | dict[str, Recipe]:
-    """Read recipes by name from a file, or methods with their default options; by default all methods.
-
-    Raises:
-        RecipeError: if both are given, a method is unknown, or the file is not a mapping of recipes by name.
-    """
+def _recipes(methods: str | None, file: Path | None) -> list[Recipe] | dict[str, Recipe]:
+    """Read recipes by name from a file, or methods with their default options; by default all methods."""
     if file is None:
         known = all_recipes()
         names = [*known] if methods is None else [name.strip() for name in methods.split(",")]

@@ -10,8 +10,7 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import check_output, save_and_measure
+from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.methods._convert import convert as convert_network
 
 

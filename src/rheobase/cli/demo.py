@@ -40,12 +40,9 @@ from rheobase.training import Training
 from rheobase.zoo.digits import TRAIN, VALIDATION, Pair, digits, train
 
 TIMESTEPS = (1, 2, 4, 8, 16, 32)
-SAVED = 8
-"""T of the network that is saved."""
-COMPARED = (1, 2, 4, 8)
-"""T at which all methods are compared."""
+SAVED, COMPARED = 8, (1, 2, 4, 8)
+"""T of the network that is saved, and of the comparison of all methods."""
 BUDGET = {"latency": 8.0}
-"""Budget for which the comparison chooses a method on the validation images."""
 TRAINING = Training(epochs=3, learning_rate=0.02, batch_size=64)
 """Settings for the methods that train a quantised network."""
 MAKER = "rheobase demo"
@@ -89,13 +86,7 @@ def run_demo(
 ) -> Demo:
     """Train, convert for T = 1 ... 32, evaluate, save the network for T = 8, load it again; then compare all methods.
 
-    Args:
-        folder: folder to create; it appears only when complete.
-        epochs: training epochs.
-        seed: of initial weights, batch order and calibration split.
-        comparison: compare all methods too, which takes longer than the rest.
-        overwrite: replace the folder of an earlier demonstration.
-        progress: show progress bars.
+    The folder appears only when it is complete. The seed determines initial weights, batch order and calibration split.
 
     Raises:
         StoreError: if the folder exists or cannot be written, or if the loaded network differs from the saved one.
@@ -181,11 +172,7 @@ def _save_and_compare(network: SpikingNetwork, folder: Path, test: Pair, before:
 
 @contextmanager
 def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder next to ``folder``; rename it on success, delete it after an error.
-
-    Raises:
-        StoreError: if the folder cannot be written, or exists and is not an earlier demonstration to be overwritten.
-    """
+    """Yield a temporary folder next to ``folder``; rename it on success, delete it after an error."""
     folder = folder.absolute()
     if folder.exists():
         if not overwrite:

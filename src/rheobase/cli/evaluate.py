@@ -8,7 +8,7 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.describe import show_evaluation
+from rheobase.cli.output import show_evaluation
 from rheobase.measure._evaluate import evaluate as evaluate_network
 
 

@@ -13,7 +13,7 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command
-from rheobase.cli.describe import network_document, show_notes, span_of_thresholds
+from rheobase.cli.output import network_document, show_notes, span_of_thresholds
 from rheobase.core.errors import DataError
 from rheobase.core.results import Column, Table
 from rheobase.data.batches import batches

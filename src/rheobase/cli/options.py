@@ -104,11 +104,7 @@ class TestImages:
     )
 
     def source(self, images: Source) -> Source | None:
-        """Return the test images, preprocessed like the given calibration images; None if no option is given.
-
-        Raises:
-            DataError: if the test images are the calibration images.
-        """
+        """Return the test images, preprocessed like the calibration images but others; None if no option is given."""
         if self.test is None and self.test_folder is None:
             return None
         source = replace(images, data=self.test or images.data, folder=self.test_folder)
@@ -132,11 +128,7 @@ class Method:
     recipe: Annotated[Path | None, Option(help="YAML recipe, instead of a method and its options.")] = None
 
     def read(self, default: str, timesteps: int | None = None) -> Recipe:
-        """Read the recipe, with ``timesteps`` as its T if given.
-
-        Raises:
-            RecipeError: if the method is unknown or cannot have this T, or if file and options are both given.
-        """
+        """Read the recipe, with ``timesteps`` as its T if given."""
         if self.recipe is None:
             taken = ("method",) if timesteps is None else ("method", "timesteps")
             values = key_values(self.option, "--option", "threshold=max", taken=taken)
@@ -170,12 +162,7 @@ class Running:
     fuse: Fuse = "auto"
 
     def check(self, recipe: Recipe, test: object) -> None:
-        """Refuse an execution that the recipe's neurons do not support, before any work.
-
-        Raises:
-            DataError: if an execution is given without test images.
-            RecipeError: if the closed form is requested and the neurons have none.
-        """
+        """Refuse an execution without test images, or one that the recipe's neurons do not support, before any work."""
         set_fusion(self.fuse)
         if self.execution != "auto" and test is None:
             raise DataError(
@@ -198,11 +185,7 @@ class Running:
 
 
 def is_folder(model: str) -> bool:
-    """True for a folder, False for ``module:function``.
-
-    Raises:
-        ModelError: if ``model`` is neither.
-    """
+    """True for a folder, False for ``module:function``; refuse anything else."""
     if not Path(model).is_dir() and not user_code.names_function(model):
         raise ModelError(
             "is neither an existing folder nor module:function",
@@ -225,14 +208,12 @@ def read_model(model: str, checkpoint: Path | None, images: Source) -> tuple[nn.
 N = TypeVar("N", int, float)
 
 
-def numbers(text: str, kind: Callable[[str], N], where: str, example: str | None = None) -> tuple[N, ...]:
+def numbers(text: str, kind: Callable[[str], N], where: str) -> tuple[N, ...]:
     """Parse numbers that are separated by commas."""
     try:
         return tuple(map(kind, text.split(",")))
     except ValueError:
-        example = example or ("3,32,32" if kind is int else "0.5,0.5,0.5")
-        remedy = f"give numbers separated by commas, such as {example}"
-        raise DataError(f"is {text!r}", where=where, remedy=remedy) from None
+        raise DataError(f"is {text!r}", where=where, remedy="give numbers separated by commas, such as 8,4") from None
 
 
 def key_values(texts: list[str] | None, where: str, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -28,9 +28,6 @@ def read_training(
     """Combine the settings of the file, the given options (None: not given) and the defaults.
 
     An augmentation has the mean and deviation of the preprocessing, unless the file sets them.
-
-    Raises:
-        TrainingError: for unknown or invalid fields, or a field that both the file and an option set.
     """
     values = {} if file is None else read_yaml(file, TrainingError)
     if not isinstance(values, dict):

@@ -14,8 +14,7 @@ from typer import Argument, Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, note, show_progress
-from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import check_output, save_and_measure
+from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.cli.settings import DEFAULTS, read_training
 from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, write_whole
@@ -73,7 +72,7 @@ class Adaptation:
                 if given:
                     raise RecipeError("has no effect without --adapt", where=option, remedy="give --adapt, such as 8,4")
             return None
-        levels = options.numbers(self.adapt, int, "--adapt", example="8,4")
+        levels = options.numbers(self.adapt, int, "--adapt")
         check_falling(levels)
         values = options.key_values(self.adapt_option, "--adapt-option", "alpha=0.02")
         known = ("share", "num_calibration_images", "alpha", "moments")
@@ -178,9 +177,6 @@ def _claim(out: Path, inputs: Mapping[str, Any], epochs: int, first: bool) -> No
     """Check that a run in the folder has the same inputs; record the inputs of a new run.
 
     :func:`rheobase.train` compares settings, data and seed only, not levels, rounding or initial weights.
-
-    Raises:
-        TrainingError: if the folder holds a run with other inputs, or none are recorded.
     """
     path, training = out / RUN, out / TRAINING
     states = map(runs.load, (training, training / UNIFORM, training / ADAPTED))

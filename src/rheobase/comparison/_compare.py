@@ -211,9 +211,6 @@ def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Mod
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.
-
-    Raises:
-        TraceError, ModelError: if the network cannot be traced or is refused.
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):

@@ -21,14 +21,11 @@ class Measured(_Entry):
     """Results of a converted network on a set of images.
 
     Attributes:
-        images: number of images.
         accuracy, agreement, logit_error, spike_rate: as in the rows of :func:`rheobase.evaluate`; ``agreement`` and
             ``logit_error`` compare with the analog network that was converted (for a method with training, the
-            trained, quantised network).
-        ann_accuracy: accuracy of that analog network.
+            trained, quantised network), whose accuracy is ``ann_accuracy``.
         energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
-        picojoules, ann_picojoules: energy of the two networks per image.
-        energy_images: number of images on which spikes were counted for the energy.
+        picojoules, ann_picojoules: energy of the two networks per image, by spikes on ``energy_images`` of them.
         not_counted: costs that the energy does not include.
     """
 
@@ -54,10 +51,8 @@ class Measured(_Entry):
 class Delay(_Entry):
     """Time-steps until the logits (:func:`rheobase.latency`).
 
-    Attributes:
-        first: until the first logits.
-        final: until the logits over all T steps; a sum over barriers if layers wait for their whole input.
-        streaming: ``final`` if no layer waited.
+    ``first``: until the first logits; ``final``: until those over all T steps, a sum over barriers if layers wait for
+    their whole input; ``streaming``: ``final`` if no layer waited.
     """
 
     first: int
@@ -90,23 +85,15 @@ class Cell(_Entry):
     """One conversion and its results.
 
     Attributes:
-        method: name of the method in tables.
-        timesteps: T.
         seed: of the calibration images and of everything that the method draws.
         recipe: the recipe with this T.
         training: settings of the training; None for a method without training.
         status: ``"done"``; ``"refused"``: the method cannot convert this network for this T; ``"failed"``: any other
             error, which may be transient, so that the cell is tried again.
         reason: why the conversion was refused or failed.
-        test: results on the test images.
-        validation: results on the validation images, if given.
-        latency: time-steps until the logits.
-        calibration_seconds: duration of the conversion.
-        training_seconds: duration of all epochs.
+        calibration_seconds, training_seconds: duration of the conversion, and of all epochs before it.
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
-        notes: notes of the conversion.
         finished: time of completion, UTC.
-        identity: inputs of the comparison.
     """
 
     format: Literal["rheobase-comparison"] = "rheobase-comparison"

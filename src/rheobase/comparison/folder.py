@@ -42,11 +42,7 @@ class Shared:
 
     @contextmanager
     def hold(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock and yield True; if another process has it, wait for it, or yield False without ``wait``.
-
-        Raises:
-            StoreError: if the file system has no locks, or the folder cannot be written.
-        """
+        """Hold a lock and yield True; if another process has it, wait for it, or yield False without ``wait``."""
         if self.path is None:
             yield True
             return

@@ -58,10 +58,7 @@ class Entry:
         return f"{self.method} ({len(self.done)} of {len(self.cells)} seeds)" if few else self.method
 
     def over_seeds(self, field: str, scale: float = 1) -> Spread | None:
-        """Return mean and deviation of a field of cells, such as ``test.accuracy``, over the finished seeds.
-
-        None if there are none or one lacks the field.
-        """
+        """Return mean and deviation of a field such as ``test.accuracy``; None if no cell is done or one lacks it."""
         values = [*map(attrgetter(field), self.done)]
         return None if None in values else Spread.of([scale * value for value in values])
 
@@ -114,10 +111,7 @@ QUANTITIES = (
 class Choice:
     """The most accurate method within a budget.
 
-    Attributes:
-        budget: ``latency`` in time-steps, ``energy`` as a fraction of the analog network's.
-        method, timesteps: the most accurate on the validation images within the budget; None if none fits.
-        reason: the choice in a sentence, with its accuracy, latency and energy.
+    Method and T are None if none fits; the reason is a sentence with accuracy, latency and energy of the choice.
     """
 
     budget: dict[str, float]
@@ -273,10 +267,7 @@ class Comparison(Result):
         return f"% {self.caption}\n{self.table().latex()}"
 
     def to_csv(self) -> str:
-        """Return comma-separated values: one row per method and T, one column per mean and per deviation.
-
-        Methods that did not run have empty values.
-        """
+        """Return comma-separated values: one row per method and T, one column per mean and per deviation."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         names = [name for quantity in QUANTITIES for name in (quantity.name, f"{quantity.name}_deviation")]

@@ -34,8 +34,6 @@ class Plot:
     """A drawn figure.
 
     Attributes:
-        title: the two axes.
-        description: the content in words.
         front: True if it has a Pareto front, which the description lists.
         file: SVG file in the colours for a white page.
         inline: ``svg`` element for a page that defines ``--ink``, ``--grid`` and ``--series-0``, ``--series-1``...

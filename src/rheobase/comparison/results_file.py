@@ -22,13 +22,9 @@ class Results:
     Other processes may append lines at any time. Lines are read without a lock, up to the last line break, and written
     with a lock. Under the lock an incomplete last line is known to be left from a killed process, and is removed.
 
-    Args:
-        shared: the folder.
-        identity: inputs that all cells must have.
-
     Raises:
-        StoreError: here and later, if the file cannot be read, is damaged before its last line, ends in text that is
-            not a result, or holds results of another comparison.
+        StoreError: here and later, if the file cannot be read or written, is damaged before its last line, ends in text
+            that is not a result, or holds results of another comparison.
     """
 
     def __init__(self, shared: Shared, identity: Identity) -> None:
@@ -45,11 +41,7 @@ class Results:
         return None if found is None or found.status == "failed" else found
 
     def add(self, cell: Cell) -> None:
-        """Store a cell.
-
-        Raises:
-            StoreError: if the cell cannot be written.
-        """
+        """Store a cell."""
         if self.path is None:
             self.cells[cell.key] = cell
             return
@@ -90,11 +82,7 @@ class Results:
 
 
 def read(path: Path) -> list[Cell]:
-    """Read the cells of a file, without an incomplete last line.
-
-    Raises:
-        StoreError: if the file cannot be read or a line is damaged.
-    """
+    """Read the cells of a file, without an incomplete last line; refuse a damaged line."""
     lines = _content(path).split(b"\n")[:-1]
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
