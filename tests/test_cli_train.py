@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rheobase as rb
-from command_line import Run, assert_refused, runner
+from command_line import Run, assert_refused
 from rheobase.cli.settings import read_training
 from rheobase.data import readers as data
 from rheobase.training import checkpoint
@@ -61,12 +61,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = (images[:120] * 255).round().to(torch.uint8).numpy()
     np.savez(folder / "digits.npz", images=pixels, labels=labels[:120].numpy())
     return folder
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(home)
-    return runner(capsys)
 
 
 def training(

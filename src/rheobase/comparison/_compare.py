@@ -73,13 +73,12 @@ def compare(
     results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
-        model: as for :func:`rheobase.convert`.
+        model, max_pool: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
             like the test and validation images.
         test: images to report on.
-        timesteps: the numbers of time-steps T.
-        seeds: of the calibration images, splits and training.
+        timesteps, seeds: each T, and each seed of the calibration images, splits and training.
         validation: separate images on which a method is chosen; no choice is made on test images.
         budget: ``{"latency": 8}`` (time-steps to the final logits), ``{"energy": 0.5}`` (fraction of the analog
             network's energy), or both: the report names the most accurate method on the validation images within it.
@@ -87,7 +86,6 @@ def compare(
         folder: folder for results and report; None: keep them in memory.
         on_existing: for a folder that holds a comparison: ``"keep"``: continue it, ``"overwrite"``: delete it,
             ``"number"``: use the next free name (``out-2``). A folder that another process has open is not overwritten.
-        max_pool: as for :func:`rheobase.convert`.
         num_calibration_images: maximum number of calibration images of each conversion, a random sample by its seed.
         energy_images: maximum number of images on which spikes are counted for the energy.
         name: name of the network in the report; default its class.
@@ -127,13 +125,11 @@ def compare(
         checks.check_fits(analog, part, data)
     quantised = all(site.levels is not None for site in analog.sites)
     checks.check_training(training, named, quantised)
-    digests = {part: data.digest() for part, data in parts.items()}
+    digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}
     identity = Identity(
         versions=versions(),
         model_sha256=_graph_digest(analog.ann),
-        calibration_sha256=digests["calibration"],
-        test_sha256=digests["test"],
-        validation_sha256=digests.get("validation"),
+        **digests,
         max_pool=max_pool,
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,

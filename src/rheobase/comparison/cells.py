@@ -70,7 +70,7 @@ class Identity(_Entry):
     model_sha256: str = Field(title="the network")
     calibration_sha256: str = Field(title="the calibration images")
     test_sha256: str = Field(title="the test images")
-    validation_sha256: str | None = Field(title="the validation images")
+    validation_sha256: str | None = Field(None, title="the validation images")
     max_pool: MaxPool = Field(title="max_pool")
     num_calibration_images: int = Field(title="the number of calibration images")
     energy_images: int = Field(title="energy_images")

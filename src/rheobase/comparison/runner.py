@@ -79,9 +79,8 @@ class Runner:
 
     def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
         """Run a cell; the cell has results, or the reason why it has none."""
-        found: dict[str, Any]
         try:
-            found = {"status": "done", **self._measure(recipe, timesteps, seed)}
+            found: dict[str, Any] = {"status": "done", **self._measure(recipe, timesteps, seed)}
         except _REFUSALS as error:
             found = {"status": "refused", "reason": str(error)}
         except Exception as error:  # one failed cell must not lose the others
