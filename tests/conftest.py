@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from torch import nn
 
 import networks
 import rheobase as rb
+from command_line import Run, runner
 from rheobase.activations import ACTIVATIONS
 from rheobase.graph import Graph, capture, fold_batch_norm
 from rheobase.graph.operations import OPERATIONS
@@ -30,6 +32,13 @@ from rheobase.passes import PASSES
 settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("project")
 torch.set_num_threads(1)  # the test runner already uses both cores
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in the folder of a test file's data."""
+    monkeypatch.chdir(home)
+    return runner(capsys)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

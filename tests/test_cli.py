@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase as rb
-from command_line import Run, assert_refused, runner
+from command_line import Run, assert_refused
 from rheobase import cli
 from rheobase.exchange import checkpoints as models
 
@@ -74,14 +74,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "scaled.npz", images=train["x"].astype(np.float32) / 255, labels=train["y"])
     np.savez(folder / "floats.npz", images=train["x"].astype(np.float32), labels=train["y"] * 1.0)
     return folder
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in the folder of the test's files."""
-    monkeypatch.chdir(home)
-
-    return runner(capsys)
 
 
 def conversion(out: Path, *more: object, model: str = "cli_nets:Net", data: str = "data.npz") -> list[object]:

@@ -41,6 +41,8 @@ class Value(BaseModel):
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Build a value from plain values; raises the library's errors in place of pydantic's."""
+        if isinstance(obj, dict):
+            obj = {str(name): value for name, value in obj.items()}  # pydantic passes the names as keywords
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
