@@ -449,10 +449,8 @@ def test_normalisation_for_another_number_of_channels(tmp_path: Path, name: str)
     ],
 )
 def test_impossible_preprocessing(options: dict) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"preprocessing: {list(options)[-1]}.*Remedy"):
         Preprocessing(**options)
-    assert caught.value.where == list(options)[-1]
-    assert caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["limit", "batch_size"])

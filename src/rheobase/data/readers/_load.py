@@ -12,14 +12,9 @@ from rheobase.core import user_code
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError
 from rheobase.data.batches import Batches
-from rheobase.data.readers.arrays import read_arrays
-from rheobase.data.readers.idx import idx_files, read_idx
-from rheobase.data.readers.image_dataset import ImageDataset, Sample
-from rheobase.data.readers.image_folder import read_image_folder
-from rheobase.data.readers.image_tar import is_tar, read_image_tar
-from rheobase.data.readers.npz import read_npz
-from rheobase.data.readers.preprocessing import Preprocessing
-from rheobase.data.readers.reading import reading
+from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
+from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
+from rheobase.data.readers.image_files import is_tar, read_image_files
 from rheobase.data.readers.user_function import read_function
 from rheobase.data.sampling import sample_order
 from rheobase.data.sources import OnDisk, dataset_of
@@ -91,22 +86,20 @@ def load(
 
 def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
     """The samples and the class names, by the kind of file."""
-    if path.is_dir():
-        idx = idx_files(path)
-        if not idx:
-            return read_image_folder(path, folder)
-        images, labels = read_idx(path, idx, folder)
-    elif is_tar(path):
-        return read_image_tar(path, folder)
+    idx = idx_files(path) if path.is_dir() else {}
+    if idx:
+        arrays = read_idx(path, idx, folder)
+    elif path.is_dir() or is_tar(path):
+        return read_image_files(path, folder)
     elif path.suffix.lower() == ".npz":
-        images, labels = read_npz(path, folder)
+        arrays = read_npz(path, folder)
     else:
         raise DataError(
             "is not a supported data file",
             where=str(path),
             remedy="give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function",
         )
-    return read_arrays(images, labels, str(path), preprocessing)
+    return as_samples(*arrays, str(path), preprocessing)
 
 
 def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:

@@ -24,8 +24,7 @@ class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for i, batch in enumerate(self._batches):
-            yield _check_pair(batch, f"{self._spec} batch {i}")
+        return (_check_pair(batch, f"{self._spec} batch {i}") for i, batch in enumerate(self._batches))
 
 
 def read_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
@@ -35,8 +34,7 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
         DataError: if the call fails, the returned value is not data, or limit or seed has no effect on it.
     """
     source = user_code.call(spec, DataError)
-    is_pair = isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source))
-    if is_pair:
+    if isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source)):
         images, labels = _check_pair(source, spec)
         if limit is not None or seed is not None:  # otherwise nothing is copied
             order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
@@ -48,20 +46,20 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
             where="limit" if limit is not None else "seed",
             remedy=f"leave it out, or select the samples in {spec}",
         )
-    if isinstance(source, DataLoader):
-        if not isinstance(source.dataset, IterableDataset) and len(source) == 0:
-            raise DataError("returned no sample", where=spec, remedy="return at least one batch")
-        return source
     if not isinstance(source, Iterable):
         raise DataError.typed(
             f"returned {type(source).__name__}, which is not data",
             where=spec,
             remedy="return a DataLoader, batches of (images, labels), or (images, labels) tensors",
         )
-    batches = _Batches(spec, source)
-    if next(iter(batches), None) is None:
+    if isinstance(source, DataLoader):
+        loader, is_empty = source, not isinstance(source.dataset, IterableDataset) and len(source) == 0
+    else:
+        batches = _Batches(spec, source)
+        loader, is_empty = DataLoader(batches, batch_size=None), next(iter(batches), None) is None
+    if is_empty:
         raise DataError("returned no sample", where=spec, remedy="return at least one batch")
-    return DataLoader(batches, batch_size=None)
+    return loader
 
 
 def _check_pair(pair: Any, where: str) -> tuple[Tensor, Tensor]:
