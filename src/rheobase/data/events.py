@@ -9,24 +9,28 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, FiniteFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rheobase.core.checks import check_choice, check_positive, check_whole, is_whole
-from rheobase.core.errors import DataError
+from rheobase.core.checks import check_whole, is_whole
+from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.values import Value
+from rheobase.data.readers.image_dataset import reading
 from rheobase.data.sampling import sample_order
 
+Recordings = Sequence[tuple[Any, Any]]
+"""Pairs (structured events or their file, class index) by index: a list, or a data set of tonic."""
 _AXES = ("x", "y", "p", "t")
+_ENDINGS = (".bin", ".aedat4")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Framing:
+class Framing(Value):
     """Counts the events of a recording in T frames of P polarities: an image [T·P, H, W].
 
     Channel f·P + p at (y, x) is min(n, clip) / scale, where n is the number of events of polarity p (0 is OFF, 1 is ON)
@@ -60,24 +64,15 @@ class Framing:
         [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
     """
 
-    frames: int
-    sensor: tuple[int, int]
+    place: ClassVar[str | None] = "framing"
+    refusal: ClassVar[type[RheobaseError]] = DataError
+
+    frames: PositiveInt
+    sensor: tuple[PositiveInt, PositiveInt]
     by: Literal["time", "count"] = "time"
     polarities: Literal[1, 2] = 2
-    clip: int | None = None
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_whole(self.frames, "frames", error=DataError)
-        if self.clip is not None:
-            check_whole(self.clip, "clip", error=DataError)
-        if len(self.sensor) != 2:
-            raise DataError(f"is {self.sensor}", where="sensor", remedy="give width and height")
-        for value in self.sensor:
-            check_whole(value, "sensor", error=DataError)
-        check_choice(self.by, ("time", "count"), "by", error=DataError)
-        check_choice(self.polarities, (1, 2), "polarities", error=DataError)
-        check_positive(self.scale, "scale", error=DataError)
+    clip: PositiveInt | None = None
+    scale: FiniteFloat = Field(default=1.0, gt=0)
 
     def __call__(self, events: np.ndarray, where: str = "recording") -> np.ndarray:
         """Count a structured array of events; `where` is its name in errors."""
@@ -128,13 +123,6 @@ class Framing:
         return [x, y, p, t]
 
 
-class Recordings(Protocol):
-    """A sequence of (structured events, class index): a list, or a data set of tonic."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
-
-
 class EventDataset(Dataset[tuple[Tensor, int]]):
     """A data set of recordings, each read and counted on access.
 
@@ -142,6 +130,7 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
         recordings: at least one recording.
         framing: the conversion of events into an image.
         positions: indices of the recordings to use, in this order; default: all.
+        classes: names of the classes; default: those of ``recordings``, if it has any.
 
     Raises:
         DataError: on construction, if the first recording cannot be read or does not fit the framing; on access, the
@@ -154,10 +143,16 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
         (1.0, 3)
     """
 
-    def __init__(self, recordings: Recordings, framing: Framing, positions: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        recordings: Recordings,
+        framing: Framing,
+        positions: Sequence[int] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.recordings, self.framing = recordings, framing
         self.positions = range(len(recordings)) if positions is None else positions
-        self.classes: list[str] = list(getattr(recordings, "classes", ()))
+        self.classes: list[str] = list(getattr(recordings, "classes", ()) if classes is None else classes)
         if not len(self):
             raise DataError("holds no recording", where="data set", remedy="give at least one recording")
         self[0]  # raises here for a wrong sensor, not in the middle of a long run
@@ -168,11 +163,11 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         position = self.positions[index]
         events, label = self.recordings[position]
-        where = f"recording {position}"
-        if isinstance(self.recordings, _Folder):
-            where = str(self.recordings.paths[position])
+        where = str(events) if isinstance(events, Path) else f"recording {position}"
         if not is_whole(label, least=0):
             raise DataError(f"has the label {label!r}", where=where, remedy="give a class index, 0 or more")
+        if isinstance(events, Path):
+            events = _read(events)
         return torch.from_numpy(self.framing(events, where)), int(label)
 
 
@@ -217,46 +212,25 @@ def load(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None:
             check_whole(value, name, error=DataError)
-    recordings = _Folder(Path(source)) if isinstance(source, str | os.PathLike) else source
+    recordings, classes = _in_folder(Path(source)) if isinstance(source, str | os.PathLike) else (source, None)
     positions = sample_order(len(recordings), limit, seed)
-    return DataLoader(EventDataset(recordings, framing, positions), batch_size=batch_size)
+    return DataLoader(EventDataset(recordings, framing, positions, classes), batch_size=batch_size)
 
 
-# Files
-
-
-class _Folder:
-    """The recordings `<class>/<name>` in a folder."""
-
-    def __init__(self, root: Path) -> None:
-        try:
-            folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-            inside = {folder: sorted(filter(_is_recording, folder.iterdir())) for folder in folders}
-        except OSError as cause:
-            raise DataError(
-                f"cannot be listed ({cause.strerror})",
-                where=str(cause.filename or root),
-                remedy="give an existing folder with read permission",
-            ) from cause
-        for folder in folders or [root]:
-            if not inside.get(folder):
-                raise DataError(
-                    "holds no recording" if folders else "holds no class folder",
-                    where=str(folder),
-                    remedy=f"give a folder of recordings <class>/<name> with the endings {' '.join(_ENDINGS)}",
-                )
-        self.classes = [folder.name for folder in folders]
-        self.paths = [path for paths in inside.values() for path in paths]
-        self._labels = [label for label, paths in enumerate(inside.values()) for _ in paths]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return _read(self.paths[index]), self._labels[index]
-
-
-_ENDINGS = (".bin", ".aedat4")
+def _in_folder(root: Path) -> tuple[Recordings, list[str]]:
+    """The recordings `<class>/<name>` in a folder, and the names of the classes."""
+    with reading(str(root)):
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        inside = [sorted(filter(_is_recording, folder.iterdir())) for folder in folders]
+    empty = [folder for folder, paths in zip(folders, inside, strict=True) if not paths]
+    if empty or not folders:
+        raise DataError(
+            "holds no recording" if empty else "holds no class folder",
+            where=str(empty[0] if empty else root),
+            remedy=f"give a folder of recordings <class>/<name> with the endings {' '.join(_ENDINGS)}",
+        )
+    recordings = [(path, label) for label, paths in enumerate(inside) for path in paths]
+    return recordings, [folder.name for folder in folders]
 
 
 def _is_recording(path: Path) -> bool:
@@ -266,30 +240,6 @@ def _is_recording(path: Path) -> bool:
 def _read(path: Path) -> np.ndarray:
     """The events of a file; a file without events is refused, because it is likely a failed download."""
     try:
-        events = _read_bin(path) if path.suffix.lower() == ".bin" else _tonic().read_aedat4(str(path))
-        if not len(events):
-            raise ValueError("it holds no event")
-    except (DataError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as cause:  # tonic raises any exception, and panics of aedat are not subclasses of Exception
-        raise DataError(
-            f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
-            where=str(path),
-            remedy="download or write it again, or remove it",
-        ) from cause
-    return events
-
-
-def _read_bin(path: Path) -> np.ndarray:
-    tonic_io = _tonic()
-    size = path.stat().st_size
-    if size % 5:  # tonic would read a truncated file
-        raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
-    return tonic_io.read_mnist_file(str(path), dtype=tonic_io.events_struct)
-
-
-def _tonic() -> Any:
-    try:
         import aedat  # noqa: F401  tonic imports it only when it reads AEDAT 4
         from tonic import io
     except ImportError as cause:
@@ -298,4 +248,13 @@ def _tonic() -> Any:
             where="recordings",
             remedy="run pip install 'rheobase[events]'",
         ) from cause
-    return io
+    with reading(str(path), BaseException):  # tonic raises any exception; panics of aedat are not an Exception
+        if path.suffix.lower() == ".aedat4":
+            events = io.read_aedat4(str(path))
+        elif (size := path.stat().st_size) % 5:  # tonic would read a truncated file
+            raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
+        else:
+            events = io.read_mnist_file(str(path), dtype=io.events_struct)
+        if not len(events):
+            raise ValueError("it holds no event")
+    return events
