@@ -274,8 +274,8 @@ def test_batches_can_be_gone_through_twice(module, how: str) -> None:  # type: i
         ("def make(): return 7", "returned int"),
         ("def make(): return []", "returned no sample"),
         ("def make(): return DataLoader([])", "returned no sample"),
-        ("def make(): return torch.zeros(0, 1), torch.zeros(0).long()", "holds no sample"),
-        ("def make(): return [torch.zeros(1)]", "is Tensor, not a pair of tensors"),
+        ("def make(): return torch.zeros(0, 1), torch.zeros(0).long()", "images torch.float32 [0, 1]"),
+        ("def make(): return [torch.zeros(1)]", "no labels"),
         ("def make(): return [(torch.zeros(2, 1), torch.zeros(3).long())]", "has 2 images but 3 labels"),
         ("def make(): return torch.zeros(2, 1), torch.zeros(2)", "labels torch.float32 [2]"),
         (

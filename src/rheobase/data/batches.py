@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from rheobase.core.errors import DataError
 
 Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
+Batch = tuple[Tensor, Tensor | None]
+"""Images [B, ...], and labels [B] or None."""
 
 _CHECKED_AT_ONCE = 1000
 
 
-def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Batch]:
     """Iterate over (images, labels or None) in the order given.
 
     Raises:
@@ -37,22 +40,36 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
     empty = True
     for batch in data:
         empty = False
-        if isinstance(batch, Tensor):
-            yield batch, None
-        elif isinstance(batch, (tuple, list)) and len(batch) >= 1 and isinstance(batch[0], Tensor):
-            labels = as_labels(batch[1], where) if len(batch) > 1 else None
-            if labels is not None:
-                check_as_many(batch[0], labels, where)
-            yield batch[0], labels
-        else:
-            raise DataError(
-                f"yields {type(batch).__name__}", where=where, remedy="make each batch a tensor or (images, labels)"
-            )
+        yield as_batch(batch, where)
     if empty:
         raise no_image(where)
 
 
-def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
+def as_batch(batch: Any, where: str) -> Batch:
+    """Images, and labels if there are any, of one batch.
+
+    Raises:
+        DataError: if images are no tensor, labels are not numbers, or there is not one label for each image.
+    """
+    images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
+    if not isinstance(images, Tensor):
+        raise DataError(
+            f"yields {type(images).__name__} in place of an image tensor",
+            where=where,
+            remedy="make each batch a tensor or (images, labels), with all images of one shape",
+        )
+    if not labels:
+        return images, None
+    try:
+        given = torch.as_tensor(labels[0])
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = f"has labels that are not numbers ({type(labels[0]).__name__}: {error})"
+        raise DataError(reason, where=where, remedy="give one class index for each image") from None
+    check_as_many(images, given, where)
+    return images, given
+
+
+def tensors(data: object, where: str) -> Batch | None:
     """Images and labels (or None), if the data are tensors; None for an iterable of batches.
 
     Raises:
@@ -72,14 +89,8 @@ def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    if isinstance(data, tuple) and data and isinstance(data[0], Tensor):
-        data = data[0]
-    if isinstance(data, Tensor):
-        return -(-len(data) // batch_size)
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError:
-        return None
+    images = data[0] if isinstance(data, tuple) and data else data
+    return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 
 class Digest:
@@ -88,12 +99,13 @@ class Digest:
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
-    def update(self, **tensors: Tensor | None) -> None:
-        """Add one batch; each keyword is a separate stream of values."""
+    def update(self, **tensors: Tensor | None) -> Digest:
+        """Add one batch, and return the digest; each keyword is a separate stream of values."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
+        return self
 
     def hexdigest(self) -> str:
         """The hash of all streams."""
@@ -108,7 +120,7 @@ def no_image(where: str) -> DataError:
     return DataError("is empty", where=where, remedy="give at least one image")
 
 
-def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
     """Yield the batches, and check that they match.
 
     Raises:
@@ -124,22 +136,6 @@ def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator
         if (labels is not None) != labelled:
             raise DataError("has labels for some batches only", where=where, remedy="give each image one label")
         yield images, labels
-
-
-def as_labels(labels: Any, where: str) -> Tensor:
-    """Labels of a batch as a tensor.
-
-    Raises:
-        DataError: if they are not numbers.
-    """
-    try:
-        return torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"has labels that are not numbers ({type(labels).__name__}: {error})",
-            where=where,
-            remedy="give one class index for each image",
-        ) from None
 
 
 def check_as_many(images: Any, labels: Any, where: str) -> None:

@@ -39,12 +39,9 @@ class Framing(Value):
         by="time":   f = min(⌊T·(t_i − t_0) / (t_{N−1} − t_0)⌋, T − 1)
         by="count":  f = ⌊T·i / N⌋
 
-    Every event is in exactly one frame. The frames have equal duration, or equal numbers of events within one event. If
-    all events have the same time, they are in frame 0.
-
-    The frames are those of SpikingJelly if T divides the duration or N. Otherwise SpikingJelly rounds the length of a
-    frame down to whole microseconds or events and adds the remainder to the last frame, so an edge differs by less than
-    T microseconds or events. Tonic's `ToFrame` drops the remainder.
+    Every event is in exactly one frame; if all have the same time, in frame 0. The frames are those of SpikingJelly if
+    T divides the duration or N. Otherwise SpikingJelly rounds the length of a frame down and adds the remainder to the
+    last frame, so an edge differs by less than T microseconds or events. Tonic's `ToFrame` drops the remainder.
 
     Args:
         frames: T.
@@ -123,37 +120,14 @@ class Framing(Value):
         return [x, y, p, t]
 
 
-class EventDataset(Dataset[tuple[Tensor, int]]):
-    """A data set of recordings, each read and counted on access.
-
-    Args:
-        recordings: at least one recording.
-        framing: the conversion of events into an image.
-        positions: indices of the recordings to use, in this order; default: all.
-        classes: names of the classes; default: those of ``recordings``, if it has any.
-
-    Raises:
-        DataError: on construction, if the first recording cannot be read or does not fit the framing; on access, the
-            same for that recording.
-
-    Example:
-        >>> events = np.array([(0, 0, 1, 10)], [(axis, int) for axis in "xypt"])
-        >>> image, label = EventDataset([(events, 3)], Framing(frames=1, sensor=(2, 2)))[0]
-        >>> image.sum().item(), label
-        (1.0, 3)
-    """
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Recordings, each read and counted on access, and the names of their classes."""
 
     def __init__(
-        self,
-        recordings: Recordings,
-        framing: Framing,
-        positions: Sequence[int] | None = None,
-        classes: Sequence[str] | None = None,
+        self, recordings: Recordings, framing: Framing, positions: Sequence[int], classes: Sequence[str]
     ) -> None:
-        self.recordings, self.framing = recordings, framing
-        self.positions = range(len(recordings)) if positions is None else positions
-        self.classes: list[str] = list(getattr(recordings, "classes", ()) if classes is None else classes)
-        if not len(self):
+        self.recordings, self.framing, self.positions, self.classes = recordings, framing, positions, list(classes)
+        if not positions:
             raise DataError("holds no recording", where="data set", remedy="give at least one recording")
         self[0]  # raises here for a wrong sensor, not in the middle of a long run
 
@@ -212,9 +186,12 @@ def load(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None:
             check_whole(value, name, error=DataError)
-    recordings, classes = _in_folder(Path(source)) if isinstance(source, str | os.PathLike) else (source, None)
+    if isinstance(source, str | os.PathLike):
+        recordings, classes = _in_folder(Path(source))
+    else:
+        recordings, classes = source, getattr(source, "classes", [])
     positions = sample_order(len(recordings), limit, seed)
-    return DataLoader(EventDataset(recordings, framing, positions, classes), batch_size=batch_size)
+    return DataLoader(_Images(recordings, framing, positions, classes), batch_size=batch_size)
 
 
 def _in_folder(root: Path) -> tuple[Recordings, list[str]]:

@@ -23,8 +23,8 @@ from rheobase.core.errors import TrainingError
 from rheobase.core.paths import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
-from rheobase.data.batches import Batches
-from rheobase.data.sources import Batch, Part
+from rheobase.data.batches import Batch, Batches
+from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import averaging, normalising

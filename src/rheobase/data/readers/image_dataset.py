@@ -121,12 +121,7 @@ class Sample(NamedTuple):
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """A data set of images that are decoded and preprocessed on access.
-
-    Args:
-        samples: at least one image with its class index.
-        classes: names of the classes, by class index.
-        preprocessing: resize, crop and normalisation.
+    """A data set of at least one image, each decoded and preprocessed on access.
 
     Raises:
         DataError: on construction, if the first image cannot be read or does not fit the preprocessing; on access, if

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from rheobase.core import user_code
 from rheobase.core.errors import DataError
-from rheobase.data.batches import check_as_many
+from rheobase.data.batches import as_batch
 from rheobase.data.sampling import sample_order
 
 
@@ -24,7 +24,7 @@ class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (_check_pair(batch, f"{self._spec} batch {i}") for i, batch in enumerate(self._batches))
+        return (_checked(batch, f"{self._spec} batch {i}") for i, batch in enumerate(self._batches))
 
 
 def read_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
@@ -35,7 +35,7 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
     """
     source = user_code.call(spec, DataError)
     if isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source)):
-        images, labels = _check_pair(source, spec)
+        images, labels = _checked(source, spec)
         if limit is not None or seed is not None:  # otherwise nothing is copied
             order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
             images, labels = images[order], labels[order]
@@ -62,20 +62,13 @@ def read_function(spec: str, batch_size: int, limit: int | None, seed: int | Non
     return loader
 
 
-def _check_pair(pair: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Check float images [B, C, H, W] and integer labels [B]."""
-    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(torch.is_tensor, pair))):
+def _checked(pair: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Float images [B, C, H, W] and integer labels [B] of a batch."""
+    images, labels = as_batch(pair, where)
+    found = f"images {images.dtype} {list(images.shape)} and "
+    found += "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
+    if labels is None or not images.is_floating_point() or labels.is_floating_point() or not len(images):
         raise DataError(
-            f"is {type(pair).__name__}, not a pair of tensors", where=where, remedy="return (images, labels) tensors"
+            f"has {found}", where=where, remedy="return at least one float image [B, C, H, W], and integer labels [B]"
         )
-    images, labels = pair
-    if not images.is_floating_point() or labels.is_floating_point() or images.ndim < 2 or labels.ndim != 1:
-        raise DataError(
-            f"has images {images.dtype} {list(images.shape)} and labels {labels.dtype} {list(labels.shape)}",
-            where=where,
-            remedy="return float images [B, C, H, W] and integer labels [B]",
-        )
-    check_as_many(images, labels, where)
-    if not len(images):
-        raise DataError("holds no sample", where=where, remedy="give at least one image")
     return images.float(), labels.long()
