@@ -15,25 +15,16 @@ from rheobase.training.autoaugment import POLICIES, apply_policy
 
 
 class Draws(NamedTuple):
-    """Random draws for B images, separate from the pixels, so that several processes can share a batch.
+    """Random draws for B images, each [B] or [B, 2], so that several processes can share a batch."""
 
-    Attributes:
-        row, column: start of the crop in the padded image, [B].
-        flip: True if the image is mirrored, [B].
-        hole_row, hole_column: centre of the square of Cutout, [B].
-        policy: index of the sub-policy of AutoAugment, [B].
-        chance: uniform in 0..1; an operation is applied if this is below its probability, [B, 2].
-        negative: True if the operation has the negative sign, [B, 2].
-    """
-
-    row: Tensor
+    row: Tensor  # start of the crop in the padded image
     column: Tensor
-    flip: Tensor
-    hole_row: Tensor
+    flip: Tensor  # True: mirrored
+    hole_row: Tensor  # centre of the square of Cutout
     hole_column: Tensor
-    policy: Tensor
-    chance: Tensor
-    negative: Tensor
+    policy: Tensor  # index of the sub-policy of AutoAugment
+    chance: Tensor  # uniform in 0..1; an operation is applied if this is below its probability, [B, 2]
+    negative: Tensor  # True: the operation has the negative sign, [B, 2]
 
     def part(self, rows: slice) -> Draws:
         """The draws for some of the images."""
@@ -75,11 +66,10 @@ class Augmentation(Value):
     def _mean_and_std_belong_together(self) -> Augmentation:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std must be given together")
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != len(self.std):
-                raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
-            if min(self.std, default=0) <= 0:
-                raise ValueError("std must be positive")
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError(f"{len(self.mean or ())} means but {len(self.std or ())} standard deviations")
+        if min(self.std or (1,)) <= 0:
+            raise ValueError("std must be positive")
         return self
 
     def check(self, shape: torch.Size) -> None:
@@ -89,11 +79,8 @@ class Augmentation(Value):
             DataError: if the shape is not [B, C, H, W], or C does not fit mean and std or AutoAugment.
         """
         if len(shape) != 4:
-            raise DataError(
-                f"needs images [B, C, H, W], not {list(shape)}",
-                where="augmentation",
-                remedy="give images, or leave it out",
-            )
+            reason = f"needs images [B, C, H, W], not {list(shape)}"
+            raise DataError(reason, where="augmentation", remedy="give images, or leave it out")
         if self.mean is not None and len(self.mean) != shape[1]:
             raise DataError(
                 f"has {len(self.mean)} values, but the images have {shape[1]} channels",
@@ -101,11 +88,8 @@ class Augmentation(Value):
                 remedy="give one value for each channel",
             )
         if self.autoaugment and shape[1] not in (1, 3):
-            raise DataError(
-                f"needs 1 or 3 channels, but the images have {shape[1]}",
-                where="AutoAugment",
-                remedy="leave autoaugment out",
-            )
+            reason = f"needs 1 or 3 channels, but the images have {shape[1]}"
+            raise DataError(reason, where="AutoAugment", remedy="leave autoaugment out")
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draws:
         """Draw for ``shape[0]`` images; the number of draws does not depend on the settings."""

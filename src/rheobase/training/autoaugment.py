@@ -16,68 +16,42 @@ from torch import Tensor
 
 from rheobase.core.errors import DataError
 
-Operation = tuple[str, float, int]
-"""Name, probability, magnitude 0..9."""
+# Tables 7 and 9 of the paper: 25 sub-policies of two operations with probability and magnitude 0..9, which is 0 for
+# operations without a magnitude.
+_TABLES = {
+    "cifar10": """
+    invert 0.1 0 + contrast 0.2 6; rotate 0.7 2 + translate_x 0.3 9; sharpness 0.8 1 + sharpness 0.9 3;
+    shear_y 0.5 8 + translate_y 0.7 9; auto_contrast 0.5 0 + equalize 0.9 0; shear_y 0.2 7 + posterize 0.3 7;
+    color 0.4 3 + brightness 0.6 7; sharpness 0.3 9 + brightness 0.7 9; equalize 0.6 0 + equalize 0.5 0;
+    contrast 0.6 7 + sharpness 0.6 5; color 0.7 7 + translate_x 0.5 8; equalize 0.3 0 + auto_contrast 0.4 0;
+    translate_y 0.4 3 + sharpness 0.2 6; brightness 0.9 6 + color 0.2 8; solarize 0.5 2 + invert 0.0 0;
+    equalize 0.2 0 + auto_contrast 0.6 0; equalize 0.2 0 + equalize 0.6 0; color 0.9 9 + equalize 0.6 0;
+    auto_contrast 0.8 0 + solarize 0.2 8; brightness 0.1 3 + color 0.7 0; solarize 0.4 5 + auto_contrast 0.9 0;
+    translate_y 0.9 9 + translate_y 0.7 9; auto_contrast 0.9 0 + solarize 0.8 3; equalize 0.8 0 + invert 0.1 0;
+    translate_y 0.7 9 + auto_contrast 0.9 0
+    """,
+    "imagenet": """
+    posterize 0.4 8 + rotate 0.6 9; solarize 0.6 5 + auto_contrast 0.6 0; equalize 0.8 0 + equalize 0.6 0;
+    posterize 0.6 7 + posterize 0.6 6; equalize 0.4 0 + solarize 0.2 4; equalize 0.4 0 + rotate 0.8 8;
+    solarize 0.6 3 + equalize 0.6 0; posterize 0.8 5 + equalize 1.0 0; rotate 0.2 3 + solarize 0.6 8;
+    equalize 0.6 0 + posterize 0.4 6; rotate 0.8 8 + color 0.4 0; rotate 0.4 9 + equalize 0.6 0;
+    equalize 0.0 0 + equalize 0.8 0; invert 0.6 0 + equalize 1.0 0; color 0.6 4 + contrast 1.0 8;
+    rotate 0.8 8 + color 1.0 2; color 0.8 8 + solarize 0.8 7; sharpness 0.4 7 + invert 0.6 0;
+    shear_x 0.6 5 + equalize 1.0 0; color 0.4 0 + equalize 0.6 0; equalize 0.4 0 + solarize 0.2 4;
+    solarize 0.6 5 + auto_contrast 0.6 0; invert 0.6 0 + equalize 1.0 0; color 0.6 4 + contrast 1.0 8;
+    equalize 0.8 0 + equalize 0.6 0
+    """,
+}
 
-# Table 7 of the paper; operations without a magnitude have 0.
-_CIFAR10: tuple[tuple[Operation, Operation], ...] = (
-    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
-    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
-    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
-    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
-    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
-    (("color", 0.4, 3), ("brightness", 0.6, 7)),
-    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
-    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
-    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
-    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
-    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
-    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
-    (("brightness", 0.9, 6), ("color", 0.2, 8)),
-    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
-    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
-    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
-    (("color", 0.9, 9), ("equalize", 0.6, 0)),
-    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
-    (("brightness", 0.1, 3), ("color", 0.7, 0)),
-    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
-    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
-    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
-    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
-)
 
-# Table 9 of the paper.
-_IMAGENET: tuple[tuple[Operation, Operation], ...] = (
-    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
-    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
-    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
-    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
-    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
-    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
-    (("rotate", 0.8, 8), ("color", 0.4, 0)),
-    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
-    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("rotate", 0.8, 8), ("color", 1.0, 2)),
-    (("color", 0.8, 8), ("solarize", 0.8, 7)),
-    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
-    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
-    (("color", 0.4, 0), ("equalize", 0.6, 0)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-)
-
-POLICIES = {"cifar10": _CIFAR10, "imagenet": _IMAGENET}
+POLICIES = {
+    name: [
+        [(operation, float(probability), int(magnitude)) for operation, probability, magnitude in map(str.split, pair)]
+        for pair in (text.split("+") for text in table.split(";"))
+    ]
+    for name, table in _TABLES.items()
+}
+"""Name of a policy -> sub-policies -> operations (name, probability, magnitude)."""
 
 
 def apply_policy(
@@ -97,15 +71,14 @@ def apply_policy(
     Raises:
         DataError: if the pixels before normalisation are not in 0..1.
     """
+    drawn = zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
     chosen = [
         [
-            (operation, magnitude, minus)
-            for (operation, probability, magnitude), drawn, minus in zip(
-                POLICIES[name][index], chances, signs, strict=True
-            )
-            if drawn < probability
+            (operation, magnitude / 9, -1 if minus else 1)
+            for (operation, probability, magnitude), draw, minus in zip(POLICIES[name][i], draws, signs, strict=True)
+            if draw < probability
         ]
-        for index, chances, signs in zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
+        for i, draws, signs in drawn
     ]
     changed = [i for i, operations in enumerate(chosen) if operations]
     if not changed:
@@ -122,8 +95,8 @@ def apply_policy(
     arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
     for array, i in zip(arrays, changed, strict=True):
         image = Image.fromarray(array[:, :, 0] if squeeze else array)
-        for operation, magnitude, minus in chosen[i]:
-            image = OPERATIONS[operation](image, magnitude / 9, -1 if minus else 1)
+        for operation, size, sign in chosen[i]:
+            image = OPERATIONS[operation](image, size, sign)
         array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
     result = images.clone()
     result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
@@ -134,12 +107,16 @@ def apply_policy(
 # 30°, enhancement 0.9. The border is filled with grey, close to the mean colour that the authors' code uses.
 
 
+def _grey(image: Image.Image) -> int | tuple[int, ...]:
+    return 128 if image.mode == "L" else (128,) * len(image.getbands())
+
+
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=_grey(image))
 
 
-def _grey(image: Image.Image) -> int | tuple[int, ...]:
-    return 128 if image.mode == "L" else (128,) * len(image.getbands())
+def _pixels(size: float, extent: int) -> int:
+    return round(size * 150 / 331 * extent)
 
 
 def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[..., Image.Image]:
@@ -149,12 +126,8 @@ def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callab
 OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "shear_x": lambda image, size, sign: _affine(image, 1, sign * 0.3 * size, 0, 0, 1, 0),
     "shear_y": lambda image, size, sign: _affine(image, 1, 0, 0, sign * 0.3 * size, 1, 0),
-    "translate_x": lambda image, size, sign: _affine(
-        image, 1, 0, sign * round(size * 150 / 331 * image.width), 0, 1, 0
-    ),
-    "translate_y": lambda image, size, sign: _affine(
-        image, 1, 0, 0, 0, 1, sign * round(size * 150 / 331 * image.height)
-    ),
+    "translate_x": lambda image, size, sign: _affine(image, 1, 0, sign * _pixels(size, image.width), 0, 1, 0),
+    "translate_y": lambda image, size, sign: _affine(image, 1, 0, 0, 0, 1, sign * _pixels(size, image.height)),
     "rotate": lambda image, size, sign: image.rotate(sign * 30 * size, fillcolor=_grey(image)),
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
