@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rheobase as rb
-from rheobase.training.batch_norm import averaging
+from rheobase.training.batch_norm import average_statistics
 from rheobase.training.loop import _loss, _optimiser
 from rheobase.zoo.digits import digits
 
@@ -273,10 +273,7 @@ def normalised(kind: str) -> nn.Module:
 def test_running_statistics_become_means_over_the_batches(kind: str, sizes: tuple[int, ...]) -> None:
     network = normalised(kind).train()
     images = few(sum(sizes))[0]
-    with torch.no_grad(), averaging(network) as steps:
-        for part in images.split(sizes):
-            next(steps)
-            network(part)
+    average_statistics(network, images.split(sizes))
     means, variances = [], []
     for part in images.double().split(sizes):
         state = network.state_dict()

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from rheobase.core.errors import DataError, RheobaseError, TrainingError
 from rheobase.core.values import Value
@@ -139,11 +138,8 @@ class Augmentation(Value):
         count, channels, height, width = images.shape
         pad, device = self.crop_padding, images.device
         mean, std = self._statistics(images)
-        if self.mean is None:
-            padded = F.pad(images, (pad, pad, pad, pad))
-        else:
-            padded = (-mean / std).expand(count, channels, height + 2 * pad, width + 2 * pad).contiguous()
-            padded[:, :, pad : pad + height, pad : pad + width] = images
+        padded = ((0 - mean) / std).expand(count, channels, height + 2 * pad, width + 2 * pad).contiguous()
+        padded[:, :, pad : pad + height, pad : pad + width] = images
         rows = draws.row.to(device)[:, None] + torch.arange(height, device=device)
         columns = draws.column.to(device)[:, None] + torch.arange(width, device=device)
         if self.flip:

@@ -25,26 +25,21 @@ def split_data(
     seed: int,
     workers: int,
 ) -> tuple[Part, Part | None]:
-    """Split the data into the images to train on and those to validate on."""
-    source = read(data, where="training data", workers=workers)
-    everything = Part(source, torch.arange(len(source)))
-    if validation is None:
-        return everything, None
-    if not isinstance(validation, float | int):
-        separate = read(validation, where="validation data", workers=workers)
-        return everything, Part(separate, torch.arange(len(separate)))
-    remedy = "give a fraction between 0 and 1, images, or None"
-    validation = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
-    return split(source, validation, derive(seed, "validation"))
-
-
-def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
-    """Check that there are enough images, and validation images if the settings need them.
+    """Split the data into the images to train on and those to validate on.
 
     Raises:
         DataError: if there are too few images.
-        TrainingError: if the settings need validation images and there are none.
+        TrainingError: if the fraction is invalid, or the settings need validation images and there are none.
     """
+    source = read(data, where="training data", workers=workers)
+    fitted, checked = Part(source, torch.arange(len(source))), None
+    if isinstance(validation, float | int):
+        remedy = "give a fraction between 0 and 1, images, or None"
+        fraction = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
+        fitted, checked = split(source, fraction, derive(seed, "validation"))
+    elif validation is not None:
+        separate = read(validation, where="validation data", workers=workers)
+        checked = Part(separate, torch.arange(len(separate)))
     if checked is not None and len(checked) == 0:
         raise DataError(
             f"the fraction is less than one of {len(fitted)} images",
@@ -57,13 +52,12 @@ def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
             where="training data",
             remedy=f"set batch_size to at most {len(fitted)}, or give more images",
         )
-    needs = [name for name in ("patience", "keep") if getattr(training, name) not in (None, "last")]
-    if checked is None and needs:
-        raise TrainingError(
-            f"is {getattr(training, needs[0])!r}, which needs validation images",
-            where=needs[0],
-            remedy="give validation=0.1, or validation images",
-        )
+    for name in ("patience", "keep"):
+        value = getattr(training, name)
+        if checked is None and value not in (None, "last"):
+            reason = f"is {value!r}, which needs validation images"
+            raise TrainingError(reason, where=name, remedy="give validation=0.1, or validation images")
+    return fitted, checked
 
 
 def check_task(
@@ -86,11 +80,11 @@ def check_task(
             continue
         source = part.source
         if not source.labelled and teacher is None and loss is None:
-            raise DataError(
+            reason, remedy = (
                 "has no labels, which the cross-entropy needs",
-                where=where,
-                remedy="give labels, or a teacher in place of them",
+                "give labels, or a teacher in place of them",
             )
+            raise DataError(reason, where=where, remedy=remedy)
         with random_state(0, None):
             images, labels = next(iter(source.batches([part.numbers[:2]])))
         if part is fitted and training.augment is not None:
@@ -140,18 +134,16 @@ def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[
     Raises:
         TrainingError: if no parameter is left to train.
     """
-    names = []
-    for name, parameter in module.named_parameters():
-        if parameters is not None:
+    known = dict(module.named_parameters())
+    if parameters is not None:
+        for name, parameter in known.items():
             parameter.requires_grad_(parameter.requires_grad and bool(parameters(name)))
-        if parameter.requires_grad:
-            names.append(name)
+    names = [name for name, parameter in known.items() if parameter.requires_grad]
     if not names:
-        known = ", ".join(name for name, _ in module.named_parameters())
         raise TrainingError(
             "leaves no parameter to train",
             where="model" if parameters is None else "parameters",
-            remedy=f"choose some of the network's parameters: {known}" if known else "give a network with parameters",
+            remedy=f"choose some of {', '.join(known)}" if known else "give a network with parameters",
         )
     return names
 
@@ -163,6 +155,5 @@ def copied(model: nn.Module, where: str) -> nn.Module:
     try:
         return copy.deepcopy(model).cpu()
     except Exception as cause:
-        raise TrainingError(
-            f"cannot be copied ({cause})", where=where, remedy="make copy.deepcopy(model) work"
-        ) from cause
+        remedy = "make copy.deepcopy(model) work"
+        raise TrainingError(f"cannot be copied ({cause})", where=where, remedy=remedy) from cause

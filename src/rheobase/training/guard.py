@@ -59,18 +59,16 @@ class Guard:
         return DivergedError(problem, where=when, kept=kept, remedy=remedy)
 
     def _thresholds_fine(self) -> Tensor:
-        values = torch.cat(
-            [
-                (value.exp2() if name.endswith("bits") else value).detach().reshape(-1)
-                for name, value in self.thresholds.items()
-            ]
-        )
+        parts = (value.exp2() if name.endswith("bits") else value for name, value in self.thresholds.items())
+        values = torch.cat([part.detach().reshape(-1) for part in parts])
         return (values > 0) & (values < torch.inf)  # both false for NaN
 
     def _report(self, fine: Tensor, when: str) -> None:
-        parts = fine.split([parameter.numel() for parameter in self.thresholds.values()])
-        for (name, parameter), part in zip(self.thresholds.items(), parts, strict=True):
-            if not bool(part.all()):
-                place = int((~part).nonzero()[0])
+        if bool(fine.all()):
+            return
+        place = int((~fine).nonzero()[0])
+        for name, parameter in self.thresholds.items():
+            if place < parameter.numel():
                 value = float(parameter.detach().reshape(-1)[place])
                 raise self.error(f"{name} is {value:.4g}, not positive and finite", when)
+            place -= parameter.numel()
