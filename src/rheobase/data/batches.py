@@ -46,11 +46,7 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
 
 
 def as_batch(batch: Any, where: str) -> Batch:
-    """Images, and labels if there are any, of one batch.
-
-    Raises:
-        DataError: if images are no tensor, labels are not numbers, or there is not one label for each image.
-    """
+    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
     if not isinstance(images, Tensor):
         raise DataError(
@@ -70,11 +66,7 @@ def as_batch(batch: Any, where: str) -> Batch:
 
 
 def tensors(data: object, where: str) -> Batch | None:
-    """Images and labels (or None), if the data are tensors; None for an iterable of batches.
-
-    Raises:
-        DataError: if there is no image, or not one label for each image.
-    """
+    """Images and labels (or None), if the data are tensors and not empty; None for an iterable of batches."""
     if isinstance(data, Tensor):
         images, labels = data, None
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
@@ -121,11 +113,7 @@ def no_image(where: str) -> DataError:
 
 
 def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
-    """Yield the batches, and check that they match.
-
-    Raises:
-        DataError: if images differ in shape, or only some batches have labels.
-    """
+    """Yield the batches; refuse images of different shapes, and labels for some batches only."""
     shape = labelled = None
     for images, labels in parts:
         if shape is None:
@@ -139,11 +127,7 @@ def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
 
 
 def check_as_many(images: Any, labels: Any, where: str) -> None:
-    """Refuse images [N, ...] if the number of labels is not N.
-
-    Raises:
-        DataError: naming both numbers.
-    """
+    """Refuse images [N, ...] if the number of labels is not N."""
     if labels.shape[:1] != images.shape[:1]:
         raise DataError(
             f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels",
@@ -153,16 +137,7 @@ def check_as_many(images: Any, labels: Any, where: str) -> None:
 
 
 def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
-    """Refuse images that are not finite floating-point numbers.
-
-    Args:
-        images: [N, ...].
-        where: name of the data in the error.
-        numbers: index of each image in the given data, for the error; default: from 0.
-
-    Raises:
-        DataError: naming the first such image.
-    """
+    """Refuse images [N, ...] that are not finite floating-point numbers; ``numbers`` are their indices in the data."""
     if not images.is_floating_point():
         raise DataError(f"holds {images.dtype} values", where=where, remedy="convert to float and normalise")
     for start, part in enumerate(images.split(_CHECKED_AT_ONCE)):
@@ -176,11 +151,7 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number for each image, from 0 to ``classes`` − 1.
-
-    Raises:
-        DataError: naming the first such image, counted from ``offset``.
-    """
+    """Refuse labels that are not one whole number for each image, from 0 to ``classes`` − 1; images count from ``offset``."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"have shape {list(labels.shape)} and dtype {labels.dtype}",
@@ -201,11 +172,7 @@ def check_labels(labels: Tensor, where: str, classes: int | None = None, offset:
 
 
 def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
-    """Refuse labels that do not fit the outputs [B, ...] of the network.
-
-    Raises:
-        DataError: if the outputs are not logits, or a label is not one of their classes.
-    """
+    """Refuse labels that do not fit the outputs [B, ...] of the network."""
     if answers.dim() != 2:
         raise DataError(
             f"have no effect, because the output of the network has shape {list(answers.shape[1:])} for each image",

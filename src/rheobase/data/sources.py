@@ -58,11 +58,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes.
-
-    Raises:
-        DataError: on construction, if the data set is empty; on reading, if images are not tensors of one shape.
-    """
+    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes; never empty."""
 
     dataset: Dataset[Any]
     workers: int
@@ -148,11 +144,7 @@ def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
 
 
 def join(parts: Iterable[Batch], where: str) -> Batch:
-    """Concatenate all batches.
-
-    Raises:
-        DataError: if shapes differ, or only some have labels.
-    """
+    """Concatenate all batches."""
     images, labels = zip(*alike(parts, where), strict=True)
     # a single batch is not copied, because it may take most of the memory
     return images[0] if len(images) == 1 else torch.cat(images), None if labels[0] is None else torch.cat(labels)

@@ -72,11 +72,7 @@ class Augmentation(Value):
         return self
 
     def check(self, shape: torch.Size) -> None:
-        """Refuse images that cannot be augmented.
-
-        Raises:
-            DataError: if the shape is not [B, C, H, W], or C does not fit mean and std or AutoAugment.
-        """
+        """Refuse a shape that is not [B, C, H, W], or whose C does not fit mean and std or AutoAugment."""
         if len(shape) != 4:
             reason = f"needs images [B, C, H, W], not {list(shape)}"
             raise DataError(reason, where="augmentation", remedy="give images, or leave it out")
@@ -109,11 +105,7 @@ class Augmentation(Value):
         )
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Apply the draws, and return new images on the same device.
-
-        Raises:
-            DataError: if the images before normalisation are not in 0..1, for AutoAugment.
-        """
+        """New images on the same device; AutoAugment refuses images that were not in 0..1 before normalisation."""
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, draws)
         if self.autoaugment:

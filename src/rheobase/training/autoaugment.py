@@ -67,9 +67,6 @@ def apply_policy(
         policy: index of one of the 25 sub-policies, [B].
         chance: an operation is applied if this is below its probability, [B, 2].
         negative: True for the negative sign of an operation that has one, [B, 2].
-
-    Raises:
-        DataError: if the pixels before normalisation are not in 0..1.
     """
     drawn = zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
     chosen = [

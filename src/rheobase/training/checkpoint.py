@@ -54,11 +54,7 @@ _STATES = ("model", "optimiser", "best")
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint, then the metrics, each atomically.
-
-    Raises:
-        TrainingError: if the folder cannot be written; the previous checkpoint is then unchanged.
-    """
+    """Write the checkpoint, then the metrics, each atomically: if that fails, the previous one is unchanged."""
     tensors = {f"{part}/{name}": value for part in _STATES for name, value in getattr(checkpoint, part).items()}
     content = {"version": VERSION, "identity": checkpoint.identity, "history": checkpoint.history}
     header = {_KEY: json.dumps({**content, "versions": versions()})}
@@ -73,11 +69,7 @@ def save_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None.
-
-    Raises:
-        TrainingError: if the checkpoint is damaged, or of another format version.
-    """
+    """The checkpoint in a folder, or None; refuse a damaged one, and one of another format version."""
     path = folder / CHECKPOINT_FILE
     remedy = "delete it to start from the beginning, or choose another folder"
     if not path.exists():
@@ -97,11 +89,7 @@ def load(folder: Path) -> Checkpoint | None:
 
 
 def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to resume a run with other settings, data or networks.
-
-    Raises:
-        TrainingError: listing the differences.
-    """
+    """Refuse to resume a run with other settings, data or networks."""
     differences = _differences(found, json.loads(json.dumps(wanted)))
     if differences:
         raise TrainingError(
@@ -145,11 +133,7 @@ def activations(module: nn.Module) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> None:
-    """Create the folder, and check that it can be written.
-
-    Raises:
-        TrainingError: if the folder cannot be written.
-    """
+    """Create the folder, and check that it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{CHECKPOINT_FILE}.new"

@@ -25,12 +25,7 @@ def split_data(
     seed: int,
     workers: int,
 ) -> tuple[Part, Part | None]:
-    """Split the data into the images to train on and those to validate on.
-
-    Raises:
-        DataError: if there are too few images.
-        TrainingError: if the fraction is invalid, or the settings need validation images and there are none.
-    """
+    """The images to train on and those to validate on, as many as the settings need."""
     source = read(data, where="training data", workers=workers)
     fitted, checked = Part(source, torch.arange(len(source))), None
     if isinstance(validation, float | int):
@@ -68,12 +63,7 @@ def check_task(
     checked: Part | None,
     training: Training,
 ) -> bool:
-    """Check on two images that networks, images and labels fit each other; True if the network outputs logits.
-
-    Raises:
-        DataError: if images or labels do not fit, or labels are missing.
-        TrainingError: if the output of a network does not fit.
-    """
+    """Check on two images that networks, images and labels fit each other; True if the network outputs logits."""
     outputs: dict[str, torch.Size] = {}
     for part, where in ((fitted, "training data"), (checked, "validation data")):
         if part is None:
@@ -129,11 +119,7 @@ def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> 
 
 
 def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[str]:
-    """Freeze the parameters that are not chosen, and return the names of the trained ones.
-
-    Raises:
-        TrainingError: if no parameter is left to train.
-    """
+    """Freeze the parameters that are not chosen, and return the names of the trained ones."""
     known = dict(module.named_parameters())
     if parameters is not None:
         for name, parameter in known.items():

@@ -18,11 +18,7 @@ _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays `images` and `labels`, or `x` and `y`; with a folder, `x_<folder>` and `y_<folder>`.
-
-    Raises:
-        DataError: if the arrays are missing, or the file cannot be read.
-    """
+    """The arrays `images` and `labels`, or `x` and `y`; with a folder, `x_<folder>` and `y_<folder>`."""
     pairs = [(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")]
     with reading(str(path)):
         stored = np.load(path, allow_pickle=False)
@@ -55,11 +51,7 @@ def idx_files(root: Path) -> dict[tuple[str, str], Path]:
 
 
 def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, H, W] and labels [N] of one folder.
-
-    Raises:
-        DataError: if the folder must be chosen, or a file of it is missing or cannot be read.
-    """
+    """Images [N, H, W] and labels [N] of one folder."""
     folders = sorted({name for name, _ in files})
     if folder is None and len(folders) == 1:
         folder = folders[0]
@@ -90,11 +82,7 @@ def _parse_idx(path: Path, ndim: int) -> np.ndarray:
 def as_samples(
     images: np.ndarray, labels: np.ndarray, where: str, preprocessing: Preprocessing
 ) -> tuple[list[Sample], list[str]]:
-    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1].
-
-    Raises:
-        DataError: if shapes or types differ from these, images are not finite, or there are none.
-    """
+    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1]."""
     if preprocessing.grayscale:
         remedy = "leave it out; it is for image files only"
         raise DataError(f"has no effect on the arrays in {where}", where="grayscale", remedy=remedy)

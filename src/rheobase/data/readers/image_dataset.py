@@ -91,11 +91,7 @@ class Preprocessing(Value):
         return self
 
     def fit(self, image: Image.Image, name: str) -> Image.Image:
-        """Resize the short side and crop the centre, with the rounding of torchvision.
-
-        Raises:
-            DataError: naming the image, if it is smaller than the crop.
-        """
+        """Resize the short side and crop the centre, with the rounding of torchvision; refuse a smaller image."""
         if self.size is not None and min(image.size) != self.size:
             short = min(image.size)
             width, height = (int(self.size * side / short) if side != short else self.size for side in image.size)

@@ -29,11 +29,7 @@ def is_tar(path: Path) -> bool:
 
 
 def read_image_files(path: Path, folder: str | None) -> tuple[list[Sample], list[str]]:
-    """The images `<class>/<name>` in a folder of ``path`` in order, and the names of their classes.
-
-    Raises:
-        DataError: if the archive is damaged, there is no image, or a class folder contains none.
-    """
+    """The images `<class>/<name>` in a folder of ``path`` in order, and the names of their classes."""
     where, base = str(path), _split(folder or "")
 
     def is_wanted(name: Name) -> bool:

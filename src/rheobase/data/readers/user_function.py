@@ -28,11 +28,7 @@ class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 def read_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
-    """A loader of the data that `module:function` returns; tensors are batched, other data keeps its batches.
-
-    Raises:
-        DataError: if the call fails, the returned value is not data, or limit or seed has no effect on it.
-    """
+    """A loader of the data that `module:function` returns; tensors are batched, other data keeps its batches."""
     source = user_code.call(spec, DataError)
     if isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source)):
         images, labels = _checked(source, spec)
