@@ -151,7 +151,7 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number for each image, from 0 to ``classes`` − 1; images count from ``offset``."""
+    """Refuse labels that are not one whole number below ``classes`` for each image, counted from ``offset``."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"have shape {list(labels.shape)} and dtype {labels.dtype}",

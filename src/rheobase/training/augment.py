@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from rheobase.core.errors import DataError, RheobaseError, TrainingError
 from rheobase.core.values import Value
-from rheobase.training.autoaugment import POLICIES, apply_policy
+from rheobase.training.autoaugment import OPERATIONS, POLICIES, Policy
 
 
 class Draws(NamedTuple):
@@ -109,8 +111,7 @@ class Augmentation(Value):
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, draws)
         if self.autoaugment:
-            mean, std = self._statistics(images)
-            images = apply_policy(self.autoaugment, images, mean, std, draws.policy, draws.chance, draws.negative)
+            images = self._apply_policy(POLICIES[self.autoaugment], images, draws)
         if self.cutout:
             images = self._cut_out(images, draws)
         return images
@@ -148,3 +149,37 @@ class Augmentation(Value):
 
         rows, columns = inside(draws.hole_row, images.shape[2]), inside(draws.hole_column, images.shape[3])
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+    def _apply_policy(self, policy: Policy, images: Tensor, draws: Draws) -> Tensor:
+        """Apply a sub-policy to the 8-bit pixels of each image; an image without an operation keeps its bits."""
+        drawn = zip(draws.policy.tolist(), draws.chance.tolist(), draws.negative.tolist(), strict=True)
+        chosen = [
+            [
+                (OPERATIONS[name], magnitude / 9, -1 if minus else 1)
+                for (name, probability, magnitude), chance, minus in zip(policy[i], chances, signs, strict=True)
+                if chance < probability
+            ]
+            for i, chances, signs in drawn
+        ]
+        changed = [i for i, operations in enumerate(chosen) if operations]
+        if not changed:
+            return images
+        mean, std = self._statistics(images)
+        pixels = (images[changed] * std + mean).mul_(255)
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low > -1 and high < 256):
+            raise DataError(
+                f"needs pixels in 0..1 before normalisation, but they are {low / 255:.3g} to {high / 255:.3g}",
+                where="AutoAugment",
+                remedy="give Augmentation the mean and std of the normalisation",
+            )
+        squeeze = images.shape[1] == 1
+        arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+        for array, i in zip(arrays, changed, strict=True):
+            image = Image.fromarray(array[:, :, 0] if squeeze else array)
+            for operation, size, sign in chosen[i]:
+                image = operation(image, size, sign)
+            array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
+        result = images.clone()
+        result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
+        return result

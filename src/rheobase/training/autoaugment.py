@@ -1,4 +1,4 @@
-"""AutoAugment: the policies of Cubuk et al. (2019), applied image by image with Pillow, as in the authors' code.
+"""AutoAugment: the policies of Cubuk et al. (2019), with Pillow, as in the authors' code.
 
 kornia 0.9 is not used: it draws one sub-policy per batch instead of per image, its ranges of shears and shifts differ
 from the paper, and it takes 7 ms for a group of five images.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
-from torch import Tensor
 
-from rheobase.core.errors import DataError
+Policy = list[list[tuple[str, float, int]]]
+"""Sub-policies of operations (name, probability, magnitude)."""
 
 # Tables 7 and 9 of the paper: 25 sub-policies of two operations with probability and magnitude 0..9, which is 0 for
 # operations without a magnitude.
@@ -44,60 +42,13 @@ _TABLES = {
 }
 
 
-POLICIES = {
+POLICIES: dict[str, Policy] = {
     name: [
         [(operation, float(probability), int(magnitude)) for operation, probability, magnitude in map(str.split, pair)]
         for pair in (text.split("+") for text in table.split(";"))
     ]
     for name, table in _TABLES.items()
 }
-"""Name of a policy -> sub-policies -> operations (name, probability, magnitude)."""
-
-
-def apply_policy(
-    name: str, images: Tensor, mean: Tensor, std: Tensor, policy: Tensor, chance: Tensor, negative: Tensor
-) -> Tensor:
-    """Apply a sub-policy to each image; an image without an operation keeps its bits.
-
-    Args:
-        name: name of the policy.
-        images: [B, C, H, W] with C of 1 or 3, normalised by ``mean`` and ``std``; operations work on 8-bit pixels.
-        mean: mean of the normalisation, [C, 1, 1].
-        std: standard deviation of the normalisation, [C, 1, 1].
-        policy: index of one of the 25 sub-policies, [B].
-        chance: an operation is applied if this is below its probability, [B, 2].
-        negative: True for the negative sign of an operation that has one, [B, 2].
-    """
-    drawn = zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
-    chosen = [
-        [
-            (operation, magnitude / 9, -1 if minus else 1)
-            for (operation, probability, magnitude), draw, minus in zip(POLICIES[name][i], draws, signs, strict=True)
-            if draw < probability
-        ]
-        for i, draws, signs in drawn
-    ]
-    changed = [i for i, operations in enumerate(chosen) if operations]
-    if not changed:
-        return images
-    pixels = (images[changed] * std + mean).mul_(255)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low > -1 and high < 256):
-        raise DataError(
-            f"needs pixels in 0..1 before normalisation, but they are {low / 255:.3g} to {high / 255:.3g}",
-            where="AutoAugment",
-            remedy="give Augmentation the mean and std of the normalisation",
-        )
-    squeeze = images.shape[1] == 1
-    arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    for array, i in zip(arrays, changed, strict=True):
-        image = Image.fromarray(array[:, :, 0] if squeeze else array)
-        for operation, size, sign in chosen[i]:
-            image = OPERATIONS[operation](image, size, sign)
-        array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
-    result = images.clone()
-    result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
-    return result
 
 
 # Operations of magnitude 0..1 and sign ±1 (Table 6 of the paper). Maxima: shear 0.3, shift 150 of 331 pixels, rotation

@@ -27,8 +27,7 @@ from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
-from rheobase.training.checks import check_task, choose, copied, split_data
-from rheobase.training.guard import Guard
+from rheobase.training.checks import Guard, check_task, choose, copied, split_data
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
@@ -101,9 +100,6 @@ def train(
 ) -> Trained:
     r"""Train a copy of a network.
 
-    ``training`` holds the settings, which can be stored in a file. Together with seed and data they determine the
-    weights. The other arguments are objects (network, images, functions) and the hardware.
-
     A step takes the gradient of the mean loss over ``batch_size`` images, for any number of processes: each gets an
     equal share of the same seeded batch, with the same augmentation, and gradients are averaged. Several processes thus
     give the weights of one process within rounding, except for batch norm, which normalises by the statistics of each
@@ -119,7 +115,7 @@ def train(
         data: training images and labels. Tensors are not copied; a map-style ``Dataset`` is read in every epoch by
             ``workers``; a loader is read once to its end and kept in memory, and its order and batches are ignored.
             Without labels, a teacher or a loss of your own is needed.
-        training: the settings.
+        training: the settings; with seed and data they determine the weights.
         validation: a fraction to split off the training images by the seed, separate images, or None. They decide on
             ``patience`` and ``keep="best"``, so never give test images.
         teacher: a network to distil, for example the one before quantisation; runs in eval mode on the same augmented
@@ -180,18 +176,13 @@ def train(
             }
     fabric = _fabric(training, accelerator, devices, nodes, strategy)
     run = _Run(fabric, training, module, teacher, loss, penalty, fitted, checked, seed, target, identity, classifies)
-    if target is not None:
-        found = disk.load(target)
-        if found is not None and not resume:
-            raise TrainingError(
-                "holds the checkpoint of a run",
-                where=str(target),
-                remedy="choose another folder, delete the checkpoint, or pass resume=True",
-            )
-        if found is not None:
-            disk.check_same_run(found.identity, identity, target)
-            run.restore(found)
-        fabric.barrier()  # no process may write before all have read
+    if target is not None and (found := disk.load(target)) is not None:
+        if not resume:
+            remedy = "choose another folder, delete the checkpoint, or pass resume=True"
+            raise TrainingError("holds the checkpoint of a run", where=str(target), remedy=remedy)
+        disk.check_same_run(found.identity, identity, target)
+        run.restore(found)
+    fabric.barrier()  # no process may write before all have read
     with random_state(seed, fabric.device):
         run.to_the_end(progress)
         notes = run.exact_statistics() if training.exact_statistics else []
@@ -438,15 +429,13 @@ def _learning(network: nn.Module) -> list[TrainableGraph]:
 
 def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(training.weight_decay, 1.0): [], (0.0, 1.0): []}
-    seen: set[nn.Parameter] = set()
-    for path, owner in module.named_modules():
-        for name, parameter in owner.named_parameters(path, recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            quantised = isinstance(owner, QuantisedActivation)
-            kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
-            rate = owner.rates.get(name.split(".")[-1], 1.0) if quantised else 1.0
+    for name, parameter in module.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        quantised = isinstance(owner, QuantisedActivation)
+        kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
+        rate = owner.rates.get(leaf, 1.0) if isinstance(owner, QuantisedActivation) else 1.0
+        if parameter.requires_grad:
             groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)
     param_groups = [
         {"params": parameters, "weight_decay": decay, "rate": rate}
