@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import length_hint
 from typing import Any
 
@@ -29,9 +30,8 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
     whole = tensors(data, where)
     if whole is not None:
         images, labels = whole
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            yield images[part], None if labels is None else labels[part]
+        parts = repeat(None) if labels is None else labels.split(batch_size)
+        yield from zip(images.split(batch_size), parts, strict=False)
         return
     if not isinstance(data, Iterable):
         raise DataError.typed(

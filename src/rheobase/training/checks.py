@@ -159,18 +159,14 @@ class Guard:
 
     def __init__(self, module: nn.Module, fabric: Any, folder: Path | None) -> None:
         self.fabric, self.folder = fabric, folder
-        self.thresholds = {
-            name: parameter for name, parameter in module.named_parameters() if name.split(".")[-1] in _WATCHED
-        }
+        self.watched = {name: value for name, value in module.named_parameters() if name.split(".")[-1] in _WATCHED}
         self.every = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _CHECK_EVERY
         self.findings: list[Tensor] = []
-        if self.thresholds:
-            self._report(self._thresholds_fine(), "before training")
+        self._report(self._fine(torch.zeros((), device=fabric.device)), "before training")
 
     def watch(self, loss: Tensor, epoch: int, step: int, last: bool) -> None:
         """Record the result of a step, and check the recorded results when due."""
-        fine = torch.isfinite(loss).reshape(1)
-        self.findings.append(torch.cat([fine, self._thresholds_fine()]) if self.thresholds else fine)
+        self.findings.append(self._fine(loss))
         if len(self.findings) < self.every and not last:
             return
         first = step - len(self.findings) + 1
@@ -180,9 +176,7 @@ class Guard:
         self.findings.clear()
         if not bool(found.all()):
             i = int((found == 0).any(1).nonzero()[0])
-            when = f"epoch {epoch}, step {first + i}"
-            self._report(found[i, 1:] > 0, when)
-            raise self.error("the loss is not finite", when)
+            self._report(found[i] > 0, f"epoch {epoch}, step {first + i}")
 
     def error(self, problem: str, when: str) -> DivergedError:
         """The error for a run that diverged."""
@@ -190,17 +184,17 @@ class Guard:
         remedy = "use a smaller learning rate, clip the gradient, or warm up"
         return DivergedError(problem, where=when, kept=kept, remedy=remedy)
 
-    def _thresholds_fine(self) -> Tensor:
-        parts = (value.exp2() if name.endswith("bits") else value for name, value in self.thresholds.items())
-        values = torch.cat([part.detach().reshape(-1) for part in parts])
-        return (values > 0) & (values < torch.inf)  # both false for NaN
+    def _fine(self, loss: Tensor) -> Tensor:
+        """True for a finite loss, and for each watched value that is positive and finite."""
+        parts = (value.exp2() if name.endswith("bits") else value for name, value in self.watched.items())
+        fine = ((part > 0) & (part < torch.inf) for part in parts)  # both false for NaN
+        return torch.cat([part.detach().reshape(-1) for part in (loss.isfinite(), *fine)])
 
     def _report(self, fine: Tensor, when: str) -> None:
-        if bool(fine.all()):
-            return
-        place = int((~fine).nonzero()[0])
-        for name, parameter in self.thresholds.items():
-            if place < parameter.numel():
-                value = float(parameter.detach().reshape(-1)[place])
-                raise self.error(f"{name} is {value:.4g}, not positive and finite", when)
-            place -= parameter.numel()
+        loss, *parts = fine.split([1, *(value.numel() for value in self.watched.values())])
+        for (name, value), part in zip(self.watched.items(), parts, strict=True):
+            if not bool(part.all()):
+                bad = float(value.detach().reshape(-1)[~part][0])
+                raise self.error(f"{name} is {bad:.4g}, not positive and finite", when)
+        if not bool(loss):
+            raise self.error("the loss is not finite", when)

@@ -9,10 +9,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.batches import check_as_many
-from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, reading
+from rheobase.data.batches import check_as_many, check_images
+from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, reading, remedy
 
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
@@ -29,17 +30,12 @@ def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
                 if images in stored and labels in stored:
                     return stored[images], stored[labels]
             names = list(stored)
-    remedies = ["name the arrays images and labels"]
-    folders = sorted(name[2:] for name in names if name.startswith("x_") and f"y_{name[2:]}" in names)
-    if folders:
-        remedies.append(f"choose folder (--folder) {' or '.join(folders)}")
-    if folder and names:
-        remedies.append("leave folder out")
     wanted = " or ".join(f"{images!r} and {labels!r}" for images, labels in pairs)
+    folders = sorted(name[2:] for name in names if name.startswith("x_") and f"y_{name[2:]}" in names)
     raise DataError(
         f"has no arrays {wanted}, only {', '.join(names[:LISTED]) or 'nothing'}",
         where=str(path),
-        remedy=", or ".join(remedies),
+        remedy=remedy("name the arrays images and labels", folders, bool(folder and names)),
     )
 
 
@@ -84,8 +80,8 @@ def as_samples(
 ) -> tuple[list[Sample], list[str]]:
     """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1]."""
     if preprocessing.grayscale:
-        remedy = "leave it out; it is for image files only"
-        raise DataError(f"has no effect on the arrays in {where}", where="grayscale", remedy=remedy)
+        reason = f"has no effect on the arrays in {where}"
+        raise DataError(reason, where="grayscale", remedy="leave it out; it is for image files only")
     images = _as_pixels(images, where)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -123,9 +119,6 @@ def _as_pixels(images: np.ndarray, where: str) -> np.ndarray:
         images = images.transpose(0, 3, 1, 2)
     if images.dtype == np.uint8:
         return images
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if len(bad):
-        raise DataError(
-            "has a pixel that is NaN or infinite", where=f"{where} image {bad[0]}", remedy="repair or remove the image"
-        )
-    return images.astype(np.float32)
+    images = images.astype(np.float32)
+    check_images(torch.from_numpy(images), where)
+    return images

@@ -56,6 +56,12 @@ def reading(where: str, failures: type[BaseException] | tuple[type[BaseException
         ) from cause
 
 
+def remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
+    """The remedy for data that are not found: the layout, or another folder, or no folder."""
+    choice = [f"choose folder (--folder) {' or '.join(folders[:LISTED])}"] if folders else []
+    return ", or ".join([layout, *choice, *(["leave folder out"] if is_optional else [])])
+
+
 class Preprocessing(Value):
     """Preprocessing of an image: resize, centre crop, then (pixel / scale − mean) / std.
 

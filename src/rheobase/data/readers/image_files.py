@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.readers.image_dataset import LISTED, Sample, reading
+from rheobase.data.readers.image_dataset import Sample, reading, remedy
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 _DEPTH = 5
@@ -136,9 +136,5 @@ def _remedy(files: Iterable[Name], base: Name) -> str:
     """The layout, and the folders with images in this layout."""
     homes = {name[:-2] for name in files if len(name) > 1}
     others = sorted("/".join(home) for home in homes - {(), base})
-    remedies = [f"store images as <class>/<name> with one of the endings {' '.join(ENDINGS)}"]
-    if others:
-        remedies.append(f"choose folder (--folder) {' or '.join(others[:LISTED])}")
-    if base and () in homes:
-        remedies.append("leave folder out")
-    return ", or ".join(remedies)
+    layout = f"store images as <class>/<name> with one of the endings {' '.join(ENDINGS)}"
+    return remedy(layout, others, bool(base) and () in homes)
