@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,7 +28,7 @@ from rheobase.data.sampling import sample_order
 Recordings = Sequence[tuple[Any, Any]]
 """Pairs (structured events or their file, class index) by index: a list, or a data set of tonic."""
 _AXES = ("x", "y", "p", "t")
-_ENDINGS = (".bin", ".aedat4")
+_NAME = re.compile(r"[^.].*\.(bin|aedat4)", re.IGNORECASE)
 
 
 class Framing(Value):
@@ -198,20 +199,16 @@ def _in_folder(root: Path) -> tuple[Recordings, list[str]]:
     """The recordings `<class>/<name>` in a folder, and the names of the classes."""
     with reading(str(root)):
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        inside = [sorted(filter(_is_recording, folder.iterdir())) for folder in folders]
+        inside = [[path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)] for folder in folders]
     empty = [folder for folder, paths in zip(folders, inside, strict=True) if not paths]
     if empty or not folders:
         raise DataError(
             "holds no recording" if empty else "holds no class folder",
             where=str(empty[0] if empty else root),
-            remedy=f"give a folder of recordings <class>/<name> with the endings {' '.join(_ENDINGS)}",
+            remedy="give a folder of recordings <class>/<name> with the ending .bin or .aedat4",
         )
     recordings = [(path, label) for label, paths in enumerate(inside) for path in paths]
     return recordings, [folder.name for folder in folders]
-
-
-def _is_recording(path: Path) -> bool:
-    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
 
 
 def _read(path: Path) -> np.ndarray:
@@ -225,7 +222,7 @@ def _read(path: Path) -> np.ndarray:
             where="recordings",
             remedy="run pip install 'rheobase[events]'",
         ) from cause
-    with reading(str(path), BaseException):  # tonic raises any exception; panics of aedat are not an Exception
+    with reading(str(path)):
         if path.suffix.lower() == ".aedat4":
             events = io.read_aedat4(str(path))
         elif (size := path.stat().st_size) % 5:  # tonic would read a truncated file

@@ -309,18 +309,10 @@ class _Run:
                 torch.distributed.broadcast(buffer, 0)
         train_loss = self._sum(losses) / (self.steps * self.fabric.world_size)
         train_accuracy = self._accuracy(correct, self.fitted, self.steps * self.training.batch_size)
-        validation_loss, validation_accuracy = self._validate(epoch)
-        record = Epoch(
-            epoch,
-            train_loss,
-            train_accuracy,
-            validation_loss,
-            validation_accuracy,
-            rate,
-            time.perf_counter() - started,
-            statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None,
-        )
-        self.history.append(record)
+        validation = self._validate(epoch)
+        mean_timesteps = statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None
+        seconds = time.perf_counter() - started
+        self.history.append(Epoch(epoch, train_loss, train_accuracy, *validation, rate, seconds, mean_timesteps))
         if self.training.keep == "best" and self.best_epoch() == epoch:
             self._keep()
         if self.folder is not None and self.fabric.is_global_zero:
@@ -337,10 +329,9 @@ class _Run:
         if self.penalty is not None:
             loss = loss + self.penalty(self.module)
         self.fabric.backward(loss)
-        if self.training.clip is not None:
-            self.fabric.clip_gradients(
-                self.network, self.wrapped, max_norm=self.training.clip, error_if_nonfinite=False
-            )
+        clip = self.training.clip
+        if clip is not None:
+            self.fabric.clip_gradients(self.network, self.wrapped, max_norm=clip, error_if_nonfinite=False)
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         return loss.detach(), logits.detach()

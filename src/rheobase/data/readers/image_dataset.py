@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import lzma
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,30 +21,18 @@ from rheobase.core.values import Value
 LISTED = 10
 """Maximum number of names in an error."""
 
-_FAILURES = (
-    OSError,
-    EOFError,
-    ValueError,
-    SyntaxError,  # raised by Pillow for a broken PNG
-    zlib.error,
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
-
 
 @contextmanager
-def reading(where: str, failures: type[BaseException] | tuple[type[BaseException], ...] = _FAILURES) -> Iterator[None]:
+def reading(where: str) -> Iterator[None]:
     """Turn every failure to read ``where`` into a DataError."""
     try:
         yield
-    except (RheobaseError, KeyboardInterrupt, SystemExit):
+    except (RheobaseError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except PermissionError as cause:
         name = str(cause.filename) if cause.filename else where
         raise DataError("may not be read", where=name, remedy="give yourself read permission") from cause
-    except failures as cause:
+    except BaseException as cause:  # of Pillow a SyntaxError, of tarfile a zlib.error, of aedat a panic of Rust
         raise DataError(
             f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
             where=where,
