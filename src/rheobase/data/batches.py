@@ -42,18 +42,15 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
         empty = False
         yield as_batch(batch, where)
     if empty:
-        raise no_image(where)
+        raise DataError("is empty", where=where, remedy="give at least one image")
 
 
 def as_batch(batch: Any, where: str) -> Batch:
     """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
     if not isinstance(images, Tensor):
-        raise DataError(
-            f"yields {type(images).__name__} in place of an image tensor",
-            where=where,
-            remedy="make each batch a tensor or (images, labels), with all images of one shape",
-        )
+        remedy = "make each batch a tensor or (images, labels), with all images of one shape"
+        raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
     if not labels:
         return images, None
     try:
@@ -75,7 +72,7 @@ def tensors(data: object, where: str) -> Batch | None:
     else:
         return None
     if images.dim() < 2 or len(images) == 0:
-        raise no_image(where)
+        raise DataError("is empty", where=where, remedy="give at least one image")
     return images, labels
 
 
@@ -107,11 +104,6 @@ class Digest:
         return total.hexdigest()
 
 
-def no_image(where: str) -> DataError:
-    """The error for data without an image."""
-    return DataError("is empty", where=where, remedy="give at least one image")
-
-
 def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
     """Yield the batches; refuse images of different shapes, and labels for some batches only."""
     shape = labelled = None
@@ -129,11 +121,8 @@ def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
 def check_as_many(images: Any, labels: Any, where: str) -> None:
     """Refuse images [N, ...] if the number of labels is not N."""
     if labels.shape[:1] != images.shape[:1]:
-        raise DataError(
-            f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels",
-            where=where,
-            remedy="give each image one label",
-        )
+        reason = f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels"
+        raise DataError(reason, where=where, remedy="give each image one label")
 
 
 def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
@@ -143,32 +132,23 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
     for start, part in enumerate(images.split(_CHECKED_AT_ONCE)):
         if not bool(torch.isfinite(part).all()):
             first = int((~torch.isfinite(part)).flatten(1).any(1).nonzero()[0]) + start * _CHECKED_AT_ONCE
-            raise DataError(
-                f"image {first if numbers is None else numbers[first]} holds NaN or infinite values",
-                where=where,
-                remedy="repair or remove the image",
-            )
+            reason = f"image {first if numbers is None else numbers[first]} holds NaN or infinite values"
+            raise DataError(reason, where=where, remedy="repair or remove the image")
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
     """Refuse labels that are not one whole number below ``classes`` for each image, counted from ``offset``."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(
-            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
-            where=f"labels of the {where}",
-            remedy="give one whole number for each image",
-        )
+        reason = f"have shape {list(labels.shape)} and dtype {labels.dtype}"
+        raise DataError(reason, where=f"labels of the {where}", remedy="give one whole number for each image")
     bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         problem = f"is {int(labels[first])}"
         if classes is not None:
             problem += f", but the network has {classes} classes (0 to {classes - 1})"
-        raise DataError(
-            problem,
-            where=f"label of image {offset + first} of the {where}",
-            remedy="number the classes from 0, and give the network one output for each class",
-        )
+        remedy = "number the classes from 0, and give the network one output for each class"
+        raise DataError(problem, where=f"label of image {offset + first} of the {where}", remedy=remedy)
 
 
 def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:

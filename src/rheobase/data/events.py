@@ -170,16 +170,14 @@ def load(
     Args:
         source: the folder or the recordings.
         framing: the conversion of events into an image.
-        batch_size: images in a batch.
-        limit: maximum number of recordings; the first ones in order are read.
-        seed: shuffle the recordings once with this seed, before the limit is applied.
+        batch_size, limit, seed: as for `rheobase.data.load`.
 
     Returns:
         A loader of (float32 images [B, T·P, H, W], int64 labels [B]).
 
     Raises:
-        DataError: if there is no recording, the layout of the folder is wrong, tonic is missing, or the first recording
-            is damaged or does not fit the framing; while iterating, if a later recording is damaged or does not fit.
+        DataError: if there is no recording, the layout of the folder is wrong, or tonic is missing; if a recording is
+            damaged or does not fit the framing (at once for the first one, else while iterating).
 
     Example:
         >>> loader = load("N-MNIST/Test", Framing(frames=4, sensor=(34, 34)), seed=0)  # doctest: +SKIP
@@ -217,11 +215,8 @@ def _read(path: Path) -> np.ndarray:
         import aedat  # noqa: F401  tonic imports it only when it reads AEDAT 4
         from tonic import io
     except ImportError as cause:
-        raise DataError(
-            f"need a package that is not installed ({cause})",
-            where="recordings",
-            remedy="run pip install 'rheobase[events]'",
-        ) from cause
+        reason = f"need a package that is not installed ({cause})"
+        raise DataError(reason, where="recordings", remedy="run pip install 'rheobase[events]'") from cause
     with reading(str(path)):
         if path.suffix.lower() == ".aedat4":
             events = io.read_aedat4(str(path))

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rheobase.core.checks import check_whole
+from rheobase.core.errors import DataError
 from rheobase.core.seeds import check_seed, generator
-from rheobase.data.batches import Batch, Batches, alike, batches, no_image, tensors
+from rheobase.data.batches import Batch, Batches, alike, batches, tensors
 from rheobase.data.sources import InMemory, OnDisk, Source, dataset_of, is_map_style, join
 
 NUM_CALIBRATION_IMAGES = 1024
@@ -103,7 +104,7 @@ def _from_stream(data: Batches, number: int, seed: int, where: str) -> RandomSam
                 kept[place] = i, (images[part].clone(), None if labels is None else labels[part].clone())
         given += len(images)
     if not kept:
-        raise no_image(where)
+        raise DataError("is empty", where=where, remedy="give at least one image")
     images, labels = join((one for _, one in kept.values()), where)
     return RandomSample(images, labels, tuple(number for number, _ in kept.values()), given, frozenset(classes))
 

@@ -15,18 +15,7 @@ from torch.utils.data import default_collate as collate
 
 from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.data.batches import (
-    Batch,
-    Batches,
-    Digest,
-    alike,
-    as_batch,
-    batches,
-    check_images,
-    check_labels,
-    no_image,
-    tensors,
-)
+from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, check_labels, tensors
 
 _AT_ONCE = 100
 
@@ -66,7 +55,7 @@ class OnDisk:
 
     def __post_init__(self) -> None:
         if len(self) == 0:
-            raise no_image(self.where)
+            raise DataError("is empty", where=self.where, remedy="give at least one image")
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
@@ -175,9 +164,6 @@ def _collate(items: list[Any], where: str) -> Batch:
     try:
         batch = collate(items)
     except (TypeError, RuntimeError) as cause:
-        raise DataError(
-            f"has items that cannot be batched ({cause})",
-            where=where,
-            remedy="let the data set return (image tensor, label), with all images of one shape",
-        ) from cause
+        remedy = "let the data set return (image tensor, label), with all images of one shape"
+        raise DataError(f"has items that cannot be batched ({cause})", where=where, remedy=remedy) from cause
     return as_batch(batch, where)

@@ -79,11 +79,8 @@ class Augmentation(Value):
             reason = f"needs images [B, C, H, W], not {list(shape)}"
             raise DataError(reason, where="augmentation", remedy="give images, or leave it out")
         if self.mean is not None and len(self.mean) != shape[1]:
-            raise DataError(
-                f"has {len(self.mean)} values, but the images have {shape[1]} channels",
-                where="mean of the augmentation",
-                remedy="give one value for each channel",
-            )
+            reason = f"has {len(self.mean)} values, but the images have {shape[1]} channels"
+            raise DataError(reason, where="mean of the augmentation", remedy="give one value for each channel")
         if self.autoaugment and shape[1] not in (1, 3):
             reason = f"needs 1 or 3 channels, but the images have {shape[1]}"
             raise DataError(reason, where="AutoAugment", remedy="leave autoaugment out")

@@ -44,11 +44,8 @@ def split_data(
         separate = read(validation, where="validation data", workers=workers)
         checked = Part(separate, torch.arange(len(separate)))
     if checked is not None and len(checked) == 0:
-        raise DataError(
-            f"the fraction is less than one of {len(fitted)} images",
-            where="validation",
-            remedy="give a larger fraction, or None to train without validation",
-        )
+        remedy = "give a larger fraction, or None to train without validation"
+        raise DataError(f"the fraction is less than one of {len(fitted)} images", where="validation", remedy=remedy)
     if len(fitted) < training.batch_size:
         raise DataError(
             f"has {len(fitted)} images, fewer than one batch of {training.batch_size}",
@@ -90,19 +87,13 @@ def check_task(
         if labels is None or loss is not None:
             continue
         if len(outputs["model"]) != 2:
-            raise TrainingError(
-                f"has an output of shape {list(outputs['model'])}",
-                where="model",
-                remedy="let it return logits [B, classes], or give a loss of your own",
-            )
+            remedy = "let it return logits [B, classes], or give a loss of your own"
+            raise TrainingError(f"has an output of shape {list(outputs['model'])}", where="model", remedy=remedy)
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
         check_labels(every, where, outputs["model"][1])
     if teacher is not None and loss is None and outputs["teacher"] != outputs["model"]:
-        raise TrainingError(
-            f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}",
-            where="teacher",
-            remedy="give a teacher for the same classes",
-        )
+        reason = f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}"
+        raise TrainingError(reason, where="teacher", remedy="give a teacher for the same classes")
     return len(outputs["model"]) == 2
 
 

@@ -449,17 +449,11 @@ def _fabric(
             accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=training.precision
         )
         if fabric.device.type == "cpu" and training.precision != "32-true":
-            raise TrainingError(
-                f"is {training.precision!r}, which needs a GPU; this run is on a CPU",
-                where="precision",
-                remedy='use "32-true"',
-            )
+            reason = f"is {training.precision!r}, which needs a GPU; this run is on a CPU"
+            raise TrainingError(reason, where="precision", remedy='use "32-true"')
         if training.batch_size % fabric.world_size:
-            raise TrainingError(
-                f"is {training.batch_size}, which cannot be divided equally among {fabric.world_size} processes",
-                where="batch_size",
-                remedy=f"use a multiple of {fabric.world_size}",
-            )
+            reason = f"is {training.batch_size}, which cannot be divided equally among {fabric.world_size} processes"
+            raise TrainingError(reason, where="batch_size", remedy=f"use a multiple of {fabric.world_size}")
         fabric.launch()
     except TrainingError:
         raise

@@ -96,11 +96,8 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
     elif path.suffix.lower() == ".npz":
         arrays = read_npz(path, folder)
     else:
-        raise DataError(
-            "is not a supported data file",
-            where=str(path),
-            remedy="give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function",
-        )
+        remedy = "give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function"
+        raise DataError("is not a supported data file", where=str(path), remedy=remedy)
     return as_samples(*arrays, str(path), preprocessing)
 
 
@@ -145,11 +142,8 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
             remedy=f"leave it out, or select the samples in {spec}",
         )
     if not isinstance(source, Iterable):
-        raise DataError.typed(
-            f"returned {type(source).__name__}, which is not data",
-            where=spec,
-            remedy="return a DataLoader, batches of (images, labels), or (images, labels) tensors",
-        )
+        remedy = "return a DataLoader, batches of (images, labels), or (images, labels) tensors"
+        raise DataError.typed(f"returned {type(source).__name__}, which is not data", where=spec, remedy=remedy)
     if isinstance(source, DataLoader):
         loader, is_empty = source, not isinstance(source.dataset, IterableDataset) and len(source) == 0
     else:

@@ -13,7 +13,7 @@ import torch
 
 from rheobase.core.errors import DataError, RheobaseWarning
 from rheobase.data.batches import check_as_many, check_images
-from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, reading, remedy
+from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, find_remedy, reading
 
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
@@ -35,7 +35,7 @@ def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
     raise DataError(
         f"has no arrays {wanted}, only {', '.join(names[:LISTED]) or 'nothing'}",
         where=str(path),
-        remedy=remedy("name the arrays images and labels", folders, bool(folder and names)),
+        remedy=find_remedy("name the arrays images and labels", folders, bool(folder and names)),
     )
 
 

@@ -33,14 +33,11 @@ def reading(where: str) -> Iterator[None]:
         name = str(cause.filename) if cause.filename else where
         raise DataError("may not be read", where=name, remedy="give yourself read permission") from cause
     except BaseException as cause:  # of Pillow a SyntaxError, of tarfile a zlib.error, of aedat a panic of Rust
-        raise DataError(
-            f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
-            where=where,
-            remedy="check the path, or download or write it again",
-        ) from cause
+        reason = f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})"
+        raise DataError(reason, where=where, remedy="check the path, or download or write it again") from cause
 
 
-def remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
+def find_remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
     """The remedy for data that are not found: the layout, or another folder, or no folder."""
     choice = [f"choose folder (--folder) {' or '.join(folders[:LISTED])}"] if folders else []
     return ", or ".join([layout, *choice, *(["leave folder out"] if is_optional else [])])
@@ -89,11 +86,8 @@ class Preprocessing(Value):
         if self.crop is None:
             return image
         if self.crop > min(image.size):
-            raise DataError(
-                f"is {image.width}x{image.height}, smaller than the crop of {self.crop}",
-                where=name,
-                remedy="give a smaller crop, or a size to resize to",
-            )
+            reason = f"is {image.width}x{image.height}, smaller than the crop of {self.crop}"
+            raise DataError(reason, where=name, remedy="give a smaller crop, or a size to resize to")
         left, top = round((image.width - self.crop) / 2), round((image.height - self.crop) / 2)
         return image.crop((left, top, left + self.crop, top + self.crop))
 
@@ -128,11 +122,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         for name in ("mean", "std"):
             values = getattr(preprocessing, name)
             if values is not None and len(values) != self.shape[0]:
-                raise DataError(
-                    f"has {len(values)} values, but the images have {self.shape[0]} channels",
-                    where=name,
-                    remedy="give one value for each channel",
-                )
+                reason = f"has {len(values)} values, but the images have {self.shape[0]} channels"
+                raise DataError(reason, where=name, remedy="give one value for each channel")
         self._mean, self._std = (
             None if values is None else np.array(values, dtype=np.float32).reshape(-1, 1, 1)
             for values in (preprocessing.mean, preprocessing.std)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.readers.image_dataset import Sample, reading, remedy
+from rheobase.data.readers.image_dataset import Sample, find_remedy, reading
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 _DEPTH = 5
@@ -47,13 +47,17 @@ def read_image_files(path: Path, folder: str | None) -> tuple[list[Sample], list
     depth = len(base)
     below = {name for name in found if name[:depth] == base != name}
     classes = sorted({name[depth] for name in below if found[name] is None or len(name) > depth + 1})
+    homes = {name[:-2] for name in files if len(name) > 1}
+    layout = f"store images as <class>/<name> with one of the endings {' '.join(ENDINGS)}"
+    others = sorted("/".join(home) for home in homes - {(), base})
+    remedy = find_remedy(layout, others, bool(base) and () in homes)
     if not images:
         reason = "holds no images" + (f" in the folder {'/'.join(base)!r}" if base else "")
-        raise DataError(reason, where=where, remedy=_remedy(files, base))
+        raise DataError(reason, where=where, remedy=remedy)
     empty = sorted(set(classes) - {name[-2] for name in images})
     if empty:
         reason = f"class folder {'/'.join((*base, empty[0]))!r} holds no image"
-        raise DataError(reason, where=where, remedy=f"remove it; {_remedy(files, base)}")
+        raise DataError(reason, where=where, remedy=f"remove it; {remedy}")
     strays = ["/".join(name) for name in files if name in below and name not in images]
     if strays:
         warnings.warn(
@@ -130,11 +134,3 @@ def _in_tar(path: Path, is_wanted: Callable[[Name], bool]) -> Iterator[tuple[Nam
                     )
                 content = stream.read()
             yield name, content
-
-
-def _remedy(files: Iterable[Name], base: Name) -> str:
-    """The layout, and the folders with images in this layout."""
-    homes = {name[:-2] for name in files if len(name) > 1}
-    others = sorted("/".join(home) for home in homes - {(), base})
-    layout = f"store images as <class>/<name> with one of the endings {' '.join(ENDINGS)}"
-    return remedy(layout, others, bool(base) and () in homes)
