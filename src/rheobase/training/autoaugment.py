@@ -67,8 +67,8 @@ def _pixels(size: float, extent: int) -> int:
     return round(size * 150 / 331 * extent)
 
 
-def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[..., Image.Image]:
-    return lambda image, size, sign: enhancer(image).enhance(1 + sign * 0.9 * size)
+def _enhance(name: str) -> Callable[[Image.Image, float, int], Image.Image]:
+    return lambda image, size, sign: getattr(ImageEnhance, name)(image).enhance(1 + sign * 0.9 * size)
 
 
 OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
@@ -77,10 +77,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "translate_x": lambda image, size, sign: _affine(image, 1, 0, sign * _pixels(size, image.width), 0, 1, 0),
     "translate_y": lambda image, size, sign: _affine(image, 1, 0, 0, 0, 1, sign * _pixels(size, image.height)),
     "rotate": lambda image, size, sign: image.rotate(sign * 30 * size, fillcolor=_grey(image)),
-    "color": _enhance(ImageEnhance.Color),
-    "contrast": _enhance(ImageEnhance.Contrast),
-    "brightness": _enhance(ImageEnhance.Brightness),
-    "sharpness": _enhance(ImageEnhance.Sharpness),
+    **{name: _enhance(name.title()) for name in ("color", "contrast", "brightness", "sharpness")},
     "posterize": lambda image, size, sign: ImageOps.posterize(image, 8 - round(4 * size)),
     "solarize": lambda image, size, sign: ImageOps.solarize(image, math.ceil(256 * (1 - size))),
     "auto_contrast": lambda image, size, sign: ImageOps.autocontrast(image),

@@ -118,11 +118,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def shapes(module: nn.Module) -> dict[str, list[int]]:
-    """Shape of every tensor of a network, by name."""
-    return {name: list(value.shape) for name, value in module.state_dict().items()}
-
-
 def activations(module: nn.Module) -> dict[str, str]:
     """The settings of quantised activations, by name: levels and rounding, or how levels are learned."""
     found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}

@@ -167,7 +167,7 @@ def train(
                 "training data": fitted.source.digest(),
                 "validation data": checked.source.digest() if checked else None,
                 "validation fraction": validation if isinstance(validation, float) else None,
-                "network": disk.shapes(module),
+                "network": {name: list(value.shape) for name, value in module.state_dict().items()},
                 "activations": disk.activations(module),
                 "trained parameters": trained_names,
                 "teacher": None if teacher is None else Digest().update(**teacher.state_dict()).hexdigest(),
