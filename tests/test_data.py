@@ -277,6 +277,7 @@ def test_batches_can_be_gone_through_twice(module, how: str) -> None:  # type: i
         ("def make(): return [torch.zeros(1)]", "no labels"),
         ("def make(): return [(torch.zeros(2, 1), torch.zeros(3).long())]", "has 2 images but 3 labels"),
         ("def make(): return torch.zeros(2, 1), torch.zeros(2)", "labels torch.float32 [2]"),
+        ("def make(): return torch.zeros(2, 1), torch.zeros(2, 3).long()", "labels torch.int64 [2, 3]"),
         (
             "def make(): return torch.zeros(2, 1, dtype=torch.uint8), torch.zeros(2).long()",
             "images torch.uint8",

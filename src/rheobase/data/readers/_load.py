@@ -157,12 +157,12 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
 def _checked(pair: Any, where: str) -> tuple[Tensor, Tensor]:
     """Float images [B, C, H, W] and integer labels [B] of a batch."""
     images, labels = as_batch(pair, where)
-    found = f"images {images.dtype} {list(images.shape)} and "
-    found += "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
-    if labels is None or not images.is_floating_point() or labels.is_floating_point() or not len(images):
-        raise DataError(
-            f"has {found}", where=where, remedy="return at least one float image [B, C, H, W], and integer labels [B]"
-        )
+    is_wrong = not images.is_floating_point() or images.ndim < 2 or not len(images)
+    if labels is None or labels.is_floating_point() or labels.ndim != 1 or is_wrong:
+        found = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
+        reason = f"has images {images.dtype} {list(images.shape)} and {found}"
+        remedy = "return at least one float image [B, C, H, W], and integer labels [B]"
+        raise DataError(reason, where=where, remedy=remedy)
     return images.float(), labels.long()
 
 
