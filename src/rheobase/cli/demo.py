@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,7 +162,7 @@ def _accuracy(model: nn.Module, data: Pair) -> float:
 
 
 def _save_and_compare(network: SpikingNetwork, folder: Path, test: Pair, before: Evaluation) -> None:
-    network.provenance.calibration["preprocessing"] = asdict(Preprocessing(scale=16.0))
+    network.provenance.calibration["preprocessing"] = Preprocessing(scale=16.0).model_dump(mode="json")
     store.save(network, folder)
     again = store.load(folder)
     same_logits = torch.equal(again(test[0]), network(test[0]))
