@@ -83,7 +83,7 @@ def test_a_small_memory_budget_is_said() -> None:
     snn = copy.deepcopy(grid_snn("OptionAResNet"))
     snn.memory_budget = 1
     changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("OptionAResNet")))
-    assert "only 1 images simulated" in changes.notes[0]
+    assert "only 1 images at once" in changes.notes[0]
 
 
 def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def _relative_error(histogram: Histogram, levels: int) -> float:
     """Squared error of the best staircase with ``levels`` levels, in units of Σa²."""
     potential = INITIAL_POTENTIAL["round"]
     theta = least_squares(histogram, levels, potential).double().unsqueeze(1)
-    weights, a = histogram.counts.double(), histogram.centres()
+    weights, a = histogram.counts.double(), histogram.maximum.double().unsqueeze(1) * histogram.middles()
     rounded = theta / levels * torch.clamp(torch.floor(a * levels / theta + potential), 0, levels)
     return float((weights * (a - rounded).square()).sum() / (weights * a.square()).sum())
 

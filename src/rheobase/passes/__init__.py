@@ -1,19 +1,16 @@
 """Calibration passes, which set the parameters of a spiking network by statistics of the analog network."""
 
 from rheobase.data.calibration_data import CalibrationData
-from rheobase.passes.bias_correction import BiasCorrection
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.error_calibration import ErrorCalibration
+from rheobase.passes.fine_tuning import SpatialRecalibration, TemporalCorrection
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import Layer, layers
-from rheobase.passes.potential_correction import PotentialCorrection
+from rheobase.passes.mean_corrections import BiasCorrection, PotentialCorrection, ShiftCurrent
 from rheobase.passes.scale_thresholds import ScaleThresholds
-from rheobase.passes.shift_current import ShiftCurrent
-from rheobase.passes.spatial_recalibration import SpatialRecalibration
 from rheobase.passes.statistics import channel_means, neuron_means
 from rheobase.passes.surrogate_calibration import SurrogateCalibration
 from rheobase.passes.temporal_bias import TemporalBias
-from rheobase.passes.temporal_correction import TemporalCorrection
 from rheobase.passes.thresholds import Thresholds
 from rheobase.passes.weight_calibration import WeightCalibration
 

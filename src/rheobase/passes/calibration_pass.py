@@ -79,22 +79,6 @@ def site_errors(network: SpikingNetwork, images: Tensor, sub_batch: int = 16) ->
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
 
 
-def refuse_waiting(network: SpikingNetwork) -> None:
-    """Refuse a network that a pass cannot simulate step by step, all sites together.
-
-    Raises:
-        CalibrationError: if sites run for different T, or one waits for its whole input.
-    """
-    if not network.streams:
-        raise CalibrationError(
-            "has sites that run for different numbers of steps or wait for their whole input; this pass simulates all "
-            "sites step by step",
-            where="network",
-            remedy="give all sites the same T and streaming neurons, or use a layer-by-layer pass such as "
-            "BiasCorrection",
-        )
-
-
 def settable(
     network: SpikingNetwork, site: Site, *parameters: str, streaming: bool = False, fresh: bool = False
 ) -> Neuron:
@@ -134,9 +118,14 @@ def settable(
     return neuron
 
 
-def within_budget(network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes) -> Tensor:
-    """The first ``wanted`` images, or fewer, with a note, if the signals of two networks exceed the memory budget."""
-    wanted, room = min(wanted, len(images)), max(1, network.images_in_budget(1) // 2)
-    if room < wanted:
+def within_budget(
+    network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes, timesteps: int | None = None
+) -> Tensor:
+    """The first ``wanted`` images, or fewer, with a note, if their signals exceed the memory budget.
+
+    Signals of a simulation of ``timesteps`` steps, or by default the time-means of two networks.
+    """
+    room = max(1, network.images_in_budget(1) // 2) if timesteps is None else network.images_in_budget(timesteps)
+    if room < min(wanted, len(images)):
         changes.notes.append(f"only {room} images at once: more would exceed the memory budget")
     return images[: min(wanted, room)]

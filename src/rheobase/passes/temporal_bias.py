@@ -20,8 +20,8 @@ from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.neurons.response import finite_amplitude
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, refuse_waiting, settable
-from rheobase.passes.held_out import Snapshot, relative_error
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
+from rheobase.passes.held_out import Best
 from rheobase.passes.statistics import channel_means
 from rheobase.signals.signal import Signal, along_channels
 
@@ -92,49 +92,42 @@ class TemporalBias(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the original."""
         changes = Changes()
-        neurons = _neurons(network)
-        refuse_waiting(network)
+        neurons = [_neuron(network, site) for site in network.sites]
+        if not network.streams:
+            raise CalibrationError(
+                "has sites that run for different numbers of steps or wait for their whole input; this pass simulates "
+                "all sites step by step",
+                where="network",
+                remedy="give all sites the same T and streaming neurons, or use a layer-by-layer pass such as "
+                "BiasCorrection",
+            )
         images = self._images(data, changes)
         for site, neuron in zip(network.sites, neurons, strict=True):
             zeros = torch.zeros(network.timesteps, site.channels, device=neuron.amplitude.device)
             present = cast("Tensor | None", neuron.bias)
             neuron.set(bias=zeros if present is None else zeros + present)
         ceilings = [finite_amplitude(neuron.amplitude) * neuron.alphabet.most for neuron in neurons]
-        targets, slopes = {}, {name: self.ramp * depth for name, depth in relative_depths(network.sites).items()}
-        for site, mean, ceiling in zip(
-            network.sites, channel_means(network.ann, images, ceilings), ceilings, strict=True
-        ):
-            steps = step_targets(mean, ceiling.double().cpu(), network.timesteps, slopes[site.name])
+        means = channel_means(network.ann, images, ceilings)
+        depths, targets = relative_depths(network.sites), {}
+        for site, mean, ceiling in zip(network.sites, means, ceilings, strict=True):
+            steps = step_targets(mean, ceiling.double().cpu(), network.timesteps, self.ramp * depths[site.name])
             targets[site.name] = steps.to(network.graph.device)
             if not bool(mean.any()):
                 changes.notes.append(f"{site.name}: no activity on the calibration images")
 
-        judge = _Judge(network, data)
-        best = judge.record(0)
-        changes.history.append(best)
-        original = kept = Snapshot(network)
+        best = Best(network, data, "iteration")
         for iteration in track(range(1, self.iterations + 1), "correcting biases", show=progress):
             _correct(network, images, targets, self.alpha, self.updates)
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
-                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; iteration "
-                    f"{best['iteration']} kept. Remedy: use a smaller alpha"
+                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; iteration {best.round} kept. "
+                    "Remedy: use a smaller alpha"
                 )
                 break
-            record = judge.record(iteration)
-            changes.history.append(record)
-            if not judge.possible or record["logit_error"] < best["logit_error"]:
-                best, kept = record, Snapshot(network)
-            elif iteration - best["iteration"] >= self.patience:
+            if best.judge() >= self.patience:
                 break
-        kept.restore(network)
-        if not judge.possible:
-            changes.notes.append(f"not checked: no images are held out; iteration {best['iteration']} kept")
-        elif best["iteration"] == 0:
-            changes.notes.append("the original network kept: no iteration lowered the logit error on held-out images")
-        changes.changed = original.changed(network)
-        return changes
+        return best.conclude(changes)
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
         wanted, available = self.batch_size * self.batches, len(data.fit)
@@ -150,48 +143,15 @@ class TemporalBias(CalibrationPass):
         return data.fit[:wanted]
 
 
-class _Judge:
-    """Measures a network on the held-out images; the ANN's logits are computed once."""
-
-    @torch.inference_mode()
-    def __init__(self, network: SpikingNetwork, data: CalibrationData) -> None:
-        self.network, self.images, self.labels = network, data.held_out, data.held_out_labels
-        self.possible = len(self.images) > 0
-        if self.possible:
-            self.reference = network.ann(self.images.to(network.graph.device)).double()
-
-    @torch.inference_mode()
-    def record(self, iteration: int) -> dict[str, Any]:
-        """Logit error, agreement with the ANN, and accuracy where there are labels."""
-        if not self.possible:
-            return {"iteration": iteration}
-        logits = self.network(self.images)
-        predicted = logits.argmax(1)
-        record: dict[str, Any] = {
-            "iteration": iteration,
-            "logit_error": relative_error(logits, self.reference),
-            "agreement": float((predicted == self.reference.argmax(1)).double().mean()),
-        }
-        if self.labels is not None:
-            record["accuracy"] = float((predicted.cpu() == self.labels).double().mean())
-        return record
-
-
-def _neurons(network: SpikingNetwork) -> list[Neuron]:
-    """All neurons.
-
-    Raises:
-        CalibrationError: if neurons have no membrane potential or no bias.
-    """
-    neurons = [settable(network, site, "bias", streaming=True) for site in network.sites]
-    for site, neuron in zip(network.sites, neurons, strict=True):
-        if not neuron.has_membrane:
-            raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which have no membrane potential",
-                where=site.name,
-                remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
-            )
-    return neurons
+def _neuron(network: SpikingNetwork, site: Site) -> Neuron:
+    neuron = settable(network, site, "bias", streaming=True)
+    if not neuron.has_membrane:
+        raise CalibrationError(
+            f"has {type(neuron).__name__} neurons, which have no membrane potential",
+            where=site.name,
+            remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
+        )
+    return neuron
 
 
 @torch.inference_mode()
