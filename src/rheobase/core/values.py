@@ -46,6 +46,9 @@ class Value(BaseModel):
         except ValidationError as error:
             raise cls._explained(error) from None
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a field may be a dict
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise self.refusal(
             "is read-only",

@@ -84,10 +84,11 @@ def convert(
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     written, notes = _analog(model, data, example, max_pool)
     graph, folded = fold_batch_norm(written)
+    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes)
     if data is not None:
         notes += [note for note in class_notes(data, graph) if note not in notes]
-    notes = [*notes, *folded, *_data_notes(data, seed)]
-    provenance = Provenance(seed=seed, versions=versions(), calibration=_described(data), notes=notes)
+        _record(data, provenance)
+    notes += folded
 
     sites = site_table(graph)
     if recipe.activation is not None:
@@ -127,7 +128,11 @@ def _analog(
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
-        return _captured(model, None if data is None else data.fit, example, max_pool)
+        images = None if data is None else data.fit
+        graph, notes = traced(model, images, example, max_pool)
+        if max_pool == "average" and any("average pooling" in note for note in notes):
+            notes.append(_cost_of_average(model, graph, example if images is None else images))
+        return graph, notes
     if max_pool != "refuse" or example is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
@@ -143,25 +148,21 @@ def _analog(
     return graph, notes
 
 
-def _described(data: CalibrationData | None) -> dict[str, Any]:
-    """The record of the calibration images."""
-    if data is None:
-        return {}
-    return {
+def _record(data: CalibrationData, provenance: Provenance) -> None:
+    """Record the calibration images, with notes."""
+    provenance.calibration |= {
         "images": len(data),
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
     }
-
-
-def _data_notes(data: CalibrationData | None, seed: int) -> list[str]:
-    notes = []
-    if data is not None and not data.complete:
-        notes.append(f"calibration data: a random sample of {len(data)} of {data.given} images, drawn by seed {seed}")
-    if data is not None and len(data.held_out) == 0:
-        notes.append("calibration data: fewer than five images, so none is held out; site errors are not measured")
-    return notes
+    if not data.complete:
+        drawn = f"a random sample of {len(data)} of {data.given} images, drawn by seed {provenance.seed}"
+        provenance.notes.append(f"calibration data: {drawn}")
+    if len(data.held_out) == 0:
+        provenance.notes.append(
+            "calibration data: fewer than five images, so none is held out; site errors are not measured"
+        )
 
 
 def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
@@ -220,12 +221,11 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     Raises:
         RecipeError: if T changes on no edge, or a neuron is not streaming.
     """
-    no_effect = "has no effect: "
     for site in network.sites:
         neuron = network.neuron(site.name)
         if not neuron.streams:
             raise RecipeError(
-                f"{no_effect}{type(neuron).__name__} neurons at {site.name} wait for their whole input",
+                f"has no effect: {type(neuron).__name__} neurons at {site.name} wait for their whole input",
                 where="alignment",
                 remedy="leave it out, or use integrate_fire neurons",
             )
@@ -234,39 +234,31 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     grow, shrink = sum(a < b for a, b in edges), sum(a > b for a, b in edges)
     if grow + shrink == 0:
         raise RecipeError(
-            f"{no_effect}T is the same at both ends of every edge",
+            "has no effect: T is the same at both ends of every edge",
             where="alignment",
             remedy='leave it out, or give T site by site: IntegrateFireNeuron(timesteps={"site": T, ...})',
         )
-    effects = []
-    for option, value, number in (
-        ("expansion", alignment.expansion, grow),
-        ("reduction", alignment.reduction, shrink),
-    ):
-        effect = f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge"
-        effects.append(f"{option} {value!r} {effect}")
-    return f"alignment: {', '.join(effects)}"
+    options = ((f"expansion {alignment.expansion!r}", grow), (f"reduction {alignment.reduction!r}", shrink))
+    effects = (f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge" for _, number in options)
+    return "alignment: " + ", ".join(f"{name} {effect}" for (name, _), effect in zip(options, effects, strict=True))
 
 
-def _captured(
+def traced(
     model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
-    """The traced graph of a network, and notes on what was rewritten."""
-    images = example if images is None else images
-    if images is None:
+    """The graph of a network, traced on ``example`` or on the first images, and notes on what was rewritten."""
+    batch = images[:4] if example is None and images is not None else example
+    if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    device = device_of(model)
-    found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
+    found = replace_max_pool(capture(model, batch.to(device_of(model))), max_pool)
     found.raise_if_refused()
-    notes = [*map(str, found.rewrites)]
-    if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
-        notes.append(_cost_of_average(model, found.graph, images[:32].to(device)))
-    return found.graph, notes
+    return found.graph, [*map(str, found.rewrites)]
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: nn.Module, images: Tensor) -> str:
-    training = model.training
+def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> str:
+    assert images is not None
+    images, training = images[:32].to(graph.device), model.training
     try:
         original = model.eval()(images)
     finally:

@@ -12,12 +12,11 @@ from rheobase.core.errors import RecipeError
 from rheobase.data.batches import Batches
 from rheobase.data.calibration_data import CalibrationData
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
-from rheobase.graph import capture, fold_batch_norm, replace_max_pool
+from rheobase.graph import fold_batch_norm
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
-from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.methods._convert import class_notes
+from rheobase.methods._convert import class_notes, traced
 from rheobase.methods.activation_part import ActivationPart
 from rheobase.methods.recipe import Recipe
 
@@ -74,10 +73,7 @@ def quantise(
     if isinstance(model, TrainableGraph):
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        device = device_of(model)
-        found = replace_max_pool(capture(model, (data.fit[:4] if example is None else example).to(device)), max_pool)
-        found.raise_if_refused()
-        graph, notes = found.graph, [*map(str, found.rewrites)]
+        graph, notes = traced(model, data.fit, example, max_pool)
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)

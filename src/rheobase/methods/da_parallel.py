@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rheobase.methods.parallel_conversion import ParallelConversion
 from rheobase.methods.recipe import Recipe, published
 from rheobase.neurons.parallel import Order
@@ -64,22 +66,8 @@ def DAParallel(
         ['thresholds', 'error_calibration', 'spatial_recalibration', 'temporal_correction']
     """
     base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
-    stage_1 = SpatialRecalibration(
-        target=target,
-        temperature=temperature,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        neurons=neurons,
-    )
-    stage_2 = TemporalCorrection(
-        target=target,
-        temperature=temperature,
-        epochs=temporal_epochs,
-        learning_rate=temporal_learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    stages = (*((stage_1,) if spatial else ()), *((stage_2,) if temporal else ()))
+    shared: Any = {"target": target, "temperature": temperature, "batch_size": batch_size, "seed": seed}
+    stage_1 = SpatialRecalibration(epochs=epochs, learning_rate=learning_rate, neurons=neurons, **shared)
+    stage_2 = TemporalCorrection(epochs=temporal_epochs, learning_rate=temporal_learning_rate, **shared)
+    stages = (stage for stage, wanted in ((stage_1, spatial), (stage_2, temporal)) if wanted)
     return base.replace(name="DAParallel", calibration=(*base.calibration, *stages))

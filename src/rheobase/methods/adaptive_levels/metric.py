@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import kmeans1d
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,7 +21,6 @@ from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
 from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.methods.adaptive_levels.clusters import clusters
 from rheobase.methods.neuron_part import trained
 from rheobase.network.checks import check_input
 from rheobase.passes.statistics import observe
@@ -210,7 +210,7 @@ def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Mome
         >>> round(site_metric("relu", [4, 0, 0, 0, 1], alpha=0.25).metric, 3)  # A = 1, g² = 1.152, K = 13
         27.976
     """
-    _check_alpha(alpha)
+    check_fraction(alpha, "alpha")
     total = sum(histogram)
     filled = sum(count >= alpha * total for count in histogram)
     agreement = 1 - (max(filled, 1) - 1) / (len(histogram) - 1)
@@ -224,23 +224,14 @@ def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Mome
 
 
 def check_bins(alpha: float | None, moments: Moments) -> None:
-    """Refuse an α that is not a fraction, and unknown moments.
-
-    Raises:
-        RecipeError: naming the argument.
-    """
+    """Refuse an α that is not a fraction, and unknown moments."""
     if alpha is not None:
-        _check_alpha(alpha)
+        check_fraction(alpha, "alpha")
     check_choice(moments, Moments, "moments")
 
 
 def check_falling(levels: Sequence[int]) -> None:
-    """Refuse levels that do not descend from cluster to cluster.
-
-    Raises:
-        RecipeError: if the levels do not descend, or are empty.
-        ModelError: if a level is not a whole number of at least 1.
-    """
+    """Refuse levels of clusters that do not descend, are empty, or are not whole numbers from 1."""
     if isinstance(levels, str) or not isinstance(levels, Sequence) or not levels:
         raise RecipeError(f"are {levels!r}", where="levels", remedy="give one L for each cluster, such as (8, 4)")
     for value in levels:
@@ -251,6 +242,35 @@ def check_falling(levels: Sequence[int]) -> None:
             where="levels",
             remedy="give them in descending order: the first is for the sites that need the most levels",
         )
+
+
+def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
+    """Divide numbers into clusters with the least sum of squared distances to their means (Grønlund et al. 2018).
+
+    Args:
+        values: the numbers. Infinite values do not affect the clusters and join the one with the largest mean.
+        number: χ, the number of clusters.
+
+    Returns:
+        The index of the cluster of each value; 0 is the cluster with the smallest mean.
+
+    Raises:
+        RecipeError: if fewer than χ finite values differ.
+
+    Example:
+        >>> clusters([5.0, 0.0, 1.0, 6.0, math.inf], 2)
+        (1, 0, 0, 1, 1)
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    differing = len(set(finite))
+    if differing < number:
+        raise RecipeError(
+            f"are {number}, one per cluster of sites, but the metric has only {differing} different values",
+            where="levels",
+            remedy=f"give at most {differing}" if differing else "train the network first: no site's activation varies",
+        )
+    found = iter(kmeans1d.cluster(finite, number).clusters)
+    return tuple(next(found) if math.isfinite(value) else number - 1 for value in values)
 
 
 def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, float]:
@@ -285,7 +305,3 @@ def _histograms(graph: Graph, sites: Sequence[Site], images: Iterable[Tensor]) -
         observe(graph, part, add)
         seen += len(part)
     return counts, seen
-
-
-def _check_alpha(alpha: float) -> None:
-    check_fraction(alpha, "alpha")
