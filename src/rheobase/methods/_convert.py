@@ -110,9 +110,7 @@ def convert(
 def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None, max_pool: str) -> None:
     if not isinstance(recipe, Recipe):
         raise RecipeError.typed(
-            f"is a {type(recipe).__name__}",
-            where="recipe",
-            remedy="pass a recipe such as rb.RateCoding(timesteps=8)",
+            f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.RateCoding(timesteps=8)"
         )
     check_choice(max_pool, MaxPool, "max_pool")
     if calibration is None and recipe.calibration:

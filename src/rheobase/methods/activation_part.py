@@ -16,7 +16,7 @@ from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.methods.by_site import BySite, for_each_site
+from rheobase.methods.neuron_part import BySite, for_each_site
 from rheobase.passes.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.passes.thresholds import least_squares
 

@@ -41,25 +41,15 @@ def DAParallel(
     ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, num_calibration_images=50_000)``.
 
     Args:
-        timesteps: T.
+        timesteps, threshold, granularity, percentile, errors, order: see :func:`ParallelConversion`.
+            ``threshold="saturation"`` takes the trained θ of a QCFS network.
         spatial: run stage 1; on a network without batch normalisation, it changes nothing and adds a note.
         temporal: run stage 2.
-        target: training target of the stages: the logits of the analog network (``ann``), the ``labels``, as in the
-            paper, or ``both``. See :class:`rheobase.passes.SpatialRecalibration`.
-        epochs: epochs of stage 1.
-        learning_rate: learning rate of stage 1.
-        temporal_epochs: epochs of stage 2.
-        temporal_learning_rate: learning rate of stage 2.
-        batch_size: batch size of both stages.
-        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`. ``"saturation"`` takes the trained θ
-            of a QCFS network.
-        granularity: one θ per channel or per layer.
-        percentile: in percent, for ``threshold="percentile"``.
-        errors: calibrate pre- and post-firing values first.
+        target, temperature, batch_size, seed: of both stages; see :class:`rheobase.passes.SpatialRecalibration`. The
+            paper trains on the ``labels``.
+        epochs, learning_rate: of stage 1.
+        temporal_epochs, temporal_learning_rate: of stage 2.
         neurons: stage 1 also trains θ and φ of every channel. Differs from the paper.
-        order: the spikes are the last or the first ones of the T steps.
-        seed: seed of the order of the images.
-        temperature: τ of the distillation in both stages.
 
     Example:
         >>> [part.kind for part in DAParallel(timesteps=4).calibration]

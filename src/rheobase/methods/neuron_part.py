@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -14,9 +14,12 @@ from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.methods.by_site import BySite, Levels, for_each_site
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, ParallelIF, Pasc
 from rheobase.neurons.parallel import Order
+
+Levels = Annotated[int, Field(ge=1, strict=True)]
+BySite = Levels | dict[str, Levels]
+"""One whole number for all sites, or one by site name."""
 
 
 class NeuronPart(Value, ABC):
@@ -172,3 +175,18 @@ def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: 
     if timesteps is None:
         return None
     return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
+
+
+def for_each_site(values: int | Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
+    """The whole number of every site, in execution order.
+
+    Raises:
+        RecipeError: if a site has no value, or a name is not a site.
+    """
+    if isinstance(values, int):
+        return dict.fromkeys(names, values)
+    wrong = [f"no {what} for {name}" for name in names if name not in values]
+    wrong += [f"{name} is not a site" for name in values if name not in names]
+    if wrong:
+        raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
+    return {name: values[name] for name in names}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from rheobase.activations.activation import Rounding
 from rheobase.methods.activation_part import StaircaseActivation
-from rheobase.methods.by_site import BySite, Levels
-from rheobase.methods.neuron_part import ConstantCurrentNeuron
+from rheobase.methods.neuron_part import BySite, ConstantCurrentNeuron, Levels
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 
