@@ -27,9 +27,7 @@ from rheobase.core.errors import DataError, ModelError, RecipeError, StoreError,
 from rheobase.graph import fold_batch_norm
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure.plots import level_metric_plot
-from rheobase.methods.adaptive_levels import LevelMetric, SiteMetric, clusters
-from rheobase.methods.adaptive_levels.adapt import stages, switch
-from rheobase.methods.adaptive_levels.metric import site_metric
+from rheobase.methods.adaptive_levels import LevelMetric, SiteMetric, clusters, site_metric, stages, switch
 from rheobase.zoo.digits import digits
 
 SETTINGS = rb.Training(epochs=3, learning_rate=0.05, batch_size=50)

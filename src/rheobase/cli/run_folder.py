@@ -11,7 +11,7 @@ from rheobase.cli.behaviour import note
 from rheobase.cli.output import check_output
 from rheobase.core.errors import TrainingError
 from rheobase.core.folders import refuse_foreign, write_whole
-from rheobase.methods.adaptive_levels.adapt import ADAPTED, UNIFORM
+from rheobase.methods.adaptive_levels import ADAPTED, UNIFORM
 from rheobase.training import checkpoint
 
 RUN, TRAINING, NETWORK = "run.json", "training", "network"

@@ -14,7 +14,7 @@ from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError, RheobaseWarning
 from rheobase.core.seeds import check_seed
 from rheobase.core.versions import versions
-from rheobase.data.batches import Batches
+from rheobase.data import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -22,12 +22,12 @@ from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of, relative_difference
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
+from rheobase.network import Provenance, SpikingNetwork
 from rheobase.network.checks import check_input
-from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
-from rheobase.signals.alignment import Alignment
+from rheobase.signals import Alignment
 
 
 def convert(

@@ -9,8 +9,7 @@ from torch.utils.data import Dataset
 
 from rheobase.core.checks import check_choice
 from rheobase.core.errors import RecipeError
-from rheobase.data.batches import Batches
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import Batches, CalibrationData
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import fold_batch_norm
 from rheobase.graph.rewrites.max_pool import MaxPool

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.activations.activation import INITIAL_POTENTIAL, Constraint, QuantisedActivation, Rounding
-from rheobase.activations.staircase import Staircase
+from rheobase.activations import Constraint, QuantisedActivation, Rounding, Staircase
+from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph

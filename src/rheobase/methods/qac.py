@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
-from rheobase.activations.activation import INITIAL_POTENTIAL, QuantisedActivation
-from rheobase.activations.learned_staircase import LearnedStaircase, Parametrisation
-from rheobase.activations.step_target import StepTarget
+from rheobase.activations import LearnedStaircase, QuantisedActivation, StepTarget
+from rheobase.activations.activation import INITIAL_POTENTIAL
+from rheobase.activations.learned_staircase import Parametrisation
 from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site

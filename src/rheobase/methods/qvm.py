@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheobase.activations.activation import Rounding
+from rheobase.activations import Rounding
 from rheobase.methods.activation_part import StaircaseActivation
 from rheobase.methods.neuron_part import BySite, ConstantCurrentNeuron, Levels
 from rheobase.methods.recipe import Recipe, published

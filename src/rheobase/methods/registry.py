@@ -16,7 +16,8 @@ from rheobase.graph.trace.no_effect import NO_EFFECT
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, NeuronPart
 from rheobase.methods.recipe import METHODS, published
-from rheobase.network.protocol import PROTOCOLS, Protocol
+from rheobase.network import Protocol
+from rheobase.network.protocol import PROTOCOLS
 from rheobase.neurons import NEURONS, Neuron
 from rheobase.passes import PASSES, CalibrationPass
 

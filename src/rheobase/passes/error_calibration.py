@@ -9,16 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
-from rheobase.graph.node import Node
+from rheobase.data import CalibrationData
+from rheobase.graph import Graph, Node
 from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import SubBatches, channel_mean, walk
 from rheobase.passes.thresholds import few
-from rheobase.signals.signal import along_channels
+from rheobase.signals import along_channels
 
 
 class ErrorCalibration(CalibrationPass):

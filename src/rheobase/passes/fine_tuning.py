@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
+from rheobase.data import CalibrationData
 from rheobase.data.batches import check_labels
-from rheobase.data.calibration_data import CalibrationData
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.neurons import ParallelIF
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.da_qcfs import DAQCFS, Surrogate

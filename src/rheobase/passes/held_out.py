@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.data import CalibrationData
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes
 
 

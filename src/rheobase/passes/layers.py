@@ -13,16 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rheobase.graph.graph import Graph
+from rheobase.graph import Graph, Node
 from rheobase.graph.interpreter import run, schedule
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signals.signal import Constant, Signal, TimeSeries
+from rheobase.signals import Constant, Signal, TimeSeries
 
 SUB_BATCH = 32
 SubBatches = list[Tensor]

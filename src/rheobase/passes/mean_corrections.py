@@ -10,15 +10,15 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.data import CalibrationData
+from rheobase.graph import Graph
+from rheobase.network import SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import layers
 from rheobase.passes.statistics import channel_means, neuron_means
-from rheobase.signals.signal import along_channels
+from rheobase.signals import along_channels
 
 
 class ShiftCurrent(CalibrationPass):

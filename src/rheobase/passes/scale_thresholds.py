@@ -9,14 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
 from rheobase.graph.interpreter import Schedule, run
 from rheobase.graph.operations import in_memory_format
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut, relative_error
-from rheobase.signals.signal import Signal
+from rheobase.signals import Signal
 
 
 class ScaleThresholds(CalibrationPass):

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
-from rheobase.graph.graph import Graph
+from rheobase.graph import Graph, Node
 from rheobase.graph.interpreter import run, schedule
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site, site_table
-from rheobase.signals.signal import Constant, Signal, along_channels
+from rheobase.signals import Constant, Signal, along_channels
 
 Granularity = Literal["layer", "channel"]
 Observer = Callable[[Site, Tensor], None]

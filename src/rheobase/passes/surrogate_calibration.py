@@ -11,18 +11,17 @@ from torch import Tensor
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
+from rheobase.graph import Node
 from rheobase.graph.interpreter import run
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import Best, logit_error
 from rheobase.passes.statistics import Granularity
-from rheobase.signals.signal import Signal, SpikeTrain, along_channels
+from rheobase.signals import Signal, SpikeTrain, along_channels
 
 EXACT = 1e-8
 """Relative squared error of logits up to which the difference is rounding."""
@@ -38,18 +37,15 @@ class SurrogateCalibration(CalibrationPass):
     QAC, section 4.4 (Eq. 15). The weights are frozen, and labels are not used. AdamW with a cosine schedule (Adam
     without weight decay) trains ρ and δ, which start at zero; θ stays positive, V0 may leave [0, θ]. Backpropagation
     runs through the whole simulation, with a surrogate gradient of spikes
-    (:func:`rheobase.neurons.surrogate.fire_with_gradient`).
+    (:func:`rheobase.neurons.surrogate.fire_with_gradient`) and the memory of all steps of a mini-batch at all sites.
+    The best epoch on held-out images is kept, which may be the original. A network with exactly the logits of the
+    quantised ANN, as QVM and QAC have at T = L, is not changed.
 
     Differs from the paper: its formulas for the gradient of θ (Eqs. 17 and 62) are not used. Their sign is opposite to
     that of the derivation (Eqs. 60, 61), and they omit that θ is also the amplitude of a spike.
 
-    After every epoch the logit error on held-out images is measured; the best state is kept, which may be the original
-    one. Constant-current neurons whose V0 leaves [0, θ] have no closed form: the site is then simulated in every
+    Constant-current neurons whose V0 leaves [0, θ] have no closed form: the site is then simulated in every
     execution, and named in the notes.
-
-    A network with exactly the logits of the quantised ANN, as QVM and QAC have at T = L, is not changed.
-
-    Memory: all steps of a mini-batch at all sites.
 
     Args:
         train: train both, or only θ or V0.

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
+from rheobase.graph import Node
 from rheobase.graph.interpreter import run
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.neurons.response import finite_amplitude
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import Best
 from rheobase.passes.statistics import channel_means
-from rheobase.signals.signal import Signal, along_channels
+from rheobase.signals import Signal, along_channels
 
 DIVERGED = 100.0
 """A bias larger than this, in units of θ, counts as divergence."""
@@ -40,31 +39,23 @@ class TemporalBias(CalibrationPass):
         b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,k(u[t] - b[t])] - E[\min(a, m\theta)] \big)
 
     where E is the mean over all calibration images and the channel's positions, k the number of spikes that the neuron
-    fires at a potential (for integrate-and-fire, one at θ and above) and m the maximum number of spikes in a step. The
-    update is repeated ``updates`` times with the same u; the step is then computed with the new b[t], and its output is
-    passed to the next layer and the next step.
+    fires at a potential and m the maximum number in a step. The update is repeated ``updates`` times with the same u;
+    the step is then computed with the new b[t], and its output is passed to the next layer and the next step. A bias
+    depends only on earlier sites and steps, so all are corrected in *one* simulation of the calibration images, step by
+    step, with the memory of one step. The best iteration on held-out images is kept, which may be the original.
 
     Differs from the paper: b is *subtracted* from the potential (Eq. 4 adds b, which line 3 defines as SNN − ANN; this
     diverges); the target is clipped at mθ, the largest output of a step; and all batches are pooled, so their order and
     size have no effect. With ``updates=1`` only whole passes are repeated, as in the paper; with more, a bias
     converges before later steps and layers use it, without another simulation.
 
-    A bias at (site, step) depends only on earlier sites and steps, so all layers are corrected in *one* simulation of
-    the calibration images, step by step. This is the layer order of Algorithm 1; the pass costs ``iterations``
-    simulations and the memory of one step.
-
-    With ``ramp`` γ > 0 (not in the paper), deeper sites fire later: the total output is unchanged, but the target of
-    step t of T (from 0) is
+    With ``ramp`` γ > 0 (not in the paper), deeper sites fire later, because in its first steps a deep layer has
+    received little but noise. The total output is unchanged, but the target of step t of T (from 0) is
 
     .. math:: E[\min(a, \theta)] \, (1 + g \, r_t), \qquad r_t = \frac{2t - (T - 1)}{T - 1}, \qquad
         g = \min\Big(\gamma \, \frac{d}{D}, \; \frac{\theta}{E[\min(a, \theta)]} - 1\Big)
 
-    for a site with d sites before it on the longest path, and D the largest d. In its first steps a deep layer has
-    received only a few spikes, so its output is mostly noise; later steps are more accurate. γ = 0 is the constant
-    target of the paper.
-
-    After every iteration the logit error on held-out images is measured; the best state is kept, which may be the
-    original one.
+    for a site with d sites before it on the longest path, and D the largest d.
 
     Args:
         alpha: α > 0, step size of the correction.
@@ -223,7 +214,6 @@ def firing_excess(
         spikes: k, the number of spikes at given potentials of given images of the batch; default: one at θ and above.
     """
     dims, channels = potential.dim(), potential.shape[1]
-    others = [d for d in range(dims) if d != 1]
     bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
     total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
     # sub-batches that fit into the cache
@@ -231,7 +221,7 @@ def firing_excess(
     for start in range(0, len(potential), size):
         rows = slice(start, start + size)
         left = potential[rows] - bias
-        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum(others)
+        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum([0, *range(2, dims)])
     positions = potential.numel() // channels
     amplitude = threshold.double().flatten().expand(channels)
     return torch.where(amplitude.isinf(), 0.0, amplitude * total / positions - target)
