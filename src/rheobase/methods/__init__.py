@@ -8,13 +8,13 @@ from rheobase.methods.adaptive_levels import AdaptedLevels as AdaptedLevels
 from rheobase.methods.adaptive_levels import LevelMetric as LevelMetric
 from rheobase.methods.adaptive_levels import adapt_levels as adapt_levels
 from rheobase.methods.adaptive_levels import level_metric as level_metric
-from rheobase.methods.da_parallel import DAParallel as DAParallel
 from rheobase.methods.ftbc import FTBC as FTBC
 from rheobase.methods.neuron_part import ConstantCurrentNeuron as ConstantCurrentNeuron
 from rheobase.methods.neuron_part import IntegrateFireNeuron as IntegrateFireNeuron
 from rheobase.methods.neuron_part import NeuronPart as NeuronPart
 from rheobase.methods.neuron_part import ParallelNeuron as ParallelNeuron
 from rheobase.methods.neuron_part import PascNeuron as PascNeuron
+from rheobase.methods.parallel_conversion import DAParallel as DAParallel
 from rheobase.methods.parallel_conversion import ParallelConversion as ParallelConversion
 from rheobase.methods.pascal import Pascal as Pascal
 from rheobase.methods.qac import QAC as QAC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -185,16 +186,8 @@ def _calibrate(
             network.graph = fold_batch_norm(network.graph)[0]
             network.plan()
         after = site_errors(network, data.held_out)
-        network.provenance.passes.append(
-            {
-                "pass": calibration_pass.model_dump(mode="json"),
-                "changed": changes.changed,
-                "notes": changes.notes,
-                "history": changes.history,
-                "error_before": before,
-                "error_after": after,
-            }
-        )
+        record = {"pass": calibration_pass.model_dump(mode="json"), **asdict(changes)}
+        network.provenance.passes.append({**record, "error_before": before, "error_after": after})
         before = after
 
 
@@ -214,11 +207,7 @@ def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
 
 
 def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
-    """A note on how many edges T grows and shrinks.
-
-    Raises:
-        RecipeError: if T changes on no edge, or a neuron is not streaming.
-    """
+    """A note on how many edges T grows and shrinks; refuse an alignment without effect."""
     for site in network.sites:
         neuron = network.neuron(site.name)
         if not neuron.streams:

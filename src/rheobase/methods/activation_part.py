@@ -112,11 +112,7 @@ class StaircaseActivation(ActivationPart):
         return self.replace(levels=timesteps) if self.levels is None else self
 
     def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
-        """L of every site, in execution order.
-
-        Raises:
-            RecipeError: if the levels are not given, or not for the sites of the network.
-        """
+        """L of every site, in execution order; refuse levels that are not given or not those of the sites."""
         if self.levels is None:
             raise RecipeError("are not given", where="levels", remedy="give them to the recipe, such as levels=4")
         return for_each_site(self.levels, [site.name for site in sites], "levels")
@@ -151,11 +147,7 @@ class StaircaseActivation(ActivationPart):
         levels: Mapping[str, int],
         known: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """θ of every site before training, [] or [C]: ``known``, or fitted to the folded analog network.
-
-        Raises:
-            CalibrationError: if a site is never active.
-        """
+        """θ of every site before training, [] or [C]: ``known``, or fitted to the folded analog network."""
         if all(site.name in known for site in sites):
             return dict(known)
         maximum = active_maxima(graph, images, sites, self.granularity)
@@ -178,11 +170,7 @@ class StaircaseActivation(ActivationPart):
 
 
 def active_maxima(graph: Graph, images: Tensor, sites: Sequence[Site], granularity: Granularity) -> list[Tensor]:
-    """Largest activation of every site (:func:`rheobase.passes.statistics.maxima`).
-
-    Raises:
-        CalibrationError: naming the first site that is never active.
-    """
+    """Largest activation of every site; refuse a site that is never active."""
     maximum = maxima(graph, images, granularity)
     for site, largest in zip(sites, maximum, strict=True):
         if not bool((largest > 0).any()):
@@ -195,11 +183,7 @@ def active_maxima(graph: Graph, images: Tensor, sites: Sequence[Site], granulari
 
 
 def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
-    """Refuse a network that was trained with another rounding.
-
-    Raises:
-        RecipeError: naming the first such site.
-    """
+    """Refuse a network that was trained with another rounding, naming the first such site."""
     for site in sites:
         if site.levels is not None and site.rounding != rounding:
             raise RecipeError(

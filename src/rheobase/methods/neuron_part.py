@@ -46,9 +46,7 @@ class NeuronPart(Value, ABC):
         """
 
     def with_timesteps(self, timesteps: int, *, always: bool = False) -> Self:
-        """The same neurons for another T of the network.
-
-        If T was given for all sites, it is replaced; if it was not given, the neurons run for T of the network.
+        """The same neurons for another T of the network; they keep to it if their own T was not given.
 
         Args:
             timesteps: T.
@@ -155,11 +153,7 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
-    """(θ, L) of a site with a quantised activation.
-
-    Raises:
-        RecipeError: if the site has another activation.
-    """
+    """(θ, L) of a site; refuse a site whose activation is not quantised."""
     (node,) = (node for node in graph.sites if node.name == site.name)
     if node.attributes["activation"] != "staircase":
         raise RecipeError(
@@ -178,11 +172,7 @@ def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: 
 
 
 def for_each_site(values: int | Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
-    """The whole number of every site, in execution order.
-
-    Raises:
-        RecipeError: if a site has no value, or a name is not a site.
-    """
+    """The whole number of every site, in execution order; refuse missing and unknown sites."""
     if isinstance(values, int):
         return dict.fromkeys(names, values)
     wrong = [f"no {what} for {name}" for name in names if name not in values]

@@ -118,11 +118,7 @@ class LearnedActivation(ActivationPart):
         }
 
     def start_levels(self, graph: Graph, images: Tensor, sites: Sequence[Site]) -> dict[str, int]:
-        """Initial levels of every site, in execution order.
-
-        Raises:
-            CalibrationError: if a site is never active.
-        """
+        """Initial levels of every site, in execution order."""
         if self.constraint.mean is None:
             return {site.name: min(FREE_START, self.max_timesteps) for site in sites}
         maximum = active_maxima(graph, images, sites, "layer")

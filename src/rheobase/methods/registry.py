@@ -26,9 +26,7 @@ _NODES = ("input", "site", "refused", ALIGN)
 
 
 def register(part: T) -> T:
-    """Register a pass, neuron, activation, protocol, operation or method of your own by its name.
-
-    Recipes, files and the command line can then use that name.
+    """Register a pass, neuron, activation, protocol, operation or method for recipes, files and the command line.
 
     Use it as a decorator. It runs when the module is imported, so import the module before you read a recipe or a
     network that uses the part (``rheobase --import my_module ...``). Registering the same class again, as in a
@@ -90,6 +88,14 @@ _TABLES: dict[type, dict[str, Any]] = {
 }
 
 
+_RULES = (
+    # (method, method that must be redefined with it, remedy): the inherited one would follow another rule
+    ("step", "run", "write run = Neuron.run, which repeats step"),
+    ("step", "count", "define count(potential, threshold, sent) in place of step; MembraneNeuron has the step"),
+    ("rate", "response", "define response too; return None if rate is not a staircase"),
+)
+
+
 def _register_method(part: Any) -> Callable[..., Any]:
     if not inspect.isfunction(part):
         raise RecipeError(
@@ -111,9 +117,22 @@ def _register_neuron(part: type[NeuronPart]) -> None:
     if not (isinstance(neuron, type) and issubclass(neuron, Neuron)):
         raise RecipeError("names no class of neurons", where=f"{part.__name__}.builds", remedy="set builds = MyNeuron")
     _check_complete(neuron)
-    _check_overwrite(neuron.run)
-    _check_overwrite(neuron.rate)
-    _check_rules(neuron)
+    for method in (neuron.run, neuron.rate):
+        parameters = inspect.signature(method).parameters
+        if "overwrite" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise RecipeError(
+                "has no argument overwrite, which networks pass",
+                where=method.__qualname__,
+                remedy="add *, overwrite=False: True if the result may be written over the currents",
+            )
+    for own, inherited, remedy in _RULES:
+        new, old = (next((cls for cls in neuron.__mro__ if name in vars(cls)), None) for name in (own, inherited))
+        if new and old and new is not old and old is not Neuron and issubclass(new, old):
+            raise RecipeError(
+                f"defines {own} and inherits {inherited} from {old.__name__}, which follows another rule",
+                where=neuron.__name__,
+                remedy=remedy,
+            )
     _check_free(NEURONS, _name(neuron), neuron)
     NEURONS[neuron.kind] = neuron
 
@@ -179,34 +198,3 @@ def _check_complete(part: type) -> None:
         raise RecipeError(
             f"does not define {', '.join(missing)}", where=part.__name__, remedy="define all abstract methods"
         )
-
-
-def _check_overwrite(method: Callable[..., Any]) -> None:
-    """Check that a method accepts the argument ``overwrite``."""
-    parameters = inspect.signature(method).parameters
-    if "overwrite" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise RecipeError(
-            "has no argument overwrite, which networks pass",
-            where=method.__qualname__,
-            remedy="add *, overwrite=False: True if the result may be written over the currents",
-        )
-
-
-_RULES = (
-    # (method, method that must be redefined with it, remedy): the inherited one would follow another rule
-    ("step", "run", "write run = Neuron.run, which repeats step"),
-    ("step", "count", "define count(potential, threshold, sent) in place of step; MembraneNeuron has the step"),
-    ("rate", "response", "define response too; return None if rate is not a staircase"),
-)
-
-
-def _check_rules(neuron: type[Neuron]) -> None:
-    """Refuse a neuron that redefines a method but inherits one that follows the old rule."""
-    for own, inherited, remedy in _RULES:
-        new, old = (next((cls for cls in neuron.__mro__ if name in vars(cls)), None) for name in (own, inherited))
-        if new and old and new is not old and old is not Neuron and issubclass(new, old):
-            raise RecipeError(
-                f"defines {own} and inherits {inherited} from {old.__name__}, which follows another rule",
-                where=neuron.__name__,
-                remedy=remedy,
-            )

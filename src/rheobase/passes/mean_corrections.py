@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rheobase.core.progress import track
 from rheobase.data import CalibrationData
-from rheobase.graph import Graph
 from rheobase.network import SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
@@ -51,11 +50,9 @@ class MeanCorrection(CalibrationPass):
     """
 
     parameter: ClassVar[str]
+    by_neuron: ClassVar[bool] = False
+    """True if the target is a mean for every neuron, not for every channel."""
     images: int = Field(default=128, ge=1)
-
-    @abstractmethod
-    def targets(self, ann: Graph, images: Tensor) -> list[Tensor]:
-        """Mean activation of every site."""
 
     @abstractmethod
     def correct(self, neuron: Neuron, mean: Tensor, target: Tensor, steps: int) -> None:
@@ -66,7 +63,8 @@ class MeanCorrection(CalibrationPass):
         for site in network.sites:
             settable(network, site, self.parameter, streaming=True)
         images = data.fit[: self.images]
-        targets, check = self.targets(network.ann, images), HeldOut(network, data.held_out)
+        targets = (neuron_means if self.by_neuron else channel_means)(network.ann, images)
+        check = HeldOut(network, data.held_out)
         name = f"correcting {self.parameter.replace('_', ' ')}"
         for layer in track(layers(network, images), name, show=progress, total=len(network.sites)):
             mean = layer.mean_output(network)
@@ -90,10 +88,6 @@ class BiasCorrection(MeanCorrection):
     kind: Literal["bias_correction"] = "bias_correction"
     parameter = "bias"
 
-    def targets(self, ann: Graph, images: Tensor) -> list[Tensor]:
-        """Mean activation of every channel."""
-        return channel_means(ann, images)
-
     def correct(self, neuron: Neuron, mean: Tensor, target: Tensor, steps: int) -> None:
         """Add the excess to the bias."""
         _add_bias(neuron, (mean.movedim(1, 0).flatten(1).double().mean(1) - target).to(mean.dtype))
@@ -113,10 +107,7 @@ class PotentialCorrection(MeanCorrection):
 
     kind: Literal["potential_correction"] = "potential_correction"
     parameter = "initial_potential"
-
-    def targets(self, ann: Graph, images: Tensor) -> list[Tensor]:
-        """Mean activation of every neuron."""
-        return neuron_means(ann, images)
+    by_neuron = True
 
     def correct(self, neuron: Neuron, mean: Tensor, target: Tensor, steps: int) -> None:
         """Add the missing output, in units of θ, to the initial potential."""
