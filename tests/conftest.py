@@ -6,6 +6,7 @@ import copy
 import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -25,7 +26,7 @@ from rheobase.methods.activation_part import ACTIVATION_PARTS
 from rheobase.methods.neuron_part import NEURON_PARTS
 from rheobase.network.protocol import PROTOCOLS
 from rheobase.neurons import NEURONS
-from rheobase.passes import PASSES
+from rheobase.passes import PASSES, CalibrationData
 
 settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("project")
@@ -102,3 +103,22 @@ def grid_snn(name: str, timesteps: int = 4) -> rb.SpikingNetwork:
     """A network of the grid, converted; tests must not change it."""
     recipe = rb.RateCoding(timesteps=timesteps)
     return rb.convert(networks.build(name), recipe, calibration=grid_images(name))
+
+
+def grid_data(name: str, held_out: bool = True) -> CalibrationData:
+    """The images of a network of the grid as passes receive them, with or without held-out ones."""
+    data = CalibrationData.pool(grid_images(name))
+    return data if held_out else replace(data, held_out=data.held_out[:0])
+
+
+class Stop:
+    """A penalty of nothing, that ends a run at one step."""
+
+    def __init__(self, left: int = -1) -> None:
+        self.left = left
+
+    def __call__(self, model: nn.Module) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return torch.zeros(())

@@ -92,12 +92,13 @@ class LevelMetric(Result):
     @property
     def notes(self) -> tuple[str, ...]:
         """A note for each site whose activation is constant."""
-        filled = {found.site: [level for level, count in enumerate(found.histogram) if count] for found in self.sites}
-        return tuple(
-            f"{site}: {f'always at level {level}' if level else 'never active'} on these images; one level is enough"
-            for site, (level, *others) in filled.items()
-            if not others
-        )
+        notes = []
+        for found in self.sites:
+            filled = [level for level, count in enumerate(found.histogram) if count]
+            if len(filled) == 1:
+                which = f"always at level {filled[0]}" if filled[0] else "never active"
+                notes.append(f"{found.site}: {which} on these images; one level is enough")
+        return tuple(notes)
 
     def at(self, alpha: float) -> LevelMetric:
         """The metric for another α, from 0 to 1, from the same histograms."""
@@ -249,15 +250,8 @@ def check_falling(levels: Sequence[int]) -> None:
 def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
     """Divide numbers into clusters with the least sum of squared distances to their means (Grønlund et al. 2018).
 
-    Args:
-        values: the numbers. Infinite values do not affect the clusters and join the one with the largest mean.
-        number: χ, the number of clusters.
-
-    Returns:
-        The index of the cluster of each value; 0 is the cluster with the smallest mean.
-
-    Raises:
-        RecipeError: if fewer than χ finite values differ.
+    Returns the index of the cluster of each value; 0 is the cluster with the smallest mean. Infinite values do not
+    affect the clusters and join the last one. Refuses fewer different finite values than clusters.
 
     Example:
         >>> clusters([5.0, 0.0, 1.0, 6.0, math.inf], 2)
@@ -351,7 +345,7 @@ class AdaptedLevels(Result):
     def summary(self) -> str:
         """The mean level, and the notes of the metric."""
         mean = f"Mean level {self.mean_level:.2f}, from epoch {self.switched + 1} on."
-        return "\n\n".join(filter(None, (mean, self.metric.summary())))
+        return f"{mean}\n\n{self.metric.summary()}".rstrip()
 
 
 def adapt_levels(
@@ -374,7 +368,7 @@ def adapt_levels(
     """Train with uniform levels, adapt the levels of every site, and continue (PASCAL, section 3.4 and Algorithm 4).
 
     The first stage trains ``model`` with its levels for a fraction of the epochs. The AL metric
-    (:func:`rheobase.methods.level_metric`) on training images then divides the sites into clusters, one for each of
+    (:func:`level_metric`) on training images then divides the sites into clusters, one for each of
     ``levels``; weights and θ are kept. The second stage trains the remaining epochs by the same schedule, starting at
     the learning rate that the schedule of all epochs has reached, without a second warm-up.
 
@@ -441,14 +435,11 @@ def adapt_levels(
     if not isinstance(validation, float | int | None):
         validation = _kept(validation, "validation data", workers)
     fitted, _ = split_data(pool, validation, training, seed, workers)
-
     options |= {"validation": validation, "seed": seed, "workers": workers}
 
     def stage(network: TrainableGraph, settings: Training, name: str) -> tuple[TrainableGraph, Trained]:
         place = None if folder is None else Path(folder) / name
-        done = train(
-            network, pool, settings, validation=validation, folder=place, seed=seed, workers=workers, **options
-        )
+        done = train(network, pool, settings, folder=place, **options)
         return cast(TrainableGraph, done.model), done
 
     uniform, before = stage(model, first, UNIFORM)

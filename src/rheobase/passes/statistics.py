@@ -14,10 +14,8 @@ from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
 from rheobase.graph import Graph, Node
-from rheobase.graph.interpreter import run, schedule
-from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site, site_table
-from rheobase.signals import Constant, Signal, along_channels
+from rheobase.signals import along_channels
 
 Granularity = Literal["layer", "channel"]
 Observer = Callable[[Site, Tensor], None]
@@ -32,23 +30,20 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
         CalibrationError: if the current of a site is NaN or infinite, naming the first such site.
     """
     sites = {site.name: site for site in site_table(graph)}
-    plan = schedule(graph.nodes[1:], keep={graph.output})
 
-    def visit(node: Node, signal: Signal) -> Signal:
-        result = graph.analog(node, signal)
-        if node.operation == "site":
-            if not bool(torch.isfinite(signal.values).all()):
-                raise CalibrationError(
-                    "receives NaN or infinite values on the calibration images",
-                    where=node.name,
-                    remedy="check the weights of the layers before it and the preprocessing",
-                )
-            observer(sites[node.name], result.mean().cpu())
-        return result
+    def activate(node: Node, z: Tensor, overwrite: bool) -> Tensor:
+        if not bool(torch.isfinite(z).all()):
+            raise CalibrationError(
+                "receives NaN or infinite values on the calibration images",
+                where=node.name,
+                remedy="check the weights of the layers before it and the preprocessing",
+            )
+        activation = graph.activate(node, z)
+        observer(sites[node.name], activation.cpu())
+        return activation
 
     for sub_batch in images.split(SUB_BATCH):
-        values: dict[str, Signal] = {graph.nodes[0].name: Constant(in_memory_format(sub_batch.to(graph.device)))}
-        run(graph, plan, values, visit)
+        graph.on_means(sub_batch.to(graph.device), activate)
 
 
 def rows(activation: Tensor, granularity: Granularity) -> Tensor:
