@@ -28,7 +28,7 @@ from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._evaluate import Evaluation
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
-from rheobase.methods._quantise import quantise
+from rheobase.methods._convert import quantise
 from rheobase.methods.adaptive_levels import SHARE, AdaptedLevels, adapt_levels, check_falling, stages
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import set_fusion

@@ -1,7 +1,7 @@
 """Published methods as recipes: combinations of a neuron, an activation and calibration passes."""
 
 from rheobase.methods._convert import convert as convert
-from rheobase.methods._quantise import quantise as quantise
+from rheobase.methods._convert import quantise as quantise
 from rheobase.methods.activation_part import ActivationPart as ActivationPart
 from rheobase.methods.activation_part import StaircaseActivation as StaircaseActivation
 from rheobase.methods.adaptive_levels import AdaptedLevels as AdaptedLevels

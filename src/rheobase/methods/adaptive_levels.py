@@ -28,7 +28,7 @@ from rheobase.data.sources import OnDisk, Part, read
 from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.methods._quantise import quantise
+from rheobase.methods._convert import quantise
 from rheobase.methods.neuron_part import trained
 from rheobase.methods.qvm import QVM
 from rheobase.network.checks import check_input
