@@ -110,10 +110,9 @@ class LevelMetric(Result):
         return {f"k = {factor:g}": self.at(factor / len(self.sites)) for factor in factors}
 
     def assign(self, levels: Sequence[int]) -> dict[str, int]:
-        """L of every site, for ``rb.Pascal(levels=...)``.
+        """L of every site, for ``rb.Pascal(levels=...)``, by optimal 1-D k-means on M with one cluster per level.
 
-        Divides the sites into one cluster per level by optimal 1-D k-means on M. The cluster with the smallest M gets
-        the first and highest L.
+        The cluster with the smallest M gets the first and highest L.
 
         Raises:
             RecipeError: if the levels do not descend, or the metric has fewer distinct values than there are levels.
@@ -325,10 +324,7 @@ class AdaptedLevels(Result):
 
     @property
     def mean_level(self) -> float:
-        """Unweighted mean of L, and thus of the time-steps, over the sites.
-
-        PASCAL's T_eff (Eq. 16) weights each site by the cost of its neurons: ``rb.measure.pascal_cost(snn).timesteps``.
-        """
+        """Unweighted mean of L over the sites; PASCAL's T_eff (Eq. 16) is ``rb.measure.pascal_cost(snn).timesteps``."""
         return sum(self.levels.values()) / len(self.levels)
 
     def to_json(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def within_budget(
 ) -> Tensor:
     """The first ``wanted`` images, or fewer, with a note, if their signals exceed the memory budget.
 
-    Signals of a simulation of ``timesteps`` steps, or by default the time-means of two networks.
+    The signals are those of ``timesteps`` steps, or by default the time-means of two networks.
     """
     room = max(1, network.images_in_budget(1) // 2) if timesteps is None else network.images_in_budget(timesteps)
     if room < min(wanted, len(images)):

@@ -31,10 +31,8 @@ class DAQCFS(nn.Module):
 
     Args:
         neuron: the neurons whose parameters are copied, per channel.
-        channels: C.
-        timesteps: T.
-        surrogate: the gradient.
-        band: half of the rectangle's width.
+        channels, timesteps: C, T.
+        surrogate, band: the gradient, and half of the rectangle's width.
     """
 
     TRAINED = ("threshold", "pre", "post", "output_bias")

@@ -64,16 +64,9 @@ def calibrate_errors(
     statistics: bool = False,
     progress: bool = False,
 ) -> None:
-    """Run both networks side by side; set ψ_DA and φ of every site, or remove them where not wanted.
+    """Run both networks side by side; set ψ_DA (``pre``) and φ (``post``) of every site, or remove them.
 
-    Args:
-        network: a network of parallel neurons; its graph may contain batch normalisation.
-        images: [N, ...].
-        changes: receives the notes.
-        pre: set ψ_DA.
-        post: set φ.
-        statistics: also set mean and variance of every batch normalisation to those of its input.
-        progress: show a progress bar.
+    ``statistics`` also sets mean and variance of every batch normalisation to those of its input.
     """
     original, spiking = walk(network.ann, images), walk(network.graph, images, restated if statistics else None)
     target: Any = None

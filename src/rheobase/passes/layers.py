@@ -49,10 +49,7 @@ class Layer:
 
     @torch.inference_mode()
     def sub_batches(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
-        """Signals of all nodes and of the site, with the present weights and neurons of the network.
-
-        Yields sub-batches of as many images as the memory budget of the network allows, in order.
-        """
+        """Yield the signals of all nodes and of the site, with the present weights and neurons, in sub-batches."""
         batch = next(_images(signal) for signal in self.inputs.values())
         size = network.sub_batch_size(network.timesteps)
         for start in range(0, batch, size):
@@ -79,12 +76,9 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     """Yield every site in execution order, each before it fires.
 
     The caller may change the neurons or weights of a layer before it requests the next layer; the layer then fires with
-    the changes. One pass costs a simulation, two if the caller also computes the output of the layer, and the memory of
-    the output of a layer for all steps and images.
-
-    Args:
-        network: the network; its ``graph`` may be replaced meanwhile by one with the same nodes.
-        images: [B, ...].
+    the changes, also where ``network.graph`` was replaced by one with the same nodes. One pass costs a simulation, two
+    if the caller also computes the output of the layer, and the memory of the output of a layer for all steps and
+    images.
     """
     nodes = {node.name: node for node in network.nodes}
     groups = _first_needed(network)
@@ -162,11 +156,8 @@ def walk(
     Yields the graph, the node of a site and its currents, receives (``send``) the outputs of the site, and finally
     yields the graph, the last node and its outputs.
 
-    Args:
-        graph: structure and tensors of the network.
-        images: [N, ...].
-        before: called with the graph, a node and its inputs before the node runs; returns the graph to continue with,
-            which may have other tensors.
+    ``before`` is called with the graph, a node and its inputs before the node runs, and returns the graph to continue
+    with, which may have other tensors.
     """
     first = graph.nodes[0].name
     batches: list[dict[str, Signal]] = [

@@ -87,10 +87,7 @@ def maxima(graph: Graph, images: Tensor, granularity: Granularity) -> list[Tenso
 def channel_means(graph: Graph, images: Tensor, ceilings: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Mean activation of each site's channels over images and positions, [C], float64.
 
-    Args:
-        graph: the analog network.
-        images: [N, ...].
-        ceilings: clip the activations of each site at this value, [] or [C].
+    Activations are clipped at the ``ceilings`` of their sites, [] or [C], if given.
     """
     sites = site_table(graph)
     totals = [torch.zeros(site.channels, dtype=torch.float64) for site in sites]

@@ -67,8 +67,7 @@ class TemporalBias(CalibrationPass):
         patience: stop after this number of iterations without improvement.
 
     Raises:
-        CalibrationError: if there are fewer calibration images than one batch, or the neurons have no bias or no
-            membrane potential.
+        CalibrationError: if the images are fewer than one batch, or the neurons have no bias or membrane potential.
     """
 
     kind: Literal["temporal_bias"] = "temporal_bias"
@@ -181,14 +180,10 @@ def relative_depths(sites: Sequence[Site]) -> dict[str, float]:
 
 
 def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) -> Tensor:
-    """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean``.
+    """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean`` [C].
 
-    Args:
-        mean: time-mean of the target, [C]; at most the ceiling.
-        ceiling: largest output of a step, [] or [C].
-        timesteps: T.
-        slope: the target is (1 − slope) times the mean at the first step and (1 + slope) times at the last; 0 to 1.
-            Reduced where the target would exceed the ceiling.
+    From (1 − slope) times the mean at the first step to (1 + slope) times at the last; the slope is reduced where the
+    target would exceed ``ceiling`` [] or [C], the largest output of a step.
     """
     rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean > 0, ceiling / mean - 1, 0.0))
     r = torch.arange(timesteps, dtype=mean.dtype).mul_(2).sub_(timesteps - 1).div_(max(timesteps - 1, 1))
