@@ -101,8 +101,8 @@ def grid_images(name: str, n: int = 20) -> torch.Tensor:
 @cache
 def grid_snn(name: str, timesteps: int = 4) -> rb.SpikingNetwork:
     """A network of the grid, converted; tests must not change it."""
-    recipe = rb.RateCoding(timesteps=timesteps)
-    return rb.convert(networks.build(name), recipe, calibration=grid_images(name))
+    recipe, max_pool = rb.RateCoding(timesteps=timesteps), "gate" if name == "MaxPoolVGG" else "refuse"
+    return rb.convert(networks.build(name), recipe, calibration=grid_images(name), max_pool=max_pool)
 
 
 def grid_data(name: str, held_out: bool = True) -> CalibrationData:

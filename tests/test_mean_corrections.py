@@ -46,12 +46,7 @@ def means(snn: rb.SpikingNetwork, images: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_layer_by_layer_is_the_whole_simulation(name: str, few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = grid_images(name)[:6]
-    if name == "MaxPoolVGG":
-        recipe = rb.RateCoding(timesteps=4)
-        snn = rb.convert(networks.build(name), recipe, calibration=grid_images(name), max_pool="gate")
-    else:
-        snn = grid_snn(name)
+    images, snn = grid_images(name)[:6], grid_snn(name)
     expected = means(snn, images)
     seen = []
     if few:

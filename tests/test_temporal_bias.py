@@ -263,16 +263,13 @@ def test_fewer_images_than_one_batch() -> None:
         rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2), calibration=grid_images("MLP"))
 
 
-@pytest.mark.parametrize("alpha", [0.0, -0.5, float("nan"), float("inf")])
-def test_impossible_alphas(alpha: float) -> None:
-    with pytest.raises(RecipeError, match="alpha"):
-        rb.FTBC(timesteps=2, alpha=alpha)
-
-
-@pytest.mark.parametrize("name", ["updates", "iterations"])
-def test_nothing_to_do(name: str) -> None:
-    with pytest.raises(RecipeError, match=name):
-        rb.FTBC(timesteps=2, **{name: 0})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("alpha", value) for value in (0.0, -0.5, float("nan"), float("inf"))), ("updates", 0), ("iterations", 0)],
+)
+def test_impossible_options(option: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=option):
+        rb.FTBC(timesteps=2, **{option: value})
 
 
 def test_another_number_of_steps_and_how_to_get_it() -> None:
