@@ -1,8 +1,4 @@
-"""PASCAL's adaptive levels: levels by site from the AL metric (Ramesh & Srinivasan 2025, section 3.4).
-
-:func:`level_metric` measures how much the quantisation of a site can be coarsened, from the histogram of its levels;
-:func:`adapt_levels` trains in two stages, with uniform levels, then with levels by site from the metric.
-"""
+"""PASCAL's adaptive levels: levels by site from the AL metric (Ramesh & Srinivasan 2025, section 3.4)."""
 
 from __future__ import annotations
 
@@ -200,8 +196,20 @@ def measure(
     if not sites:
         raise ModelError("has no activation", where="model", remedy="give a network with quantised activations")
     alpha = 1 / (2 * len(sites)) if alpha is None else alpha
-    counts, seen = _histograms(graph, sites, images)
-    found = tuple(site_metric(site.name, counts[site.name].tolist(), alpha, moments) for site in sites)
+    activations = [trained(site, graph) for site in sites]
+    counts = [torch.zeros(levels + 1, dtype=torch.int64) for _, levels in activations]
+
+    def add(site: Site, x: Tensor) -> None:
+        threshold, levels = activations[site.index]
+        level = (x * (levels / along_channels(threshold.cpu(), x.dim()))).round_().long()
+        counts[site.index] += torch.bincount(level.flatten(), minlength=levels + 1)
+
+    seen = 0
+    for part in images:
+        check_input(graph, part)
+        observe(graph, part, add)
+        seen += len(part)
+    found = tuple(site_metric(site.name, counts[site.index].tolist(), alpha, moments) for site in sites)
     return LevelMetric(found, alpha, moments, seen)
 
 
@@ -283,23 +291,6 @@ def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, 
     if n <= 3:
         return squared, skewness, n * fourth / second**2
     return squared, skewness, (n + 1) * n * (n - 1) * fourth / ((n - 2) * (n - 3) * second**2)
-
-
-def _histograms(graph: Graph, sites: Sequence[Site], images: Iterable[Tensor]) -> tuple[dict[str, Tensor], int]:
-    activations = {site.name: trained(site, graph) for site in sites}
-    counts = {name: torch.zeros(levels + 1, dtype=torch.int64) for name, (_, levels) in activations.items()}
-
-    def add(site: Site, x: Tensor) -> None:
-        threshold, levels = activations[site.name]
-        level = (x * (levels / along_channels(threshold.cpu(), x.dim()))).round_().long()
-        counts[site.name] += torch.bincount(level.flatten(), minlength=levels + 1)
-
-    seen = 0
-    for part in images:
-        check_input(graph, part)
-        observe(graph, part, add)
-        seen += len(part)
-    return counts, seen
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class HeldOut:
 class Best:
     """The best state of a network among the rounds of an iterative pass, by the logit error on held-out images.
 
-    Round 0 is the original network. Without held-out images the last round counts as the best.
+    Round 0 is the original network. Without held-out images the last round counts as the best. Call :meth:`judge` after
+    every round, then :meth:`conclude`.
 
     Args:
         network: the network before the pass.
