@@ -23,10 +23,8 @@ from rheobase.data import readers
 from rheobase.exchange import checkpoints
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
-from rheobase.methods._quantise import quantise
-from rheobase.methods.adaptive_levels import AdaptedLevels, adapt_levels
-from rheobase.methods.adaptive_levels.adapt import ADAPTED, SHARE, UNIFORM, stages
-from rheobase.methods.adaptive_levels.metric import check_falling
+from rheobase.methods._convert import quantise
+from rheobase.methods.adaptive_levels import ADAPTED, SHARE, UNIFORM, AdaptedLevels, adapt_levels, check_falling, stages
 from rheobase.training import Trained, Training
 from rheobase.training import checkpoint as runs
 from rheobase.training import train as train_network

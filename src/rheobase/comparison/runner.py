@@ -19,8 +19,7 @@ from rheobase.measure._energy import energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
-from rheobase.methods._convert import convert
-from rheobase.methods._quantise import quantise
+from rheobase.methods._convert import convert, quantise
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.training import Training, train
 

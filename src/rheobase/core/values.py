@@ -48,6 +48,9 @@ class Value(BaseModel):
         except ValidationError as error:
             raise cls._explained(error) from None
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a field may be a dict
+
     def __setattr__(self, name: str, value: Any) -> None:
         where, remedy = f"{type(self).__name__}.{name}", f"make a new value with .replace({name}=...)"
         raise self.refusal("is read-only", where=where, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Passes that train a few parameters of a parallel network on its logits: the two stages of DA calibration."""
+"""DA calibration: two passes that train a few parameters of a parallel network on its logits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
+from rheobase.data import CalibrationData
 from rheobase.data.batches import check_labels
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.neurons import ParallelIF
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.da_qcfs import DAQCFS, Surrogate
+from rheobase.passes.error_calibration import calibrate_errors
 from rheobase.passes.held_out import Snapshot
 from rheobase.training import Training, checkpoint, train
 
@@ -49,6 +49,8 @@ class FineTuning(CalibrationPass):
     """
 
     stage: ClassVar[str]
+    exact_statistics: ClassVar[bool] = False
+    """True if the statistics of batch normalisation are computed again after training."""
     target: Target = "ann"
     temperature: float = Field(default=2.0, gt=0)
     epochs: int = Field(default=1, ge=1)
@@ -67,13 +69,7 @@ class FineTuning(CalibrationPass):
         """Train; keep the best epoch on the held-out images, or revert."""
         for site in network.sites:
             settable(network, site, *DAQCFS.TRAINED)
-        if self.target != "ann" and data.fit_labels is None:
-            raise CalibrationError(
-                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
-                where=self.kind,
-                remedy='give (images, labels), or use target="ann"',
-            )
-        data = _with_checked_labels(network, data) if self.target != "ann" else data
+        data = data if self.target == "ann" else self._with_checked_labels(network, data)
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
         before = self._loss(network, data)
@@ -93,7 +89,12 @@ class FineTuning(CalibrationPass):
             original.restore(network)
             change = f"reverted, the original network kept: {change}"
         changes.notes.append(change)
-        changes.changed = self.changed(network, original)
+        changes.changed = original.changed(network)
+        now, then = network.graph, original.graph
+        for node in now.nodes:
+            moved = [name for name in node.parameters.values() if not torch.equal(now.tensor(name), then.tensor(name))]
+            if moved:
+                changes.changed[node.name] = moved
         trained = sum(int(state[name].numel()) for name in names) if state else 0
         changes.notes.append(f"{trained} parameters trained in {time.perf_counter() - started:.0f} s")
         return changes
@@ -116,14 +117,9 @@ class FineTuning(CalibrationPass):
             total += self.temperature**2 * float(divergence)
         return total / 2 if self.target == "both" else total
 
-    @abstractmethod
-    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """The trainable activation for the neurons of a site."""
-
-    @property
-    def exact_statistics(self) -> bool:
-        """True if the statistics of batch normalisation must be computed again after training."""
-        return False
+    def gradient(self) -> tuple[Surrogate, float]:
+        """The gradient of the staircase in training, and its band (:class:`DAQCFS`)."""
+        return "straight_through", 0.5
 
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor]) -> None:
         """Set the trained parameters of the network."""
@@ -139,25 +135,19 @@ class FineTuning(CalibrationPass):
                     changed[name] = torch.where(silent, 0.0 if given is None else given, value)
             neuron.set(**changed)
 
-    def changed(self, network: SpikingNetwork, original: Snapshot) -> dict[str, list[str]]:
-        """Names of the changed parameters of each site's neurons, and of each operation."""
-        found = original.changed(network)
-        if network.graph is not original.graph:
-            for node in network.graph.nodes:
-                moved = [
-                    name
-                    for name in node.parameters.values()
-                    if not torch.equal(network.graph.tensor(name), original.graph.tensor(name))
-                ]
-                if moved:
-                    found[node.name] = moved
-        return found
-
     def _train(
         self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
     ) -> Mapping[str, Tensor] | None:
         """The state of the best epoch; if training diverged, of the last good epoch, or None."""
-        modules: Any = {site.name: self.module(network, site.index) for site in network.sites}
+        modules: Any = {
+            site.name: DAQCFS(
+                cast(ParallelIF, network.neuron(site.name)),
+                site.channels,
+                network.steps_of(site.name),
+                *self.gradient(),
+            )
+            for site in network.sites
+        }
         labelled = self.target != "ann"
         held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out
         checked = len(data.held_out) > 0
@@ -177,11 +167,10 @@ class FineTuning(CalibrationPass):
             temperature=self.temperature,
             exact_statistics=self.exact_statistics,
         )
-        module = self.trainable(network.graph, modules)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 trained = train(
-                    module,
+                    TrainableGraph(network.graph, modules),
                     (data.fit, data.fit_labels) if labelled else data.fit,
                     settings,
                     validation=held_out if checked else None,
@@ -200,25 +189,90 @@ class FineTuning(CalibrationPass):
         changes.notes.extend(trained.notes)
         return trained.model.state_dict()
 
-    def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
-        """The network that is trained."""
-        return TrainableGraph(graph, modules)
+    def _with_checked_labels(self, network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
+        """The data with int64 labels.
+
+        Raises:
+            CalibrationError: if there are no labels.
+            DataError: if a label is not a class of the network, naming the image.
+        """
+        fit, held_out = data.fit_labels, data.held_out_labels
+        if fit is None or held_out is None:
+            raise CalibrationError(
+                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
+                where=self.kind,
+                remedy='give (images, labels), or use target="ann"',
+            )
+        classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
+        check_labels(fit, "fitted calibration images, in their seeded order", classes)
+        check_labels(held_out, "held-out calibration images, in their seeded order", classes)
+        return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())
 
 
-def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: float = 0.5) -> DAQCFS:
-    site = network.sites[index]
-    neuron = cast(ParallelIF, network.neuron(site.name))
-    return DAQCFS(neuron, site.channels, network.steps_of(site.name), surrogate, band)
+class SpatialRecalibration(FineTuning):
+    r"""Stage 1 of DA calibration: train batch normalisation in the parallel network (section 4.1, Algorithm 2).
 
+    First, every batch normalisation gets the mean and variance of its input in the spiking network, layer by layer and
+    exactly over ``images`` images. This changes the errors that ψ_DA and φ compensate, so both are calibrated again
+    where a site has them (:class:`rheobase.passes.ErrorCalibration`). Then the affine parameters are trained in the
+    DA-QCFS network with the straight-through gradient and the statistics of each batch. At the end the statistics are
+    set to the means over the batches of one more epoch (:class:`rheobase.Training`, ``exact_statistics``). Weights of
+    convolutions do not change.
 
-def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
-    """The data with int64 labels.
+    Differs from the paper: with ``neurons``, threshold and amplitude of every channel (θ and θ + φ) are also trained.
+    Batch normalisation alone cannot change the amplitude of a channel.
 
-    Raises:
-        DataError: if a label is not a class of the network, naming the image.
+    Requires batch normalisation that is not folded; a network without it is not changed.
+
+    Args:
+        target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        images: number of images for the initial statistics, all at once; limited by the memory budget.
+        neurons: also train θ and φ of every channel.
     """
-    classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
-    fit, held_out = cast(Tensor, data.fit_labels), cast(Tensor, data.held_out_labels)
-    check_labels(fit, "fitted calibration images, in their seeded order", classes)
-    check_labels(held_out, "held-out calibration images, in their seeded order", classes)
-    return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())
+
+    kind: Literal["spatial_recalibration"] = "spatial_recalibration"
+    needs_batch_norm = exact_statistics = True
+    stage = "stage 1, spatial recalibration,"
+    images: int = Field(default=512, ge=2)
+    neurons: bool = True
+
+    def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
+        """Set the statistics; the trained parameters are those of batch normalisation and of the neurons."""
+        nodes = [node for node in network.graph.nodes if node.operation == "batch_norm"]
+        if not nodes:
+            changes.notes.append(
+                "the original network kept: it has no batch normalisation, or it is already folded; nothing to do"
+            )
+            return []
+        errors = any(network.neuron(site.name).fitted for site in network.sites)
+        images = within_budget(network, data.fit, self.images, changes)
+        calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
+        names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
+        gains = [f"{site.name}.{gain}" for site in network.sites for gain in ("threshold_gain", "amplitude_gain")]
+        return [*names, *gains] if self.neurons else names
+
+
+class TemporalCorrection(FineTuning):
+    r"""Stage 2 of DA calibration: train an output bias Δb for every channel (section 4.2, Eqs. 17-18, Algorithm 3).
+
+    Δb is added to the potential outside the division by j, which moves the firing threshold to θ − Δb. Nothing else
+    changes. The gradient of a spike is a rectangle of unit slope.
+
+    Args:
+        target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
+        band: half of the rectangle's width, in units of the threshold.
+    """
+
+    kind: Literal["temporal_correction"] = "temporal_correction"
+    stage = "stage 2, temporal correction,"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    band: float = Field(default=0.5, gt=0, lt=1)
+
+    def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
+        """Names of Δb of every site."""
+        return [f"{site.name}.output_bias" for site in network.sites]
+
+    def gradient(self) -> tuple[Surrogate, float]:
+        """A rectangle of unit slope."""
+        return "rectangular", self.band
