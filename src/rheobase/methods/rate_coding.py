@@ -1,10 +1,10 @@
-"""Rate coding: the classical conversion, with the variants OPI and RTS."""
+"""Rate coding: the classical conversion."""
 
 from __future__ import annotations
 
 from rheobase.methods.neuron_part import IntegrateFireNeuron
 from rheobase.methods.recipe import Recipe, published
-from rheobase.passes import ScaleThresholds, ShiftCurrent, Thresholds
+from rheobase.passes import ScaleThresholds, Thresholds
 from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
 
@@ -44,48 +44,3 @@ def RateCoding(
         neuron=IntegrateFireNeuron(initial_potential=initial_potential),
         calibration=(thresholds, ScaleThresholds()) if scale else (thresholds,),
     )
-
-
-@published
-def OPI(
-    timesteps: int = 32,
-    threshold: ThresholdMethod = "percentile",
-    granularity: Granularity = "channel",
-    percentile: float = 99.9,
-) -> Recipe:
-    """Optimal initial potential: V0 = θ/2 at every neuron (Bu et al. 2022).
-
-    Args:
-        timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
-
-    Example:
-        >>> OPI(timesteps=8).neuron.initial_potential
-        0.5
-    """
-    return RateCoding(timesteps, threshold, granularity, percentile).replace(name="OPI")
-
-
-@published
-def RTS(
-    timesteps: int = 32,
-    threshold: ThresholdMethod = "percentile",
-    granularity: Granularity = "channel",
-    percentile: float = 99.9,
-    shift: float = 0.5,
-) -> Recipe:
-    """ReLU with threshold and shift: a current of shift · θ/T at every step (Deng & Gu 2021).
-
-    Use ``threshold="saturation"`` for a network trained with the thresholded ReLU, as published, and any other choice
-    for a ReLU network.
-
-    Args:
-        timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
-        shift: total shift over the T steps, in units of θ.
-
-    Example:
-        >>> RTS(timesteps=8).calibration[1].shift
-        0.5
-    """
-    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, shift=shift)
-    neuron = IntegrateFireNeuron(initial_potential=0)
-    return Recipe(name="RTS", timesteps=timesteps, neuron=neuron, calibration=(thresholds, ShiftCurrent(shift=shift)))

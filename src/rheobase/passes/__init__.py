@@ -1,24 +1,24 @@
 """Calibration passes, which set the parameters of a spiking network by statistics of the analog network."""
 
 from rheobase.data.calibration_data import CalibrationData as CalibrationData
+from rheobase.passes.bias_correction import BiasCorrection as BiasCorrection
 from rheobase.passes.calibration_pass import CalibrationPass as CalibrationPass
 from rheobase.passes.calibration_pass import Changes as Changes
 from rheobase.passes.calibration_pass import settable as settable
 from rheobase.passes.error_calibration import ErrorCalibration as ErrorCalibration
-from rheobase.passes.fine_tuning import SpatialRecalibration as SpatialRecalibration
-from rheobase.passes.fine_tuning import TemporalCorrection as TemporalCorrection
 from rheobase.passes.held_out import Best as Best
 from rheobase.passes.held_out import HeldOut as HeldOut
 from rheobase.passes.layers import Layer as Layer
 from rheobase.passes.layers import layers as layers
-from rheobase.passes.mean_corrections import BiasCorrection as BiasCorrection
-from rheobase.passes.mean_corrections import PotentialCorrection as PotentialCorrection
-from rheobase.passes.mean_corrections import ShiftCurrent as ShiftCurrent
+from rheobase.passes.potential_correction import PotentialCorrection as PotentialCorrection
+from rheobase.passes.scale_thresholds import ScaleThresholds as ScaleThresholds
+from rheobase.passes.shift_current import ShiftCurrent as ShiftCurrent
+from rheobase.passes.spatial_recalibration import SpatialRecalibration as SpatialRecalibration
 from rheobase.passes.statistics import channel_means as channel_means
 from rheobase.passes.statistics import neuron_means as neuron_means
 from rheobase.passes.surrogate_calibration import SurrogateCalibration as SurrogateCalibration
 from rheobase.passes.temporal_bias import TemporalBias as TemporalBias
-from rheobase.passes.thresholds import ScaleThresholds as ScaleThresholds
+from rheobase.passes.temporal_correction import TemporalCorrection as TemporalCorrection
 from rheobase.passes.thresholds import Thresholds as Thresholds
 from rheobase.passes.weight_calibration import WeightCalibration as WeightCalibration
 
