@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rheobase.methods.parallel_conversion import ParallelConversion
 from rheobase.methods.recipe import Recipe, published
 from rheobase.neurons.parallel import Order
 from rheobase.passes import SpatialRecalibration, TemporalCorrection
