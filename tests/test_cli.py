@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase as rb
-from command_line import Run, assert_refused, runner
+from command_line import Run, assert_refused
 from rheobase import cli
 from rheobase.exchange import checkpoints as models
 
@@ -74,14 +74,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "scaled.npz", images=train["x"].astype(np.float32) / 255, labels=train["y"])
     np.savez(folder / "floats.npz", images=train["x"].astype(np.float32), labels=train["y"] * 1.0)
     return folder
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in the folder of the test's files."""
-    monkeypatch.chdir(home)
-
-    return runner(capsys)
 
 
 def conversion(out: Path, *more: object, model: str = "cli_nets:Net", data: str = "data.npz") -> list[object]:
@@ -362,8 +354,8 @@ def recipe_file(folder: Path, text: str) -> Path:
         (["--checkpoint", "nowhere.pt"], ["nowhere.pt", "checkpoint"]),
         (["--mean", "a,b"], ["--mean", "'a,b'"]),
         (["--mean", "0.5,0.5"], ["mean", "2 values", "1 channel"]),
-        (["--std", "0"], ["std", "positive"]),
-        (["--size", "0"], ["size", "whole number from 1"]),
+        (["--std", "0"], ["std", "greater than 0"]),
+        (["--size", "0"], ["size", "greater than or equal to 1"]),
         (["--grayscale"], ["grayscale", "no effect"]),
         (["--test-folder", "train"], ["--test", "calibration images"]),
         (["--test-folder", "validation"], ["x_validation"]),

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rheobase as rb
-from command_line import Run, assert_refused, runner
+from command_line import Run, assert_refused
 from rheobase.exchange import checkpoints as models
 from rheobase.zoo.digits import digits
+from test_compare import part
 
 SOURCE = """
 import torch
@@ -52,33 +53,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = {name: getattr(digits(), name)[1][:50].numpy() for name in ("train", "test")}
     arrays = {f"{kind}_{name}": value[name] for kind, value in (("x", pixels), ("y", classes)) for name in pixels}
     np.savez(folder / "digits.npz", **arrays)
-    save_file(small_weights(), folder / "weights.safetensors")
+    torch.manual_seed(3)
+    save_file(small().state_dict(), folder / "weights.safetensors")
     return folder
 
 
-def small_weights() -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).state_dict()
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(home)
-    return runner(capsys)
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
 
 
 def comparison(out: Path, *more: object) -> list[object]:
-    data = [
-        "--data",
-        "compare_nets:train",
-        "--test",
-        "compare_nets:test",
-        "--timesteps",
-        "1,4",
-        "--num-calibration-images",
-        40,
-    ]
-    return ["compare", "compare_nets:small", *data, "--out", out, *more]
+    data = ["--data", "compare_nets:train", "--test", "compare_nets:test", "--num-calibration-images", 40]
+    return ["compare", "compare_nets:small", *data, "--timesteps", "1,4", "--out", out, *more]
 
 
 @pytest.mark.slow
@@ -103,11 +89,6 @@ def test_json_and_report(run: Run, tmp_path: Path) -> None:
     same = rb.compare(network, [rb.OPI()], part("train"), part("test"), (1, 4), num_calibration_images=40, seeds=(0, 1))
     for entry, expected in zip(document["entries"], same.to_json()["entries"], strict=False):
         assert entry["logit_error"] == pytest.approx(expected["logit_error"])
-
-
-def part(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = getattr(digits(), name)
-    return images[:60], labels[:60]
 
 
 @pytest.mark.slow
@@ -148,7 +129,7 @@ def test_recipe_files_that_are_wrong(run: Run, tmp_path: Path, text: str, said: 
 
 @pytest.mark.slow
 def test_a_saved_network_is_compared_anew(run: Run, tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    network = small()
     rb.save(rb.convert(network, rb.OPI(timesteps=2), calibration=part("train")), tmp_path / "saved")
     command = comparison(tmp_path / "out", "--methods", "OPI,RTS")
     command[1] = tmp_path / "saved"
@@ -171,14 +152,14 @@ def test_what_did_not_run_is_said(run: Run, tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--methods", "FTCB"], ["'FTCB' is unknown", "FTBC"]),
-        (["--methods", "OPI,OPI"], ["--methods: names OPI twice"]),
+        (["--methods", "OPI,OPI"], ["recipes: contains 'OPI' twice"]),
         (["--methods", "OPI", "--recipes", "recipes.yaml"], ["cannot be combined"]),
         (["--recipes", "none.yaml"], ["none.yaml: cannot be read"]),
         (["--recipes", "list.yaml"], ["is not a mapping of recipes by name"]),
         (["--recipes", "wrong.yaml"], ["wrong.yaml: plain: OPI: unknown field 'percent'"]),
-        (["--budget", "latency=4"], ["--budget: needs validation images"]),
-        (["--budget", "latency=none"], ["--budget: is 'latency=none'"]),
-        (["--budget", "latency=1,latency=2"], ["each once"]),
+        (["--budget", "latency=4"], ["validation images: are missing"]),
+        (["--budget", "latency=none"], ["budget latency: is 'none'"]),
+        (["--budget", "latency=1", "--budget", "latency=2"], ["--budget latency: is given twice"]),
         (["--timesteps", "1,x"], ["--timesteps"]),
         (["--timesteps", "0"], ["timesteps: is 0"]),
         (["--overwrite", "--number"], ["--overwrite: cannot be combined with --number"]),

@@ -9,7 +9,7 @@ import pytest
 
 import networks
 import rheobase as rb
-from command_line import Run, assert_refused, runner
+from command_line import Run, assert_refused
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chip.yaml").write_text("name: chip\nmac: 2.0\nac: 1.0\n")
     (folder / "wrong.yaml").write_text("name: chip\nmac: 2.0\nac: -1.0\n")
     return folder
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(home)
-    return runner(capsys)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ FILES = {"network", "comparison", "accuracy.png", "summary.md", "results.json", 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two step counts and few images, for what does not depend on them."""
     parts = digits_data.digits()
-    few = demo.Digits(*((images[:100], labels[:100]) for images, labels in parts))
+    few = digits_data.Digits(*((images[:100], labels[:100]) for images, labels in parts))
     monkeypatch.setattr(demo, "digits", lambda: few)
     monkeypatch.setattr(demo, "TIMESTEPS", (1, 8))
     monkeypatch.setattr(demo, "COMPARED", (8,))
@@ -97,7 +97,7 @@ def test_existing_folder(tmp_path: Path) -> None:
     foreign.mkdir()
     with pytest.raises(StoreError, match="not written by `rheobase demo`"):
         demo.run_demo(foreign, overwrite=True)
-    with pytest.raises(StoreError, match="cannot be created"):
+    with pytest.raises(StoreError, match="cannot be written"):
         demo.run_demo(Path("/proc/demo"))
 
 

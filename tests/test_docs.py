@@ -8,14 +8,16 @@ import pkgutil
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import rheobase
+from command_line import runner
+from rheobase.zoo.digits import digits, train
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,15 +57,29 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         exec(compile(code, page.name, "exec", dont_inherit=True), names)
 
 
+@pytest.fixture(scope="module")
+def demo_weights() -> dict[str, torch.Tensor]:
+    """Weights as `rheobase demo` leaves them for the commands of the pages, trained for two epochs."""
+    return train(digits().train, epochs=2, seed=0).state_dict()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
-def test_command_lines(page: Path, tmp_path: Path) -> None:
-    quick = "from rheobase.cli.demo import run_demo; run_demo('rheobase-demo', epochs=2, comparison=False)"
-    subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, check=True, capture_output=True)
+def test_command_lines(
+    page: Path,
+    demo_weights: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process; test_cli.py has tests of the process."""
+    monkeypatch.chdir(tmp_path)
+    Path("rheobase-demo").mkdir()
+    save_file(demo_weights, "rheobase-demo/weights.safetensors")
+    run = runner(capsys)
     for command in commands(page):
-        argv = [sys.executable, "-m", *shlex.split(command)]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        done = run(*shlex.split(command)[1:])
+        assert done.code == 0, f"{command}\n{done.err}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

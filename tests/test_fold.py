@@ -13,23 +13,12 @@ from torch import Tensor, nn
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_images, grid_snn, spike_counts
 from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph, Node
 from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.signals.signal import Constant, Signal
-
-
-def counts(snn: rb.SpikingNetwork, images: Tensor, timesteps: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
-    """Spikes of every neuron over all steps, and the logits."""
-    found: dict[str, list[Tensor]] = {}
-    logits = snn.readouts(
-        images,
-        (timesteps or snn.timesteps,),
-        monitor=lambda site, signal: found.setdefault(site.name, []).append((signal.values != 0).sum(0)),
-    )
-    return {name: torch.cat(parts) for name, parts in found.items()}, logits[0]
 
 
 @pytest.mark.slow
@@ -39,7 +28,7 @@ def test_the_same_spikes_in_float64(threshold: float) -> None:
     snn, images = copy.deepcopy(grid_snn("ReusedReluResNet")).double(), grid_images("ReusedReluResNet", 6).double()
     folded = rb.network.fold_thresholds(snn, threshold)
     assert {float(neuron.threshold) for neuron in folded.neurons} == {threshold}
-    (before, logits), (after, again) = counts(snn, images), counts(folded, images)
+    (before, logits), (after, again) = spike_counts(snn, images), spike_counts(folded, images)
     for site, count in before.items():
         assert torch.equal(count, after[site]), site
     torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
@@ -63,7 +52,8 @@ def test_biases_and_potentials_move_along() -> None:
     ftbc = rb.FTBC(timesteps=4, updates=2, iterations=1, batches=1, batch_size=16)
     for recipe in (ftbc, rb.SNNCalibration(timesteps=4, pipeline="advanced")):
         snn = rb.convert(networks.build("VGG"), recipe, calibration=images).double()
-        (before, logits), (after, again) = (counts(s, images.double()) for s in (snn, rb.network.fold_thresholds(snn)))
+        before, logits = spike_counts(snn, images.double())
+        after, again = spike_counts(rb.network.fold_thresholds(snn), images.double())
         assert all(torch.equal(before[site], after[site]) for site in before)
         torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
 
@@ -94,7 +84,7 @@ def test_a_silent_channel_stays_silent() -> None:
     assert silent.any()
     snn.neurons[2].initial_potential = torch.tensor(1.0)  # at θ = 1 it would fire at once
     folded = rb.network.fold_thresholds(snn)
-    found, _ = counts(folded, grid_images("MLP"))
+    found, _ = spike_counts(folded, grid_images("MLP"))
     assert found[snn.sites[2].name][:, silent].sum() == 0
     torch.testing.assert_close(folded(grid_images("MLP")), snn(grid_images("MLP")))
 

@@ -21,15 +21,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import networks
 import rheobase as rb
-from conftest import grid_images
+from conftest import Stop, grid_images
 from rheobase.activations.staircase import Staircase
 from rheobase.core.errors import DataError, ModelError, RecipeError, StoreError, TrainingError
 from rheobase.graph import fold_batch_norm
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure.plots import level_metric_plot
-from rheobase.methods.adaptive_levels import LevelMetric, SiteMetric, clusters
-from rheobase.methods.adaptive_levels.adapt import stages, switch
-from rheobase.methods.adaptive_levels.metric import site_metric
+from rheobase.methods.adaptive_levels import LevelMetric, SiteMetric, clusters, site_metric, stages, switch
 from rheobase.zoo.digits import digits
 
 SETTINGS = rb.Training(epochs=3, learning_rate=0.05, batch_size=50)
@@ -375,19 +373,6 @@ def test_switching_keeps_weights_and_thresholds() -> None:
     assert {name: a.levels for name, a in changed.activations.items()} == wanted
     assert {a.rounding for a in changed.activations.values()} == {"ceil"}
     assert {a.levels for a in network.activations.values()} == {8}
-
-
-class Stop:
-    """A penalty of nothing, that ends the run at one step."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def __call__(self, model: nn.Module) -> Tensor:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return torch.zeros(())
 
 
 @pytest.mark.slow

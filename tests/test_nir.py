@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from command_line import assert_refused, runner
-from conftest import grid_images, grid_snn
+from conftest import grid_images, grid_snn, spike_counts
 from rheobase.core.errors import StoreError
 from rheobase.methods import METHODS, Recipe
 from rheobase.neurons import IntegrateFire
@@ -30,15 +30,13 @@ WITHOUT_NODE = {"UNet": "up1 .*conv_transpose", "Conv3dNet": "conv1 .*convolutio
 WRITABLE = [name for name in networks.GRID if name not in WITHOUT_NODE]
 
 
-def counts(snn: rb.SpikingNetwork, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Spikes of every neuron over all steps, and the logits."""
-    found: dict[str, list[Tensor]] = {}
-    logits = snn.readouts(
-        images,
-        (snn.timesteps,),
-        monitor=lambda site, signal: found.setdefault(site.name, []).append((signal.values != 0).sum(0)),
-    )
-    return {name: torch.cat(parts) for name, parts in found.items()}, logits[0]
+def holds_every_spike(path: Path, written: Any, snn: rb.SpikingNetwork, images: Tensor) -> None:
+    """The file, run by NIR's definitions, has the counts of the network at every neuron, and its logits."""
+    expected, logits = spike_counts(snn, images)
+    found, mean = nir_reference.run(nir.read(path), images, snn.timesteps)
+    for site, count in expected.items():
+        assert torch.equal(found[written.sites[site]], count.double()), site
+    torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
 
 
 @cache
@@ -56,7 +54,7 @@ def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
     """The network, the folded one, and the NIR graph of either by its definition: the same count at every neuron."""
     snn, images = plain_snn(name), grid_images(name, 4).double()
     folded = rb.network.fold_thresholds(snn)
-    (expected, logits), (found, again) = counts(snn, images), counts(folded, images)
+    (expected, logits), (found, again) = spike_counts(snn, images), spike_counts(folded, images)
     assert sum(int(count.sum()) for count in expected.values()) > 100
     for site, count in expected.items():
         assert torch.equal(count, found[site]), site
@@ -69,15 +67,10 @@ def test_folding_and_export_keep_every_spike(name: str, tmp_path: Path) -> None:
     for network in (snn, folded):
         written = rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", overwrite=True)
         assert written.exact
-        graph = nir.read(tmp_path / "net.nir")
         if network is folded:
-            assert {float(t) for node in written.sites.values() for t in np.unique(graph.nodes[node].v_threshold)} == {
-                1.0
-            }
-        by_definition, mean = nir_reference.run(graph, images, snn.timesteps)
-        for site, count in expected.items():
-            assert torch.equal(by_definition[written.sites[site]], count.double()), site
-        torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+            nodes = nir.read(tmp_path / "net.nir").nodes
+            assert all(np.all(nodes[node].v_threshold == 1) for node in written.sites.values())
+        holds_every_spike(tmp_path / "net.nir", written, snn, images)
 
 
 @pytest.mark.slow
@@ -136,10 +129,7 @@ def test_constant_currents_are_in_the_layer_before(method: str, tmp_path: Path) 
     snn, images = snn.double(), images.double()
     assert all(isinstance(neuron, IntegrateFire) and neuron.bias is not None for neuron in snn.neurons)
     written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
-    expected, logits = counts(snn, images)
-    found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images, 4)
-    assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
-    torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+    holds_every_spike(tmp_path / "net.nir", written, snn, images)
 
 
 @pytest.mark.slow
@@ -194,10 +184,7 @@ def test_the_same_weights_twice(tmp_path: Path) -> None:
     images = torch.randn(32, 6)
     snn = rb.convert(Twice(), rb.RateCoding(timesteps=4, initial_potential=0), calibration=images).double()
     written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
-    expected, logits = counts(snn, images.double())
-    found, mean = nir_reference.run(nir.read(tmp_path / "net.nir"), images.double(), 4)
-    assert all(torch.equal(found[written.sites[site]], count.double()) for site, count in expected.items())
-    torch.testing.assert_close(mean, logits, rtol=1e-9, atol=1e-9)
+    holds_every_spike(tmp_path / "net.nir", written, snn, images.double())
 
 
 # -- files by others -------------------------------------------------------------------------------------------
@@ -220,7 +207,7 @@ def test_the_nodes_alone_say_the_network(name: str, tmp_path: Path) -> None:
     written = rb.exchange.export_nir(rb.network.fold_thresholds(snn), path, reset="subtract")
     without_metadata(path)
     network = rb.exchange.import_nir(path, timesteps=snn.timesteps, reset="subtract")
-    (expected, logits), (found, again) = counts(snn, images), counts(network, images)
+    (expected, logits), (found, again) = spike_counts(snn, images), spike_counts(network, images)
     assert all(torch.equal(found[written.sites[site]], count) for site, count in expected.items())
     torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
     rb.save(network, tmp_path / "folder")

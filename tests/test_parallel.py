@@ -18,7 +18,7 @@ import networks
 import rheobase as rb
 from conftest import grid_graph, grid_images
 from rheobase.core.errors import CalibrationError, DataError, RecipeError
-from rheobase.graph import capture
+from rheobase.graph import Graph, capture
 from rheobase.measure.plots import distribution_plot
 from rheobase.methods.neuron_part import ParallelNeuron
 from rheobase.network.spiking_network import SpikingNetwork
@@ -27,7 +27,7 @@ from rheobase.passes import CalibrationData
 from rheobase.passes.calibration_pass import Changes
 from rheobase.passes.da_qcfs import DAQCFS
 from rheobase.passes.error_calibration import calibrate_errors, restated
-from rheobase.passes.walk import Walk
+from rheobase.passes.layers import walk
 from rheobase.signals.signal import Constant, TimeSeries
 
 # untrained networks, whose answers are the labels here, tell only some of the classes apart
@@ -159,23 +159,22 @@ def test_error_calibration_leaves_no_error_of_means(name: str) -> None:
     images = grid_images(name).double()
     snn = copy.deepcopy(converted(name)).double()
     calibrate_errors(snn, images, Changes())
-    original, walk = Walk(snn.ann, images), Walk(snn.graph, images)
+    original, spiking = walk(snn.ann, images), walk(snn.graph, images)
+    target = passed = None
     checked = 0
     for site in snn.sites:
         neuron = snn.neuron(site.name)
         assert isinstance(neuron, ParallelIF)
-        (node, wanted), (_, current) = original.to_site(), walk.to_site()
-        z, arriving = torch.cat(wanted), torch.cat(current)
-        a, emitted = snn.ann.activate(node, z), neuron.rate(arriving, 4)
+        (_, node, wanted), (_, _, current) = original.send(target), spiking.send(passed)
+        target, passed = [snn.ann.activate(node, z) for z in wanted], [neuron.rate(z, 4) for z in current]
+        z, arriving, a, emitted = (torch.cat(parts) for parts in (wanted, current, target, passed))
         others = [d for d in range(z.dim()) if d != 1]
         torch.testing.assert_close(arriving.mean(others) + neuron.pre, z.mean(others))
         fires = (emitted.sum(others) > 0) & (a.sum(others) > 0)
         torch.testing.assert_close(emitted.mean(others)[fires], a.mean(others)[fires])
         checked += int(fires.sum())
-        original.emit([snn.ann.activate(node, part) for part in wanted])
-        walk.emit([neuron.rate(part, 4) for part in current])
     assert checked > 0
-    torch.testing.assert_close(walk.finish(), snn(images))
+    torch.testing.assert_close(torch.cat(spiking.send(passed)[2]), snn(images))
 
 
 def test_the_released_update_settles_elsewhere() -> None:
@@ -189,28 +188,31 @@ def test_the_released_update_settles_elsewhere() -> None:
     assert (theta + (a / rate - theta)) * rate == pytest.approx(a)
 
 
+def walked(graph: Graph, images: Tensor, before: Any = None) -> tuple[Graph, Tensor, list[str]]:
+    """The analog network walked to its end: its graph, its output, the names of its sites."""
+    steps, names, emitted = walk(graph, images, before), [], None
+    for _ in graph.sites:
+        _, node, current = steps.send(emitted)
+        names.append(node.name)
+        emitted = [graph.activate(node, z) for z in current]
+    graph, _, outputs = steps.send(emitted)
+    return graph, torch.cat(outputs), names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_a_walk_is_the_network(name: str) -> None:
     graph, images = grid_graph(name), grid_images(name, 40)  # two pieces
-    walk = Walk(graph, images)
-    for site in graph.sites:
-        node, current = walk.to_site()
-        assert node.name == site.name
-        walk.emit([graph.activate(node, z) for z in current])
+    _, output, names = walked(graph, images)
+    assert names == [site.name for site in graph.sites]
     with torch.no_grad():
-        torch.testing.assert_close(walk.finish(), graph(images))
+        torch.testing.assert_close(output, graph(images))
 
 
 def test_statistics_are_those_that_arrive() -> None:
     """After restating, every batch normalisation gives mean β and variance γ² on these images."""
     images = grid_images("OptionAResNet", 40).double()
     graph = capture(networks.build("OptionAResNet"), images[:4].float()).graph.double()
-    walk = Walk(graph, images, restated)
-    for _ in graph.sites:
-        node, current = walk.to_site()
-        walk.emit([graph.activate(node, z) for z in current])
-    walk.finish()
     seen = []
 
     def look(graph, node, sub_batches):  # type: ignore[no-untyped-def]
@@ -220,10 +222,7 @@ def test_statistics_are_those_that_arrive() -> None:
             seen.append((y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)))
         return graph
 
-    again = Walk(walk.graph, images, look)
-    for _ in graph.sites:
-        node, current = again.to_site()
-        again.emit([graph.activate(node, z) for z in current])
+    walked(walked(graph, images, restated)[0], images, look)
     assert len(seen) == 13
     for mean, variance in seen:
         assert float(mean.abs().max()) < 1e-9

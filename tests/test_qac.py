@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import networks
 import rheobase as rb
 from command_line import assert_refused, runner
-from conftest import grid_graph, grid_images, grid_snn
+from conftest import Stop, grid_graph, grid_images, grid_snn
 from rheobase.activations.learned_staircase import PARAMETERS, Parametrisation
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, TrainingError
 from rheobase.graph.sites import site_table
@@ -177,16 +177,6 @@ def test_a_mean_of_one() -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    class Stop:
-        def __init__(self, left: int = -1) -> None:
-            self.left = left
-
-        def __call__(self, model: nn.Module) -> Tensor:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-            return torch.zeros(())
-
     images, labels = digits().train
     data = images[:160], labels[:160]
     settings = rb.Training(epochs=2, learning_rate=0.02, batch_size=20)

@@ -293,21 +293,11 @@ class OldRun(SignedIF):
         return super().run(currents, state, t)
 
 
-class OldRunNeuron(SignedNeuron):
-    kind: Literal["old_run"] = "old_run"  # type: ignore[assignment]
-    builds = OldRun
-
-
 class OldRate(ConstantCurrent):
     kind = "old_rate"
 
     def rate(self, current: Tensor, steps: int) -> Tensor:  # type: ignore[override]
         return super().rate(current, steps)
-
-
-class OldRateNeuron(SignedNeuron):
-    kind: Literal["old_rate"] = "old_rate"  # type: ignore[assignment]
-    builds = OldRate
 
 
 class Counts(SignedIF):
@@ -318,11 +308,6 @@ class Counts(SignedIF):
         return super().step(2 * current, state, t)
 
 
-class CountsNeuron(SignedNeuron):
-    kind: Literal["counts"] = "counts"  # type: ignore[assignment]
-    builds = Counts
-
-
 class Halved(ParallelIF):
     kind = "halved"
 
@@ -330,23 +315,18 @@ class Halved(ParallelIF):
         return super().rate(current, steps, overwrite=overwrite) / 2
 
 
-class HalvedNeuron(SignedNeuron):
-    kind: Literal["halved"] = "halved"  # type: ignore[assignment]
-    builds = Halved
+class Pasc(SignedIF):
+    kind = "pasc"
 
 
-class InheritsNeuron(SignedNeuron):
-    kind: Literal["inherits"] = "inherits"  # type: ignore[assignment]
-    builds = Inherits
+def building(neuron: type[Neuron]) -> type[NeuronPart]:
+    """A part of a recipe that builds these neurons."""
 
+    class Part(SignedNeuron):
+        kind: Literal["part"] = "part"  # type: ignore[assignment]
+        builds = neuron
 
-class TakenNeurons(SignedNeuron):
-    kind: Literal["taken"] = "taken"  # type: ignore[assignment]
-
-    class Pasc(SignedIF):
-        kind = "pasc"
-
-    builds = Pasc
+    return Part
 
 
 class Homeless(NeuronPart):
@@ -370,12 +350,12 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
         (Abstract, "Abstract: does not define apply"),
         (Nameless, "has no name"),
         (Taken, "'thresholds' is taken by rheobase.passes.thresholds.Thresholds"),
-        (OldRunNeuron, "OldRun.run: has no argument overwrite"),
-        (OldRateNeuron, "OldRate.rate: has no argument overwrite"),
-        (InheritsNeuron, "Inherits: defines step and inherits run"),
-        (CountsNeuron, "Counts: defines step and inherits count"),
-        (HalvedNeuron, "Halved: defines rate and inherits response"),
-        (TakenNeurons, "'pasc' is taken by rheobase.neurons.pasc.Pasc"),
+        (building(OldRun), "OldRun.run: has no argument overwrite"),
+        (building(OldRate), "OldRate.rate: has no argument overwrite"),
+        (building(Inherits), "Inherits: defines step and inherits run"),
+        (building(Counts), "Counts: defines step and inherits count"),
+        (building(Halved), "Halved: defines rate and inherits response"),
+        (building(Pasc), "'pasc' is taken by rheobase.neurons.pasc.Pasc"),
         (Homeless, "Homeless.builds"),
         (OPI, "'OPI' is taken"),
         (NeedsMore, "NeedsMore timesteps: has no default"),
@@ -386,7 +366,7 @@ def NeedsMore(timesteps: int) -> rb.Recipe:
 def test_what_cannot_be_registered(part: Any, word: str) -> None:
     with pytest.raises(RecipeError, match=word):
         rb.register(part)
-    assert "taken" not in rb.methods.neuron_part.NEURON_PARTS
+    assert "part" not in rb.methods.neuron_part.NEURON_PARTS
 
 
 def test_again_in_a_notebook() -> None:

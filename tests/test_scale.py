@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import pytest
 import torch
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_data, grid_images, grid_snn
 from rheobase.neurons import IntegrateFire
 from rheobase.passes import CalibrationData, ScaleThresholds
 from rheobase.passes.held_out import logit_error
@@ -18,19 +17,13 @@ from rheobase.passes.held_out import logit_error
 
 def fit_only(name: str) -> CalibrationData:
     """These networks are random, so that what helps the fitted images need not help others: hold none out."""
-    data = CalibrationData.pool(grid_images(name))
-    return dataclasses.replace(data, held_out=data.held_out[:0])
+    return grid_data(name, held_out=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*networks.GRID, "MaxPoolVGG"])
 def test_the_error_falls_on_the_images_it_was_fitted_to(name: str) -> None:
-    if name == "MaxPoolVGG":
-        recipe = rb.RateCoding(timesteps=4)
-        snn = rb.convert(networks.build(name), recipe, calibration=grid_images(name), max_pool="gate")
-    else:
-        snn = copy.deepcopy(grid_snn(name))
-    data = fit_only(name)
+    snn, data = copy.deepcopy(grid_snn(name)), fit_only(name)
     before = logit_error(snn, data.fit)
     changes = ScaleThresholds(sweeps=1).apply(snn, data)
     after = logit_error(snn, data.fit)
@@ -82,8 +75,8 @@ def test_a_site_that_is_the_output() -> None:
 def test_a_small_memory_budget_is_said() -> None:
     snn = copy.deepcopy(grid_snn("OptionAResNet"))
     snn.memory_budget = 1
-    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("OptionAResNet")))
-    assert "only 1 images simulated" in changes.notes[0]
+    changes = ScaleThresholds().apply(snn, grid_data("OptionAResNet"))
+    assert "only 1 images at once" in changes.notes[0]
 
 
 def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +84,7 @@ def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPa
     before = [neuron.threshold for neuron in snn.neurons]
     errors = iter([0.5, 0.6])
     monkeypatch.setattr("rheobase.passes.held_out.logit_error", lambda network, images: next(errors))
-    changes = ScaleThresholds().apply(snn, CalibrationData.pool(grid_images("MLP")))
+    changes = ScaleThresholds().apply(snn, grid_data("MLP"))
     assert changes.changed == {}
     assert changes.notes[0].startswith("reverted")
     assert all(torch.equal(n.threshold, old) for n, old in zip(snn.neurons, before, strict=True))

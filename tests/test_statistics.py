@@ -15,7 +15,7 @@ import rheobase as rb
 from conftest import grid_graph, grid_images
 from rheobase.core.errors import CalibrationError, DataError
 from rheobase.data.calibration_data import CalibrationData
-from rheobase.passes.statistics import ExactPercentile, Histogram, RunningMax, maxima, observe, percentiles, rows
+from rheobase.passes.statistics import Histogram, exact_percentiles, maxima, observe, percentiles, rows
 from rheobase.passes.thresholds import least_squares
 
 
@@ -31,41 +31,26 @@ def in_pieces(x: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:
 )
 def test_percentile_is_exact_in_any_batches(values: list[float], percentile: float, cuts: list[int]) -> None:
     x = torch.tensor([values, values[::-1]])
-    statistic = ExactPercentile(2, percentile)
-    done = False
-    while not done:
-        for sub_batch in reversed(in_pieces(x, cuts)):
-            statistic.update(sub_batch)
-        done = statistic.finish_round()
+    sub_batches = list(reversed(in_pieces(x, cuts)))
+    (found,) = exact_percentiles(lambda visit: [visit(0, part) for part in sub_batches], [2], percentile)
     # the smallest value with at least percentile % of the values at or below it
     rank = max(1, -(-len(values) * round(percentile * 10_000) // 1_000_000))
     expected = float(np.sort(np.array(values, dtype=np.float32))[rank - 1])
-    assert statistic.value().tolist() == [expected, expected]
+    assert found.tolist() == [expected, expected]
 
 
 def test_percentile_agrees_with_numpy() -> None:
     x = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0)).square()
     for percentile in (12.5, 50, 75):  # exact in binary: NumPy rounds 99.9 % of 5000 up to 4996
-        statistic = ExactPercentile(3, percentile)
-        done = False
-        while not done:
-            statistic.update(x)
-            done = statistic.finish_round()
+        (found,) = exact_percentiles(lambda visit: visit(0, x), [3], percentile)
         expected = np.percentile(x.numpy(), percentile, axis=1, method="inverted_cdf")
-        assert np.array_equal(statistic.value().numpy(), expected)
+        assert np.array_equal(found.numpy(), expected)
 
 
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 40), max_size=3))
-def test_maximum_and_histogram_do_not_depend_on_batches(seed: int, cuts: list[int]) -> None:
+def test_a_histogram_does_not_depend_on_batches(seed: int, cuts: list[int]) -> None:
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)).relu()
-    whole, sub_batches = RunningMax(), RunningMax()
-    whole.update(x)
-    for sub_batch in reversed(in_pieces(x, cuts)):
-        sub_batches.update(sub_batch)
-    assert whole.value is not None
-    assert sub_batches.value is not None
-    assert torch.equal(whole.value, sub_batches.value)
-    one, many = Histogram(whole.value), Histogram(whole.value)
+    one, many = Histogram(x.amax(1)), Histogram(x.amax(1))
     one.update(x)
     for sub_batch in reversed(in_pieces(x, cuts)):
         many.update(sub_batch)

@@ -270,7 +270,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / store.STRUCTURE_FILE
     content = json.loads(path.read_text())
     change(content)
-    content["sha256"] = store._digest(content)
+    content["sha256"] = store.digest(content)
     path.write_text(json.dumps(content))
 
 

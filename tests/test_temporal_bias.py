@@ -12,20 +12,13 @@ from torch import Tensor
 
 import networks
 import rheobase as rb
-from conftest import grid_images, grid_snn
+from conftest import grid_data, grid_images, grid_snn
 from rheobase.core.errors import CalibrationError, RecipeError
-from rheobase.passes import CalibrationData, TemporalBias
+from rheobase.passes import TemporalBias
 from rheobase.passes.held_out import logit_error
 from rheobase.passes.temporal_bias import firing_excess, relative_depths, step_targets
 
 SMALL = TemporalBias(batch_size=8, iterations=3)
-
-
-def calibration(name: str, held_out: bool = True) -> CalibrationData:
-    data = CalibrationData.pool(grid_images(name))
-    if held_out:
-        return data
-    return CalibrationData(data.fit, data.held_out[:0], None, None, data.digest, True)
 
 
 # -- the arithmetic ---------------------------------------------------------------------------------------------------
@@ -144,7 +137,7 @@ def slow(
 def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int, ramp: float) -> None:
     """All layers in one simulation, step by step, is layer after layer: a bias depends on earlier layers and steps."""
     snn = copy.deepcopy(grid_snn("MLP"))
-    data = calibration("MLP", held_out=False)
+    data = grid_data("MLP", held_out=False)
     expected = slow(snn, data.fit, 0.5, iterations, updates, ramp)
     options = {"iterations": iterations, "updates": updates, "ramp": ramp}
     TemporalBias(batch_size=len(data.fit), batches=1, **options).apply(snn, data)
@@ -156,7 +149,7 @@ def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int, ramp:
 def test_each_step_emits_on_average_what_the_ann_does(iterations: int, updates: int) -> None:
     """Theorem 1: with converged biases the channel means agree at every step, where there are many places."""
     snn = copy.deepcopy(grid_snn("VGG"))
-    data = calibration("VGG", held_out=False)
+    data = grid_data("VGG", held_out=False)
 
     def gap() -> float:
         trains: dict[int, list[Tensor]] = {}
@@ -217,7 +210,7 @@ def test_depth_is_the_longest_way() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", networks.GRID)
 def test_never_worse_than_it_was_given(name: str) -> None:
-    snn, data = copy.deepcopy(grid_snn(name)), calibration(name)
+    snn, data = copy.deepcopy(grid_snn(name)), grid_data(name)
     before = logit_error(snn, data.held_out)
     changes = SMALL.apply(snn, data)
     after = logit_error(snn, data.held_out)
@@ -270,16 +263,13 @@ def test_fewer_images_than_one_batch() -> None:
         rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2), calibration=grid_images("MLP"))
 
 
-@pytest.mark.parametrize("alpha", [0.0, -0.5, float("nan"), float("inf")])
-def test_impossible_alphas(alpha: float) -> None:
-    with pytest.raises(RecipeError, match="alpha"):
-        rb.FTBC(timesteps=2, alpha=alpha)
-
-
-@pytest.mark.parametrize("name", ["updates", "iterations"])
-def test_nothing_to_do(name: str) -> None:
-    with pytest.raises(RecipeError, match=name):
-        rb.FTBC(timesteps=2, **{name: 0})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("alpha", value) for value in (0.0, -0.5, float("nan"), float("inf"))), ("updates", 0), ("iterations", 0)],
+)
+def test_impossible_options(option: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=option):
+        rb.FTBC(timesteps=2, **{option: value})
 
 
 def test_another_number_of_steps_and_how_to_get_it() -> None:
@@ -298,7 +288,7 @@ def test_another_number_of_steps_and_how_to_get_it() -> None:
 
 
 def test_diverging_biases_stop_and_the_last_good_stay() -> None:
-    snn, data = copy.deepcopy(grid_snn("MLP")), calibration("MLP", held_out=False)
+    snn, data = copy.deepcopy(grid_snn("MLP")), grid_data("MLP", held_out=False)
     before = snn(data.fit)
     changes = TemporalBias(batch_size=8, alpha=1e6).apply(snn, data)
     (note,) = [note for note in changes.notes if "diverge" in note]

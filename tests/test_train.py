@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rheobase as rb
-from rheobase.training.batch_norm import averaging
+from rheobase.training.batch_norm import average_statistics
 from rheobase.training.loop import _loss, _optimiser
 from rheobase.zoo.digits import digits
 
@@ -52,7 +53,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def but(**fields: Any) -> rb.Training:
-    return rb.Training(**{**dict(SETTINGS), **fields})
+    return SETTINGS.replace(**fields)
 
 
 class Stop:
@@ -273,10 +274,7 @@ def normalised(kind: str) -> nn.Module:
 def test_running_statistics_become_means_over_the_batches(kind: str, sizes: tuple[int, ...]) -> None:
     network = normalised(kind).train()
     images = few(sum(sizes))[0]
-    with torch.no_grad(), averaging(network) as steps:
-        for part in images.split(sizes):
-            next(steps)
-            network(part)
+    average_statistics(network, images.split(sizes))
     means, variances = [], []
     for part in images.double().split(sizes):
         state = network.state_dict()
@@ -301,9 +299,8 @@ def test_exact_statistics_are_those_of_the_weights_that_are_kept(kind: str, keep
     training = but(epochs=3, augment=None, keep=keep, learning_rate=0.3)
     images, labels = few(80)
     checked = (images, (labels + 1) % 10)  # the first epoch is the best
-    trained = rb.train(
-        normalised(kind), (images, labels), but(**{**dict(training), "exact_statistics": True}), validation=checked
-    )
+    exact = training.replace(exact_statistics=True)
+    trained = rb.train(normalised(kind), (images, labels), exact, validation=checked)
     plain = rb.train(normalised(kind), (images, labels), training, validation=checked)
     state, before = trained.model.state_dict(), plain.model.state_dict()
     assert all(
@@ -350,20 +347,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(fields: dict[str, Any], tmp_
     again = rb.train(small(seed=9), few(), training, folder=tmp_path / "cut", penalty=Stop())
     assert same(again.model, whole.model)
     assert again.epoch == whole.epoch
-    drop = ("seconds",)
-    for one, other in zip(again.history, whole.history, strict=True):
-        assert {k: v for k, v in vars(one).items() if k not in drop} == {
-            k: v for k, v in vars(other).items() if k not in drop
-        }
+    assert [replace(record, seconds=0) for record in again.history] == [
+        replace(record, seconds=0) for record in whole.history
+    ]
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
     kept = load_file(tmp_path / "cut" / "weights.safetensors")
     assert all(torch.equal(kept[name], value) for name, value in whole.model.state_dict().items())
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "checkpoint.safetensors",
-        "metrics.jsonl",
-        "weights.safetensors",
-    ]
+    files = {"checkpoint.safetensors", "metrics.jsonl", "weights.safetensors"}
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == files
     finished = rb.train(small(), few(), training, folder=tmp_path / "cut", penalty=Stop(1))  # has no step to do
     assert same(finished.model, whole.model)
 
@@ -371,6 +363,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(fields: dict[str, Any], tmp_
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, __file__, *arguments], env=environment, stderr=subprocess.PIPE)
+
+
+def finish(child: subprocess.Popen[bytes]) -> None:
+    try:
+        _, error = child.communicate(timeout=200)
+    finally:
+        child.kill()  # a hang must not outlive the test
+    assert child.returncode == 0, error.decode()
 
 
 @pytest.mark.slow
@@ -392,12 +392,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_take_exact_statistics_together(tmp_path: Path) -> None:
-    child = start("statistics", str(tmp_path))
-    try:
-        _, error = child.communicate(timeout=200)
-    finally:
-        child.kill()
-    assert child.returncode == 0, error.decode()
+    finish(start("statistics", str(tmp_path)))
     state = load_file(tmp_path / "weights.safetensors")
     arriving = F.conv2d(few(80)[0].double(), state["0.weight"].double(), state["0.bias"].double())
     torch.testing.assert_close(state["1.running_mean"].double(), arriving.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
@@ -405,12 +400,7 @@ def test_two_processes_take_exact_statistics_together(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
-    child = start("two", str(tmp_path))
-    try:
-        _, error = child.communicate(timeout=200)
-    finally:
-        child.kill()  # a hang must not outlive the test
-    assert child.returncode == 0, error.decode()
+    finish(start("two", str(tmp_path)))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     one = rb.train(small(normalised=False), few(), but(epochs=3))
     two = load_file(tmp_path / "weights.safetensors")

@@ -37,7 +37,7 @@ from .methods import Recipe as Recipe
 from .methods import SNNCalibration as SNNCalibration
 from .methods import register as register
 from .methods._convert import convert as convert
-from .methods._quantise import quantise as quantise
+from .methods._convert import quantise as quantise
 from .network.inference import for_inference as for_inference
 from .network.spiking_network import SpikingNetwork as SpikingNetwork
 from .training import Training as Training

@@ -47,14 +47,10 @@ class _Commands(TyperGroup):
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and _imported(str(name)), rest
-
-
-def _imported(name: str) -> Any:
-    alone = typer.Typer(**_SETTINGS)
-    alone.command(name)(getattr(import_module(f"rheobase.cli.{name}"), name))
-    return typer.main.get_command(alone)
+        name, _, rest = super().resolve_command(ctx, args)  # reports an unknown command
+        alone = typer.Typer(**_SETTINGS)
+        alone.command(name)(getattr(import_module(f"rheobase.cli.{name}"), str(name)))
+        return name, typer.main.get_command(alone), rest
 
 
 app = typer.Typer(

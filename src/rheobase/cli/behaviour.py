@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -23,12 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 @dataclass(frozen=True)
 class Answer:
-    """Result of a command.
+    """Result of a command: a document for ``--json``, a function that prints it as text, and the exit code.
 
-    Attributes:
-        document: for ``--json``; results and dataclasses in it are converted to plain values.
-        show: prints the result as text.
-        code: exit code.
+    Results and dataclasses in the document are converted to plain values.
     """
 
     document: dict[str, Any]
@@ -41,16 +38,22 @@ def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
 
     A parameter whose type is a dataclass becomes one option for each field. ``--json`` is added.
     """
-    hints = get_type_hints(function, include_extras=True)
-    options: list[inspect.Parameter] = []
     groups: dict[str, type] = {}
+    options: list[inspect.Parameter] = []
+
+    def add(name: str, annotation: Any, default: Any) -> None:
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+
+    hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
-            options += _options_of(hints[name])
+            of_fields = get_type_hints(groups[name], include_extras=True)
+            for field in fields(groups[name]):
+                add(field.name, of_fields[field.name], field.default)  # no field is required
         else:
-            options.append(parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY))
-    options.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, annotation=Json, default=False))
+            add(name, hints[name], parameter.default)
+    add("as_json", Json, False)
 
     @functools.wraps(function)
     def run(*, as_json: bool, **given: Any) -> None:
@@ -69,19 +72,6 @@ def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
     return run
 
 
-def _options_of(group: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields(group)
-    ]
-
-
 def _print(answer: Answer, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plain_values(answer.document), indent=2, allow_nan=False))
@@ -94,40 +84,34 @@ def _print(answer: Answer, as_json: bool) -> None:
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Print errors (exit code 1) and warnings in one line each; exit with code 130 after Ctrl-C."""
+    plain = warnings.showwarning
+
+    def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
+        if issubclass(category, RheobaseWarning):
+            note(f"Warning: {message}")
+        else:
+            plain(message, category, *place, **more)
+
     try:
-        with _warnings_in_one_line():
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", RheobaseWarning)
+            warnings.showwarning = show
             yield
     except RheobaseError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        note(f"Error: {error}")
         raise typer.Exit(1) from None
     except BrokenPipeError:
         raise  # the reader of stdout has closed it; typer handles this
     except OSError as error:
-        print(f"Error: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
+        note(f"Error: {error.filename or 'output'}: {error.strerror or error}.")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        note("Interrupted.")
         raise typer.Exit(130) from None
 
 
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    with warnings.catch_warnings():
-        plain = warnings.showwarning
-        warnings.simplefilter("default", RheobaseWarning)
-
-        def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
-            if issubclass(category, RheobaseWarning):
-                print(f"Warning: {message}", file=sys.stderr)
-            else:
-                plain(message, category, *place, **more)
-
-        warnings.showwarning = show
-        yield
-
-
 def note(text: str) -> None:
-    """Print a note on stderr."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr)
 
 

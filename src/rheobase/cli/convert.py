@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,8 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import check_output, save_and_measure
-from rheobase.cli.sources import preprocessing_document, read_images, read_model
+from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.methods._convert import convert as convert_network
-from rheobase.neurons.fused import set_fusion
 
 
 @command
@@ -33,24 +31,15 @@ def convert(
 ) -> Answer:
     """Convert a trained network, save it, and evaluate it if test images are given."""
     recipe = method.read("RateCoding", timesteps)
-    preprocessing = reading.preprocessing()
-    test_source = testing.source(data, reading.folder)
-    running.check(recipe, test_source)
+    images = reading.of(data)
+    running.check(recipe, testing.source(images))
     check_output(out, overwrite)
-    set_fusion(running.fuse)
-    trained, preprocessing = read_model(model, checkpoint, data, preprocessing)
-    calibration = read_images(data, reading.folder, preprocessing, seed=seed)
-    test = test_source and read_images(*test_source, preprocessing)
+    trained, images = options.read_model(model, checkpoint, images)
+    test = testing.source(images)
+    samples, test_samples = images.read(seed), None if test is None else test.read()
     network = convert_network(
-        trained,
-        recipe,
-        calibration=calibration,
-        max_pool=conversion.max_pool,
-        num_calibration_images=conversion.num_calibration_images,
-        seed=seed,
-        progress=show_progress(),
+        trained, recipe, calibration=samples, seed=seed, progress=show_progress(), **asdict(conversion)
     )
-    used = preprocessing_document(data, preprocessing)
-    evaluation = save_and_measure(network, out, overwrite, used, test, running.execution)
+    evaluation = save_and_measure(network, out, overwrite, images, test_samples, running.execution)
     document = {**network_document(network, str(out)), "evaluation": evaluation}
     return Answer(document, lambda console: show_conversion(network, out, evaluation, console))

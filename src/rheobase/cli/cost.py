@@ -10,8 +10,7 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.sources import images_for, load_to_run
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.errors import DataError
 from rheobase.core.yaml_text import read_yaml
 from rheobase.measure._energy import COSTS, Costs, energy
 from rheobase.measure._latency import latency
@@ -32,34 +31,25 @@ def cost(
     ] = None,
 ) -> Answer:
     """Count latency, operations and energy of a saved spiking network and of its analog network."""
-    preprocessing = reading.preprocessing()
-    table = _read_costs(costs)
-    network = load_to_run(network_folder, running)
+    images = None if data is None else reading.of(data)
+    table = Costs.model_validate(read_yaml(Path(costs))) if costs.endswith((".yaml", ".yml")) else costs
+    network = running.load(network_folder)
     when = latency(network, timesteps)
-    images, used = None, None
-    if data is not None:
-        images, used = images_for(network, data, reading, preprocessing)
-    elif preprocessing is not None or reading.folder is not None:
+    if images is not None:
+        images = images.seen_by(network)
+    elif reading != options.Reading():
         raise DataError("is missing", where="--data", remedy="give the images that --folder and preprocessing apply to")
     elif running.execution != "auto":
         raise DataError("has no effect without --data", where="--execution", remedy="leave it out")
     elif spike_rate is None:
         raise DataError("is missing", where="--data", remedy="give --data to count spikes, or --spike-rate")
-    spent = energy(network, images, timesteps=timesteps, costs=table, spike_rate=spike_rate, progress=show_progress())
+    samples = None if images is None else images.read()
+    spent = energy(network, samples, timesteps=timesteps, costs=table, spike_rate=spike_rate, progress=show_progress())
 
     def show(console: Console) -> None:
         when.print(console)
         spent.print(console)
 
+    used = images and images.described()
     document = {"folder": str(network_folder), "preprocessing": used, "latency": when, "energy": spent}
     return Answer(document, show)
-
-
-def _read_costs(costs: str) -> str | Costs:
-    path = Path(costs)
-    if path.suffix not in (".yaml", ".yml"):
-        return costs
-    values = read_yaml(path)
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise RecipeError("is not a mapping of costs", where=costs, remedy="write name, mac and ac in picojoules")
-    return Costs(**values)

@@ -9,7 +9,6 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.sources import images_for
 from rheobase.exchange import store
 from rheobase.measure._diagnose import diagnose as diagnose_network
 
@@ -23,12 +22,13 @@ def diagnose(
     plot: Annotated[Path | None, Option(help="File for a plot of the errors (.png, .pdf, .svg).")] = None,
 ) -> Answer:
     """Decompose the error of every site of a saved spiking network into its causes."""
-    preprocessing = reading.preprocessing()
+    images = reading.of(data)
     network = store.load(network_folder)
-    images, used = images_for(network, data, reading, preprocessing)
-    found = diagnose_network(network, images, timesteps=timesteps, progress=show_progress())
+    images = images.seen_by(network)
+    found = diagnose_network(network, images.read(), timesteps=timesteps, progress=show_progress())
     if plot is not None:
         from rheobase.measure.plots import diagnosis_plot
 
         diagnosis_plot(found, plot)
-    return Answer({"folder": str(network_folder), "preprocessing": used, "diagnosis": found}, found.print)
+    document = {"folder": str(network_folder), "preprocessing": images.described(), "diagnosis": found}
+    return Answer(document, found.print)

@@ -8,8 +8,7 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.describe import show_evaluation
-from rheobase.cli.sources import images_for, load_to_run
+from rheobase.cli.output import show_evaluation
 from rheobase.measure._evaluate import evaluate as evaluate_network
 
 
@@ -25,13 +24,13 @@ def evaluate(
 ) -> Answer:
     """Compare a saved spiking network with its analog network on test images."""
     steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")
-    preprocessing = reading.preprocessing()
-    network = load_to_run(network_folder, running)
-    images, used = images_for(network, data, reading, preprocessing)
-    evaluation = evaluate_network(network, images, steps, progress=show_progress())
+    images = reading.of(data)
+    network = running.load(network_folder)
+    images = images.seen_by(network)
+    evaluation = evaluate_network(network, images.read(), steps, progress=show_progress())
     document = {
         "folder": str(network_folder),
-        "preprocessing": used,
+        "preprocessing": images.described(),
         "execution": network.execution_mode,
         "evaluation": evaluation,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +13,10 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command
-from rheobase.cli.describe import network_document, show_notes, span_of_thresholds
-from rheobase.cli.sources import is_folder
+from rheobase.cli.output import network_document, show_notes, span_of_thresholds
 from rheobase.core.errors import DataError
 from rheobase.core.results import Column, Table
-from rheobase.data import readers
 from rheobase.data.batches import batches
-from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints, store
 from rheobase.graph.sites import Site
 from rheobase.measure._inspect import inspect as inspect_network
@@ -37,29 +33,23 @@ def inspect(
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
     """List the sites of a network, its rewrites, and its refusals with their remedies."""
-    preprocessing = reading.preprocessing()
-    about_data = {"--folder": reading.folder, "preprocessing": preprocessing}
-    if is_folder(model):
-        given = {"--checkpoint": checkpoint, "--input-shape": input_shape, "--data": data, **about_data}
-        _refuse_unused(f"{model}, a saved network", given)
+    saved = options.is_folder(model)
+    unused = {"--checkpoint": checkpoint, "--input-shape": input_shape, "--data": data} if saved else {}
+    names = [name for name, value in unused.items() if value is not None]
+    if reading != options.Reading() and (data is None or saved):
+        names.append("--folder or preprocessing")
+    if names:
+        place = f"{model}, a saved network" if saved else "--input-shape"
+        raise DataError(f"has no effect on {place}", where=names[0], remedy="leave it out")
+    if saved:
         network = store.load(Path(model))
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
-    if data is None:
-        _refuse_unused("--input-shape", about_data)
-    example = _example(input_shape, data, reading.folder, preprocessing)
+    example = _example(input_shape, data, reading)
     found = inspect_network(checkpoints.load(model, checkpoint), example)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 
-def _refuse_unused(where: str, given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise DataError(f"has no effect on {where}", where=name, remedy="leave it out")
-
-
-def _example(
-    input_shape: str | None, data: str | None, folder: str | None, preprocessing: Preprocessing | None
-) -> Tensor:
+def _example(input_shape: str | None, data: str | None, reading: options.Reading) -> Tensor:
     if (input_shape is None) == (data is None):
         raise DataError(
             "is missing" if data is None else "cannot be combined with --data",
@@ -67,8 +57,7 @@ def _example(
             remedy="give either --input-shape, such as 3,32,32, or --data",
         )
     if data is not None:
-        loader = readers.load(data, folder=folder, preprocessing=preprocessing, batch_size=4)
-        return next(batches(loader, where=data))[0]
+        return next(batches(reading.of(data).read(), where=data))[0][:4]
     shape = options.numbers(input_shape or "", int, "--input-shape")
     if min(shape) < 1:
         raise DataError(f"is {input_shape!r}", where="--input-shape", remedy="give sizes of 1 or more")

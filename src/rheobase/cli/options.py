@@ -1,25 +1,31 @@
-"""Options that several commands share. A dataclass is a group: one option per field."""
+"""Options that several commands share. A dataclass is a group, with one option per field and methods that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from torch import nn
+from torch.utils.data import DataLoader
 from typer import Argument, Option
 
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.cli.behaviour import note
+from rheobase.core import user_code
+from rheobase.core.errors import DataError, ModelError, RecipeError
+from rheobase.core.results import plain_values
 from rheobase.core.yaml_text import parse_yaml
+from rheobase.data import readers
 from rheobase.data.readers import Preprocessing
+from rheobase.exchange import checkpoints, store
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.methods import Recipe
-from rheobase.neurons.fused import Fusion
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.fused import Fusion, set_fusion
 
 SPEC = "a folder, .tar, .npz, IDX folder, or module:function"
 Execution = Literal["auto", "counts", "steps"]
-NUM_CALIBRATION_IMAGES = 1024
-"""Default of every command."""
 
 Model = Annotated[str, Argument(help="module:function that returns the network, or folder of a saved network.")]
 Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
@@ -30,6 +36,42 @@ Steps = Annotated[int | None, Option(help="Number of time-steps T (default: that
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images: their place, the part of them to read, and their preprocessing (None: not given)."""
+
+    data: str
+    folder: str | None
+    preprocessing: Preprocessing | None
+
+    @property
+    def is_function(self) -> bool:
+        """True if a function reads the data, preprocesses and shuffles them."""
+        return not Path(self.data).exists() and user_code.names_function(self.data)
+
+    def read(self, seed: int | None = None, limit: int | None = None) -> DataLoader[Any]:
+        """Open the images; a seed shuffles images from files, ``limit`` then keeps the first ones."""
+        if self.is_function:
+            seed = limit = None
+        return readers.load(self.data, folder=self.folder, preprocessing=self.preprocessing, seed=seed, limit=limit)
+
+    def described(self) -> dict[str, Any] | None:
+        """Return the preprocessing to store with a network; None if a function preprocesses."""
+        return None if self.is_function else plain_values(self.preprocessing or Preprocessing())
+
+    def seen_by(self, network: SpikingNetwork) -> Source:
+        """Return the images with the preprocessing of the network's calibration images, unless one is given."""
+        if self.preprocessing is not None or self.is_function:
+            return self
+        stored = network.provenance.calibration.get("preprocessing")
+        if stored is None:
+            note("No preprocessing is stored with the network: pixels are divided by 255.")
+            return self
+        shown = (f"{name} {_short(value)}" for name, value in stored.items() if value not in (None, False))
+        note(f"Preprocessing as stored with the network: {', '.join(shown)}.")
+        return replace(self, preprocessing=Preprocessing(**stored))
 
 
 @dataclass(frozen=True)
@@ -44,18 +86,12 @@ class Reading:
     scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default 255).")] = None
     grayscale: Annotated[bool, Option("--grayscale", help="Decode image files to one channel.")] = False
 
-    def preprocessing(self) -> Preprocessing | None:
-        """Return the preprocessing; None if no option is given."""
-        given: dict[str, Any] = {
-            "size": self.size,
-            "crop": self.crop,
-            "mean": None if self.mean is None else numbers(self.mean, float, "--mean"),
-            "std": None if self.std is None else numbers(self.std, float, "--std"),
-            "scale": self.scale,
-            "grayscale": self.grayscale or None,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
-        return Preprocessing(**given) if given else None
+    def of(self, data: str) -> Source:
+        """Return the images of ``data``."""
+        given = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+        folder = given.pop("folder", None)
+        given |= {name: numbers(given[name], float, f"--{name}") for name in ("mean", "std") if name in given}
+        return Source(data, folder, Preprocessing(**given) if given else None)
 
 
 @dataclass(frozen=True)
@@ -67,16 +103,12 @@ class TestImages:
         None
     )
 
-    def source(self, data: str, folder: str | None) -> tuple[str, str | None] | None:
-        """Test data and the part of them to read; None if neither option is given.
-
-        Raises:
-            DataError: if the test images are the calibration images.
-        """
+    def source(self, images: Source) -> Source | None:
+        """Return the test images, preprocessed like the calibration images but others; None if no option is given."""
         if self.test is None and self.test_folder is None:
             return None
-        source = (self.test or data, self.test_folder)
-        if source == (data, folder):
+        source = replace(images, data=self.test or images.data, folder=self.test_folder)
+        if source == images:
             raise DataError(
                 "names the calibration images, on which the measured accuracy would be too high",
                 where="--test",
@@ -96,35 +128,27 @@ class Method:
     recipe: Annotated[Path | None, Option(help="YAML recipe, instead of a method and its options.")] = None
 
     def read(self, default: str, timesteps: int | None = None) -> Recipe:
-        """Read the recipe, with ``timesteps`` as its T if given.
-
-        Raises:
-            RecipeError: if the method is unknown or cannot have this T, or if file and options are both given.
-        """
-        named = {"--method": self.method, "--option": self.option or None}
-        if self.recipe is not None:
-            given = [name for name, value in named.items() if value is not None]
-            if given:
-                raise RecipeError(
-                    f"cannot be combined with {' and '.join(given)}",
-                    where="--recipe",
-                    remedy="write the method and its options into the file",
-                )
-            recipe = Recipe.load(self.recipe)
-            return recipe if timesteps is None else recipe.with_timesteps(timesteps)
-        taken = ("method",) if timesteps is None else ("method", "timesteps")
-        values = key_values(self.option or [], "--option", "threshold=max", taken=taken)
-        return Recipe.from_method(self.method or default, timesteps, **values)
+        """Read the recipe, with ``timesteps`` as its T if given."""
+        if self.recipe is None:
+            taken = ("method",) if timesteps is None else ("method", "timesteps")
+            values = key_values(self.option, "--option", "threshold=max", taken=taken)
+            return Recipe.from_method(self.method or default, timesteps, **values)
+        if self.method is not None or self.option:
+            raise RecipeError(
+                "cannot be combined with --method and --option",
+                where="--recipe",
+                remedy="write the method and its options into the file",
+            )
+        recipe = Recipe.load(self.recipe)
+        return recipe if timesteps is None else recipe.with_timesteps(timesteps)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Options of the conversion that do not depend on the method."""
+    """Options of the conversion that do not depend on the method, as arguments of the library."""
 
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
-    num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = (
-        NUM_CALIBRATION_IMAGES
-    )
+    num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
 
 
 @dataclass(frozen=True)
@@ -137,14 +161,10 @@ class Running:
     ] = "auto"
     fuse: Fuse = "auto"
 
-    def check(self, recipe: Recipe, test_source: object) -> None:
-        """Refuse an execution that the recipe's neurons do not support, before any work.
-
-        Raises:
-            DataError: if an execution is given without test images.
-            RecipeError: if the closed form is requested and the neurons have none.
-        """
-        if self.execution != "auto" and test_source is None:
+    def check(self, recipe: Recipe, test: object) -> None:
+        """Refuse an execution without test images, or one that the recipe's neurons do not support, before any work."""
+        set_fusion(self.fuse)
+        if self.execution != "auto" and test is None:
             raise DataError(
                 "has no effect without test images", where="--execution", remedy="leave it out, or give --test"
             )
@@ -155,25 +175,51 @@ class Running:
                 remedy="use auto or steps",
             )
 
+    def load(self, folder: Path) -> SpikingNetwork:
+        """Load a saved network; refuse an execution that it does not support."""
+        set_fusion(self.fuse)
+        network = store.load(folder)
+        network.execution = self.execution
+        _ = network.execution_mode  # raises before anything is measured
+        return network
+
+
+def is_folder(model: str) -> bool:
+    """True for a folder, False for ``module:function``; refuse anything else."""
+    if not Path(model).is_dir() and not user_code.names_function(model):
+        raise ModelError(
+            "is neither an existing folder nor module:function",
+            where=model,
+            remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
+        )
+    return Path(model).is_dir()
+
+
+def read_model(model: str, checkpoint: Path | None, images: Source) -> tuple[nn.Module, Source]:
+    """Return the network to convert and its images, by default with the preprocessing that is stored with it."""
+    if not is_folder(model):
+        return checkpoints.load(model, checkpoint), images
+    if checkpoint is not None:
+        raise ModelError(f"has no effect on {model}, a saved network", where="--checkpoint", remedy="leave it out")
+    network = store.load(model)
+    return network, images.seen_by(network)
+
 
 N = TypeVar("N", int, float)
 
 
-def numbers(text: str, kind: Callable[[str], N], where: str, example: str | None = None) -> tuple[N, ...]:
+def numbers(text: str, kind: Callable[[str], N], where: str) -> tuple[N, ...]:
     """Parse numbers that are separated by commas."""
     try:
-        return tuple(kind(part) for part in text.split(","))
+        return tuple(map(kind, text.split(",")))
     except ValueError:
-        example = example or ("3,32,32" if kind is int else "0.5,0.5,0.5")
-        raise DataError(
-            f"is {text!r}", where=where, remedy=f"give numbers separated by commas, such as {example}"
-        ) from None
+        raise DataError(f"is {text!r}", where=where, remedy="give numbers separated by commas, such as 8,4") from None
 
 
-def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:
+def key_values(texts: list[str] | None, where: str, example: str, taken: tuple[str, ...] = ()) -> dict[str, Any]:
     """Parse the values of a repeatable option that is written as key=value."""
     values: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or []:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
@@ -182,3 +228,9 @@ def key_values(texts: list[str], where: str, example: str, taken: tuple[str, ...
             raise RecipeError("is given twice", where=f"{where} {key}", remedy="give it once")
         values[key] = parse_yaml(value, f"{where} {key}")
     return values
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,30 +13,26 @@ from rich.console import Console
 from typer import Argument, Option
 
 from rheobase.cli import options
-from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.cli.describe import network_document, show_conversion
-from rheobase.cli.output import save_and_measure
-from rheobase.cli.run_folder import ALPHA_PLOT, LEVELS, METRIC_PLOT, NETWORK, TRAINING, check_run, claim_run
+from rheobase.cli.behaviour import Answer, command, note, show_progress
+from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.cli.settings import DEFAULTS, read_training
-from rheobase.cli.sources import preprocessing_document, read_images
-from rheobase.core.errors import RecipeError
+from rheobase.core.errors import RecipeError, TrainingError
+from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
-from rheobase.data.batches import Batches
-from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints
-from rheobase.graph.trainable import TrainableGraph
-from rheobase.measure._evaluate import Evaluation
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
-from rheobase.methods._quantise import quantise
-from rheobase.methods.adaptive_levels import AdaptedLevels, adapt_levels
-from rheobase.methods.adaptive_levels.adapt import SHARE, stages
-from rheobase.methods.adaptive_levels.metric import check_falling
-from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons.fused import set_fusion
+from rheobase.methods._convert import quantise
+from rheobase.methods.adaptive_levels import ADAPTED, SHARE, UNIFORM, AdaptedLevels, adapt_levels, check_falling, stages
 from rheobase.training import Trained, Training
+from rheobase.training import checkpoint as runs
 from rheobase.training import train as train_network
+
+RUN, TRAINING, NETWORK = "run.json", "training", "network"
+"""Inputs of the run, the folder of :func:`rheobase.train`, and the converted network."""
+LEVELS, METRIC_PLOT, ALPHA_PLOT = "levels.json", "metric.png", "alpha.png"
+"""Files added by ``--adapt``: :meth:`rheobase.methods.AdaptedLevels.to_json`, and plots of the metric."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,6 @@ class Settings:
         None
     )
     training: Annotated[Path | None, Option(help="YAML file with any fields of rheobase.Training.")] = None
-
-    def read(self, preprocessing: Preprocessing | None) -> Training:
-        """Combine file and options."""
-        given = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
-        return read_training(self.training, given, self.augment, preprocessing)
 
 
 @dataclass(frozen=True)
@@ -78,9 +70,9 @@ class Adaptation:
                 if given:
                     raise RecipeError("has no effect without --adapt", where=option, remedy="give --adapt, such as 8,4")
             return None
-        levels = options.numbers(self.adapt, int, "--adapt", example="8,4")
+        levels = options.numbers(self.adapt, int, "--adapt")
         check_falling(levels)
-        values = options.key_values(self.adapt_option or [], "--adapt-option", "alpha=0.02")
+        values = options.key_values(self.adapt_option, "--adapt-option", "alpha=0.02")
         known = ("share", "num_calibration_images", "alpha", "moments")
         unknown = [name for name in values if name not in known]
         if unknown:
@@ -121,102 +113,102 @@ def train(
     Repeat the command to continue an interrupted run.
     """
     recipe = method.read("Pascal")
-    preprocessing = reading.preprocessing()
-    training = settings.read(preprocessing)
-    test_source = testing.source(data, reading.folder)
-    running.check(recipe, test_source)
+    images = reading.of(data)
+    given = asdict(settings)
+    training = read_training(given.pop("training"), images.preprocessing, **given)
+    test = testing.source(images)
+    running.check(recipe, test)
     adapt = adaptation.read(training)
-    check_run(out)
+    refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
+    check_output(out / NETWORK, overwrite=True)
 
-    set_fusion(running.fuse)
     original = checkpoints.load(model, checkpoint)
-    images = read_images(data, reading.folder, preprocessing, seed=seed)
-    test = test_source and read_images(*test_source, preprocessing)
-    number = conversion.num_calibration_images
-    quantised = quantise(
-        original,
-        recipe,
-        calibration=images,
-        max_pool=conversion.max_pool,
-        num_calibration_images=number,
-        seed=seed,
-    )
-    made_of = {
+    loader, test_images = images.read(seed), None if test is None else test.read()
+    quantised = quantise(original, recipe, calibration=loader, seed=seed, **asdict(conversion))
+    inputs = {
         "model": model,
-        "checkpoint": None if checkpoint is None else _digest(checkpoint),
+        "checkpoint": None if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "recipe": recipe.to_dict(),
         "max_pool": conversion.max_pool,
-        "calibration images": number,
+        "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
     }
-    claim_run(out, made_of, training.epochs, _is_first_process())
-    samples = readers.read_all(images, progress=show_progress() and _is_first_process())
-    how = {"validation": validation or None, "teacher": original if distil else None, **asdict(hardware)}
-    how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress()}
-    trained, adapted = _trained(quantised, samples, training, adapt, **how)
-    if not _is_first_process():
+    first = _is_first_process()
+    _claim(out, inputs, training.epochs, first)
+    samples = readers.read_all(loader, progress=show_progress() and first)
+    how: dict[str, Any] = {"validation": validation or None, "teacher": original if distil else None}
+    how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress(), **asdict(hardware)}
+    adapted = None
+    if adapt is None:
+        trained = train_network(quantised, samples, training, **how)
+    else:
+        adapted = adapt_levels(quantised, samples, training, **adapt, **how)
+        trained = Trained(adapted.model, adapted.history, adapted.epoch)
+        values = recipe.to_dict()
+        recipe = Recipe.from_dict({**values, "activation": {**values["activation"], "levels": adapted.levels}})
+    if not first:
         return None
 
-    if adapted is not None:
-        recipe = _with_levels(recipe, adapted.levels)
-        _keep(adapted, out, adaptation.plots)
+    levels = None if adapted is None else _keep(adapted, out, adaptation.plots)
+    number = conversion.num_calibration_images
     network = convert_network(
         trained.model, recipe, calibration=samples, num_calibration_images=number, seed=seed, progress=show_progress()
     )
-    used = preprocessing_document(data, preprocessing)
-    evaluation = save_and_measure(network, out / NETWORK, True, used, test, running.execution)
-    return _answer(network, out / NETWORK, training, trained, adapted, evaluation)
+    evaluation = save_and_measure(network, out / NETWORK, True, images, test_images, running.execution)
 
-
-def _answer(
-    network: SpikingNetwork,
-    folder: Path,
-    training: Training,
-    trained: Trained,
-    adapted: AdaptedLevels | None,
-    evaluation: Evaluation | None,
-) -> Answer:
     def show(console: Console) -> None:
         _training_table(trained).print(console)
         if adapted is not None:
             adapted.print(console)
-        show_conversion(network, folder, evaluation, console)
+        show_conversion(network, out / NETWORK, evaluation, console)
 
     document = {
-        **network_document(network, str(folder)),
+        **network_document(network, str(out / NETWORK)),
         "training": {"settings": training, "epoch": trained.epoch, "history": trained.history},
-        "adapted": adapted and _levels_document(adapted),
+        "adapted": levels,
         "evaluation": evaluation,
     }
     return Answer(document, show)
 
 
-def _trained(
-    quantised: TrainableGraph, samples: Batches, training: Training, adapt: dict[str, Any] | None, **how: Any
-) -> tuple[Trained, AdaptedLevels | None]:
-    """Train; return the trained network and the adapted levels, None without ``--adapt``."""
-    if adapt is None:
-        return train_network(quantised, samples, training, **how), None
-    adapted = adapt_levels(quantised, samples, training, **adapt, **how)
-    return Trained(adapted.model, adapted.history, adapted.epoch), adapted
+def _claim(out: Path, inputs: Mapping[str, Any], epochs: int, first: bool) -> None:
+    """Check that a run in the folder has the same inputs; record the inputs of a new run.
+
+    :func:`rheobase.train` compares settings, data and seed only, not levels, rounding or initial weights.
+    """
+    path, training = out / RUN, out / TRAINING
+    states = map(runs.load, (training, training / UNIFORM, training / ADAPTED))
+    found = [state for state in states if state is not None]
+    if found:
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as cause:
+            raise TrainingError(
+                f"does not record the inputs of the run ({cause})", where=str(path), remedy="choose another folder"
+            ) from cause
+        runs.check_same_run(before, inputs, out)
+    if not first:
+        return
+    if found:
+        done = sum(len(state.history) for state in found)
+        note(f"Continuing after epoch {done} of {epochs}, from the checkpoint in {training}.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(inputs, indent=2) + "\n")
+    note(f"Every epoch writes a checkpoint to {training}. After an interruption, repeat the command to continue.")
 
 
-def _with_levels(recipe: Recipe, levels: dict[str, int]) -> Recipe:
-    values = recipe.to_dict()
-    return Recipe.from_dict({**values, "activation": {**values["activation"], "levels": levels}})
-
-
-def _levels_document(adapted: AdaptedLevels) -> dict[str, Any]:
-    return {name: value for name, value in adapted.to_json().items() if name != "history"}
-
-
-def _keep(adapted: AdaptedLevels, out: Path, plots: bool) -> None:
-    (out / LEVELS).write_text(json.dumps(_levels_document(adapted), indent=2) + "\n")
+def _keep(adapted: AdaptedLevels, out: Path, plots: bool) -> dict[str, Any]:
+    """Write the levels, and plots of the metric if asked; return the levels as plain values."""
+    document = adapted.to_json()
+    del document["history"]
+    (out / LEVELS).write_text(json.dumps(document, indent=2) + "\n")
     if plots:
         from rheobase.measure.plots import level_metric_plot
 
         level_metric_plot(adapted.metric, out / METRIC_PLOT, levels=adapted.levels)
         level_metric_plot(adapted.metric.sweep(), out / ALPHA_PLOT)
+    return document
 
 
 def _is_first_process() -> bool:
@@ -224,11 +216,6 @@ def _is_first_process() -> bool:
     from lightning_fabric.utilities.rank_zero import rank_zero_only  # takes seconds, and only training needs it
 
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _training_table(trained: Trained) -> Table:

@@ -8,25 +8,25 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.comparison import checks
-from rheobase.comparison.cells import Cell, Identity, key
+from rheobase.comparison.cells import Cell, Identity
 from rheobase.comparison.folder import OnExisting, open_folder
 from rheobase.comparison.grid import About, Comparison
 from rheobase.comparison.images import Images
-from rheobase.comparison.report import write_report
+from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
 from rheobase.core.checks import check_whole
-from rheobase.core.errors import DataError, RecipeError
-from rheobase.core.paths import as_path
+from rheobase.core.errors import RecipeError
+from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
@@ -73,13 +73,12 @@ def compare(
     results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
-        model: as for :func:`rheobase.convert`.
+        model, max_pool: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
             like the test and validation images.
         test: images to report on.
-        timesteps: the numbers of time-steps T.
-        seeds: of the calibration images, splits and training.
+        timesteps, seeds: each T, and each seed of the calibration images, splits and training.
         validation: separate images on which a method is chosen; no choice is made on test images.
         budget: ``{"latency": 8}`` (time-steps to the final logits), ``{"energy": 0.5}`` (fraction of the analog
             network's energy), or both: the report names the most accurate method on the validation images within it.
@@ -87,7 +86,6 @@ def compare(
         folder: folder for results and report; None: keep them in memory.
         on_existing: for a folder that holds a comparison: ``"keep"``: continue it, ``"overwrite"``: delete it,
             ``"number"``: use the next free name (``out-2``). A folder that another process has open is not overwritten.
-        max_pool: as for :func:`rheobase.convert`.
         num_calibration_images: maximum number of calibration images of each conversion, a random sample by its seed.
         energy_images: maximum number of images on which spikes are counted for the energy.
         name: name of the network in the report; default its class.
@@ -108,46 +106,35 @@ def compare(
         >>> [(entry.method, entry.timesteps) for entry in found.entries]
         [('OPI', 1), ('OPI', 2), ('RateCoding', 1), ('RateCoding', 2)]
     """
-    named = checks.named(recipes)
-    timesteps, seeds = (
-        checks.whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS),
-        checks.whole_numbers(seeds, 0, "seeds", MAX_SEED),
-    )
+    named = checks.by_name(recipes)
+    timesteps = checks.whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS)
+    seeds = checks.whole_numbers(seeds, 0, "seeds", MAX_SEED)
     if name is not None:
         checks.check_name(name, "name")
-    grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
+    if budget is not None:
+        checks.check_budget(budget, None if validation is None else True)
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
-    checks.check_budget(budget, validation)
-    parts = {
-        "calibration": Images.read(calibration, "calibration data"),
-        "test": Images.read(test, "test data"),
-        "validation": None if validation is None else Images.read(validation, "validation data"),
-    }
-    if budget is not None and parts["validation"] is not None and parts["validation"].labels is None:
-        raise DataError(
-            "have no labels, but the budget chooses by accuracy",
-            where="validation images",
-            remedy="give labels, or leave the budget out",
-        )
+    given = {"calibration": calibration, "test": test, "validation": validation}
+    parts = {part: Images.read(data, f"{part} data") for part, data in given.items() if data is not None}
+    if budget is not None:
+        checks.check_budget(budget, parts["validation"].labelled)
     repeated = checks.check_apart(parts)
-    fitted, tested = cast(Images, parts["calibration"]), cast(Images, parts["test"])
-    network, analog, rewrites = _traced(model, fitted.images[:4], max_pool)
+    network, analog, rewrites = _traced(model, parts["calibration"].images[:4], max_pool)
     for part, data in parts.items():
-        if data is not None:
-            checks.check_fits(analog, part, data)
+        checks.check_fits(analog, part, data)
     quantised = all(site.levels is not None for site in analog.sites)
     checks.check_training(training, named, quantised)
+    digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}
     identity = Identity(
         versions=versions(),
         model_sha256=_graph_digest(analog.ann),
-        calibration_sha256=fitted.digest,
-        test_sha256=tested.digest,
-        validation_sha256=None if parts["validation"] is None else parts["validation"].digest,
+        **digests,
         max_pool=max_pool,
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,
     )
+    grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
         runner = Runner(network, parts, training, quantised, home.path, identity)
@@ -157,10 +144,10 @@ def compare(
             sites=len(analog.sites),
             neurons=sum(site.neurons for site in analog.sites),
             notes=(*repeated, *rewrites, *analog.provenance.notes),
-            images={part: len(data.images) for part, data in parts.items() if data is not None},
-            ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items() if data is not None},
+            images={part: len(data) for part, data in parts.items()},
+            ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items()},
             identity=identity,
-            training=None if training is None else training.model_dump(mode="json"),
+            training=runner.settings,
             machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
         )
         comparison = Comparison(about, named, tuple(found[question] for question in grid), home.path)
@@ -185,22 +172,23 @@ def _cells(
     """
     for wait in (False, True):
         postponed = []
-        for method, t, seed in grid:
+        for question in grid:
+            method, t, seed = question
             recipe = recipes[method]
             with contextlib.suppress(RecipeError):  # running its cell records the reason
                 recipe = at(recipe, t, runner.quantised)
-            asked = key(recipe.to_dict(), runner.training_of(recipe), t, seed)
-            cell = results.find(asked)
+            key = runner.key(recipe, t, seed)
+            cell = results.find(key)
             if cell is None:
-                with results.shared.hold(runner.claim(recipe, t, seed), wait=wait) as claimed:
-                    cell = results.find(asked)
-                    if cell is None and claimed:
+                with results.shared.hold(runner.lock(recipe, t, seed), wait=wait) as held:
+                    cell = results.find(key)
+                    if cell is None and held:
                         cell = runner.run(method, recipe, t, seed)
                         results.add(cell)
             if cell is None:
-                postponed.append((method, t, seed))
+                postponed.append(question)
             else:  # the same recipe may be stored under another name
-                yield (method, t, seed), cell.named(method)
+                yield question, cell.model_copy(update={"method": method})
         grid = postponed
 
 
@@ -219,9 +207,6 @@ def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Mod
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.
-
-    Raises:
-        TraceError, ModelError: if the network cannot be traced or is refused.
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
@@ -234,19 +219,18 @@ def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Mod
 def _graph_digest(graph: Graph) -> str:
     nodes = [{**dataclasses.asdict(node), "origin": ""} for node in graph.nodes]  # without the place in the source code
     digest = hashlib.sha256(json.dumps([nodes, graph.output], sort_keys=True).encode())
-    for name in sorted(graph.tensors):
+    for name, value in sorted(graph.tensors.items()):
         tensor = Digest()
-        tensor.update(**{"value": graph.tensors[name]})
-        digest.update(f"{name} {list(graph.tensors[name].shape)} {tensor.hexdigest()}".encode())
+        tensor.update(value=value)
+        digest.update(f"{name} {list(value.shape)} {tensor.hexdigest()}".encode())
     return digest.hexdigest()
 
 
 @torch.inference_mode()
-def _accuracy(ann: Callable[[Tensor], Tensor], data: Images) -> float | None:
+def _accuracy(ann: Graph, data: Images) -> float | None:
     if data.labels is None:
         return None
-    device = cast(Graph, ann).device
     right = 0
     for images, labels in zip(data.images.split(100), data.labels.split(100), strict=True):
-        right += int((ann(images.to(device)).argmax(1).cpu() == labels).sum())
-    return right / len(data.images)
+        right += int((ann(images.to(ann.device)).argmax(1).cpu() == labels).sum())
+    return right / len(data)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,14 +21,11 @@ class Measured(_Entry):
     """Results of a converted network on a set of images.
 
     Attributes:
-        images: number of images.
         accuracy, agreement, logit_error, spike_rate: as in the rows of :func:`rheobase.evaluate`; ``agreement`` and
             ``logit_error`` compare with the analog network that was converted (for a method with training, the
-            trained, quantised network).
-        ann_accuracy: accuracy of that analog network.
+            trained, quantised network), whose accuracy is ``ann_accuracy``.
         energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
-        picojoules, ann_picojoules: energy of the two networks per image.
-        energy_images: number of images on which spikes were counted for the energy.
+        picojoules, ann_picojoules: energy of the two networks per image, by spikes on ``energy_images`` of them.
         not_counted: costs that the energy does not include.
     """
 
@@ -54,10 +51,8 @@ class Measured(_Entry):
 class Delay(_Entry):
     """Time-steps until the logits (:func:`rheobase.latency`).
 
-    Attributes:
-        first: until the first logits.
-        final: until the logits over all T steps; a sum over barriers if layers wait for their whole input.
-        streaming: ``final`` if no layer waited.
+    ``first``: until the first logits; ``final``: until those over all T steps, a sum over barriers if layers wait for
+    their whole input; ``streaming``: ``final`` if no layer waited.
     """
 
     first: int
@@ -68,46 +63,37 @@ class Delay(_Entry):
 class Identity(_Entry):
     """Inputs that all cells of one comparison share; cells with other inputs are refused.
 
-    Attributes:
-        versions: of the packages that the results depend on.
-        model_sha256: hash of the traced analog network.
-        calibration_sha256, test_sha256, validation_sha256: hashes of images and labels.
-        max_pool: conversion of max-pooling.
-        num_calibration_images: maximum number for each conversion.
-        energy_images: maximum number on which spikes are counted for the energy.
+    The hashes are those of the traced analog network, and of images and labels. The numbers are upper limits.
     """
 
     versions: dict[str, str]
-    model_sha256: str
-    calibration_sha256: str
-    test_sha256: str
-    validation_sha256: str | None
-    max_pool: MaxPool
-    num_calibration_images: int
-    energy_images: int
+    model_sha256: str = Field(title="the network")
+    calibration_sha256: str = Field(title="the calibration images")
+    test_sha256: str = Field(title="the test images")
+    validation_sha256: str | None = Field(None, title="the validation images")
+    max_pool: MaxPool = Field(title="max_pool")
+    num_calibration_images: int = Field(title="the number of calibration images")
+    energy_images: int = Field(title="energy_images")
+
+    def described(self) -> dict[str, str]:
+        """Return the inputs by their names in messages."""
+        fields = {field.title: str(getattr(self, name))[:12] for name, field in Identity.model_fields.items()}
+        return {**self.versions, **{title: text for title, text in fields.items() if title}}
 
 
 class Cell(_Entry):
     """One conversion and its results.
 
     Attributes:
-        method: name of the method in tables.
-        timesteps: T.
         seed: of the calibration images and of everything that the method draws.
         recipe: the recipe with this T.
         training: settings of the training; None for a method without training.
         status: ``"done"``; ``"refused"``: the method cannot convert this network for this T; ``"failed"``: any other
             error, which may be transient, so that the cell is tried again.
         reason: why the conversion was refused or failed.
-        test: results on the test images.
-        validation: results on the validation images, if given.
-        latency: time-steps until the logits.
-        calibration_seconds: duration of the conversion.
-        training_seconds: duration of all epochs.
+        calibration_seconds, training_seconds: duration of the conversion, and of all epochs before it.
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
-        notes: notes of the conversion.
         finished: time of completion, UTC.
-        identity: inputs of the comparison.
     """
 
     format: Literal["rheobase-comparison"] = "rheobase-comparison"
@@ -142,23 +128,12 @@ class Cell(_Entry):
         """Identifies the conversion; cells with the same key and identity have the same results."""
         return key(self.recipe, self.training, self.timesteps, self.seed)
 
-    def named(self, method: str) -> Cell:
-        """Return the cell with another name of its method."""
-        return Cell(**{**dict(self), "method": method})
-
-
-def number(
-    part: Literal["test", "validation", "latency"], name: str, scale: float = 1
-) -> Callable[[Cell], float | None]:
-    """Return a function of cells: ``scale`` times a field of a part, or None if the cell does not have it."""
-
-    def value(cell: Cell) -> float | None:
-        found = getattr(getattr(cell, part), name, None)
-        return None if found is None else scale * found
-
-    return value
-
 
 def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int, seed: int) -> str:
     """Return the key of a cell."""
-    return json.dumps([recipe, training, timesteps, seed], sort_keys=True)
+    return digest([recipe, training, timesteps, seed])
+
+
+def digest(values: Any) -> str:
+    """Return a short hash of plain values, as the name of a file or folder."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rheobase.comparison.cells import Cell, Identity, number
-from rheobase.comparison.quantities import QUANTITIES, Quantity
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.comparison.cells import Cell, Identity
+from rheobase.comparison.checks import check_budget
 from rheobase.core.results import Column, Result, Spread, Table, plain_values
 from rheobase.methods import Recipe
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class About:
     """Network, data and machine of a comparison, for its report.
 
-    Attributes:
-        network: name of the network.
-        sites: number of activation sites, each a layer of neurons.
-        neurons: number of neurons of all sites.
-        notes: images that occur in two data sets, and rewrites by tracing.
-        images: data set -> number of images.
-        ann_accuracy: data set -> accuracy of the analog network; None without labels.
-        identity: hashes and versions.
-        training: settings for methods that train.
-        machine: machine that wrote the report.
+    ``notes`` are on images that occur in two data sets, and on rewrites by tracing; ``images`` and ``ann_accuracy`` are
+    by data set, an accuracy without labels is None.
     """
 
     network: str
@@ -46,12 +40,7 @@ class About:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method at one T, over all seeds.
-
-    Attributes:
-        method, timesteps: the method and T.
-        cells: one for each seed.
-    """
+    """A method at one T, with a cell for each seed."""
 
     method: str
     timesteps: int
@@ -68,21 +57,61 @@ class Entry:
         few = 0 < len(self.done) < len(self.cells)
         return f"{self.method} ({len(self.done)} of {len(self.cells)} seeds)" if few else self.method
 
-    def over_seeds(self, value: Callable[[Cell], float | None]) -> Spread | None:
-        """Return mean and deviation of a value over the finished seeds; None if there are none or one lacks it."""
-        values = [value(cell) for cell in self.done]
-        known = [number for number in values if number is not None]
-        return Spread.of(known) if len(known) == len(values) else None
+    def over_seeds(self, field: str, scale: float = 1) -> Spread | None:
+        """Return mean and deviation of a field such as ``test.accuracy``; None if no cell is done or one lacks it."""
+        values = [*map(attrgetter(field), self.done)]
+        return None if None in values else Spread.of([scale * value for value in values])
+
+    def mean(self, field: str, scale: float = 1) -> float:
+        """Return the mean of a field that the finished seeds have."""
+        spread = self.over_seeds(field, scale)
+        assert spread is not None
+        return spread.mean
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A measured quantity: its name in files and tables, and its field of a cell, to be multiplied by ``scale``.
+
+    ``best`` is +1 if higher is better, -1 if lower is better, else 0.
+    """
+
+    name: str
+    heading: str
+    field: str
+    digits: int
+    best: int = 0
+    scale: float = 1
+
+    def of(self, entry: Entry) -> Spread | None:
+        """Mean and deviation over the seeds of an entry."""
+        return entry.over_seeds(self.field, self.scale)
+
+    @property
+    def column(self) -> Column:
+        """A column for a table of entries."""
+        return Column(self.heading, self.of, f"{{:.{self.digits}f}}", none="–")
+
+
+QUANTITIES = (
+    Quantity("accuracy", "accuracy (%)", "test.accuracy", 2, +1, scale=100),
+    Quantity("agreement", "agreement with ANN (%)", "test.agreement", 2, +1, scale=100),
+    Quantity("logit_error", "logit error", "test.logit_error", 3, -1),
+    Quantity("spike_rate", "spikes / neuron / step", "test.spike_rate", 4),
+    Quantity("latency", "latency (steps)", "latency.final", 0, -1),
+    Quantity("latency_streaming", "if streaming (steps)", "latency.streaming", 0),
+    Quantity("energy_ratio", "energy / ANN", "test.energy_ratio", 3, -1),
+    Quantity("calibration_seconds", "calibration (s)", "calibration_seconds", 1),
+    Quantity("training_seconds", "training (s)", "training_seconds", 1),
+)
+"""In the order of their columns."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """The most accurate method within a budget.
 
-    Attributes:
-        budget: ``latency`` in time-steps, ``energy`` as a fraction of the analog network's.
-        method, timesteps: the most accurate on the validation images within the budget; None if none fits.
-        reason: the choice in a sentence, with its accuracy, latency and energy.
+    Method and T are None if none fits; the reason is a sentence with accuracy, latency and energy of the choice.
     """
 
     budget: dict[str, float]
@@ -112,10 +141,8 @@ class Comparison(Result):
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Methods × T, each over all seeds."""
-        grouped: dict[tuple[str, int], list[Cell]] = {}
-        for cell in self.cells:
-            grouped.setdefault((cell.method, cell.timesteps), []).append(cell)
-        return tuple(Entry(method, t, tuple(cells)) for (method, t), cells in grouped.items())
+        grouped = group(self.cells, lambda cell: (cell.method, cell.timesteps))
+        return tuple(Entry(*of, tuple(cells)) for of, cells in grouped.items())
 
     @property
     def timesteps(self) -> tuple[int, ...]:
@@ -130,11 +157,7 @@ class Comparison(Result):
     @property
     def missing(self) -> dict[tuple[str, str], list[Cell]]:
         """(method, reason) -> the cells that were refused or failed for this reason."""
-        grouped: dict[tuple[str, str], list[Cell]] = {}
-        for cell in self.cells:
-            if cell.status != "done":
-                grouped.setdefault((cell.method, cell.reason or ""), []).append(cell)
-        return grouped
+        return group([c for c in self.cells if c.status != "done"], lambda cell: (cell.method, cell.reason or ""))
 
     def choose(self, latency: float | None = None, energy: float | None = None) -> Choice:
         """Choose the method and T with the highest accuracy on the validation images, within a budget.
@@ -148,29 +171,28 @@ class Comparison(Result):
 
         Raises:
             DataError: without validation images, or without their labels.
-            RecipeError: if no budget is given.
+            RecipeError: if no budget is given, or one is not a positive number.
         """
         budget = {name: value for name, value in (("latency", latency), ("energy", energy)) if value is not None}
-        if not budget:
-            raise RecipeError("is empty", where="budget", remedy="give latency=... or energy=...")
-        if "validation" not in self.about.images:
-            raise DataError(
-                "are missing, but a method is chosen on them only",
-                where="validation images",
-                remedy="compare again with validation=...",
-            )
-        if self.about.ann_accuracy["validation"] is None:
-            raise DataError(
-                "have no labels, but the choice is by accuracy",
-                where="validation images",
-                remedy="compare again with labels",
-            )
-        candidates = [_candidate(entry) for entry in self.entries if len(entry.done) == len(entry.cells)]
+        accuracies = self.about.ann_accuracy
+        check_budget(budget, accuracies["validation"] is not None if "validation" in accuracies else None)
+        candidates: list[dict[str, Any]] = [
+            {
+                "method": entry.method,
+                "timesteps": entry.timesteps,
+                "accuracy": entry.mean("validation.accuracy"),
+                "latency": entry.mean("latency.final"),
+                "energy": entry.mean("validation.energy_ratio"),
+            }
+            for entry in self.entries
+            if len(entry.done) == len(entry.cells)
+        ]
         fitting = [c for c in candidates if all(c[name] <= limit for name, limit in budget.items())]
-        limits = " and ".join(_limit(name, value) for name, value in budget.items())
+        words = {"latency": "a latency of {:g} steps", "energy": "{:g} of the analog network's energy"}
+        limits = " and ".join(words[name].format(value) for name, value in budget.items())
         if not fitting:
             nearest = "; ".join(
-                f"the lowest {_NAMES[name]} is {best[name]:.3g}, of {best['method']} at T = {best['timesteps']}"
+                f"the lowest {name} is {best[name]:.3g}, of {best['method']} at T = {best['timesteps']}"
                 for name in budget
                 for best in sorted(candidates, key=lambda c: (c[name], -c["accuracy"]))[:1]
             )
@@ -194,7 +216,7 @@ class Comparison(Result):
                     "timesteps": entry.timesteps,
                     "seeds": len(entry.done),
                     "seeds_wanted": len(entry.cells),
-                    **{quantity.name: plain_values(entry.over_seeds(quantity.value)) for quantity in QUANTITIES},
+                    **{quantity.name: plain_values(quantity.of(entry)) for quantity in QUANTITIES},
                 }
                 for entry in self.entries
             ],
@@ -206,7 +228,7 @@ class Comparison(Result):
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Quantities with values: no accuracy without labels, no training time without training."""
-        return tuple(q for q in QUANTITIES if any(entry.over_seeds(q.value) is not None for entry in self.entries))
+        return tuple(quantity for quantity in QUANTITIES if any(map(quantity.of, self.entries)))
 
     @property
     def caption(self) -> str:
@@ -245,17 +267,14 @@ class Comparison(Result):
         return f"% {self.caption}\n{self.table().latex()}"
 
     def to_csv(self) -> str:
-        """Return comma-separated values: one row per method and T, one column per mean and per deviation.
-
-        Methods that did not run have empty values.
-        """
+        """Return comma-separated values: one row per method and T, one column per mean and per deviation."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         names = [name for quantity in QUANTITIES for name in (quantity.name, f"{quantity.name}_deviation")]
         writer.writerow(["method", "timesteps", "seeds", *names])
         for entry in self.entries:
-            spreads = [entry.over_seeds(quantity.value) for quantity in QUANTITIES]
-            numbers = [number for s in spreads for number in ((None, None) if s is None else (s.mean, s.deviation))]
+            spreads = [quantity.of(entry) for quantity in QUANTITIES]
+            numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
             texts = ["" if number is None else f"{number:.6g}" for number in numbers]
             writer.writerow([entry.method, entry.timesteps, len(entry.done), *texts])
         return file.getvalue()
@@ -268,25 +287,9 @@ class Comparison(Result):
         return words if len(seeds) == len(self.seeds) else f"{words}; seed {', '.join(map(str, seeds))}"
 
 
-_NAMES = {"latency": "latency", "energy": "energy ratio"}
-
-
-def _limit(name: str, value: float) -> str:
-    return f"a latency of {value:g} steps" if name == "latency" else f"{value:g} of the analog network's energy"
-
-
-def _candidate(entry: Entry) -> dict[str, Any]:
-    """Means of an entry on the validation images."""
-
-    def mean(value: Callable[[Cell], float | None]) -> float:
-        spread = entry.over_seeds(value)
-        assert spread is not None
-        return spread.mean
-
-    return {
-        "method": entry.method,
-        "timesteps": entry.timesteps,
-        "accuracy": mean(number("validation", "accuracy")),
-        "latency": mean(number("latency", "final")),
-        "energy": mean(number("validation", "energy_ratio")),
-    }
+def group(cells: Iterable[Cell], by: Callable[[Cell], K]) -> dict[K, list[Cell]]:
+    """Group cells, in their order, by a value of each."""
+    grouped: dict[K, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(by(cell), []).append(cell)
+    return grouped

@@ -1,32 +1,44 @@
-"""The report of a comparison: one self-contained HTML page, responsive, with a light and a dark theme."""
+"""The report of a comparison: tables, plots and one self-contained HTML page, as files in its folder."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from rheobase.comparison.cells import Cell
-from rheobase.comparison.grid import Comparison, Entry
+from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES
+from rheobase.comparison.grid import QUANTITIES, Comparison, Entry, Quantity, group
 from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
-from rheobase.comparison.quantities import QUANTITIES, Quantity
-from rheobase.core.values import Value
+from rheobase.core.folders import write_whole
 from rheobase.methods import METHODS, Recipe
 
-TEMPLATE = "template.html"
 SCRIPT_ID = "results"
 """Id of the JSON block with the results."""
 
 
+def write_report(comparison: Comparison, folder: Path) -> None:
+    """Write the report into an existing folder.
+
+    Raises:
+        StoreError: if a file cannot be written.
+    """
+    plots = draw(comparison)
+    tables = {"markdown": comparison.to_markdown(), "csv": comparison.to_csv(), "latex": comparison.to_latex()}
+    files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
+    files |= {PLOT_FILES[kind]: plot.file for kind, plot in plots.items()}
+    for name, text in {**files, REPORT_FILE: html_page(comparison, plots)}.items():
+        write_whole(folder / name, text)
+    for plot in set(PLOT_FILES.values()) - set(files):  # from an earlier call
+        (folder / plot).unlink(missing_ok=True)
+
+
 def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -> str:
-    """Return the whole page; draws the plots unless given."""
-    plots = draw(comparison) if plots is None else plots
+    """Return the whole page, responsive, with a light and a dark theme; draws the plots unless given."""
     environment = Environment(
         loader=PackageLoader("rheobase", "comparison"),
         autoescape=True,
@@ -36,122 +48,58 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     labelled = comparison.about.ann_accuracy["test"] is not None
-    return environment.get_template(TEMPLATE).render(
+    themes = [
+        {"ink": INK[i], "grid": GRID[i], **{f"series-{n}": colour for n, colour in enumerate(series)}}
+        for i, series in enumerate((LIGHT, DARK))
+    ]
+    return environment.get_template("template.html").render(
         comparison=comparison,
         about=comparison.about,
-        light={"ink": INK[0], "grid": GRID[0], **_series(LIGHT)},
-        dark={"ink": INK[1], "grid": GRID[1], **_series(DARK)},
-        plots={name: (plot, Markup(plot.inline)) for name, plot in plots.items()},
+        light=themes[0],
+        dark=themes[1],
+        plots=draw(comparison) if plots is None else plots,
         overview=next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement")),
         groups={m: {e.timesteps: e for e in comparison.entries if e.method == m} for m in comparison.recipes},
         leads=partial(_leads, comparison),
-        methods=[_described(name, recipe, comparison) for name, recipe in comparison.recipes.items()],
-        missing=[
-            (method, comparison.spans(cells), reason, cells[0].status)
-            for (method, reason), cells in comparison.missing.items()
-        ],
+        summary=_summary,
         notes=_notes(comparison),
-        provenance=_provenance(comparison),
-        cells_done=sum(cell.status == "done" for cell in comparison.cells),
+        finished=sorted(cell.finished for cell in comparison.cells),
         script_id=SCRIPT_ID,
         document=comparison.to_json(),
     )
 
 
-def _series(colours: tuple[str, ...]) -> dict[str, str]:
-    return {f"series-{i}": colour for i, colour in enumerate(colours)}
-
-
 def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: bool = True) -> bool:
     """True if an entry has the best mean of all methods at its T; ``alone``: only if another one is worse."""
-    spreads = [e.over_seeds(quantity.value) for e in comparison.entries if e.timesteps == entry.timesteps]
+    spreads = [quantity.of(other) for other in comparison.entries if other.timesteps == entry.timesteps]
     means = {spread.mean for spread in spreads if spread is not None}
-    own = entry.over_seeds(quantity.value)
+    own = quantity.of(entry)
     if own is None or not quantity.best or (alone and len(means) == 1):
         return False
     return own.mean == (max(means) if quantity.best > 0 else min(means))
 
 
-# -- words -----------------------------------------------------------------------------------------------------
-
-
-def _described(name: str, recipe: Recipe, comparison: Comparison) -> dict[str, Any]:
-    """Summaries of a method and its components, from their docstrings."""
-    method = METHODS.get(recipe.name.split(" (")[0])
-    trained = [cell.execution for cell in comparison.cells if cell.method == name and cell.execution]
-    ways = {
-        "counts": "evaluated in closed form, which gives the result of the simulation",
-        "steps": "evaluated by simulating every step",
-    }
-    activation = recipe.activation
-    return {
-        "name": name,
-        "summary": _first_sentence(method) if method is not None else "A custom recipe.",
-        "parts": [
-            *([("activation", activation.kind, _first_sentence(type(activation)))] if activation else []),
-            ("neuron", recipe.neuron.kind, _first_sentence(type(recipe.neuron))),
-            *(("pass", part.kind, _first_sentence(type(part))) for part in recipe.calibration),
-        ],
-        "execution": ways[trained[0]] if trained else "",
-        "trained": activation is not None,
-        "yaml": recipe.to_yaml(),
-    }
-
-
-def _first_sentence(thing: type[Value] | Any) -> str:
-    """The first paragraph of a docstring as plain text, without a final formula."""
-    text = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+def _summary(described: object) -> str:
+    """The first paragraph of the docstring of a method or component as plain text, without a final formula."""
+    if isinstance(described, Recipe):
+        described = METHODS.get(described.name.split(" (")[0])
+        if described is None:
+            return "A custom recipe."
+    text = (inspect.getdoc(described) or "").split("\n\n")[0].replace("\n", " ")
     words, formula, _ = text.partition(":math:")
     text = words.rstrip(" :") + "." if formula else text
     return re.sub(r":\w+:(?=`)", "", text).replace("`", "")
 
 
-def _notes(comparison: Comparison) -> list[tuple[str, str]]:
-    """(note, methods and cells that have it), each note once."""
-    grouped: dict[str, dict[str, list[Cell]]] = {}
+def _notes(comparison: Comparison) -> dict[str, str]:
+    """Note -> the methods and cells that have it."""
+    grouped: dict[str, list[Cell]] = {}
     for cell in comparison.cells:
-        uncounted = (
-            [] if cell.test is None else [f"not counted in the energy: {what}" for what in cell.test.not_counted]
-        )
-        for note in (*cell.notes, *uncounted):
-            grouped.setdefault(note, {}).setdefault(cell.method, []).append(cell)
-    return [
-        (
-            note,
-            "; ".join(f"{method}, {comparison.spans(cells)}" for method, cells in methods.items()),
-        )
-        for note, methods in grouped.items()
-    ]
-
-
-def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
-    about, identity = comparison.about, comparison.about.identity
-    images = about.images
-    validation = (
-        f"{images['validation']} images, SHA-256 {identity.validation_sha256}"
-        if "validation" in images
-        else "none, so that no method was chosen"
-    )
-    finished = sorted(cell.finished for cell in comparison.cells)
-    return [
-        ("network", f"{about.network}: {about.sites} activation sites, {about.neurons} neurons"),
-        ("network, SHA-256", identity.model_sha256),
-        (
-            "calibration images",
-            f"{images['calibration']} images, of which each seed draws "
-            f"{min(identity.num_calibration_images, images['calibration'])} "
-            f"for a conversion; SHA-256 {identity.calibration_sha256}",
-        ),
-        ("test images", f"{images['test']} images, SHA-256 {identity.test_sha256}"),
-        ("validation images", validation),
-        ("energy", f"spikes counted on {min(identity.energy_images, images['test'])} of the test images"),
-        ("seeds", ", ".join(map(str, comparison.seeds))),
-        ("max-pooling", identity.max_pool),
-        ("training", "none" if about.training is None else json.dumps(about.training, ensure_ascii=False)),
-        ("versions", ", ".join(f"{name} {number}" for name, number in identity.versions.items())),
-        (
-            "machine of this report",
-            f"{about.machine['processor']}, {about.machine['cpus']} processors, PyTorch on {about.machine['threads']}",
-        ),
-        ("measured", finished[0] if finished[0] == finished[-1] else f"{finished[0]} to {finished[-1]}"),
-    ]
+        uncounted = cell.test.not_counted if cell.test else ()
+        for note in (*cell.notes, *(f"not counted in the energy: {cost}" for cost in uncounted)):
+            grouped.setdefault(note, []).append(cell)
+    methods = {note: group(cells, lambda cell: cell.method) for note, cells in grouped.items()}
+    return {
+        note: "; ".join(f"{method}, {comparison.spans(cells)}" for method, cells in having.items())
+        for note, having in methods.items()
+    }

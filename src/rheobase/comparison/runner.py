@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
-from rheobase.comparison.cells import Cell, Delay, Identity, Measured, key
+from rheobase.comparison.cells import Cell, Delay, Identity, Measured, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
@@ -21,8 +19,7 @@ from rheobase.measure._energy import energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
-from rheobase.methods._convert import convert
-from rheobase.methods._quantise import quantise
+from rheobase.methods._convert import convert, quantise
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.training import Training, train
 
@@ -41,7 +38,7 @@ class Runner:
     def __init__(
         self,
         model: nn.Module,
-        parts: Mapping[str, Images | None],
+        parts: Mapping[str, Images],
         training: Training | None,
         quantised: bool,
         home: Path | None,
@@ -49,42 +46,40 @@ class Runner:
     ) -> None:
         self.model, self.parts, self.training, self.quantised = model, parts, training, quantised
         self.home, self.identity = home, identity
+        self.settings = None if training is None else training.model_dump(mode="json")
         self.trained: dict[str, tuple[nn.Module, float]] = {}
 
     def trains(self, recipe: Recipe) -> bool:
         """True if the recipe needs training."""
         return recipe.activation is not None and not self.quantised
 
-    def training_of(self, recipe: Recipe) -> dict[str, Any] | None:
-        """Return the training settings that apply to a recipe; None if it needs no training."""
-        return self.training.model_dump(mode="json") if self.training and self.trains(recipe) else None
+    def key(self, recipe: Recipe, timesteps: int, seed: int) -> str:
+        """Return the key of a cell."""
+        return key(recipe.to_dict(), self.settings if self.trains(recipe) else None, timesteps, seed)
 
-    def claim(self, recipe: Recipe, timesteps: int, seed: int) -> str:
+    def lock(self, recipe: Recipe, timesteps: int, seed: int) -> str:
         """Return the lock of a training with all cells that need it, or of a cell without training."""
         if self.training is not None and self.trains(recipe):
-            return f"training-{self.training_name(recipe, seed)}"
-        asked = key(recipe.to_dict(), self.training_of(recipe), timesteps, seed)
-        return f"cell-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+            return self.training_name(recipe, seed)
+        return self.key(recipe, timesteps, seed)
 
     def training_name(self, recipe: Recipe, seed: int) -> str:
         """Return a hash of all inputs of the training."""
-        assert self.training is not None
         assert recipe.activation is not None
-        made_of = {
-            "activation": recipe.activation.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "seed": seed,
-            "from": self.identity.model_dump(
-                include={"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool"}
-            ),
-        }
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+        inputs = {"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool"}
+        return digest(
+            {
+                "activation": recipe.activation.model_dump(mode="json"),
+                "training": self.settings,
+                "seed": seed,
+                "from": self.identity.model_dump(include=inputs),
+            }
+        )
 
     def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
         """Run a cell; the cell has results, or the reason why it has none."""
-        found: dict[str, Any]
         try:
-            found = {"status": "done", **self._measure(recipe, timesteps, seed)}
+            found: dict[str, Any] = {"status": "done", **self._measure(recipe, timesteps, seed)}
         except _REFUSALS as error:
             found = {"status": "refused", "reason": str(error)}
         except Exception as error:  # one failed cell must not lose the others
@@ -95,7 +90,7 @@ class Runner:
             timesteps=timesteps,
             seed=seed,
             recipe=recipe.to_dict(),
-            training=self.training_of(recipe),
+            training=self.settings if self.trains(recipe) else None,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=self.identity,
             **found,
@@ -118,8 +113,7 @@ class Runner:
         if until.internal:
             notes.append(f"not in the latency: {until.internal} steps of neurons without input")
         return {
-            "test": self._on("test", network, steps),
-            "validation": self._on("validation", network, steps),
+            **{part: self._on(part, network, steps) for part in ("test", "validation") if part in self.parts},
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
@@ -127,12 +121,10 @@ class Runner:
             "notes": notes,
         }
 
-    def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured | None:
-        data = self.parts[part]
-        if data is None:
-            return None
-        result = evaluate(network, data.batches, (timesteps,))
-        spent = energy(network, data.some(self.identity.energy_images, 0), timesteps=timesteps)
+    def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
+        images = self.parts[part]
+        result = evaluate(network, images.data, (timesteps,))
+        spent = energy(network, images.some(self.identity.energy_images, 0), timesteps=timesteps)
         (row,) = result.rows
         if not spent.ann_picojoules > 0:
             raise CalibrationError(
@@ -149,23 +141,18 @@ class Runner:
                 remedy="calibrate on more images, or with a smaller learning rate",
             )
         return Measured(
+            **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate")},
+            **{name: getattr(spent, name) for name in ("picojoules", "ann_picojoules", "not_counted")},
             images=result.images,
-            accuracy=row.accuracy,
-            agreement=row.agreement,
-            logit_error=row.logit_error,
-            spike_rate=row.spike_rate,
             ann_accuracy=result.ann_accuracy,
             energy_ratio=spent.ratio,
-            picojoules=spent.picojoules,
-            ann_picojoules=spent.ann_picojoules,
             energy_images=spent.images,
-            not_counted=spent.not_counted,
         )
 
     def _calibration(self, seed: int) -> dict[str, Any]:
         """Arguments for conversion and quantisation: calibration images, their number and the seed."""
-        data = cast(Images, self.parts["calibration"]).batches
-        return {"calibration": data, "num_calibration_images": self.identity.num_calibration_images, "seed": seed}
+        data, number = self.parts["calibration"].data, self.identity.num_calibration_images
+        return {"calibration": data, "num_calibration_images": number, "seed": seed}
 
     def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """Return the trained network with the recipe's activation, and the duration of the training in seconds."""
@@ -177,13 +164,8 @@ class Runner:
         name = self.training_name(recipe, seed)
         if name not in self.trained:
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
-            trained = train(
-                network,
-                cast(Images, self.parts["calibration"]).batches,
-                self.training,
-                folder=None if self.home is None else self.home / TRAINING_FOLDER / name,
-                seed=seed,
-            )
+            folder = None if self.home is None else self.home / TRAINING_FOLDER / name
+            trained = train(network, self.parts["calibration"].data, self.training, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
 

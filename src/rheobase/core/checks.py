@@ -1,6 +1,7 @@
 """Checks of arguments: whole numbers, positive numbers, fractions, and choices.
 
-NumPy's numbers are accepted and returned as Python's. Booleans are refused as numbers.
+Each check raises an error of the class ``error`` that names the place and the valid values. NumPy's numbers are
+accepted and returned as Python's. Booleans are refused as numbers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ def is_number(value: object) -> TypeGuard[float]:
 def check_whole(
     value: Any, where: str, *, least: int = 1, most: int | None = None, error: type[RheobaseError] = RecipeError
 ) -> int:
-    """Return the value as an ``int``.
-
-    Raises:
-        RheobaseError: of class ``error``, if it is not a whole number from ``least`` to ``most``.
+    """Return a whole number from ``least`` to ``most`` as an ``int``.
 
     Example:
         >>> check_whole(8, "timesteps")
@@ -41,11 +39,7 @@ def check_whole(
 
 
 def check_positive(value: Any, where: str, *, error: type[RheobaseError] = RecipeError) -> float:
-    """Return the value as a ``float``.
-
-    Raises:
-        RheobaseError: of class ``error``, if it is not a finite number above 0.
-    """
+    """Return a finite number above 0 as a ``float``."""
     if not is_number(value) or not 0 < value < math.inf:
         raise error(f"is {value!r}", where=where, remedy="use a positive number")
     return float(value)
@@ -54,22 +48,14 @@ def check_positive(value: Any, where: str, *, error: type[RheobaseError] = Recip
 def check_fraction(
     value: Any, where: str, *, error: type[RheobaseError] = RecipeError, remedy: str = "use a number between 0 and 1"
 ) -> float:
-    """Return the value as a ``float``.
-
-    Raises:
-        RheobaseError: of class ``error``, if it is not a number above 0 and below 1.
-    """
+    """Return a number above 0 and below 1 as a ``float``."""
     if not is_number(value) or not 0 < value < 1:
         raise error(f"is {value!r}", where=where, remedy=remedy)
     return float(value)
 
 
 def check_choice(value: object, choices: Any, where: str, *, error: type[RheobaseError] = RecipeError) -> None:
-    """Check that the value is one of the ``choices``, a ``Literal`` type or a collection of values.
-
-    Raises:
-        RheobaseError: of class ``error``, with the choices, if it is not.
-    """
+    """Check that the value is one of the ``choices``, a ``Literal`` type or a collection of values."""
     allowed = get_args(choices) or tuple(choices)
     if value not in allowed:
         raise error(f"is {value!r}", where=where, remedy=f"use one of {', '.join(map(str, allowed))}")

@@ -24,11 +24,8 @@ class RheobaseError(Exception):
 
     def __init__(self, reason: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.reason, self.where, self.remedy = reason, where, remedy
-        text = f"{where}: {reason}" if where else reason
-        text = text.rstrip(".")
-        if remedy:
-            text += f". Remedy: {remedy.rstrip('.')}"
-        super().__init__(text + ".")
+        text = (f"{where}: {reason}" if where else reason).rstrip(".")
+        super().__init__(f"{text}. Remedy: {remedy.rstrip('.')}." if remedy else f"{text}.")
 
     @classmethod
     def typed(cls, reason: str, *, where: str | None = None, remedy: str | None = None) -> Self:
@@ -77,11 +74,7 @@ class TrainingError(RheobaseError, ValueError):
 class DivergedError(TrainingError):
     """A loss that is not finite, or a threshold that is not positive and finite, during training.
 
-    Args:
-        problem: the reason, without the folder.
-        where: the epoch and step.
-        kept: the folder with the last epoch before the failure.
-        remedy: what to do, as an imperative.
+    ``problem`` is the reason, ``where`` the epoch and step, ``kept`` the folder with the last epoch before the failure.
     """
 
     def __init__(self, problem: str, *, where: str, kept: str | None = None, remedy: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,14 +13,7 @@ T = TypeVar("T")
 
 def track(items: Iterable[T], description: str, *, show: bool, total: int | None = None) -> Iterator[T]:
     """Iterate over ``items``, with a progress bar if ``show``; give ``total`` if the items have no length."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    kinds = (BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn)
+    columns = [TextColumn("{task.description}"), *(kind() for kind in kinds)]
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
         yield from bar.track(items, total=total, description=description)

@@ -14,20 +14,12 @@ MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: object, where: str = "seed") -> int:
-    """Return the seed as an ``int``.
-
-    Raises:
-        RecipeError: if it is not a whole number from 0 to 2⁶³ − 1.
-    """
+    """Return the seed as an ``int``; a RecipeError if it is not a whole number from 0 to 2⁶³ − 1."""
     return check_whole(seed, where, least=0, most=MAX_SEED)
 
 
 def generator(seed: int) -> torch.Generator:
-    """A new random number generator on the CPU.
-
-    Raises:
-        RecipeError: if the seed is not a whole number from 0 to 2⁶³ − 1.
-    """
+    """A new random number generator on the CPU, from a seed that :func:`check_seed` accepts."""
     return torch.Generator().manual_seed(check_seed(seed))
 
 

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 from rheobase.core.errors import RheobaseError
@@ -24,10 +23,6 @@ def names_function(spec: str) -> bool:
 def call(spec: str, error: type[RheobaseError]) -> Any:
     """Import `module:function` with the working directory on `sys.path` and call it without arguments.
 
-    Args:
-        spec: the function, as `package.module:function`.
-        error: the class to raise.
-
     Raises:
         RheobaseError: of class `error`, if the spec is malformed, the module cannot be imported, the function is
             missing, or the call fails.
@@ -39,56 +34,40 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise error("is not of the form module:function", where=spec, remedy="write it as my_module:my_function")
-    module_name, function_name = match.groups()
-    with _working_directory_importable():
-        module = _import(module_name, spec, error)
-        function = getattr(module, function_name, None)
+    module_name, name = match.groups()
+    with _imported(module_name, spec, error) as module:
+        function = getattr(module, name, None)
         if not callable(function):
-            problem = "has no function {!r}" if function is None else "has {!r}, which is not callable"
-            raise error(
-                f"module {module_name!r} {problem.format(function_name)}",
-                where=spec,
-                remedy=f"define {function_name}() at the top level of {module.__file__ or module_name}",
-            )
+            has = f"has no function {name!r}" if function is None else f"has {name!r}, which is not callable"
+            remedy = f"define {name}() at the top level of {module.__file__ or module_name}"
+            raise error(f"module {module_name!r} {has}", where=spec, remedy=remedy)
         try:
             return function()
         except Exception as cause:
-            raise error(
-                f"the call without arguments failed ({type(cause).__name__}: {cause})",
-                where=spec,
-                remedy="make the function work when called without arguments",
-            ) from cause
+            reason = f"the call without arguments failed ({type(cause).__name__}: {cause})"
+            raise error(reason, where=spec, remedy="make the function work when called without arguments") from cause
 
 
 def load(module_name: str, error: type[RheobaseError]) -> None:
-    """Import a module that registers extensions, with the working directory on `sys.path`.
-
-    Raises:
-        RheobaseError: of class `error`, if it cannot be imported.
-    """
-    with _working_directory_importable():
-        _import(module_name, module_name, error)
-
-
-def _import(module_name: str, where: str, error: type[RheobaseError]) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except Exception as cause:
-        raise error(
-            f"module {module_name!r} cannot be imported ({type(cause).__name__}: {cause})",
-            where=where,
-            remedy="run in the folder that contains the module, or install the packages that it imports",
-        ) from cause
+    """Import a module that registers extensions; an error of class `error` if it cannot be imported."""
+    with _imported(module_name, module_name, error):
+        pass
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
+def _imported(module_name: str, where: str, error: type[RheobaseError]) -> Iterator[Any]:
+    """Import a module; the working directory is importable within the context."""
     folder = os.getcwd()
     importlib.invalidate_caches()
     sys.path.insert(0, folder)
     try:
-        yield
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as cause:
+            reason = f"module {module_name!r} cannot be imported ({type(cause).__name__}: {cause})"
+            remedy = "run in the folder that contains the module, or install the packages that it imports"
+            raise error(reason, where=where, remedy=remedy) from cause
+        yield module
     finally:
-        # the imported module may itself have removed the entry
-        if folder in sys.path:
+        if folder in sys.path:  # the imported module may itself have removed the entry
             sys.path.remove(folder)

@@ -41,24 +41,22 @@ class Value(BaseModel):
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Build a value from plain values; raises the library's errors in place of pydantic's."""
+        if isinstance(obj, dict):
+            obj = {str(name): value for name, value in obj.items()}  # pydantic passes the names as keywords
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
             raise cls._explained(error) from None
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a field may be a dict
+
     def __setattr__(self, name: str, value: Any) -> None:
-        raise self.refusal(
-            "is read-only",
-            where=f"{type(self).__name__}.{name}",
-            remedy=f"make a new value with .replace({name}=...)",
-        )
+        where, remedy = f"{type(self).__name__}.{name}", f"make a new value with .replace({name}=...)"
+        raise self.refusal("is read-only", where=where, remedy=remedy)
 
     def replace(self, **fields: Any) -> Self:
-        """A new value with some fields changed, validated like any new value.
-
-        Raises:
-            RecipeError: (or the class ``refusal``) if a field is unknown or invalid.
-        """
+        """A new value with some fields changed, validated like any new value."""
         return type(self)(**{**dict(self), **fields})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

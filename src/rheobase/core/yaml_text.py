@@ -16,9 +16,7 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     names: list[Any] = []
-    for key, _ in node.value:
-        if key.tag == "tag:yaml.org,2002:merge":
-            continue
+    for key in (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"):
         name = loader.construct_object(key, deep=True)
         if name in names:
             raise yaml.MarkedYAMLError(problem=f"{name!r} is given twice", problem_mark=key.start_mark)
@@ -30,11 +28,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """The values in a YAML text.
-
-    Raises:
-        RheobaseError: of class ``refusal``, if it is not YAML or has a duplicate key.
-    """
+    """The values in a YAML text; an error of class ``refusal`` if it is not YAML or has a duplicate key."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # ValueError: an invalid date
@@ -43,17 +37,12 @@ def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError
 
 
 def read_yaml(path: Path, refusal: type[RheobaseError] = RecipeError) -> Any:
-    """The values in a YAML file.
-
-    Raises:
-        RheobaseError: of class ``refusal``, if it cannot be read, is not text or not YAML, or has a duplicate key.
-    """
+    """The values in a YAML file, as :func:`parse_yaml` reads them; ``refusal`` also if it cannot be read."""
     try:
         text = path.read_text()
     except OSError as error:
-        raise refusal(
-            f"cannot be read: {error.strerror}", where=str(path), remedy="check the path and its permissions"
-        ) from None
+        reason = f"cannot be read: {error.strerror}"
+        raise refusal(reason, where=str(path), remedy="check the path and its permissions") from None
     except UnicodeDecodeError:
         raise refusal("is not a text file", where=str(path), remedy="pass a YAML file") from None
     return parse_yaml(text, str(path), refusal)

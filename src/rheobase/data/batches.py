@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -13,11 +15,13 @@ from rheobase.core.errors import DataError
 
 Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
+Batch = tuple[Tensor, Tensor | None]
+"""Images [B, ...], and labels [B] or None."""
 
 _CHECKED_AT_ONCE = 1000
 
 
-def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Batch]:
     """Iterate over (images, labels or None) in the order given.
 
     Raises:
@@ -26,9 +30,8 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
     whole = tensors(data, where)
     if whole is not None:
         images, labels = whole
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            yield images[part], None if labels is None else labels[part]
+        parts = repeat(None) if labels is None else labels.split(batch_size)
+        yield from zip(images.split(batch_size), parts, strict=False)
         return
     if not isinstance(data, Iterable):
         raise DataError.typed(
@@ -37,27 +40,30 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[tup
     empty = True
     for batch in data:
         empty = False
-        if isinstance(batch, Tensor):
-            yield batch, None
-        elif isinstance(batch, (tuple, list)) and len(batch) >= 1 and isinstance(batch[0], Tensor):
-            labels = as_labels(batch[1], where) if len(batch) > 1 else None
-            if labels is not None:
-                check_as_many(batch[0], labels, where)
-            yield batch[0], labels
-        else:
-            raise DataError(
-                f"yields {type(batch).__name__}", where=where, remedy="make each batch a tensor or (images, labels)"
-            )
+        yield as_batch(batch, where)
     if empty:
-        raise no_image(where)
+        raise DataError("is empty", where=where, remedy="give at least one image")
 
 
-def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
-    """Images and labels (or None), if the data are tensors; None for an iterable of batches.
+def as_batch(batch: Any, where: str) -> Batch:
+    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
+    images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
+    if not isinstance(images, Tensor):
+        remedy = "make each batch a tensor or (images, labels), with all images of one shape"
+        raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
+    if not labels:
+        return images, None
+    try:
+        given = torch.as_tensor(labels[0])
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = f"has labels that are not numbers ({type(labels[0]).__name__}: {error})"
+        raise DataError(reason, where=where, remedy="give one class index for each image") from None
+    check_as_many(images, given, where)
+    return images, given
 
-    Raises:
-        DataError: if there is no image, or not one label for each image.
-    """
+
+def tensors(data: object, where: str) -> Batch | None:
+    """Images and labels (or None), if the data are tensors and not empty; None for an iterable of batches."""
     if isinstance(data, Tensor):
         images, labels = data, None
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
@@ -66,20 +72,14 @@ def tensors(data: object, where: str) -> tuple[Tensor, Tensor | None] | None:
     else:
         return None
     if images.dim() < 2 or len(images) == 0:
-        raise no_image(where)
+        raise DataError("is empty", where=where, remedy="give at least one image")
     return images, labels
 
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    if isinstance(data, tuple) and data and isinstance(data[0], Tensor):
-        data = data[0]
-    if isinstance(data, Tensor):
-        return -(-len(data) // batch_size)
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError:
-        return None
+    images = data[0] if isinstance(data, tuple) and data else data
+    return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 
 class Digest:
@@ -88,12 +88,13 @@ class Digest:
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
-    def update(self, **tensors: Tensor | None) -> None:
-        """Add one batch; each keyword is a separate stream of values."""
+    def update(self, **tensors: Tensor | None) -> Digest:
+        """Add one batch, and return the digest; each keyword is a separate stream of values."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
+        return self
 
     def hexdigest(self) -> str:
         """The hash of all streams."""
@@ -103,17 +104,8 @@ class Digest:
         return total.hexdigest()
 
 
-def no_image(where: str) -> DataError:
-    """The error for data without an image."""
-    return DataError("is empty", where=where, remedy="give at least one image")
-
-
-def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the batches, and check that they match.
-
-    Raises:
-        DataError: if images differ in shape, or only some batches have labels.
-    """
+def alike(parts: Iterable[Batch], where: str) -> Iterator[Batch]:
+    """Yield the batches; refuse images of different shapes, and labels for some batches only."""
     shape = labelled = None
     for images, labels in parts:
         if shape is None:
@@ -126,90 +118,41 @@ def alike(parts: Iterable[tuple[Tensor, Tensor | None]], where: str) -> Iterator
         yield images, labels
 
 
-def as_labels(labels: Any, where: str) -> Tensor:
-    """Labels of a batch as a tensor.
-
-    Raises:
-        DataError: if they are not numbers.
-    """
-    try:
-        return torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"has labels that are not numbers ({type(labels).__name__}: {error})",
-            where=where,
-            remedy="give one class index for each image",
-        ) from None
-
-
 def check_as_many(images: Any, labels: Any, where: str) -> None:
-    """Refuse images [N, ...] if the number of labels is not N.
-
-    Raises:
-        DataError: naming both numbers.
-    """
+    """Refuse images [N, ...] if the number of labels is not N."""
     if labels.shape[:1] != images.shape[:1]:
-        raise DataError(
-            f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels",
-            where=where,
-            remedy="give each image one label",
-        )
+        reason = f"has {len(images)} images but {len(labels) if labels.ndim else 'no'} labels"
+        raise DataError(reason, where=where, remedy="give each image one label")
 
 
 def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
-    """Refuse images that are not finite floating-point numbers.
-
-    Args:
-        images: [N, ...].
-        where: name of the data in the error.
-        numbers: index of each image in the given data, for the error; default: from 0.
-
-    Raises:
-        DataError: naming the first such image.
-    """
+    """Refuse images [N, ...] that are not finite floating-point numbers; ``numbers`` are their indices in the data."""
     if not images.is_floating_point():
         raise DataError(f"holds {images.dtype} values", where=where, remedy="convert to float and normalise")
     for start, part in enumerate(images.split(_CHECKED_AT_ONCE)):
         if not bool(torch.isfinite(part).all()):
             first = int((~torch.isfinite(part)).flatten(1).any(1).nonzero()[0]) + start * _CHECKED_AT_ONCE
-            raise DataError(
-                f"image {first if numbers is None else numbers[first]} holds NaN or infinite values",
-                where=where,
-                remedy="repair or remove the image",
-            )
+            reason = f"image {first if numbers is None else numbers[first]} holds NaN or infinite values"
+            raise DataError(reason, where=where, remedy="repair or remove the image")
 
 
 def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number for each image, from 0 to ``classes`` − 1.
-
-    Raises:
-        DataError: naming the first such image, counted from ``offset``.
-    """
+    """Refuse labels that are not one whole number below ``classes`` for each image, counted from ``offset``."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(
-            f"have shape {list(labels.shape)} and dtype {labels.dtype}",
-            where=f"labels of the {where}",
-            remedy="give one whole number for each image",
-        )
+        reason = f"have shape {list(labels.shape)} and dtype {labels.dtype}"
+        raise DataError(reason, where=f"labels of the {where}", remedy="give one whole number for each image")
     bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         problem = f"is {int(labels[first])}"
         if classes is not None:
             problem += f", but the network has {classes} classes (0 to {classes - 1})"
-        raise DataError(
-            problem,
-            where=f"label of image {offset + first} of the {where}",
-            remedy="number the classes from 0, and give the network one output for each class",
-        )
+        remedy = "number the classes from 0, and give the network one output for each class"
+        raise DataError(problem, where=f"label of image {offset + first} of the {where}", remedy=remedy)
 
 
 def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
-    """Refuse labels that do not fit the outputs [B, ...] of the network.
-
-    Raises:
-        DataError: if the outputs are not logits, or a label is not one of their classes.
-    """
+    """Refuse labels that do not fit the outputs [B, ...] of the network."""
     if answers.dim() != 2:
         raise DataError(
             f"have no effect, because the output of the network has shape {list(answers.shape[1:])} for each image",

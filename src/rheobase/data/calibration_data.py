@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from rheobase.core.seeds import generator
 from rheobase.data.batches import Batches, Digest, check_images
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
+from rheobase.data.sources import InMemory
 
 HELD_OUT = 0.2
 MAX_HELD_OUT = 2000
@@ -58,17 +59,15 @@ class CalibrationData:
         drawn = sample(data, num_calibration_images, seed, where=where)
         images, labels = drawn.images, drawn.labels
         check_images(images, where, drawn.numbers)
-        digest = Digest()
-        digest.update(images=images, labels=labels)
         order = torch.randperm(len(images), generator=generator(seed))
         cut = min(int(len(images) * HELD_OUT), MAX_HELD_OUT)
-        held_out, fit = order[:cut], order[cut:]
+        (fit, fit_labels), (held_out, held_out_labels) = InMemory(images, labels).batches([order[cut:], order[:cut]])
         return cls(
-            images[fit],
-            images[held_out],
-            None if labels is None else labels[fit],
-            None if labels is None else labels[held_out],
-            digest.hexdigest(),
+            fit,
+            held_out,
+            fit_labels,
+            held_out_labels,
+            Digest().update(images=images, labels=labels).hexdigest(),
             complete=len(images) == drawn.given,
             given=drawn.given,
             classes=drawn.classes,
@@ -91,10 +90,8 @@ class CalibrationData:
             return None
         names = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
         known = len(missing) + len(classes_of(labels))
-        if self.classes.issuperset(missing):
-            remedy = f"raise num_calibration_images above {len(self)}"
-        else:
-            remedy = "give training images of every class"
+        seen = self.classes.issuperset(missing)
+        remedy = f"raise num_calibration_images above {len(self)}" if seen else "give training images of every class"
         return (
             f"calibration data: {len(missing)} of {known} classes have no calibration image ({names}). Remedy: {remedy}"
         )
@@ -116,11 +113,8 @@ def missing_classes(labels: Tensor, known: Iterable[int]) -> list[int]:
     missing = sorted(set(known) - present)
     if not present or not missing:
         return []
-    classes, images = len(missing) + len(present), len(labels)
-    one, two = (
-        (1 - 1 / classes) ** images,
-        (1 - 2 / classes) ** images,
-    )  # probability that a class, or two, do not occur
-    mean = classes * one
-    variance = mean + classes * (classes - 1) * two - mean**2
+    count = len(missing) + len(present)
+    one, two = (1 - 1 / count) ** len(labels), (1 - 2 / count) ** len(labels)  # that a class, or two, do not occur
+    mean = count * one
+    variance = mean + count * (count - 1) * two - mean**2
     return missing if len(missing) > mean + 3 * max(variance, 0.0) ** 0.5 else []

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, FiniteFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rheobase.core.checks import check_choice, check_positive, check_whole, is_whole
-from rheobase.core.errors import DataError
+from rheobase.core.checks import check_whole, is_whole
+from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.values import Value
+from rheobase.data.readers.image_dataset import reading
 from rheobase.data.sampling import sample_order
 
+Recordings = Sequence[tuple[Any, Any]]
+"""Pairs (structured events or their file, class index) by index: a list, or a data set of tonic."""
 _AXES = ("x", "y", "p", "t")
+_NAME = re.compile(r"[^.].*\.(bin|aedat4)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Framing:
+class Framing(Value):
     """Counts the events of a recording in T frames of P polarities: an image [T·P, H, W].
 
     Channel f·P + p at (y, x) is min(n, clip) / scale, where n is the number of events of polarity p (0 is OFF, 1 is ON)
@@ -35,12 +40,9 @@ class Framing:
         by="time":   f = min(⌊T·(t_i − t_0) / (t_{N−1} − t_0)⌋, T − 1)
         by="count":  f = ⌊T·i / N⌋
 
-    Every event is in exactly one frame. The frames have equal duration, or equal numbers of events within one event. If
-    all events have the same time, they are in frame 0.
-
-    The frames are those of SpikingJelly if T divides the duration or N. Otherwise SpikingJelly rounds the length of a
-    frame down to whole microseconds or events and adds the remainder to the last frame, so an edge differs by less than
-    T microseconds or events. Tonic's `ToFrame` drops the remainder.
+    Every event is in exactly one frame; if all have the same time, in frame 0. The frames are those of SpikingJelly if
+    T divides the duration or N. Otherwise SpikingJelly rounds the length of a frame down and adds the remainder to the
+    last frame, so an edge differs by less than T microseconds or events. Tonic's `ToFrame` drops the remainder.
 
     Args:
         frames: T.
@@ -60,24 +62,15 @@ class Framing:
         [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
     """
 
-    frames: int
-    sensor: tuple[int, int]
+    place: ClassVar[str | None] = "framing"
+    refusal: ClassVar[type[RheobaseError]] = DataError
+
+    frames: PositiveInt
+    sensor: tuple[PositiveInt, PositiveInt]
     by: Literal["time", "count"] = "time"
     polarities: Literal[1, 2] = 2
-    clip: int | None = None
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_whole(self.frames, "frames", error=DataError)
-        if self.clip is not None:
-            check_whole(self.clip, "clip", error=DataError)
-        if len(self.sensor) != 2:
-            raise DataError(f"is {self.sensor}", where="sensor", remedy="give width and height")
-        for value in self.sensor:
-            check_whole(value, "sensor", error=DataError)
-        check_choice(self.by, ("time", "count"), "by", error=DataError)
-        check_choice(self.polarities, (1, 2), "polarities", error=DataError)
-        check_positive(self.scale, "scale", error=DataError)
+    clip: PositiveInt | None = None
+    scale: FiniteFloat = Field(default=1.0, gt=0)
 
     def __call__(self, events: np.ndarray, where: str = "recording") -> np.ndarray:
         """Count a structured array of events; `where` is its name in errors."""
@@ -128,37 +121,14 @@ class Framing:
         return [x, y, p, t]
 
 
-class Recordings(Protocol):
-    """A sequence of (structured events, class index): a list, or a data set of tonic."""
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Recordings, each read and counted on access, and the names of their classes."""
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
-
-
-class EventDataset(Dataset[tuple[Tensor, int]]):
-    """A data set of recordings, each read and counted on access.
-
-    Args:
-        recordings: at least one recording.
-        framing: the conversion of events into an image.
-        positions: indices of the recordings to use, in this order; default: all.
-
-    Raises:
-        DataError: on construction, if the first recording cannot be read or does not fit the framing; on access, the
-            same for that recording.
-
-    Example:
-        >>> events = np.array([(0, 0, 1, 10)], [(axis, int) for axis in "xypt"])
-        >>> image, label = EventDataset([(events, 3)], Framing(frames=1, sensor=(2, 2)))[0]
-        >>> image.sum().item(), label
-        (1.0, 3)
-    """
-
-    def __init__(self, recordings: Recordings, framing: Framing, positions: Sequence[int] | None = None) -> None:
-        self.recordings, self.framing = recordings, framing
-        self.positions = range(len(recordings)) if positions is None else positions
-        self.classes: list[str] = list(getattr(recordings, "classes", ()))
-        if not len(self):
+    def __init__(
+        self, recordings: Recordings, framing: Framing, positions: Sequence[int], classes: Sequence[str]
+    ) -> None:
+        self.recordings, self.framing, self.positions, self.classes = recordings, framing, positions, list(classes)
+        if not positions:
             raise DataError("holds no recording", where="data set", remedy="give at least one recording")
         self[0]  # raises here for a wrong sensor, not in the middle of a long run
 
@@ -168,11 +138,11 @@ class EventDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         position = self.positions[index]
         events, label = self.recordings[position]
-        where = f"recording {position}"
-        if isinstance(self.recordings, _Folder):
-            where = str(self.recordings.paths[position])
+        where = str(events) if isinstance(events, Path) else f"recording {position}"
         if not is_whole(label, least=0):
             raise DataError(f"has the label {label!r}", where=where, remedy="give a class index, 0 or more")
+        if isinstance(events, Path):
+            events = _read(events)
         return torch.from_numpy(self.framing(events, where)), int(label)
 
 
@@ -200,16 +170,14 @@ def load(
     Args:
         source: the folder or the recordings.
         framing: the conversion of events into an image.
-        batch_size: images in a batch.
-        limit: maximum number of recordings; the first ones in order are read.
-        seed: shuffle the recordings once with this seed, before the limit is applied.
+        batch_size, limit, seed: as for `rheobase.data.load`.
 
     Returns:
         A loader of (float32 images [B, T·P, H, W], int64 labels [B]).
 
     Raises:
-        DataError: if there is no recording, the layout of the folder is wrong, tonic is missing, or the first recording
-            is damaged or does not fit the framing; while iterating, if a later recording is damaged or does not fit.
+        DataError: if there is no recording, the layout of the folder is wrong, or tonic is missing; if a recording is
+            damaged or does not fit the framing (at once for the first one, else while iterating).
 
     Example:
         >>> loader = load("N-MNIST/Test", Framing(frames=4, sensor=(34, 34)), seed=0)  # doctest: +SKIP
@@ -217,85 +185,45 @@ def load(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None:
             check_whole(value, name, error=DataError)
-    recordings = _Folder(Path(source)) if isinstance(source, str | os.PathLike) else source
+    if isinstance(source, str | os.PathLike):
+        recordings, classes = _in_folder(Path(source))
+    else:
+        recordings, classes = source, getattr(source, "classes", [])
     positions = sample_order(len(recordings), limit, seed)
-    return DataLoader(EventDataset(recordings, framing, positions), batch_size=batch_size)
+    return DataLoader(_Images(recordings, framing, positions, classes), batch_size=batch_size)
 
 
-# Files
-
-
-class _Folder:
-    """The recordings `<class>/<name>` in a folder."""
-
-    def __init__(self, root: Path) -> None:
-        try:
-            folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-            inside = {folder: sorted(filter(_is_recording, folder.iterdir())) for folder in folders}
-        except OSError as cause:
-            raise DataError(
-                f"cannot be listed ({cause.strerror})",
-                where=str(cause.filename or root),
-                remedy="give an existing folder with read permission",
-            ) from cause
-        for folder in folders or [root]:
-            if not inside.get(folder):
-                raise DataError(
-                    "holds no recording" if folders else "holds no class folder",
-                    where=str(folder),
-                    remedy=f"give a folder of recordings <class>/<name> with the endings {' '.join(_ENDINGS)}",
-                )
-        self.classes = [folder.name for folder in folders]
-        self.paths = [path for paths in inside.values() for path in paths]
-        self._labels = [label for label, paths in enumerate(inside.values()) for _ in paths]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return _read(self.paths[index]), self._labels[index]
-
-
-_ENDINGS = (".bin", ".aedat4")
-
-
-def _is_recording(path: Path) -> bool:
-    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
+def _in_folder(root: Path) -> tuple[Recordings, list[str]]:
+    """The recordings `<class>/<name>` in a folder, and the names of the classes."""
+    with reading(str(root)):
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        inside = [[path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)] for folder in folders]
+    empty = [folder for folder, paths in zip(folders, inside, strict=True) if not paths]
+    if empty or not folders:
+        raise DataError(
+            "holds no recording" if empty else "holds no class folder",
+            where=str(empty[0] if empty else root),
+            remedy="give a folder of recordings <class>/<name> with the ending .bin or .aedat4",
+        )
+    recordings = [(path, label) for label, paths in enumerate(inside) for path in paths]
+    return recordings, [folder.name for folder in folders]
 
 
 def _read(path: Path) -> np.ndarray:
     """The events of a file; a file without events is refused, because it is likely a failed download."""
     try:
-        events = _read_bin(path) if path.suffix.lower() == ".bin" else _tonic().read_aedat4(str(path))
-        if not len(events):
-            raise ValueError("it holds no event")
-    except (DataError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as cause:  # tonic raises any exception, and panics of aedat are not subclasses of Exception
-        raise DataError(
-            f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})",
-            where=str(path),
-            remedy="download or write it again, or remove it",
-        ) from cause
-    return events
-
-
-def _read_bin(path: Path) -> np.ndarray:
-    tonic_io = _tonic()
-    size = path.stat().st_size
-    if size % 5:  # tonic would read a truncated file
-        raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
-    return tonic_io.read_mnist_file(str(path), dtype=tonic_io.events_struct)
-
-
-def _tonic() -> Any:
-    try:
         import aedat  # noqa: F401  tonic imports it only when it reads AEDAT 4
         from tonic import io
     except ImportError as cause:
-        raise DataError(
-            f"need a package that is not installed ({cause})",
-            where="recordings",
-            remedy="run pip install 'rheobase[events]'",
-        ) from cause
-    return io
+        reason = f"need a package that is not installed ({cause})"
+        raise DataError(reason, where="recordings", remedy="run pip install 'rheobase[events]'") from cause
+    with reading(str(path)):
+        if path.suffix.lower() == ".aedat4":
+            events = io.read_aedat4(str(path))
+        elif (size := path.stat().st_size) % 5:  # tonic would read a truncated file
+            raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
+        else:
+            events = io.read_mnist_file(str(path), dtype=io.events_struct)
+        if not len(events):
+            raise ValueError("it holds no event")
+    return events

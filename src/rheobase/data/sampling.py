@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rheobase.core.checks import check_whole
+from rheobase.core.errors import DataError
 from rheobase.core.seeds import check_seed, generator
-from rheobase.data.batches import Batches, alike, batches, no_image, tensors
-from rheobase.data.sources import InMemory, OnDisk, dataset_of, is_map_style, join
+from rheobase.data.batches import Batch, Batches, alike, batches, tensors
+from rheobase.data.sources import InMemory, OnDisk, Source, dataset_of, is_map_style, join
 
 NUM_CALIBRATION_IMAGES = 1024
 """Default number of calibration images."""
@@ -63,19 +64,21 @@ def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str =
     """
     number, seed = check_whole(number, "num_calibration_images"), check_seed(seed)
     dataset = data if is_map_style(data) else dataset_of(data)
+    whole = tensors(data, where) if dataset is None else None
     if dataset is not None:
-        source = OnDisk(dataset, data.num_workers if isinstance(data, DataLoader) else 0, where)
-        order = _chosen(len(source), number, seed)
-        images, labels = join(source.batches(order.split(_AT_ONCE)), where)
-        return RandomSample(images, labels, tuple(order.tolist()), len(source), classes_of(labels))
-    whole = tensors(data, where)
-    if whole is None:
+        source: Source = OnDisk(dataset, data.num_workers if isinstance(data, DataLoader) else 0, where)
+    elif whole is not None:
+        source = InMemory(*whole)
+    else:
         return _from_stream(cast(Batches, data), number, seed, where)
-    images, labels = whole
-    order = _chosen(len(images), number, seed)
-    if len(images) > number:
-        images, labels = next(InMemory(images, labels).batches([order]))
-    return RandomSample(images, labels, tuple(order.tolist()), len(whole[0]), classes_of(whole[1]))
+    takes_all = len(source) <= number
+    order = torch.arange(len(source)) if takes_all else torch.tensor(sample_order(len(source), number, seed))
+    if whole is not None and takes_all:  # not copied
+        images, labels = whole
+    else:
+        images, labels = join(source.batches(order.split(_AT_ONCE)), where)
+    classes = classes_of(labels if whole is None else whole[1])
+    return RandomSample(images, labels, tuple(order.tolist()), len(source), classes)
 
 
 def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
@@ -85,40 +88,25 @@ def sample_order(count: int, limit: int | None, seed: int | None) -> list[int]:
     return torch.randperm(count, generator=generator(seed)).tolist()[:limit]
 
 
-def _chosen(count: int, number: int, seed: int) -> Tensor:
-    """Indices of the drawn images: all in order, or a smaller sample in random order."""
-    return torch.arange(count) if count <= number else torch.tensor(sample_order(count, number, seed))
-
-
 def _from_stream(data: Batches, number: int, seed: int, where: str) -> RandomSample:
     """Reservoir sampling: image n replaces a kept one with probability ``number`` / n."""
     draws = np.random.default_rng(seed)  # its random numbers do not depend on how many are drawn at once
-    kept: list[tuple[int, Tensor, Tensor | None]] = []
+    kept: dict[int, tuple[int, Batch]] = {}
     classes: set[int] = set()
     given = 0
-    for part, labels in alike(batches(data, where=where), where):
+    for images, labels in alike(batches(data, where=where), where):
         classes |= classes_of(labels)
-        for i, draw in enumerate(draws.random(len(part)).tolist()):
-            place = given + i if given + i < number else int(draw * (given + i + 1))
-            if place >= number:
-                continue
-            # copies, because a view would keep the whole batch in memory
-            image = given + i, part[i].clone(), None if labels is None else labels[i].clone()
-            if place < len(kept):
-                kept[place] = image
-            else:
-                kept.append(image)
-        given += len(part)
+        for i, draw in enumerate(draws.random(len(images)).tolist(), given):
+            place = i if i < number else int(draw * (i + 1))
+            if place < number:
+                part = slice(i - given, i - given + 1)
+                # copies, because a view would keep the whole batch in memory
+                kept[place] = i, (images[part].clone(), None if labels is None else labels[part].clone())
+        given += len(images)
     if not kept:
-        raise no_image(where)
-    known = [label for *_, label in kept if label is not None]
-    return RandomSample(
-        torch.stack([image for _, image, _ in kept]),
-        torch.stack(known) if known else None,
-        tuple(number for number, *_ in kept),
-        given,
-        frozenset(classes),
-    )
+        raise DataError("is empty", where=where, remedy="give at least one image")
+    images, labels = join((one for _, one in kept.values()), where)
+    return RandomSample(images, labels, tuple(number for number, _ in kept.values()), given, frozenset(classes))
 
 
 def classes_of(labels: Tensor | None) -> frozenset[int]:

@@ -15,19 +15,8 @@ from torch.utils.data import default_collate as collate
 
 from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.data.batches import (
-    Batches,
-    Digest,
-    alike,
-    as_labels,
-    batches,
-    check_images,
-    check_labels,
-    no_image,
-    tensors,
-)
+from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, check_labels, tensors
 
-Batch = tuple[Tensor, Tensor | None]
 _AT_ONCE = 100
 
 
@@ -53,26 +42,23 @@ class InMemory:
 
     def digest(self) -> str:
         """SHA-256 of all values."""
-        digest = Digest()
-        digest.update(images=self.images, labels=self.labels)
-        return digest.hexdigest()
+        return Digest().update(images=self.images, labels=self.labels).hexdigest()
 
 
+@dataclass(frozen=True)
 class OnDisk:
-    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes.
+    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes; never empty."""
 
-    Raises:
-        DataError: on construction, if the data set is empty; on reading, if images are not tensors of one shape.
-    """
+    dataset: Dataset[Any]
+    workers: int
+    where: str
 
-    def __init__(self, dataset: Dataset[Any], workers: int, where: str) -> None:
-        self.dataset, self.workers, self.where = dataset, workers, where
-        self.size = len(cast(Sized, dataset))
-        if self.size == 0:
-            raise no_image(where)
+    def __post_init__(self) -> None:
+        if len(self) == 0:
+            raise DataError("is empty", where=self.where, remedy="give at least one image")
 
     def __len__(self) -> int:
-        return self.size
+        return len(cast(Sized, self.dataset))
 
     @cached_property
     def labelled(self) -> bool:
@@ -92,18 +78,17 @@ class OnDisk:
     def digest(self) -> str:
         """SHA-256 of the number of images and of the first image, because reading all could take an hour."""
         image, label = next(self.batches([torch.tensor([0])]))
-        digest = Digest()
-        digest.update(images=image, labels=label)
-        return hashlib.sha256(f"{self.size} {digest.hexdigest()}".encode()).hexdigest()
+        first = Digest().update(images=image, labels=label).hexdigest()
+        return hashlib.sha256(f"{len(self)} {first}".encode()).hexdigest()
 
     def in_memory(self, progress: bool = False) -> InMemory:
         """Read each image once, directly into one tensor."""
-        wanted = torch.arange(self.size).split(_AT_ONCE)
+        wanted = torch.arange(len(self)).split(_AT_ONCE)
         parts = track(self.batches(wanted), "reading", show=progress, total=len(wanted))
         images, labels = torch.empty(0), []
         for numbers, (part, classes) in zip(wanted, alike(parts, self.where), strict=True):
             if not len(images):
-                images = torch.empty(self.size, *part.shape[1:], dtype=part.dtype)
+                images = torch.empty(len(self), *part.shape[1:], dtype=part.dtype)
             images[numbers] = part
             labels += [] if classes is None else [classes]
         return InMemory(images, torch.cat(labels) if labels else None)
@@ -148,11 +133,7 @@ def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
 
 
 def join(parts: Iterable[Batch], where: str) -> Batch:
-    """Concatenate all batches.
-
-    Raises:
-        DataError: if shapes differ, or only some have labels.
-    """
+    """Concatenate all batches."""
     images, labels = zip(*alike(parts, where), strict=True)
     # a single batch is not copied, because it may take most of the memory
     return images[0] if len(images) == 1 else torch.cat(images), None if labels[0] is None else torch.cat(labels)
@@ -180,12 +161,9 @@ def dataset_of(loader: object) -> Dataset[Any] | None:
 
 def _collate(items: list[Any], where: str) -> Batch:
     """Collate items of a data set, each an image or (image, label, ...), into one batch."""
-    remedy = "let the data set return (image tensor, label), with all images of one shape"
     try:
         batch = collate(items)
     except (TypeError, RuntimeError) as cause:
+        remedy = "let the data set return (image tensor, label), with all images of one shape"
         raise DataError(f"has items that cannot be batched ({cause})", where=where, remedy=remedy) from cause
-    images, *labels = [batch] if isinstance(batch, Tensor) else batch
-    if not isinstance(images, Tensor):
-        raise DataError(f"holds {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
-    return images, as_labels(labels[0], where) if labels else None
+    return as_batch(batch, where)

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rheobase.core import user_code as _imports
+from rheobase.core import user_code
 from rheobase.core.errors import ModelError
 from rheobase.graph.trace.capture import check_finite_weights
 
 _NESTS = ("state_dict", "model_state_dict", "model")
-_PICKLES = (".pt", ".pth", ".bin")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _LISTED = 10
 
 
@@ -30,11 +30,8 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         spec: `module:function`, imported with the working directory on `sys.path` and called without arguments; it
-            returns an `nn.Module`.
+            returns an `nn.Module`, which is returned in eval mode.
         checkpoint: file of trained weights; `None` keeps the weights that the function set.
-
-    Returns:
-        The network in eval mode, on the device on which the function built it.
 
     Raises:
         ModelError: if the function cannot be imported or returns no module; if the file is missing, damaged, of an
@@ -43,14 +40,13 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
     Example:
         >>> net = load("my_nets:resnet20", "resnet20.safetensors")  # doctest: +SKIP
     """
-    model = _imports.call(spec, ModelError)
+    model = user_code.call(spec, ModelError)
     if not isinstance(model, nn.Module):
-        raise ModelError.typed(
-            f"returned {type(model).__name__}, not a torch.nn.Module", where=spec, remedy="return the network"
-        )
+        reason = f"returned {type(model).__name__}, not a torch.nn.Module"
+        raise ModelError.typed(reason, where=spec, remedy="return the network")
     if checkpoint is not None:
         path = Path(checkpoint)
-        _fill(model, _state_dict(_read(path), path), path)
+        _fill(model, _state_dict(_read(path), str(path)), str(path))
     check_finite_weights(model, spec if checkpoint is None else str(checkpoint))
     return model.eval()
 
@@ -58,54 +54,37 @@ def load(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
 def _read(path: Path) -> Any:
     """Read the file; every failure becomes a ModelError."""
     suffix, where = path.suffix.lower(), str(path)
-    if suffix != ".safetensors" and suffix not in _PICKLES:
-        raise ModelError(
-            f"has the unknown suffix {suffix!r}",
-            where=where,
-            remedy=f"give a .safetensors, {', '.join(_PICKLES)} file",
-        )
+    if suffix not in _SUFFIXES:
+        remedy = f"give a {', '.join(_SUFFIXES)} file"
+        raise ModelError(f"has the unknown suffix {suffix!r}", where=where, remedy=remedy)
     if not path.is_file():
         raise ModelError("is not a file", where=where, remedy="check the path of the checkpoint")
     try:
-        if suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if suffix == _SUFFIXES[0] else torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as cause:
         raise ModelError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
     except Exception as cause:  # torch's unpickler raises almost any exception on a damaged file
+        reason = f"is damaged, truncated or not a checkpoint ({type(cause).__name__}: {cause}".splitlines()[0] + ")"
+        remedy = "copy or save the checkpoint again"
         if isinstance(cause, UnpicklingError) or "TorchScript" in str(cause):
-            raise _refused(where, cause) from cause
-        first_line = f"{type(cause).__name__}: {cause}".splitlines()[0]
-        raise ModelError(
-            f"is damaged, truncated or not a checkpoint ({first_line})",
-            where=where,
-            remedy="copy or save the checkpoint again",
-        ) from cause
+            # the part of torch's long message that names the refused object
+            found = re.search(r"unsupported (?:global: )?\w+ \S+", str(cause), re.IGNORECASE)
+            reason = "is refused, because it is damaged or holds objects other than tensors, which can run code"
+            reason += f" ({found[0]})" if found else ""
+            remedy = "if you trust the file, load it with torch and save it with torch.save(model.state_dict(), path)"
+        raise ModelError(reason, where=where, remedy=remedy) from cause
 
 
-def _refused(where: str, cause: Exception) -> ModelError:
-    # The part of torch's long message that names the refused object.
-    found = re.search(r"unsupported (?:global: )?\w+ \S+", str(cause), re.IGNORECASE)
-    detail = f" ({found[0]})" if found else ""
-    return ModelError(
-        f"is refused, because it is damaged or holds objects other than tensors, which can run code{detail}",
-        where=where,
-        remedy="if you trust the file, load it with torch and save it with torch.save(model.state_dict(), path)",
-    )
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Any]:
+def _state_dict(content: Any, where: str) -> dict[str, Any]:
     """Find the state dict in the content of a checkpoint."""
     if isinstance(content, Mapping):
         content = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), content)
     if isinstance(content, Mapping) and content and all(map(_is_entry, content.items())):
         return dict(content)
     found = f"the keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
-    raise ModelError(
-        f"holds no state dict, but {found if content != {} else 'an empty dict'}",
-        where=str(path),
-        remedy=f"save model.state_dict() itself, or under one of the keys {', '.join(_NESTS)}",
-    )
+    reason = f"holds no state dict, but {found if content != {} else 'an empty dict'}"
+    remedy = f"save model.state_dict() itself, or under one of the keys {', '.join(_NESTS)}"
+    raise ModelError(reason, where=where, remedy=remedy)
 
 
 def _is_entry(item: tuple[Any, Any]) -> bool:
@@ -113,38 +92,27 @@ def _is_entry(item: tuple[Any, Any]) -> bool:
     return isinstance(key, str) and (isinstance(value, Tensor) or key.endswith("_extra_state"))
 
 
-def _fill(model: nn.Module, state: dict[str, Any], path: Path) -> None:
+def _fill(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """Load the state dict strictly; the error names the keys that do not fit."""
     own = model.state_dict()
     if _all_prefixed(state) and not _all_prefixed(own):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     # Checkpoints from before torch 0.4.1 lack this counter, and torch accepts them too.
     state.update({key: own[key] for key in own.keys() - state.keys() if key.endswith(".num_batches_tracked")})
-    wrong = [
-        f"{key} (file {_shape(state[key])}, network {_shape(own[key])})"
-        for key in own
-        if key in state and _shape(state[key]) != _shape(own[key])
-    ]
+    shapes = {key: (_shape(state[key]), _shape(own[key])) for key in own if key in state}
     problems = {
         "missing keys": [key for key in own if key not in state],
         "unexpected keys": [key for key in state if key not in own],
-        "wrongly shaped": wrong,
+        "wrongly shaped": [f"{key} (file {a}, network {b})" for key, (a, b) in shapes.items() if a != b],
     }
-    text = "; ".join(f"{name}: {_some(keys)}" for name, keys in problems.items() if keys)
-    if text:
-        raise ModelError(
-            f"does not fit the network ({text})",
-            where=str(path),
-            remedy="give the function of the network that the checkpoint was saved from, or another checkpoint",
-        )
+    if text := "; ".join(f"{name}: {_some(keys)}" for name, keys in problems.items() if keys):
+        remedy = "give the function of the network that the checkpoint was saved from, or another checkpoint"
+        raise ModelError(f"does not fit the network ({text})", where=where, remedy=remedy)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as cause:
-        raise ModelError(
-            f"is refused by the network ({cause})",
-            where=str(path),
-            remedy="check the loading code of the network",
-        ) from cause
+        remedy = "check the loading code of the network"
+        raise ModelError(f"is refused by the network ({cause})", where=where, remedy=remedy) from cause
 
 
 def _all_prefixed(state: Mapping[str, Any]) -> bool:

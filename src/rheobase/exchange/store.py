@@ -14,19 +14,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import StoreError
-from rheobase.core.paths import as_path
+from rheobase.core.folders import as_path, refuse_foreign
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
@@ -53,9 +53,6 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
         folder: folder to create, with its parents; must not exist unless ``overwrite``.
         overwrite: replace a saved network or an empty folder; a folder with other files is never replaced.
 
-    Returns:
-        The folder.
-
     Raises:
         StoreError: if the folder exists or cannot be written (no permission, no space), or :func:`load` would refuse
             the network. An existing folder is then unchanged.
@@ -68,31 +65,27 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
     content, tensors = describe(network, str(folder))
     blob = safetensors.torch.save(tensors)
     content["tensors_sha256"] = hashlib.sha256(blob).hexdigest()
-    content["sha256"] = _digest(content)
+    content["sha256"] = digest(content)
     text = json.dumps(content, indent=1).encode()
     try:
         target = folder.resolve()  # a link is kept; its target is replaced
-        _refuse_existing(target, overwrite, str(folder))
+        if os.path.lexists(target):
+            if not overwrite:
+                remedy = "choose another folder, or pass overwrite=True"
+                raise StoreError("already exists", where=str(folder), remedy=remedy)
+            ours = (STRUCTURE_FILE, TENSORS_FILE) if (target / STRUCTURE_FILE).exists() else ()
+            refuse_foreign(target, ours, "a saved network", hidden=True)
         _put(target, {TENSORS_FILE: blob, STRUCTURE_FILE: text})
     except OSError as cause:
-        raise StoreError(
-            f"cannot be written ({cause.strerror or cause})",
-            where=str(folder),
-            remedy="free space, change the permissions, or choose another folder",
-        ) from cause
+        reason, remedy = f"cannot be written ({cause.strerror or cause})", "free space, or choose another folder"
+        raise StoreError(reason, where=str(folder), remedy=remedy) from cause
     return folder
 
 
 def load(folder: str | Path) -> SpikingNetwork:
-    """Read a network that :func:`save` wrote; the class of the original network is not needed.
+    """Read a network that :func:`save` wrote, on the CPU; the class of the original network is not needed.
 
     The logits are bit-identical to those before saving, on the same machine and versions. No code in the files is run.
-
-    Args:
-        folder: folder of the saved network.
-
-    Returns:
-        The network, on the CPU.
 
     Raises:
         StoreError: if a file is missing, damaged or altered, was written by a newer rheobase, or does not describe a
@@ -105,35 +98,14 @@ def load(folder: str | Path) -> SpikingNetwork:
     folder = as_path(folder, "folder")
     if not folder.is_dir():
         raise StoreError("is not a folder", where=str(folder), remedy="check the path")
-    where = str(folder / STRUCTURE_FILE)
-    content = _parse(_read(folder / STRUCTURE_FILE), where)
-    blob = _read(folder / TENSORS_FILE)
+    structure, where = str(folder / STRUCTURE_FILE), str(folder / TENSORS_FILE)
+    content = _parse(_read(structure), structure)
+    blob = _read(where)
     if hashlib.sha256(blob).hexdigest() != content.get("tensors_sha256"):
-        raise StoreError("is truncated or altered (SHA-256 differs)", where=str(folder / TENSORS_FILE), remedy=_AGAIN)
-    try:
+        raise StoreError("is truncated or altered (SHA-256 differs)", where=where, remedy=_AGAIN)
+    with _refusing("holds no tensors of a network", where):
         tensors = safetensors.torch.load(blob)
-    except Exception as cause:  # the hash is correct, so that no release has written this file
-        raise StoreError(
-            f"holds no tensors of a network ({_first_line(cause)})", where=str(folder / TENSORS_FILE), remedy=_AGAIN
-        ) from cause
-    return rebuild(content, tensors, where)
-
-
-def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
-    """Build the network from the content and tensors that :func:`describe` returned.
-
-    Raises:
-        StoreError: if the content does not describe a spiking network.
-    """
-    document = _validate(content, where)
-    try:
-        return _rebuild(document, tensors, where)
-    except StoreError:
-        raise
-    except Exception as cause:  # the hashes are correct, so that no release has written this file
-        raise StoreError(
-            f"does not describe a valid network ({_first_line(cause)})", where=where, remedy=_AGAIN
-        ) from cause
+    return rebuild(content, tensors, structure)
 
 
 # -- the document --------------------------------------------------------------------------------------------
@@ -149,7 +121,7 @@ class _Node(_Entry):
     inputs: tuple[str, ...]
     attributes: dict[str, _Scalar | list[_Scalar]]
     parameters: dict[str, str]
-    shape: tuple[int, ...]
+    shape: tuple[NonNegativeInt, ...]
     origin: str
 
 
@@ -191,11 +163,8 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
     bank = _Bank()
 
     def graph_entry(graph: Graph, prefix: str) -> dict[str, Any]:
-        return {
-            "nodes": [asdict(node) for node in graph.nodes],
-            "output": graph.output,
-            "tensors": {name: bank.put(f"{prefix}.{name}", t) for name, t in graph.tensors.items()},
-        }
+        tensors = {name: bank.put(f"{prefix}.{name}", t) for name, t in graph.tensors.items()}
+        return {"nodes": [asdict(node) for node in graph.nodes], "output": graph.output, "tensors": tensors}
 
     def neuron_entry(index: int, neuron: Neuron) -> dict[str, Any]:
         # not named_buffers(), which omits buffers that are None
@@ -222,20 +191,11 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
     try:
         content = json.loads(json.dumps(content))  # exactly the values that load will read
     except (TypeError, ValueError) as cause:
-        raise StoreError(
-            f"holds a value that JSON cannot express ({_first_line(cause)})",
-            where="network",
-            remedy="keep plain values in recipe, provenance and attributes",
-        ) from cause
-    document = _validate(content, f"network for {where}")
-    for graph in (document.graph, document.ann):
-        _check_graph(graph, bank.tensors, f"network for {where}")
-    _check_kinds(document, f"network for {where}")
+        reason = f"holds a value that JSON cannot express ({first_line(cause)})"
+        remedy = "keep plain values in recipe, provenance and attributes"
+        raise StoreError(reason, where="network", remedy=remedy) from cause
+    _validate(content, bank.tensors, f"network for {where}")
     return content, bank.tensors
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.channels_last)
 
 
 class _Bank:
@@ -250,17 +210,17 @@ class _Bank:
         """Store a tensor; return its stored name: ``name``, or that of an equal tensor."""
         plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         # A 1x1 weight fits both memory formats; its strides can select the kernel that computes with it.
-        last = tensor.dim() == 4 and tensor.stride() == _channels_last(plain).stride()
+        last = tensor.dim() == 4 and tensor.stride() == plain.clone(memory_format=torch.channels_last).stride()
         bits = hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data).digest()
         stored = self._names.setdefault((plain.dtype, plain.shape, last, bits), name)
         if stored == name:
             self.tensors[name] = plain
-            if last:
-                self.channels_last.append(name)
+            self.channels_last += [name] if last else []
         return stored
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def digest(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of a document without the entry that holds it."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -268,64 +228,68 @@ def _digest(content: Mapping[str, Any]) -> str:
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _refusing(reason: str, where: str) -> Iterator[None]:
+    """Convert any error to a StoreError: the hashes are correct, so that no release has written the file."""
     try:
-        return path.read_bytes()
+        yield
+    except StoreError:
+        raise
+    except Exception as cause:
+        raise StoreError(f"{reason} ({first_line(cause)})", where=where, remedy=_AGAIN) from cause
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except FileNotFoundError as cause:
-        raise StoreError(
-            "is missing", where=str(path), remedy="check that the folder holds a saved network; " + _AGAIN
-        ) from cause
+        remedy = f"check that the folder holds a saved network; {_AGAIN}"
+        raise StoreError("is missing", where=path, remedy=remedy) from cause
     except OSError as cause:
-        raise StoreError(
-            f"cannot be read ({cause.strerror or cause})", where=str(path), remedy="check its permissions"
-        ) from cause
+        raise StoreError(f"cannot be read ({cause.strerror})", where=path, remedy="check its permissions") from cause
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
+    with _refusing("is truncated, damaged or not JSON", where):
         content = json.loads(data)
-    except (ValueError, RecursionError) as cause:
-        raise StoreError(
-            f"is truncated, damaged or not JSON ({_first_line(cause)})", where=where, remedy=_AGAIN
-        ) from cause
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise StoreError(
-            "is not the file of a rheobase network", where=where, remedy="give the folder of a saved network"
-        )
+        remedy = "give the folder of a saved network"
+        raise StoreError("is not the file of a rheobase network", where=where, remedy=remedy)
     version = content.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise StoreError(
-            f"has format version {version} of a newer rheobase (this one reads {VERSION})",
-            where=where,
-            remedy="upgrade rheobase",
-        )
-    if content.get("sha256") != _digest(content):
+    check_version(version, VERSION, where)
+    if content.get("sha256") != digest(content):
         raise StoreError("is altered (SHA-256 differs)", where=where, remedy=_AGAIN)
     if version != VERSION:
         raise StoreError(f"has the unknown format version {version!r}", where=where, remedy=_AGAIN)
     return content
 
 
-def _validate(content: Mapping[str, Any], where: str) -> _Document:
-    try:
-        return _Document.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise StoreError(f"field {place}: {first['msg']}", where=where, remedy=_AGAIN) from None
+def check_version(version: object, known: int, where: str) -> None:
+    """Refuse a file of a newer rheobase."""
+    if isinstance(version, int) and version > known:
+        reason = f"has format version {version} of a newer rheobase (this one reads {known})"
+        raise StoreError(reason, where=where, remedy="upgrade rheobase")
 
 
-def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
+def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:
+    """Build the network from the content and tensors that :func:`describe` returned.
+
+    Raises:
+        StoreError: if the content does not describe a spiking network.
+    """
+    document = _validate(content, tensors, where)
+    channels_last = set(document.channels_last)
+
     def copy(stored: str) -> Tensor:
         # A copy is aligned by torch, and does not share memory with an equal tensor.
-        return _channels_last(tensors[stored]) if stored in channels_last else tensors[stored].clone()
+        memory_format = torch.channels_last if stored in channels_last else torch.contiguous_format
+        return tensors[stored].clone(memory_format=memory_format)
 
     @functools.cache
     def shared(_name: str, stored: str) -> Tensor:
         return copy(stored)  # one for both graphs, as after conversion
 
     def graph(entry: _Graph) -> Graph:
-        _check_graph(entry, tensors, where)
         nodes = [Node(**node.model_dump()) for node in entry.nodes]
         return Graph(nodes, entry.output, {name: shared(name, stored) for name, stored in entry.tensors.items()})
 
@@ -333,43 +297,49 @@ def _rebuild(document: _Document, tensors: Mapping[str, Tensor], where: str) -> 
         buffers = {name: None if stored is None else copy(stored) for name, stored in entry.buffers.items()}
         return NEURONS[entry.kind](**entry.config, **buffers)
 
-    _check_kinds(document, where)
-    channels_last = set(document.channels_last)
-    spiking = graph(document.graph)
-    ann = spiking if document.ann == document.graph else graph(document.ann)
-    neurons = [neuron(entry) for entry in document.neurons]
-    protocol = document.protocol
-    return SpikingNetwork(
-        spiking,
-        ann,
-        neurons,
-        document.timesteps,
-        document.recipe,
-        document.provenance,
-        document.alignment,
-        None if protocol is None else PROTOCOLS[protocol["kind"]](**protocol),
-    )
+    with _refusing("does not describe a valid network", where):
+        spiking = graph(document.graph)
+        return SpikingNetwork(
+            spiking,
+            spiking if document.ann == document.graph else graph(document.ann),
+            [neuron(entry) for entry in document.neurons],
+            document.timesteps,
+            document.recipe,
+            document.provenance,
+            document.alignment,
+            None if document.protocol is None else PROTOCOLS[document.protocol["kind"]](**document.protocol),
+        )
 
 
-def _check_kinds(document: _Document, where: str) -> None:
+def _validate(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> _Document:
+    """Check everything that does not need the values of tensors.
+
+    Raises:
+        StoreError: for the first field, node or neuron that :func:`rebuild` could not build.
+    """
+    try:
+        document = _Document.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise StoreError(f"field {place}: {first['msg']}", where=where, remedy=_AGAIN) from None
+    for graph in (document.graph, document.ann):
+        _check_graph(graph, tensors, where)
     protocol = document.protocol
     if protocol is not None and protocol.get("kind") not in PROTOCOLS:
         raise StoreError(f"has a protocol of the unknown kind {protocol.get('kind')!r}", where=where, remedy=_IMPORT)
     for index, entry in enumerate(document.neurons):
         if entry.kind not in NEURONS:
-            raise StoreError(
-                f"has neurons (site {index}) of the unknown kind {entry.kind!r}; known: {', '.join(NEURONS)}",
-                where=where,
-                remedy=_IMPORT,
-            )
+            known = ", ".join(NEURONS)
+            reason = f"has neurons (site {index}) of the unknown kind {entry.kind!r}; known: {known}"
+            raise StoreError(reason, where=where, remedy=_IMPORT)
         try:
             inspect.signature(NEURONS[entry.kind]).bind(**entry.config, **entry.buffers)
         except TypeError as error:
-            raise StoreError(
-                f"has neurons (site {index}, {entry.kind}) that cannot be built: {error}",
-                where=where,
-                remedy="write a constructor that takes every buffer and every value of config() by name",
-            ) from None
+            reason = f"has neurons (site {index}, {entry.kind}) that cannot be built: {error}"
+            remedy = "write a constructor that takes every buffer and every value of config() by name"
+            raise StoreError(reason, where=where, remedy=remedy) from None
+    return document
 
 
 def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -380,10 +350,9 @@ def _check_graph(graph: _Graph, tensors: Mapping[str, Tensor], where: str) -> No
     """
     known: set[str] = set()
     for index, node in enumerate(graph.nodes):
-        reason = _fault(node, index, known, graph, tensors)
-        if reason:
-            remedy = _AGAIN if "unknown operation" not in reason else f"{_IMPORT}, or {_AGAIN}"
-            raise StoreError(f"has a node {node.name!r} that {reason}", where=where, remedy=remedy)
+        if fault := _fault(node, index, known, graph, tensors):
+            remedy = f"{_IMPORT}, or {_AGAIN}" if "unknown" in fault else _AGAIN
+            raise StoreError(f"has a node {node.name!r} that {fault}", where=where, remedy=remedy)
         known.add(node.name)
     if graph.output not in known:
         raise StoreError(f"has the output {graph.output!r}, which is not a node", where=where, remedy=_AGAIN)
@@ -394,6 +363,14 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
         return "occurs twice"
     if (node.operation == "input") != (index == 0):
         return "is the first, but not the input" if index == 0 else "is a second input"
+    for name in node.inputs:
+        if name not in known:
+            return f"reads {name!r}, which is not computed before it"
+    for name in node.parameters.values():
+        if graph.tensors.get(name) not in tensors:
+            return f"uses the missing tensor {name!r}"
+    if node.operation == "input":
+        return None
     attributes = dict(node.attributes)
     if node.operation == "site":
         kind = attributes.pop("activation", None)
@@ -402,42 +379,16 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
             return f"has the unknown activation {kind!r}; known: {', '.join(ACTIVATIONS)}"
     else:
         function = getattr(OPERATIONS.get(node.operation), "apply", None)
-        if function is None and node.operation != "input":
+        if function is None:
             return f"has the unknown operation {node.operation!r}"
-    if min(node.shape, default=1) < 0:
-        return f"has the shape {list(node.shape)}"
-    for name in node.inputs:
-        if name not in known:
-            return f"reads {name!r}, which is not computed before it"
-    for name in node.parameters.values():
-        if graph.tensors.get(name) not in tensors:
-            return f"uses the missing tensor {name!r}"
-    if function is not None:
-        try:
-            inspect.signature(function).bind(*node.inputs, **attributes, **node.parameters)
-        except TypeError as error:
-            return f"cannot be computed ({node.operation}: {error})"
+    try:
+        inspect.signature(function).bind(*node.inputs, **attributes, **node.parameters)
+    except TypeError as error:
+        return f"cannot be computed ({node.operation}: {error})"
     return None
 
 
 # -- writing -------------------------------------------------------------------------------------------------
-
-
-def _refuse_existing(target: Path, overwrite: bool, where: str) -> None:
-    if not os.path.lexists(target):
-        return
-    if not overwrite:
-        raise StoreError("already exists", where=where, remedy="choose another folder, or pass overwrite=True")
-    if not target.is_dir():
-        raise StoreError("is a file, not a folder", where=where, remedy="choose another folder")
-    names = sorted(path.name for path in target.iterdir())
-    foreign = [name for name in names if name not in (STRUCTURE_FILE, TENSORS_FILE)]
-    if names and (foreign or STRUCTURE_FILE not in names):
-        raise StoreError(
-            f"is not replaced, because it holds other files ({', '.join((foreign or names)[:5])})",
-            where=where,
-            remedy="choose another folder, or empty this one",
-        )
 
 
 def _put(target: Path, files: Mapping[str, bytes]) -> None:
@@ -452,9 +403,13 @@ def _put(target: Path, files: Mapping[str, bytes]) -> None:
             new.mkdir()
             for name, data in files.items():
                 _write(new / name, data)
-            _sync(new)
-            _swap(new, target, old)
-            _sync(target.parent)
+            if target.exists():
+                os.rename(target, old)
+            os.rename(new, target)
+        except BaseException as cause:
+            if old.exists() and not target.exists():
+                _restore(old, target, cause)
+            raise
         finally:
             # if restoring the old folder failed, ``old`` is the only copy
             if target.exists() or not old.exists():
@@ -473,32 +428,14 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can sync a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _swap(new: Path, target: Path, old: Path) -> None:
+def _restore(old: Path, target: Path, cause: BaseException) -> None:
     try:
-        if target.exists():
-            os.rename(target, old)
-        os.rename(new, target)
-    except BaseException as cause:
-        if old.exists() and not target.exists():
-            try:
-                os.rename(old, target)
-            except OSError:
-                raise StoreError(
-                    f"could not be replaced ({_first_line(cause)}), nor could the old network be restored",
-                    where=str(target),
-                    remedy=f"move the old network back from {old}",
-                ) from cause
-        raise
+        os.rename(old, target)
+    except OSError:
+        reason = f"could not be replaced ({first_line(cause)}), nor could the old network be restored"
+        raise StoreError(reason, where=str(target), remedy=f"move the old network back from {old}") from cause
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,55 +1,29 @@
 """Published methods as recipes: combinations of a neuron, an activation and calibration passes."""
 
-from rheobase.methods._convert import convert
-from rheobase.methods._quantise import quantise
-from rheobase.methods.activation_part import ActivationPart, StaircaseActivation
-from rheobase.methods.adaptive_levels import AdaptedLevels, LevelMetric, adapt_levels, level_metric
-from rheobase.methods.da_parallel import DAParallel
-from rheobase.methods.ftbc import FTBC
-from rheobase.methods.neuron_part import (
-    ConstantCurrentNeuron,
-    IntegrateFireNeuron,
-    NeuronPart,
-    ParallelNeuron,
-    PascNeuron,
-)
-from rheobase.methods.opi import OPI
-from rheobase.methods.parallel_conversion import ParallelConversion
-from rheobase.methods.pascal import Pascal
-from rheobase.methods.qac import QAC, LearnedActivation
-from rheobase.methods.qvm import QVM
-from rheobase.methods.rate_coding import RateCoding
-from rheobase.methods.recipe import METHODS, Recipe
-from rheobase.methods.registry import register
-from rheobase.methods.rts import RTS
-from rheobase.methods.snn_calibration import SNNCalibration
-
-__all__ = [
-    "FTBC",
-    "METHODS",
-    "OPI",
-    "QAC",
-    "QVM",
-    "RTS",
-    "ActivationPart",
-    "AdaptedLevels",
-    "ConstantCurrentNeuron",
-    "DAParallel",
-    "IntegrateFireNeuron",
-    "LearnedActivation",
-    "LevelMetric",
-    "NeuronPart",
-    "ParallelConversion",
-    "ParallelNeuron",
-    "PascNeuron",
-    "Pascal",
-    "RateCoding",
-    "Recipe",
-    "SNNCalibration",
-    "StaircaseActivation",
-    "adapt_levels",
-    "convert",
-    "level_metric",
-    "quantise",
-    "register",
-]
+from rheobase.methods._convert import convert as convert
+from rheobase.methods._convert import quantise as quantise
+from rheobase.methods.activation_part import ActivationPart as ActivationPart
+from rheobase.methods.activation_part import StaircaseActivation as StaircaseActivation
+from rheobase.methods.adaptive_levels import AdaptedLevels as AdaptedLevels
+from rheobase.methods.adaptive_levels import LevelMetric as LevelMetric
+from rheobase.methods.adaptive_levels import adapt_levels as adapt_levels
+from rheobase.methods.adaptive_levels import level_metric as level_metric
+from rheobase.methods.da_parallel import DAParallel as DAParallel
+from rheobase.methods.ftbc import FTBC as FTBC
+from rheobase.methods.neuron_part import ConstantCurrentNeuron as ConstantCurrentNeuron
+from rheobase.methods.neuron_part import IntegrateFireNeuron as IntegrateFireNeuron
+from rheobase.methods.neuron_part import NeuronPart as NeuronPart
+from rheobase.methods.neuron_part import ParallelNeuron as ParallelNeuron
+from rheobase.methods.neuron_part import PascNeuron as PascNeuron
+from rheobase.methods.opi import OPI as OPI
+from rheobase.methods.parallel_conversion import ParallelConversion as ParallelConversion
+from rheobase.methods.pascal import Pascal as Pascal
+from rheobase.methods.qac import QAC as QAC
+from rheobase.methods.qac import LearnedActivation as LearnedActivation
+from rheobase.methods.qvm import QVM as QVM
+from rheobase.methods.rate_coding import RateCoding as RateCoding
+from rheobase.methods.recipe import METHODS as METHODS
+from rheobase.methods.recipe import Recipe as Recipe
+from rheobase.methods.registry import register as register
+from rheobase.methods.rts import RTS as RTS
+from rheobase.methods.snn_calibration import SNNCalibration as SNNCalibration

@@ -1,9 +1,10 @@
-"""Conversion of a trained network into a calibrated spiking network."""
+"""Conversion of a trained network into a calibrated spiking network, and quantised activations before it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError, RheobaseWarning
 from rheobase.core.seeds import check_seed
 from rheobase.core.versions import versions
-from rheobase.data.batches import Batches
+from rheobase.data import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -22,12 +23,12 @@ from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of, relative_difference
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
+from rheobase.network import Provenance, SpikingNetwork
 from rheobase.network.checks import check_input
-from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
-from rheobase.signals.alignment import Alignment
+from rheobase.signals import Alignment
 
 
 def convert(
@@ -79,15 +80,23 @@ def convert(
         >>> len(snn.sites)
         19
     """
-    _check_arguments(recipe, calibration, max_pool)
+    _check_recipe(recipe)
+    check_choice(max_pool, MaxPool, "max_pool")
+    if calibration is None and recipe.calibration:
+        raise DataError(
+            f"is needed: {recipe.name} fits {', '.join(part.kind for part in recipe.calibration)} to data",
+            where="calibration",
+            remedy="pass training images",
+        )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     written, notes = _analog(model, data, example, max_pool)
     graph, folded = fold_batch_norm(written)
+    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes)
     if data is not None:
         notes += [note for note in class_notes(data, graph) if note not in notes]
-    notes = [*notes, *folded, *_data_notes(data, seed)]
-    provenance = Provenance(seed=seed, versions=versions(), calibration=_described(data), notes=notes)
+        _record(data, provenance)
+    notes += folded
 
     sites = site_table(graph)
     if recipe.activation is not None:
@@ -106,19 +115,76 @@ def convert(
     return network
 
 
-def _check_arguments(recipe: Recipe, calibration: Batches | Dataset[Any] | None, max_pool: str) -> None:
-    if not isinstance(recipe, Recipe):
-        raise RecipeError.typed(
-            f"is a {type(recipe).__name__}",
+def quantise(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    calibration: Batches | Dataset[Any],
+    example: Tensor | None = None,
+    max_pool: MaxPool = "refuse",
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
+    seed: int = 0,
+) -> TrainableGraph:
+    """Replace every activation of a trained network by the recipe's quantised activation, with θ fitted to data.
+
+    By default, the initial θ of a site minimises the squared error of the quantised activation over the calibration
+    images, so a trained ReLU network needs only a few epochs of training. Learned levels are also initialised from
+    the images.
+
+    Args:
+        model: a trained network; not changed. Sites that are already quantised, such as those of a network returned by
+            this function, keep their θ.
+        recipe: a recipe whose activation has levels, such as ``rb.Pascal(levels=4)``, or learns them, such as
+            ``rb.QAC(mean_timesteps=3)``.
+        calibration: training images, as for :func:`rheobase.convert`.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images.
+        max_pool: as for :func:`rheobase.convert`.
+        num_calibration_images: size of the random sample of them to use, drawn by the seed.
+        seed: seed of the sample.
+
+    Returns:
+        A module to train, and then to convert with the same recipe. ``notes`` lists what was rewritten; dropout is
+        removed.
+
+    Raises:
+        RecipeError: if the recipe has no quantised activation, or its levels do not fit the sites.
+        TraceError: if operations of the network cannot become spiking.
+        CalibrationError: if a site is never active on the calibration images.
+
+    Warns:
+        RheobaseWarning: if labels show that classes are missing among the calibration images.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> net = rb.quantise(zoo.resnet20(), rb.Pascal(levels=4), calibration=torch.rand(16, 3, 32, 32))
+        >>> net(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    _check_recipe(recipe)
+    activation = recipe.activation
+    if activation is None:
+        raise RecipeError(
+            f"{recipe.name} has no quantised activation",
             where="recipe",
-            remedy="pass a recipe such as rb.RateCoding(timesteps=8)",
+            remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4), rb.QAC(mean_timesteps=3)",
         )
     check_choice(max_pool, MaxPool, "max_pool")
-    if calibration is None and recipe.calibration:
-        raise DataError(
-            f"is needed: {recipe.name} fits {', '.join(part.kind for part in recipe.calibration)} to data",
-            where="calibration",
-            remedy="pass training images",
+    data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
+    if isinstance(model, TrainableGraph):
+        graph, notes = model.to_graph(), list(model.notes)
+    else:
+        graph, notes = traced(model, data.fit, example, max_pool)
+    known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
+    folded, _ = fold_batch_norm(graph)
+    modules = activation.modules(folded, data.fit, site_table(graph), known)
+    return TrainableGraph(graph, modules, [*notes, *class_notes(data, graph)], activation.constraint).to(graph.device)
+
+
+def _check_recipe(recipe: object) -> None:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError.typed(
+            f"is a {type(recipe).__name__}", where="recipe", remedy="pass a recipe such as rb.RateCoding(timesteps=8)"
         )
 
 
@@ -127,7 +193,11 @@ def _analog(
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
-        return _captured(model, None if data is None else data.fit, example, max_pool)
+        images = None if data is None else data.fit
+        graph, notes = traced(model, images, example, max_pool)
+        if max_pool == "average" and any("average pooling" in note for note in notes):
+            notes.append(_cost_of_average(model, graph, example if images is None else images))
+        return graph, notes
     if max_pool != "refuse" or example is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
@@ -143,25 +213,21 @@ def _analog(
     return graph, notes
 
 
-def _described(data: CalibrationData | None) -> dict[str, Any]:
-    """The record of the calibration images."""
-    if data is None:
-        return {}
-    return {
+def _record(data: CalibrationData, provenance: Provenance) -> None:
+    """Record the calibration images, with notes."""
+    provenance.calibration |= {
         "images": len(data),
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
     }
-
-
-def _data_notes(data: CalibrationData | None, seed: int) -> list[str]:
-    notes = []
-    if data is not None and not data.complete:
-        notes.append(f"calibration data: a random sample of {len(data)} of {data.given} images, drawn by seed {seed}")
-    if data is not None and len(data.held_out) == 0:
-        notes.append("calibration data: fewer than five images, so none is held out; site errors are not measured")
-    return notes
+    if not data.complete:
+        drawn = f"a random sample of {len(data)} of {data.given} images, drawn by seed {provenance.seed}"
+        provenance.notes.append(f"calibration data: {drawn}")
+    if len(data.held_out) == 0:
+        provenance.notes.append(
+            "calibration data: fewer than five images, so none is held out; site errors are not measured"
+        )
 
 
 def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
@@ -186,16 +252,8 @@ def _calibrate(
             network.graph = fold_batch_norm(network.graph)[0]
             network.plan()
         after = site_errors(network, data.held_out)
-        network.provenance.passes.append(
-            {
-                "pass": calibration_pass.model_dump(mode="json"),
-                "changed": changes.changed,
-                "notes": changes.notes,
-                "history": changes.history,
-                "error_before": before,
-                "error_after": after,
-            }
-        )
+        record = {"pass": calibration_pass.model_dump(mode="json"), **asdict(changes)}
+        network.provenance.passes.append({**record, "error_before": before, "error_after": after})
         before = after
 
 
@@ -215,17 +273,12 @@ def _timesteps(recipe: Recipe, neurons: Sequence[Neuron]) -> int:
 
 
 def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
-    """A note on how many edges T grows and shrinks.
-
-    Raises:
-        RecipeError: if T changes on no edge, or a neuron is not streaming.
-    """
-    no_effect = "has no effect: "
+    """A note on how many edges T grows and shrinks; refuse an alignment without effect."""
     for site in network.sites:
         neuron = network.neuron(site.name)
         if not neuron.streams:
             raise RecipeError(
-                f"{no_effect}{type(neuron).__name__} neurons at {site.name} wait for their whole input",
+                f"has no effect: {type(neuron).__name__} neurons at {site.name} wait for their whole input",
                 where="alignment",
                 remedy="leave it out, or use integrate_fire neurons",
             )
@@ -234,39 +287,31 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
     grow, shrink = sum(a < b for a, b in edges), sum(a > b for a, b in edges)
     if grow + shrink == 0:
         raise RecipeError(
-            f"{no_effect}T is the same at both ends of every edge",
+            "has no effect: T is the same at both ends of every edge",
             where="alignment",
             remedy='leave it out, or give T site by site: IntegrateFireNeuron(timesteps={"site": T, ...})',
         )
-    effects = []
-    for option, value, number in (
-        ("expansion", alignment.expansion, grow),
-        ("reduction", alignment.reduction, shrink),
-    ):
-        effect = f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge"
-        effects.append(f"{option} {value!r} {effect}")
-    return f"alignment: {', '.join(effects)}"
+    options = ((f"expansion {alignment.expansion!r}", grow), (f"reduction {alignment.reduction!r}", shrink))
+    effects = (f"on {number} of {len(edges)} edges" if number else "has no effect, on no edge" for _, number in options)
+    return "alignment: " + ", ".join(f"{name} {effect}" for (name, _), effect in zip(options, effects, strict=True))
 
 
-def _captured(
+def traced(
     model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
 ) -> tuple[Graph, list[str]]:
-    """The traced graph of a network, and notes on what was rewritten."""
-    images = example if images is None else images
-    if images is None:
+    """The graph of a network, traced on ``example`` or on the first images, and notes on what was rewritten."""
+    batch = images[:4] if example is None and images is not None else example
+    if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    device = device_of(model)
-    found = replace_max_pool(capture(model, (images[:4] if example is None else example).to(device)), max_pool)
+    found = replace_max_pool(capture(model, batch.to(device_of(model))), max_pool)
     found.raise_if_refused()
-    notes = [*map(str, found.rewrites)]
-    if max_pool == "average" and any("average pooling" in note.text for note in found.rewrites):
-        notes.append(_cost_of_average(model, found.graph, images[:32].to(device)))
-    return found.graph, notes
+    return found.graph, [*map(str, found.rewrites)]
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: nn.Module, images: Tensor) -> str:
-    training = model.training
+def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> str:
+    assert images is not None
+    images, training = images[:32].to(graph.device), model.training
     try:
         original = model.eval()(images)
     finally:

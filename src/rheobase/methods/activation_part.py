@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.activations.activation import INITIAL_POTENTIAL, Constraint, QuantisedActivation, Rounding
-from rheobase.activations.staircase import Staircase
+from rheobase.activations import Constraint, QuantisedActivation, Rounding, Staircase
+from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.methods.by_site import Levels, for_each_site
+from rheobase.methods.neuron_part import BySite, for_each_site
 from rheobase.passes.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.passes.thresholds import least_squares
 
@@ -90,14 +90,11 @@ class StaircaseActivation(ActivationPart):
     """
 
     kind: Literal["staircase"] = "staircase"
-    levels: Levels | dict[str, Levels] | None = None
+    levels: BySite | None = None
     rounding: Rounding = "round"
     granularity: Granularity = "layer"
     threshold: Literal["mse", "percentile", "max"] = "mse"
     percentile: float = Field(default=99.9, gt=0, le=100)
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # levels may be a dict
 
     @property
     def timesteps(self) -> int | None:
@@ -115,23 +112,13 @@ class StaircaseActivation(ActivationPart):
         return self.replace(levels=timesteps) if self.levels is None else self
 
     def levels_of(self, sites: Sequence[Site]) -> dict[str, int]:
-        """L of every site, in execution order.
-
-        Raises:
-            RecipeError: if the levels are not given, or not for the sites of the network.
-        """
+        """L of every site, in execution order; refuse levels that are not given or not those of the sites."""
         if self.levels is None:
             raise RecipeError("are not given", where="levels", remedy="give them to the recipe, such as levels=4")
-        if isinstance(self.levels, int):
-            return {site.name: self.levels for site in sites}
         return for_each_site(self.levels, [site.name for site in sites], "levels")
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Refuse a network that was trained with other activations.
-
-        Raises:
-            RecipeError: naming the first such site.
-        """
+        """Refuse a network that was trained with other levels or another rounding."""
         expected = None if self.levels is None else self.levels_of(sites)
         for site in sites:
             if site.levels is None:
@@ -147,33 +134,23 @@ class StaircaseActivation(ActivationPart):
     def modules(
         self, graph: Graph, images: Tensor, sites: Sequence[Site], known: Mapping[str, Tensor]
     ) -> dict[str, QuantisedActivation]:
-        """The activation of every site before training.
-
-        Args:
-            graph: the analog network, batch normalisation folded.
-            images: calibration images; not used if θ of every site is known.
-            sites: all sites of the graph.
-            known: θ of the sites that are already quantised, which they keep.
-
-        Raises:
-            RecipeError: if the levels are not given, or not for the sites of the network.
-            CalibrationError: if a site is never active.
-        """
+        """A :class:`rheobase.activations.Staircase` at every site; the images are not used if every θ is known."""
         levels = self.levels_of(sites)
-        thresholds = dict(known)
-        if any(name not in known for name in levels):
-            found = self.start(graph, images, sites, levels)
-            thresholds = {name: known.get(name, value) for name, value in zip(levels, found, strict=True)}
+        thresholds = self.start(graph, images, sites, levels, known)
         return {name: Staircase(levels[name], thresholds[name], self.rounding) for name in levels}
 
-    def start(self, graph: Graph, images: Tensor, sites: Sequence[Site], levels: Mapping[str, int]) -> list[Tensor]:
-        """θ of every site before training, [] or [C], from the activations of the folded analog network.
-
-        Raises:
-            CalibrationError: if a site is never active.
-        """
-        maximum = maxima(graph, images, self.granularity)
-        check_active(sites, maximum)
+    def start(
+        self,
+        graph: Graph,
+        images: Tensor,
+        sites: Sequence[Site],
+        levels: Mapping[str, int],
+        known: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """θ of every site before training, [] or [C]: ``known``, or fitted to the folded analog network."""
+        if all(site.name in known for site in sites):
+            return dict(known)
+        maximum = active_maxima(graph, images, sites, self.granularity)
         if self.threshold == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
             potential = INITIAL_POTENTIAL["round"]  # training removes the bias of floor and ceil
@@ -182,7 +159,8 @@ class StaircaseActivation(ActivationPart):
             found = percentiles(graph, images, self.granularity, self.percentile)
         else:
             found = maximum
-        return [self._usable(value, largest) for value, largest in zip(found, maximum, strict=True)]
+        fitted = {s.name: self._usable(*values) for s, *values in zip(sites, found, maximum, strict=True)}
+        return {**fitted, **known}
 
     def _usable(self, value: Tensor, largest: Tensor) -> Tensor:
         # a channel that is never active starts with the mean of the others: training may activate it
@@ -191,12 +169,9 @@ class StaircaseActivation(ActivationPart):
         return value if self.granularity == "channel" else value[0]
 
 
-def check_active(sites: Sequence[Site], maximum: Sequence[Tensor]) -> None:
-    """Check that every site is active on the calibration images.
-
-    Raises:
-        CalibrationError: naming the first site that is never active.
-    """
+def active_maxima(graph: Graph, images: Tensor, sites: Sequence[Site], granularity: Granularity) -> list[Tensor]:
+    """Largest activation of every site; refuse a site that is never active."""
+    maximum = maxima(graph, images, granularity)
     for site, largest in zip(sites, maximum, strict=True):
         if not bool((largest > 0).any()):
             raise CalibrationError(
@@ -204,14 +179,11 @@ def check_active(sites: Sequence[Site], maximum: Sequence[Tensor]) -> None:
                 where=site.name,
                 remedy="give more calibration images, or remove the layer",
             )
+    return maximum
 
 
 def check_trained(sites: Sequence[Site], rounding: Rounding) -> None:
-    """Refuse a network that was trained with another rounding.
-
-    Raises:
-        RecipeError: naming the first such site.
-    """
+    """Refuse a network that was trained with another rounding, naming the first such site."""
     for site in sites:
         if site.levels is not None and site.rounding != rounding:
             raise RecipeError(

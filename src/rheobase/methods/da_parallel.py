@@ -1,6 +1,8 @@
-"""Parallel conversion with distribution-aware (DA) calibration."""
+"""DA parallel calibration."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rheobase.methods.parallel_conversion import ParallelConversion
 from rheobase.methods.recipe import Recipe, published
@@ -39,47 +41,23 @@ def DAParallel(
     ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, num_calibration_images=50_000)``.
 
     Args:
-        timesteps: T.
+        timesteps, threshold, granularity, percentile, errors, order: see :func:`ParallelConversion`.
+            ``threshold="saturation"`` takes the trained θ of a QCFS network.
         spatial: run stage 1; on a network without batch normalisation, it changes nothing and adds a note.
         temporal: run stage 2.
-        target: training target of the stages: the logits of the analog network (``ann``), the ``labels``, as in the
-            paper, or ``both``. See :class:`rheobase.passes.SpatialRecalibration`.
-        epochs: epochs of stage 1.
-        learning_rate: learning rate of stage 1.
-        temporal_epochs: epochs of stage 2.
-        temporal_learning_rate: learning rate of stage 2.
-        batch_size: batch size of both stages.
-        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`. ``"saturation"`` takes the trained θ
-            of a QCFS network.
-        granularity: one θ per channel or per layer.
-        percentile: in percent, for ``threshold="percentile"``.
-        errors: calibrate pre- and post-firing values first.
+        target, temperature, batch_size, seed: of both stages; see :class:`rheobase.passes.SpatialRecalibration`. The
+            paper trains on the ``labels``.
+        epochs, learning_rate: of stage 1.
+        temporal_epochs, temporal_learning_rate: of stage 2.
         neurons: stage 1 also trains θ and φ of every channel. Differs from the paper.
-        order: the spikes are the last or the first ones of the T steps.
-        seed: seed of the order of the images.
-        temperature: τ of the distillation in both stages.
 
     Example:
         >>> [part.kind for part in DAParallel(timesteps=4).calibration]
         ['thresholds', 'error_calibration', 'spatial_recalibration', 'temporal_correction']
     """
     base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
-    stage_1 = SpatialRecalibration(
-        target=target,
-        temperature=temperature,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        neurons=neurons,
-    )
-    stage_2 = TemporalCorrection(
-        target=target,
-        temperature=temperature,
-        epochs=temporal_epochs,
-        learning_rate=temporal_learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    stages = (*((stage_1,) if spatial else ()), *((stage_2,) if temporal else ()))
+    shared: Any = {"target": target, "temperature": temperature, "batch_size": batch_size, "seed": seed}
+    stage_1 = SpatialRecalibration(epochs=epochs, learning_rate=learning_rate, neurons=neurons, **shared)
+    stage_2 = TemporalCorrection(epochs=temporal_epochs, learning_rate=temporal_learning_rate, **shared)
+    stages = (stage for stage, wanted in ((stage_1, spatial), (stage_2, temporal)) if wanted)
     return base.replace(name="DAParallel", calibration=(*base.calibration, *stages))

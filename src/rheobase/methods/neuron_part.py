@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -14,9 +14,12 @@ from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.methods.by_site import Levels, for_each_site
 from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, ParallelIF, Pasc
 from rheobase.neurons.parallel import Order
+
+Levels = Annotated[int, Field(ge=1, strict=True)]
+BySite = Levels | dict[str, Levels]
+"""One whole number for all sites, or one by site name."""
 
 
 class NeuronPart(Value, ABC):
@@ -43,9 +46,7 @@ class NeuronPart(Value, ABC):
         """
 
     def with_timesteps(self, timesteps: int, *, always: bool = False) -> Self:
-        """The same neurons for another T of the network.
-
-        If T was given for all sites, it is replaced; if it was not given, the neurons run for T of the network.
+        """The same neurons for another T of the network; they keep to it if their own T was not given.
 
         Args:
             timesteps: T.
@@ -57,15 +58,13 @@ class NeuronPart(Value, ABC):
         given = getattr(self, "timesteps", None)
         if given is None and not always:
             return self
-        if given is None:
-            if "timesteps" not in type(self).model_fields:
-                raise RecipeError(
-                    f"{self.kind} neurons run for as many steps as the network has levels",
-                    where="timesteps",
-                    remedy=f"use levels={timesteps}, or leave the levels out",
-                )
-            return self.replace(timesteps=timesteps)
-        if not isinstance(given, int):
+        if "timesteps" not in type(self).model_fields:
+            raise RecipeError(
+                f"{self.kind} neurons run for as many steps as the network has levels",
+                where="timesteps",
+                remedy=f"use levels={timesteps}, or leave the levels out",
+            )
+        if not isinstance(given, int | None):
             raise RecipeError(
                 f"are {given!r}, which one T for all sites would overwrite",
                 where=f"timesteps of the {self.kind} neurons",
@@ -86,10 +85,7 @@ class IntegrateFireNeuron(NeuronPart):
     kind: Literal["integrate_fire"] = "integrate_fire"
     builds = IntegrateFire
     initial_potential: float = Field(default=0.5, ge=0, le=1)
-    timesteps: Levels | dict[str, Levels] | Literal["levels"] | None = None
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # timesteps may be a dict
+    timesteps: BySite | Literal["levels"] | None = None
 
     def build(self, site: Site, graph: Graph) -> IntegrateFire:
         """Build the neurons of a site, with θ = 1 until a pass sets it."""
@@ -120,27 +116,13 @@ class ConstantCurrentNeuron(NeuronPart):
     kind: Literal["constant_current"] = "constant_current"
     builds = ConstantCurrent
     initial_potential: float | None = Field(default=None, ge=0, le=1)
-    timesteps: Levels | dict[str, Levels] | None = None
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # timesteps may be a dict
+    timesteps: BySite | None = None
 
     def build(self, site: Site, graph: Graph) -> Neuron:
         """Build the neurons of a site."""
         threshold, levels = trained(site, graph)
         steps = steps_of_site(self.timesteps, site, graph) or levels
         return ConstantCurrent(threshold, steps, site.rounding, self.initial_potential)
-
-
-def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: Graph) -> int | None:
-    """T of a site, from one T for all sites or T by site name.
-
-    Raises:
-        RecipeError: if the names are not those of the network's sites.
-    """
-    if timesteps is None or isinstance(timesteps, int):
-        return timesteps
-    return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
 
 
 class ParallelNeuron(NeuronPart):
@@ -171,11 +153,7 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
 
 
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
-    """(θ, L) of a site with a quantised activation.
-
-    Raises:
-        RecipeError: if the site has another activation.
-    """
+    """(θ, L) of a site; refuse a site whose activation is not quantised."""
     (node,) = (node for node in graph.sites if node.name == site.name)
     if node.attributes["activation"] != "staircase":
         raise RecipeError(
@@ -184,3 +162,21 @@ def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
             remedy="quantise and train the network first: rb.quantise(net, recipe, calibration=...), rb.train(...)",
         )
     return graph.tensor(node.parameters["threshold"]).clone(), int(node.attributes["levels"])
+
+
+def steps_of_site(timesteps: int | Mapping[str, int] | None, site: Site, graph: Graph) -> int | None:
+    """T of a site, from one T for all sites or T by site name."""
+    if timesteps is None:
+        return None
+    return for_each_site(timesteps, [node.name for node in graph.sites], "timesteps")[site.name]
+
+
+def for_each_site(values: int | Mapping[str, int], names: Sequence[str], what: str) -> dict[str, int]:
+    """The whole number of every site, in execution order; refuse missing and unknown sites."""
+    if isinstance(values, int):
+        return dict.fromkeys(names, values)
+    wrong = [f"no {what} for {name}" for name in names if name not in values]
+    wrong += [f"{name} is not a site" for name in values if name not in names]
+    if wrong:
+        raise RecipeError("; ".join(wrong[:5]), where=what, remedy=f"the sites are {', '.join(names)}")
+    return {name: values[name] for name in names}

@@ -1,10 +1,9 @@
-"""OPI: the optimal initial potential (Bu et al. 2022)."""
+"""Optimal initial potential (OPI)."""
 
 from __future__ import annotations
 
-from rheobase.methods.neuron_part import IntegrateFireNeuron
+from rheobase.methods.rate_coding import RateCoding
 from rheobase.methods.recipe import Recipe, published
-from rheobase.passes import Thresholds
 from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
 
@@ -19,16 +18,10 @@ def OPI(
     """Optimal initial potential: V0 = θ/2 at every neuron (Bu et al. 2022).
 
     Args:
-        timesteps: T.
-        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ per channel or per layer.
-        percentile: in percent, for ``threshold="percentile"``.
+        timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
 
     Example:
         >>> OPI(timesteps=8).neuron.initial_potential
         0.5
     """
-    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile)
-    return Recipe(
-        name="OPI", timesteps=timesteps, neuron=IntegrateFireNeuron(initial_potential=0.5), calibration=(thresholds,)
-    )
+    return RateCoding(timesteps, threshold, granularity, percentile).replace(name="OPI")

@@ -28,10 +28,7 @@ def ParallelConversion(
     For a network with QCFS activations, ``threshold="saturation"`` takes the trained θ; L may differ from T.
 
     Args:
-        timesteps: T.
-        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ per channel or per layer.
-        percentile: in percent, for ``threshold="percentile"``.
+        timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
         errors: calibrate pre- and post-firing values (:class:`rheobase.passes.ErrorCalibration`); the network then runs
             for this T only.
         order: the spikes are the last or the first ones of the T steps.

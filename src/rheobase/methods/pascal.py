@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from rheobase.methods.activation_part import StaircaseActivation
-from rheobase.methods.by_site import Levels
-from rheobase.methods.neuron_part import PascNeuron
+from rheobase.methods.neuron_part import BySite, PascNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 
 
 @published
-def Pascal(
-    levels: Levels | dict[str, Levels] | None = None,
-    granularity: Granularity = "layer",
-) -> Recipe:
+def Pascal(levels: BySite | None = None, granularity: Granularity = "layer") -> Recipe:
     """Spike counting with the same output as the QCFS network (Ramesh & Srinivasan 2025, Theorem 3.6).
 
     Quantise and train the network first: ``rb.quantise(net, rb.Pascal(levels=4), ...)``, ``rb.train``. Every site runs

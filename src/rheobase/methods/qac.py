@@ -1,23 +1,21 @@
 """QAC: quantisation-aware conversion, with a learned number of time-steps at every site.
 
-The method is a recipe (:func:`QAC`) of neurons under a constant current and of an activation that learns its levels
-(:class:`LearnedActivation`). The trained activation of a site is in ``activations/learned_staircase.py``, the
-constraint on the mean of T in ``activations/step_target.py``, the calibration of section 4.4 in
-``passes/surrogate_calibration.py``.
+The trained activation of a site is in ``activations/learned_staircase.py``, the constraint on the mean of T in
+``activations/step_target.py``, the calibration of section 4.4 in ``passes/surrogate_calibration.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
-from rheobase.activations.activation import INITIAL_POTENTIAL, QuantisedActivation
-from rheobase.activations.learned_staircase import LearnedStaircase, Parametrisation
-from rheobase.activations.step_target import StepTarget
+from rheobase.activations import LearnedStaircase, QuantisedActivation, StepTarget
+from rheobase.activations.activation import INITIAL_POTENTIAL
+from rheobase.activations.learned_staircase import Parametrisation
 from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
@@ -25,12 +23,12 @@ from rheobase.methods.activation_part import (
     ACTIVATION_PARTS,
     ActivationPart,
     StaircaseActivation,
-    check_active,
+    active_maxima,
     check_trained,
 )
 from rheobase.methods.neuron_part import ConstantCurrentNeuron
 from rheobase.methods.recipe import Recipe, published
-from rheobase.passes.statistics import Granularity, Histogram, histograms, maxima
+from rheobase.passes.statistics import Granularity, Histogram, histograms
 from rheobase.passes.thresholds import least_squares
 
 MeanSteps = Annotated[FiniteFloat, Field(ge=1, strict=True)] | Literal["free"]
@@ -47,15 +45,7 @@ class LearnedActivation(ActivationPart):
     histograms of the calibration images. The initial α minimises the squared error for these levels.
 
     Args:
-        mean_timesteps: the mean of T over the sites, enforced in training; ``"free"``: only ``max_timesteps`` is
-            enforced, as in the paper; None: as the network was trained.
-        parametrisation: the two trained numbers of a site (QAC, section 4.2).
-        granularity: one α per layer or per channel.
-        max_timesteps: upper bound of T at every site.
-        rate: learning rate of the steps, relative to the default; 0: the steps are fixed (not with ``"d_alpha"``).
-        matched: scale learning rates such that t and α initially move alike in every parametrisation; if False, α and d
-            have the learning rate of the weights, steps and bits ``rate`` times it.
-        freeze_after: fraction of the training after which the levels are frozen.
+        mean_timesteps, parametrisation, granularity, max_timesteps, rate, matched, freeze_after: see :func:`QAC`.
     """
 
     kind: Literal["learned_staircase"] = "learned_staircase"
@@ -85,11 +75,7 @@ class LearnedActivation(ActivationPart):
         return StepTarget(mean, self.max_timesteps, self.freeze_after)
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Refuse a network that was trained with other activations, or for a larger mean of T.
-
-        Raises:
-            RecipeError: naming the site, or both means.
-        """
+        """Refuse a network that was trained with other activations, or for a larger mean of T."""
         check_trained(sites, "round")
         levels = [site.levels for site in sites if site.levels is not None]
         mean = self.constraint.mean
@@ -113,56 +99,29 @@ class LearnedActivation(ActivationPart):
     def modules(
         self, graph: Graph, images: Tensor, sites: Sequence[Site], known: Mapping[str, Tensor]
     ) -> dict[str, QuantisedActivation]:
-        """The activation of every site before training.
-
-        Args:
-            graph: the analog network, batch normalisation folded.
-            images: calibration images.
-            sites: all sites of the graph.
-            known: θ of the sites that are already quantised, which they keep.
-
-        Raises:
-            RecipeError: if no mean is given.
-            CalibrationError: if a site is never active.
-        """
+        """A :class:`rheobase.activations.LearnedStaircase` at every site."""
         if self.mean_timesteps is None:
             raise RecipeError("is not given", where="mean_timesteps", remedy="give it, as in rb.QAC(mean_timesteps=3)")
         levels = self.start_levels(graph, images, sites)
-        alpha = dict(known)
-        if any(site.name not in known for site in sites):
-            fixed = StaircaseActivation(levels=levels, granularity=self.granularity)
-            found = fixed.start(graph, images, sites, levels)
-            alpha = {site.name: known.get(site.name, value) for site, value in zip(sites, found, strict=True)}
-        if self.parametrisation == "d_alpha":
-            wide = next((name for name, value in alpha.items() if value.dim()), None)
-            if wide is not None:
-                raise RecipeError(
-                    "was trained with a threshold for each channel, but d_alpha needs one per layer",
-                    where=wide,
-                    remedy='use parametrisation="t_alpha"',
-                )
-        return {
-            site.name: LearnedStaircase(
-                self.parametrisation,
-                levels[site.name],
-                alpha[site.name],
-                max_timesteps=self.max_timesteps,
-                rate=self.rate,
-                matched=self.matched,
+        alpha = StaircaseActivation(granularity=self.granularity).start(graph, images, sites, levels, known)
+        wide = next((site.name for site in sites if alpha[site.name].dim()), None)
+        if self.parametrisation == "d_alpha" and wide is not None:
+            raise RecipeError(
+                "was trained with a threshold for each channel, but d_alpha needs one per layer",
+                where=wide,
+                remedy='use parametrisation="t_alpha"',
             )
-            for site in sites
+        options: Any = {"max_timesteps": self.max_timesteps, "rate": self.rate, "matched": self.matched}
+        return {
+            name: LearnedStaircase(self.parametrisation, level, alpha[name], **options)
+            for name, level in levels.items()
         }
 
     def start_levels(self, graph: Graph, images: Tensor, sites: Sequence[Site]) -> dict[str, int]:
-        """Initial levels of every site, in execution order.
-
-        Raises:
-            CalibrationError: if a site is never active.
-        """
+        """Initial levels of every site, in execution order."""
         if self.constraint.mean is None:
             return {site.name: min(FREE_START, self.max_timesteps) for site in sites}
-        maximum = maxima(graph, images, "layer")
-        check_active(sites, maximum)
+        maximum = active_maxima(graph, images, sites, "layer")
         counted = histograms(graph, images, "layer", maximum)
         levels = [1] * len(sites)
         errors = [_relative_error(histogram, 1) for histogram in counted]
@@ -180,7 +139,7 @@ def _relative_error(histogram: Histogram, levels: int) -> float:
     """Squared error of the best staircase with ``levels`` levels, in units of Σa²."""
     potential = INITIAL_POTENTIAL["round"]
     theta = least_squares(histogram, levels, potential).double().unsqueeze(1)
-    weights, a = histogram.counts.double(), histogram.centres()
+    weights, a = histogram.counts.double(), histogram.maximum.double().unsqueeze(1) * histogram.middles()
     rounded = theta / levels * torch.clamp(torch.floor(a * levels / theta + potential), 0, levels)
     return float((weights * (a - rounded).square()).sum() / (weights * a.square()).sum())
 

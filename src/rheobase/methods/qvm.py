@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from rheobase.activations.activation import Rounding
+from rheobase.activations import Rounding
 from rheobase.methods.activation_part import StaircaseActivation
-from rheobase.methods.by_site import Levels
-from rheobase.methods.neuron_part import ConstantCurrentNeuron
+from rheobase.methods.neuron_part import BySite, ConstantCurrentNeuron, Levels
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 
 
 @published
 def QVM(
-    levels: Levels | dict[str, Levels] | None = None,
+    levels: BySite | None = None,
     timesteps: Levels | None = None,
     rounding: Rounding = "round",
     initial_potential: float | None = None,

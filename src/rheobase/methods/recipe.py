@@ -16,9 +16,10 @@ from rheobase.core.values import Value, explained
 from rheobase.core.yaml_text import parse_yaml, read_yaml
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, IntegrateFireNeuron, NeuronPart
-from rheobase.network.protocol import PROTOCOLS, Protocol
+from rheobase.network import Protocol
+from rheobase.network.protocol import PROTOCOLS
 from rheobase.passes import PASSES, CalibrationPass
-from rheobase.signals.alignment import Alignment
+from rheobase.signals import Alignment
 
 
 def _known_by(kinds: Mapping[str, type[Value]]) -> BeforeValidator:
@@ -76,11 +77,10 @@ class Recipe(Value):
     calibration: tuple[AnyPass, ...] = ()
 
     def with_timesteps(self, timesteps: int) -> Recipe:
-        """The same method for another T.
+        """The same method for another T: of the recipe and of its neurons.
 
-        T of the recipe and of its neurons is replaced. If the levels of the trained network determine T, they become
-        L = T (PASCAL, QVM) or have a mean of T (QAC). Levels that were given stay, and QVM then runs for T ≠ L.
-        Comparisons and the command line change T by this method only.
+        If the levels of the trained network determine T, they become L = T (PASCAL, QVM) or have a mean of T (QAC).
+        Levels that were given stay, and QVM then runs for T ≠ L.
 
         Raises:
             RecipeError: if T or the levels were given site by site, which one T for all would overwrite; or if levels
@@ -119,15 +119,11 @@ class Recipe(Value):
             raise RecipeError("is not a mapping of fields", where="recipe", remedy="begin with `method: RateCoding`")
         if "method" not in values:
             return cls(**values)
-        options = dict(values)
-        return cls.from_method(options.pop("method"), **options)
+        return cls.from_method(**values)
 
     @classmethod
     def from_method(cls, method: str, timesteps: int | None = None, **options: Any) -> Recipe:
-        """The recipe of a published method with options, for ``timesteps`` if given.
-
-        T means the same for every method: the number of steps that the network runs. If the levels determine T, they
-        are set to T at every site (PASCAL), or on average over the sites (QAC).
+        """The recipe of a published method with options, for ``timesteps`` (:meth:`with_timesteps`) if given.
 
         Raises:
             RecipeError: if the method or an option is unknown, or the method cannot run for that T.
@@ -147,20 +143,12 @@ class Recipe(Value):
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:
-        """From YAML text.
-
-        Raises:
-            RecipeError: if the text is not YAML, not a mapping, or not a recipe.
-        """
+        """From YAML text, as :meth:`from_dict`."""
         return cls.from_dict(parse_yaml(text, "recipe"))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """From a YAML file.
-
-        Raises:
-            RecipeError: if the file cannot be read or is not a recipe.
-        """
+        """From a YAML file, as :meth:`from_dict`."""
         return cls.from_dict(read_yaml(Path(path)))
 
 

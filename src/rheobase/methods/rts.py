@@ -1,4 +1,4 @@
-"""RTS: ReLU with threshold and shift (Deng & Gu 2021)."""
+"""ReLU with threshold and shift (RTS)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,13 @@ def RTS(
     for a ReLU network.
 
     Args:
-        timesteps: T.
-        threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
-        granularity: one θ per channel or per layer.
-        percentile: in percent, for ``threshold="percentile"``.
+        timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
         shift: total shift over the T steps, in units of θ.
 
     Example:
         >>> RTS(timesteps=8).calibration[1].shift
         0.5
     """
-    return Recipe(
-        name="RTS",
-        timesteps=timesteps,
-        neuron=IntegrateFireNeuron(initial_potential=0),
-        calibration=(
-            Thresholds(method=threshold, granularity=granularity, percentile=percentile, shift=shift),
-            ShiftCurrent(shift=shift),
-        ),
-    )
+    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, shift=shift)
+    neuron = IntegrateFireNeuron(initial_potential=0)
+    return Recipe(name="RTS", timesteps=timesteps, neuron=neuron, calibration=(thresholds, ShiftCurrent(shift=shift)))

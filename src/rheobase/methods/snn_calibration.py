@@ -38,11 +38,7 @@ def SNNCalibration(
         ['thresholds', 'shift_current', 'potential_correction']
     """
     if weights and pipeline == "light":
-        raise RecipeError(
-            "has no effect in the light pipeline",
-            where="weights",
-            remedy='use pipeline="advanced"',
-        )
+        raise RecipeError("has no effect in the light pipeline", where="weights", remedy='use pipeline="advanced"')
     fit = WeightCalibration(iterations=weight_iterations, learning_rate=learning_rate, images=images)
     correction = BiasCorrection(images=images) if pipeline == "light" else PotentialCorrection(images=images)
     return Recipe(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
-from typing import cast
 
 import torch
 
 from rheobase.core.errors import RecipeError
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import Provenance, SpikingNetwork, check_converted
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
 from rheobase.signals.signal import along_channels
 
@@ -27,9 +25,8 @@ def refuse_folded_thresholds(network: SpikingNetwork) -> None:
         RecipeError: if its thresholds are folded.
     """
     if any(note.startswith(FOLDED) for note in network.provenance.notes):
-        raise RecipeError(
-            f"cannot be compared site by site: {FOLDED}", where="network", remedy="use the network before folding"
-        )
+        reason = f"cannot be compared site by site: {FOLDED}"
+        raise RecipeError(reason, where="network", remedy="use the network before folding")
 
 
 def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingNetwork:
@@ -64,8 +61,8 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
     if not 0 < threshold < float("inf"):
         raise RecipeError(f"is {threshold!r}", where="threshold", remedy="use a positive number, such as 1")
     after, before, neurons = {}, {}, []
-    for site, neuron in zip(network.sites, network.neurons, strict=True):
-        neuron = cast(Neuron, neuron)
+    for site in network.sites:
+        neuron = network.neuron(site.name)
         _check(site, neuron)
         theta = torch.as_tensor(neuron.threshold).double()
         silent = theta.isinf()
@@ -73,22 +70,12 @@ def fold_thresholds(network: SpikingNetwork, threshold: float = 1.0) -> SpikingN
             after[site.name] = torch.where(silent, 1.0, theta / threshold)
             before[site.name] = torch.where(silent, 0.0, threshold / theta)
         neurons.append(_with_threshold(neuron, threshold))
-    provenance = Provenance(**copy.deepcopy(asdict(network.provenance)))
+    provenance = copy.deepcopy(network.provenance)
     if after:
-        provenance.notes.append(
-            f"{FOLDED}: the amplitude is {threshold:g}, and the output of a site is not in units of the analog network"
-        )
-    graph = rescale(network.graph, after, before)
-    folded = SpikingNetwork(
-        graph,
-        network.ann,
-        neurons,
-        network.timesteps,
-        network.recipe,
-        provenance,
-        network.alignment,
-        network.protocol,
-    )
+        units = f"the amplitude is {threshold:g}, and the output of a site is not in units of the analog network"
+        provenance.notes.append(f"{FOLDED}: {units}")
+    graph, same = rescale(network.graph, after, before), (network.alignment, network.protocol)
+    folded = SpikingNetwork(graph, network.ann, neurons, network.timesteps, network.recipe, provenance, *same)
     folded.execution, folded.memory_budget = network.execution, network.memory_budget
     return folded
 
@@ -98,11 +85,8 @@ def _check(site: Site, neuron: Neuron) -> None:
     unknown = sorted(buffers - _SCALED)
     if unknown or "threshold" not in buffers or not torch.equal(neuron.amplitude, torch.as_tensor(neuron.threshold)):
         obstacle = " and ".join(unknown) or "an amplitude other than its threshold"
-        raise RecipeError(
-            f"has {type(neuron).__name__} neurons with {obstacle}, which cannot be folded into weights",
-            where=site.name,
-            remedy="use the network without folding",
-        )
+        reason = f"has {type(neuron).__name__} neurons with {obstacle}, which cannot be folded into weights"
+        raise RecipeError(reason, where=site.name, remedy="use the network without folding")
 
 
 def _with_threshold(neuron: Neuron, threshold: float) -> Neuron:

@@ -13,6 +13,8 @@ from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted
 from rheobase.neurons.response import Response
 
+_REMEDY = "run the network itself: snn(images)"
+
 
 class InferenceNetwork(nn.Module):
     r"""The closed form of a spiking network for one T, in units of spikes; returned by :func:`for_inference`.
@@ -23,9 +25,8 @@ class InferenceNetwork(nn.Module):
 
     .. math:: n = \mathrm{clip}(\lfloor z' \rfloor, 0, T), \qquad z' = m z + c
 
-    with ⌈z'⌉ for neurons that fire only above θ (c is then smaller by 1). In exact arithmetic the logits are the same.
-    In floating point the last bit of z' may differ, and the count then differs where z' is that close to a whole
-    number.
+    with ⌈z'⌉ for neurons that fire only above θ (c is then smaller by 1). The logits are the same in exact arithmetic;
+    in floating point, a count may differ where z' is within the last bit of a whole number.
 
     Attributes:
         graph: the segments between sites, in the new units.
@@ -40,8 +41,11 @@ class InferenceNetwork(nn.Module):
         self.responses: dict[str, Response] = {}
         after, before, shift = {}, {}, {}
         for site in network.sites:
-            steps = network.steps_of(site.name, timesteps)
-            response = _response(network, site.name, steps)
+            network.check_closed_form(site.name, _REMEDY)
+            response = network.neuron(site.name).response(network.steps_of(site.name, timesteps))
+            if response is None:
+                reason = "has an initial potential outside [0, θ], which requires a simulation"
+                raise RecipeError(reason, where=site.name, remedy=_REMEDY)
             self.responses[site.name] = response
             before[site.name] = response.gain
             offset = torch.as_tensor(response.offset, dtype=response.gain.dtype, device=response.gain.device)
@@ -66,22 +70,6 @@ class InferenceNetwork(nn.Module):
         z = z if overwrite else z.clone()
         response = self.responses[node.name]
         return (z.ceil_() if response.strict else z.floor_()).clamp_(response.lower, response.upper)
-
-
-def _response(network: SpikingNetwork, site: str, steps: int) -> Response:
-    """The staircase of a site.
-
-    Raises:
-        RecipeError: if its neurons have no closed form, or their closed form is not a staircase.
-    """
-    neuron = network.neuron(site)
-    if not neuron.closed_form or network.protocol is not None:
-        reason = f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives"
-    elif (response := neuron.response(steps)) is not None:
-        return response
-    else:
-        reason = "has an initial potential outside [0, θ], which requires a simulation"
-    raise RecipeError(reason, where=site, remedy="run the network itself: snn(images)")
 
 
 def for_inference(network: SpikingNetwork, timesteps: int | None = None) -> InferenceNetwork:

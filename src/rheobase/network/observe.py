@@ -41,14 +41,7 @@ class Observation:
 
 
 def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[Observation], None]) -> None:
-    """Simulate ``steps`` steps and call ``see`` for every site, in execution order.
-
-    Args:
-        network: the network.
-        images: [B, ...], on its device and in its memory format.
-        steps: T of the network.
-        see: called with the observation of each site.
-    """
+    """Simulate ``steps`` steps of images [B, ...], and call ``see`` for every site, in execution order."""
     # without overwriting, because the current is read again after the neurons have fired
     fire = Simulation(network).advance(steps)
     sites = {site.name: site for site in network.sites}
@@ -60,12 +53,8 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
             neuron = network.neuron(node.name)
             constant = count_spikes(neuron.under_constant_current(signal, emitted.steps))
             amplitude = finite_amplitude(along_channels(neuron.amplitude, emitted.values.dim() - 1))
-            current = signal.mean()
-            see(
-                Observation(
-                    sites[node.name], neuron, emitted.steps, current, count_spikes(emitted), constant, amplitude
-                )
-            )
+            found = emitted.steps, signal.mean(), count_spikes(emitted), constant, amplitude
+            see(Observation(sites[node.name], neuron, *found))
         return emitted
 
     run(network.graph, network.between, network.begin(images), watch)
@@ -74,15 +63,9 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
 def analog_values(
     network: SpikingNetwork, images: Tensor, emit: Callable[[Node, Tensor], Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Pre-activation and activation of every site of the analog network.
+    """Pre-activations and activations of the analog network's sites, each as site -> [B, C, ...].
 
-    Args:
-        network: the network.
-        images: [B, ...].
-        emit: (node, activation) -> the output of the site in place of its activation.
-
-    Returns:
-        Two dictionaries, site -> [B, C, ...]: the pre-activations, and the activations before ``emit``.
+    ``emit`` gives (node, activation) -> the output of the site in place of its activation.
     """
     arrived: dict[str, Tensor] = {}
     activation: dict[str, Tensor] = {}

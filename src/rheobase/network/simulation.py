@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,10 +27,8 @@ time-mean, MeanSpikes [B, C, ...]."""
 class Simulation:
     """The state of every neuron and max-pool gate for one sub-batch, and the number of steps it has run.
 
-    Args:
-        network: the network to simulate.
-        monitor: called for every site with its output.
-        overwrite: spikes may be written over currents that no other node reads.
+    ``monitor`` is called for every site with its output. With ``overwrite``, spikes may be written over currents that
+    no other node reads.
     """
 
     def __init__(self, network: SpikingNetwork, monitor: Monitor | None = None, *, overwrite: bool = False) -> None:
@@ -58,10 +56,9 @@ class Simulation:
             return self.gate(node, signal)
         if node.operation == ALIGN:
             return self.network.alignment.align(signal, self.steps_of(node.attributes["site"]))
-        index = self.network._index[node.name]
-        spikes = self.emit(node, cast(Neuron, self.network.neurons[index]), signal)
+        spikes = self.emit(node, self.network.neuron(node.name), signal)
         if self.monitor is not None:
-            self.monitor(self.network.sites[index], spikes)
+            self.monitor(self.network.sites[self.network._index[node.name]], spikes)
         return spikes
 
     def steps_of(self, site: str) -> int:
@@ -91,9 +88,8 @@ class Simulation:
         if not self.network.streams:
             _, winners = max_pool(signal.mean(), **node.attributes, return_indices=True)
             flat = winners.flatten(2).expand(signal.steps, *winners.flatten(2).shape)
-            return replace(
-                signal, values=signal.values.flatten(3).gather(3, flat).reshape(signal.steps, *winners.shape)
-            )
+            chosen = signal.values.flatten(3).gather(3, flat)
+            return replace(signal, values=chosen.reshape(signal.steps, *winners.shape))
         (total,) = self.states.get(node.name) or (torch.zeros_like(signal.values[0]),)
         passed = []
         for value in signal.values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError, RecipeError
 from rheobase.graph.graph import Graph
-from rheobase.graph.interpreter import overwriting, run, schedule
+from rheobase.graph.interpreter import Schedule, overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.alignment import aligned
@@ -29,7 +30,6 @@ MAX_TIMESTEPS = 2**16
 """Upper limit of T, to catch typing errors. Rate coding reaches its final accuracy within a few thousand steps."""
 ROWS_IN_FLIGHT = 128
 """Images × steps in one sub-batch: enough to keep two cores busy, few enough to fit into the caches (measured)."""
-
 
 Execution = Literal["steps", "counts"]
 """The simulation of every time-step, or the closed form on time-means."""
@@ -57,8 +57,7 @@ class SpikingNetwork(nn.Module):
         ann: the analog network it was converted from, with batch normalisation folded.
         neurons: one layer of neurons for each site, in execution order.
         sites: the site table.
-        nodes: the nodes up to the last sites, in execution order; where sites differ in T, with the nodes that align
-            spike trains (:mod:`rheobase.signals.alignment`).
+        nodes: the nodes up to the last sites, in execution order, with those that align spike trains.
         between: the nodes from the first sites to the last ones.
         overwriting: the nodes that may write over their first input.
         timesteps: T it was converted for; the largest T of a site where sites differ.
@@ -67,7 +66,7 @@ class SpikingNetwork(nn.Module):
         recipe: the recipe it was converted by, as plain values.
         memory_budget: bytes that live signals may use; larger batches are computed in sub-batches.
         execution: ``"steps"``, the simulation; ``"counts"``, the closed form; ``"auto"``, the closed form where every
-            site has one: the same logits at the analog network's cost. ``execution_mode`` gives the one that runs.
+            site has one: the same logits at the analog network's cost.
 
     Example:
         >>> import torch, rheobase as rb
@@ -90,13 +89,9 @@ class SpikingNetwork(nn.Module):
         protocol: Protocol | None = None,
     ) -> None:
         super().__init__()
-        self.graph, self.ann = graph, ann
-        self.protocol = protocol
-        self.neurons = nn.ModuleList(neurons)
-        self.timesteps = timesteps
-        self.alignment = alignment or Alignment()
-        self.recipe = dict(recipe)
-        self.provenance = provenance or Provenance()
+        self.graph, self.ann, self.neurons = graph, ann, nn.ModuleList(neurons)
+        self.timesteps, self.alignment, self.protocol = timesteps, alignment or Alignment(), protocol
+        self.recipe, self.provenance = dict(recipe), provenance or Provenance()
         self.memory_budget = DEFAULT_MEMORY_BUDGET
         self.execution = "auto"
         self.plan()
@@ -116,38 +111,31 @@ class SpikingNetwork(nn.Module):
         """Derive the order of execution from ``graph``; call it after replacing ``graph``."""
         self.sites = site_table(self.graph)
         if len(self.sites) != len(self.neurons):
-            raise RecipeError(
-                f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites",
-                where="network",
-                remedy="give one layer of neurons for each site",
-            )
+            reason = f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites"
+            raise RecipeError(reason, where="network", remedy="give one layer of neurons for each site")
         self._index = {site.name: site.index for site in self.sites}
-        before, between, readout = split_at_sites(self.graph)
-        names_before = {node.name for node in before}
-        names_between = {node.name for node in between}
-        names_read = {name for node in (*between, *readout) for name in node.inputs}
         site_steps = {site.name: self.steps_of(site.name) for site in self.sites}
         waiting = {site.name for site in self.sites if self.waits(site.name)}
         self.streams = not waiting and len(set(site_steps.values())) == 1
-        self._early = schedule(before[1:], keep=names_read & names_before)
+        before, between, readout = split_at_sites(self.graph)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
-        self._read = sorted(read & (names_between | names_before))
+        self._read = sorted(read - {node.name for node in readout})
         if len(set(site_steps.values())) > 1 and len(waiting) < len(site_steps):
             between = aligned(between, site_steps, waiting, keep=self._read)
         self.nodes = (*before, *between)
-        self.between = schedule(between, keep={*self._read, *names_before})
+        kept = {*self._read, *(node.name for node in before)}
+        self._early = schedule(before[1:], keep={name for node in (*between, *readout) for name in node.inputs})
+        self.between = schedule(between, keep=kept)
         self._late = schedule(readout, keep={self.graph.output})
-        self.overwriting = overwriting((*self.nodes, *readout), keep={*self._read, *names_before, self.graph.output})
-        self._constant_floats, self._step_floats = _peak_floats(self.graph, self._early, self.between)
+        self.overwriting = overwriting((*self.nodes, *readout), keep={*kept, self.graph.output})
+        self._constant_floats, self._step_floats = self._peak_floats()
 
     # -- running ---------------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
         """Logits [B, ...]: time-mean of the readout over ``timesteps`` steps (default: T it was converted for).
 
-        Raises:
-            DataError: if the images do not fit the network.
-            RecipeError: if a site cannot run for ``timesteps`` steps.
+        Raises a DataError for images that do not fit, and a RecipeError if a site cannot run for ``timesteps`` steps.
         """
         return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
 
@@ -181,12 +169,16 @@ class SpikingNetwork(nn.Module):
         images = self.check_images(images)
         steps = self.timesteps if timesteps is None else timesteps
         self.check_timesteps(steps)
-        simulation = Simulation(self, overwrite=True)
-        early = self.begin(images)
-        totals: dict[str, Tensor] = {}
         if not self.streams:
-            yield from self._stream_at_the_end(images, steps)
+            values = self.begin(images)
+            run(self.graph, self.between, values, Simulation(self).advance(steps))
+            read = {name: values[name] for name in self._read}
+            last = max((signal.steps for signal in read.values() if isinstance(signal, TimeSeries)), default=1)
+            for t in range(1, last + 1):
+                yield t, self._finish({name: _mean_after(signal, t) for name, signal in read.items()})
             return
+        simulation, early = Simulation(self, overwrite=True), self.begin(images)
+        totals: dict[str, Tensor] = {}
         for t in range(1, steps + 1):
             values = dict(early)
             run(self.graph, self.between, values, simulation.advance(1), self.overwriting)
@@ -194,14 +186,6 @@ class SpikingNetwork(nn.Module):
                 value = values[name].mean()
                 totals[name] = totals[name] + value if name in totals else value.clone()
             yield t, self._finish({name: total / t for name, total in totals.items()})
-
-    def _stream_at_the_end(self, images: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
-        values = self.begin(images)
-        run(self.graph, self.between, values, Simulation(self).advance(steps))
-        last = max((s.steps for s in (values[name] for name in self._read) if isinstance(s, TimeSeries)), default=1)
-        for t in range(1, last + 1):
-            means = {name: _mean_after(values[name], t) for name in self._read}
-            yield t, self._finish(means)
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's time-mean output from the time-mean of its current."""
@@ -220,53 +204,42 @@ class SpikingNetwork(nn.Module):
         return torch.cat([self.graph.on_means(batch, emit) for batch in batches])
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
+        logits = []
         # a network that does not stream gives other logits for T = t than a longer run does after t steps
-        runs = [timesteps] if self.streams else [(t,) for t in timesteps]
-        return torch.cat([self._simulate_once(images, wanted, monitor) for wanted in runs])
-
-    def _simulate_once(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
-        values = self.begin(images)
-        simulation = Simulation(self, monitor, overwrite=True)
-        run(self.graph, self.between, values, simulation.advance(max(timesteps)), self.overwriting)
-        return self.logits_after(values, timesteps)
+        for wanted in [timesteps] if self.streams else [(t,) for t in timesteps]:
+            values, simulation = self.begin(images), Simulation(self, monitor, overwrite=True)
+            run(self.graph, self.between, values, simulation.advance(max(wanted)), self.overwriting)
+            logits.append(self.logits_after(values, wanted))
+        return torch.cat(logits)
 
     @property
     def execution_mode(self) -> Execution:
-        """``"steps"`` or ``"counts"``: how the network runs with its present ``execution``.
+        """``"steps"`` or ``"counts"``; a RecipeError if ``execution`` is ``"counts"`` and a site has no closed form."""
+        if self.execution == "counts":
+            for site in self.sites:
+                self.check_closed_form(site.name, 'use execution="steps" or "auto"')
+        closed = self.protocol is None and all(self.neuron(site.name).closed_form for site in self.sites)
+        return "counts" if closed and self.execution != "steps" else "steps"
 
-        Raises:
-            RecipeError: if ``execution`` is ``"counts"`` and a site has no closed form.
-        """
-        if self.execution == "steps":
-            return "steps"
-        for site in self.sites:
-            neuron = self.neuron(site.name)
-            if neuron.closed_form and self.protocol is None:
-                continue
-            if self.execution == "auto":
-                return "steps"
-            raise RecipeError(
-                f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives",
-                where=site.name,
-                remedy='use execution="steps" or "auto"',
-            )
-        return "counts"
+    def check_closed_form(self, site: str, remedy: str) -> None:
+        """Raise a RecipeError with this remedy if the time-mean of a site's current does not determine its output."""
+        neuron = self.neuron(site)
+        if not neuron.closed_form or self.protocol is not None:
+            reason = f"has {type(neuron).__name__} neurons, whose spike count depends on when their input arrives"
+            raise RecipeError(reason, where=site, remedy=remedy)
 
     def waits(self, site: str) -> bool:
         """True if a site needs its whole input before it emits its first step."""
         return self.protocol is not None or not self.neuron(site).streams
 
     def internal_steps(self, site: str, before: int | None, steps: int) -> int:
-        """Steps of a site between the last input and the first output; see :meth:`Neuron.internal_steps`."""
+        """Steps between a site's last input and its first output; see :meth:`Neuron.internal_steps`."""
         if self.protocol is not None:
             return self.protocol.internal_steps(steps)
         return self.neuron(site).internal_steps(before, steps)
 
     def neuron_work(self, site: str, before: int | None, steps: int) -> tuple[int, int]:
-        """Additions and comparisons of one neuron of a site for one image.
-
-        See :meth:`Neuron.updates` and :meth:`Neuron.comparisons`.
-        """
+        """Additions and comparisons of one neuron of a site for one image, as the neuron counts them."""
         neuron = self.neuron(site)
         worked = steps if self.protocol is None else steps + self.protocol.internal_steps(steps)
         return neuron.updates(before, worked), neuron.comparisons(before, worked)
@@ -313,44 +286,28 @@ class SpikingNetwork(nn.Module):
     # -- checks and sizes ------------------------------------------------------------------------------------------
 
     def check_images(self, images: Tensor) -> Tensor:
-        """Check images and move them to the network's device and memory format.
-
-        Raises:
-            DataError: if they have another shape or dtype, or contain NaN or infinite values.
-        """
+        """Check images (:func:`check_input`) and move them to the network's device and memory format."""
         check_input(self.graph, images)
         return in_memory_format(images.to(self.graph.device))
 
     def check_timesteps(self, timesteps: int) -> None:
-        """Refuse a number of steps that a site cannot run for.
-
-        Raises:
-            RecipeError: if it is not from 1 to ``MAX_TIMESTEPS``, or a site cannot run for it.
-        """
+        """Raise a RecipeError if T is not from 1 to ``MAX_TIMESTEPS``, or a site cannot run for it."""
         check_whole(timesteps, "timesteps", most=MAX_TIMESTEPS)
-        for site, neuron in zip(self.sites, self.neurons, strict=True):
-            reason = cast(Neuron, neuron).check_timesteps(timesteps, self.timesteps)
-            if reason:
+        for site in self.sites:
+            neuron = self.neuron(site.name)
+            if problem := neuron.check_timesteps(timesteps, self.timesteps):
                 name = str(self.recipe.get("name", "Recipe"))
                 again = f"calibrate again: rb.convert(network, rb.{name}(timesteps={timesteps}), calibration=...)"
-                if cast(Neuron, neuron).timesteps is not None and cast(Neuron, neuron).trained_timesteps:
+                if neuron.timesteps is not None and neuron.trained_timesteps:
                     again = "quantise and train it again with other levels"
-                raise RecipeError(
-                    f"cannot run for {timesteps} steps: {reason}",
-                    where=site.name,
-                    remedy=f"run it for {self.timesteps}, or {again}",
-                )
+                remedy = f"run it for {self.timesteps}, or {again}"
+                raise RecipeError(f"cannot run for {timesteps} steps: {problem}", where=site.name, remedy=remedy)
 
     def step_counts(self, timesteps: Sequence[int]) -> tuple[int, ...]:
-        """Check several numbers of steps and return them as a tuple.
-
-        Raises:
-            RecipeError: if ``timesteps`` is empty or not a sequence, or a site cannot run for one of them.
-        """
+        """Several numbers of steps as a tuple; a RecipeError if there is none, or a site cannot run for one of them."""
         if not isinstance(timesteps, Iterable):
             raise RecipeError(f"is {timesteps!r}, not a list", where="timesteps", remedy="pass a list, such as [4, 8]")
-        wanted = tuple(timesteps)
-        if not wanted:
+        if not (wanted := tuple(timesteps)):
             raise RecipeError("is empty", where="timesteps", remedy="give at least one number of time-steps")
         for t in wanted:
             self.check_timesteps(t)
@@ -358,8 +315,7 @@ class SpikingNetwork(nn.Module):
 
     def runs_for(self, timesteps: int) -> bool:
         """True if every site can run when the network runs for ``timesteps`` steps."""
-        neurons = cast(Iterable[Neuron], self.neurons)
-        return all(neuron.check_timesteps(timesteps, self.timesteps) is None for neuron in neurons)
+        return all(self.neuron(site.name).check_timesteps(timesteps, self.timesteps) is None for site in self.sites)
 
     def sub_batch_size(self, timesteps: int) -> int:
         """Number of images in a sub-batch; the logits of an image do not depend on it."""
@@ -369,39 +325,31 @@ class SpikingNetwork(nn.Module):
         """Number of images whose live signals fit into the memory budget; at least 1."""
         return max(1, self.memory_budget // (4 * (self._constant_floats + timesteps * self._step_floats)))
 
+    def _peak_floats(self) -> tuple[int, int]:
+        """Largest number of live floats for one image: (constants, floats of one time-step)."""
+        nodes = (*self.graph.nodes, *self.nodes)  # the graph lacks the alignment nodes
+        sizes = {node.name: max(1, math.prod(node.shape)) for node in nodes}
+        constants = _peak(self._early, sizes, {self.graph.nodes[0].name})
+        return constants + max(sizes.values()), max(1, _peak(self.between, sizes, set()))
+
 
 def check_converted(network: object) -> None:
-    """Refuse any object but a spiking network.
-
-    Raises:
-        ModelError: if ``network`` is not a SpikingNetwork.
-    """
+    """Raise a ModelError for any object but a spiking network."""
     if not isinstance(network, SpikingNetwork):
-        raise ModelError.typed(
-            f"is of type {type(network).__name__}, not a SpikingNetwork",
-            where="network",
-            remedy="convert it first: rb.convert(network, recipe, calibration=...), or load a saved one with rb.load",
-        )
+        reason = f"is of type {type(network).__name__}, not a SpikingNetwork"
+        remedy = "convert it first: rb.convert(network, recipe, calibration=...), or load a saved one with rb.load"
+        raise ModelError.typed(reason, where="network", remedy=remedy)
 
 
 def _mean_after(signal: Signal, t: int) -> Tensor:
     return prefix_means(signal, (min(t, signal.steps) if isinstance(signal, TimeSeries) else t,))[0]
 
 
-def _peak_floats(graph: Graph, early: Any, spiking: Any) -> tuple[int, int]:
-    """Largest number of live floats for one image: (constants, floats of one time-step)."""
-    nodes = (*graph.nodes, *(node for node, _ in spiking))  # the graph lacks the alignment nodes
-    sizes = {node.name: max(1, int(torch.tensor(node.shape).prod())) for node in nodes}
-    live = {graph.nodes[0].name}
-    constants = sizes[graph.nodes[0].name]
-    for node, released in early:
-        live.add(node.name)
-        constants = max(constants, sum(sizes[name] for name in live))
+def _peak(plan: Schedule, sizes: Mapping[str, int], live: set[str]) -> int:
+    """Largest number of live floats while a plan runs; both the currents and the spikes of a neuron are counted."""
+    peak = sum(sizes[name] for name in live)
+    for node, released in plan:
+        live = live | {node.name}
+        peak = max(peak, sum(sizes[name] for name in live))
         live -= set(released)
-    stepped, peak = set[str](), 1
-    for node, released in spiking:
-        # both the currents and the spikes of a neuron are counted; its potential has the size of one step
-        stepped.add(node.name)
-        peak = max(peak, sum(sizes[name] for name in stepped))
-        stepped -= set(released)
-    return constants + max(sizes.values()), peak
+    return peak

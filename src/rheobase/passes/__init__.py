@@ -1,22 +1,27 @@
 """Calibration passes, which set the parameters of a spiking network by statistics of the analog network."""
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.passes.bias_correction import BiasCorrection
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
-from rheobase.passes.error_calibration import ErrorCalibration
-from rheobase.passes.held_out import HeldOut
-from rheobase.passes.layers import Layer, layers
-from rheobase.passes.potential_correction import PotentialCorrection
-from rheobase.passes.scale_thresholds import ScaleThresholds
-from rheobase.passes.shift_current import ShiftCurrent
-from rheobase.passes.spatial_recalibration import SpatialRecalibration
-from rheobase.passes.statistics import channel_means, neuron_means
-from rheobase.passes.surrogate_calibration import SurrogateCalibration
-from rheobase.passes.temporal_bias import TemporalBias
-from rheobase.passes.temporal_correction import TemporalCorrection
-from rheobase.passes.thresholds import Thresholds
-from rheobase.passes.weight_calibration import WeightCalibration
-from rheobase.passes.weight_regression import WeightRegression
+from rheobase.data.calibration_data import CalibrationData as CalibrationData
+from rheobase.passes.bias_correction import BiasCorrection as BiasCorrection
+from rheobase.passes.calibration_pass import CalibrationPass as CalibrationPass
+from rheobase.passes.calibration_pass import Changes as Changes
+from rheobase.passes.calibration_pass import settable as settable
+from rheobase.passes.error_calibration import ErrorCalibration as ErrorCalibration
+from rheobase.passes.held_out import Best as Best
+from rheobase.passes.held_out import HeldOut as HeldOut
+from rheobase.passes.layers import Layer as Layer
+from rheobase.passes.layers import layers as layers
+from rheobase.passes.potential_correction import PotentialCorrection as PotentialCorrection
+from rheobase.passes.scale_thresholds import ScaleThresholds as ScaleThresholds
+from rheobase.passes.shift_current import ShiftCurrent as ShiftCurrent
+from rheobase.passes.spatial_recalibration import SpatialRecalibration as SpatialRecalibration
+from rheobase.passes.statistics import channel_means as channel_means
+from rheobase.passes.statistics import neuron_means as neuron_means
+from rheobase.passes.surrogate_calibration import SurrogateCalibration as SurrogateCalibration
+from rheobase.passes.temporal_bias import TemporalBias as TemporalBias
+from rheobase.passes.temporal_correction import TemporalCorrection as TemporalCorrection
+from rheobase.passes.thresholds import Thresholds as Thresholds
+from rheobase.passes.weight_calibration import WeightCalibration as WeightCalibration
+from rheobase.passes.weight_regression import WeightRegression as WeightRegression
 
 PASSES: dict[str, type[CalibrationPass]] = {
     cls.model_fields["kind"].default: cls
@@ -26,7 +31,8 @@ PASSES: dict[str, type[CalibrationPass]] = {
         ShiftCurrent,
         BiasCorrection,
         PotentialCorrection,
-        WeightCalibration, WeightRegression,
+        WeightCalibration,
+        WeightRegression,
         TemporalBias,
         SurrogateCalibration,
         ErrorCalibration,
@@ -35,28 +41,3 @@ PASSES: dict[str, type[CalibrationPass]] = {
     )
 }
 """Passes that a recipe can name, by kind; :func:`rheobase.register` adds one."""
-
-__all__ = [
-    "PASSES",
-    "BiasCorrection",
-    "CalibrationData",
-    "CalibrationPass",
-    "Changes",
-    "ErrorCalibration",
-    "HeldOut",
-    "Layer",
-    "PotentialCorrection",
-    "ScaleThresholds",
-    "ShiftCurrent",
-    "SpatialRecalibration",
-    "SurrogateCalibration",
-    "TemporalBias",
-    "TemporalCorrection",
-    "Thresholds",
-    "WeightCalibration",
-    "WeightRegression",
-    "channel_means",
-    "layers",
-    "neuron_means",
-    "settable",
-]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
 from rheobase.core.values import Value
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
 from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes.statistics import observe
-from rheobase.signals.signal import Signal
+from rheobase.signals import Signal
 
 
 @dataclass
@@ -54,45 +54,24 @@ class CalibrationPass(Value, ABC):
 
 
 def site_errors(network: SpikingNetwork, images: Tensor, sub_batch: int = 16) -> list[float] | None:
-    """Relative squared error of each site: Σ(mean_t θs[t] − a)² / Σa² over all neurons and images, against the ANN.
-
-    None if there are no images.
-    """
+    """Σ(mean_t θs[t] − a)² / Σa² of each site over all neurons and images, against the ANN; None without images."""
     if len(images) == 0:
         return None
-    squared = [0.0] * len(network.sites)
-    energy = [0.0] * len(network.sites)
+    squared, energy = [0.0] * len(network.sites), [0.0] * len(network.sites)
     for part in images.split(sub_batch):
-        means: dict[int, list[Tensor]] = {}
+        means: list[list[Tensor]] = [[] for _ in network.sites]
 
-        def record(site: Site, emitted: Signal, means: dict[int, list[Tensor]] = means) -> None:
-            means.setdefault(site.index, []).append(emitted.mean())
+        def record(site: Site, emitted: Signal, means: list[list[Tensor]] = means) -> None:
+            means[site.index].append(emitted.mean())
 
-        network.readouts(part, (network.timesteps,), monitor=record)
-
-        def compare(site: Site, activation: Tensor, means: dict[int, list[Tensor]] = means) -> None:
-            difference = torch.cat(means.pop(site.index)).cpu() - activation
+        def compare(site: Site, activation: Tensor, means: list[list[Tensor]] = means) -> None:
+            difference = torch.cat(means[site.index]).cpu() - activation
             squared[site.index] += float(difference.double().square().sum())
             energy[site.index] += float(activation.double().square().sum())
 
+        network.readouts(part, (network.timesteps,), monitor=record)
         observe(network.ann, part, compare)
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
-
-
-def refuse_waiting(network: SpikingNetwork) -> None:
-    """Refuse a network that a pass cannot simulate step by step, all sites together.
-
-    Raises:
-        CalibrationError: if sites run for different T, or one waits for its whole input.
-    """
-    if not network.streams:
-        raise CalibrationError(
-            "has sites that run for different numbers of steps or wait for their whole input; this pass simulates all "
-            "sites step by step",
-            where="network",
-            remedy="give all sites the same T and streaming neurons, or use a layer-by-layer pass such as "
-            "BiasCorrection",
-        )
 
 
 def settable(
@@ -111,32 +90,29 @@ def settable(
         CalibrationError: naming the site, and the parameters that are missing.
     """
     neuron = network.neuron(site.name)
-    missing = [name for name in parameters if name not in neuron.settable]
-    kind = type(neuron).__name__
+    missing = ", ".join(name for name in parameters if name not in neuron.settable)
     if neuron.trained_threshold and (missing or streaming or fresh):
-        raise CalibrationError(
-            f"has {kind} neurons, whose threshold and initial potential are fixed by the trained activation",
-            where=site.name,
-            remedy="use this pass with integrate-and-fire neurons",
-        )
-    if missing:
-        raise CalibrationError(
-            f"has {kind} neurons, which have no such parameters: {', '.join(missing)}",
-            where=site.name,
-            remedy=f"use neurons that have {', '.join(missing)}, or leave this pass out",
-        )
-    if streaming and not neuron.streams:
-        raise CalibrationError(
-            f"has {kind} neurons, which wait for their whole input",
-            where=site.name,
-            remedy="use this pass with streaming neurons, such as integrate-and-fire",
-        )
-    return neuron
+        problem = "whose threshold and initial potential are fixed by the trained activation"
+        remedy = "use this pass with integrate-and-fire neurons"
+    elif missing:
+        problem = f"which have no such parameters: {missing}"
+        remedy = f"use neurons that have {missing}, or leave this pass out"
+    elif streaming and not neuron.streams:
+        problem = "which wait for their whole input"
+        remedy = "use this pass with streaming neurons, such as integrate-and-fire"
+    else:
+        return neuron
+    raise CalibrationError(f"has {type(neuron).__name__} neurons, {problem}", where=site.name, remedy=remedy)
 
 
-def within_budget(network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes) -> Tensor:
-    """The first ``wanted`` images, or fewer, with a note, if the signals of two networks exceed the memory budget."""
-    wanted, room = min(wanted, len(images)), max(1, network.images_in_budget(1) // 2)
-    if room < wanted:
+def within_budget(
+    network: SpikingNetwork, images: Tensor, wanted: int, changes: Changes, timesteps: int | None = None
+) -> Tensor:
+    """The first ``wanted`` images, or fewer, with a note, if their signals exceed the memory budget.
+
+    The signals are those of ``timesteps`` steps, or by default the time-means of two networks.
+    """
+    room = max(1, network.images_in_budget(1) // 2) if timesteps is None else network.images_in_budget(timesteps)
+    if room < min(wanted, len(images)):
         changes.notes.append(f"only {room} images at once: more would exceed the memory budget")
     return images[: min(wanted, room)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.neurons import ParallelIF
-from rheobase.signals.signal import along_channels
+from rheobase.signals import along_channels
 
 Surrogate = Literal["straight_through", "rectangular"]
 
@@ -31,14 +31,13 @@ class DAQCFS(nn.Module):
 
     Args:
         neuron: the neurons whose parameters are copied, per channel.
-        channels: C.
-        timesteps: T.
-        surrogate: the gradient.
-        band: half of the rectangle's width.
+        channels, timesteps: C, T.
+        surrogate, band: the gradient, and half of the rectangle's width.
     """
 
     TRAINED = ("threshold", "pre", "post", "output_bias")
     """Parameters of the neurons that training may change."""
+    silent: Tensor
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class DAQCFS(nn.Module):
     @staticmethod
     def trained(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """``threshold``, ``pre``, ``post`` and ``output_bias`` of the neurons, [C], from a network's state dict."""
-        part = {name: state[f"{prefix}.{name}"] for name in _PARAMETERS}
+        part = {name: state[f"{prefix}.{name}"] for name in (*DAQCFS.TRAINED, "threshold_gain", "amplitude_gain")}
         theta = part["threshold"] * part["threshold_gain"].exp()
         post = part["post"]
         # without trained gains, keep φ bit for bit: a sum and a difference would round it, and report a change
@@ -86,12 +85,9 @@ class DAQCFS(nn.Module):
         bias = part["output_bias"].minimum(_LARGEST_BIAS * theta)
         return {"threshold": theta, "pre": part["pre"], "post": post, "output_bias": bias}
 
-    silent: Tensor
-
 
 _LARGEST_BIAS = 0.9
 """Upper limit of Δb, in units of θ."""
-_PARAMETERS = ("threshold", "pre", "post", "output_bias", "threshold_gain", "amplitude_gain")
 
 
 class _Staircase(torch.autograd.Function):

@@ -9,16 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
-from rheobase.graph.node import Node
+from rheobase.data import CalibrationData
+from rheobase.graph import Graph, Node
 from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut
+from rheobase.passes.layers import SubBatches, channel_mean, walk
 from rheobase.passes.thresholds import few
-from rheobase.passes.walk import SubBatches, Walk, channel_mean
-from rheobase.signals.signal import along_channels
+from rheobase.signals import along_channels
 
 
 class ErrorCalibration(CalibrationPass):
@@ -49,13 +48,10 @@ class ErrorCalibration(CalibrationPass):
         """Set ``pre`` and ``post`` of every neuron."""
         for site in network.sites:
             settable(network, site, "pre", "post")
-        changes = Changes()
-        check = HeldOut(network, data.held_out)
+        changes, check = Changes(), HeldOut(network, data.held_out)
         images = within_budget(network, data.fit, self.images, changes)
         calibrate_errors(network, images, changes, post=self.post, progress=progress)
-        changes.notes.append(check.keep_better())
-        changes.changed = check.original.changed(network)
-        return changes
+        return check.conclude(changes)
 
 
 def calibrate_errors(
@@ -63,41 +59,31 @@ def calibrate_errors(
     images: Tensor,
     changes: Changes,
     *,
-    pre: bool | None = True,
-    post: bool | None = True,
+    pre: bool = True,
+    post: bool = True,
     statistics: bool = False,
     progress: bool = False,
 ) -> None:
-    """Run both networks side by side and set ψ_DA and φ of every site.
+    """Run both networks side by side; set ψ_DA (``pre``) and φ (``post``) of every site, or remove them.
 
-    Args:
-        network: a network of parallel neurons; its graph may contain batch normalisation.
-        images: [N, ...].
-        changes: receives the notes.
-        pre: True: set ψ_DA; False: remove it; None: keep it.
-        post: the same for φ.
-        statistics: also set mean and variance of every batch normalisation to those of its input.
-        progress: show a progress bar.
+    ``statistics`` also sets mean and variance of every batch normalisation to those of its input.
     """
-    original = Walk(network.ann, images)
-    walk = Walk(network.graph, images, restated if statistics else None)
+    original, spiking = walk(network.ann, images), walk(network.graph, images, restated if statistics else None)
+    target: Any = None
+    emitted: Any = None
     for site in track(network.sites, "calibrating errors", show=progress):
-        node, wanted = original.to_site()
-        _, current = walk.to_site()
+        _, node, wanted = original.send(target)
+        graph, _, current = spiking.send(emitted)
         neuron: Any = network.neuron(site.name)
         steps = network.steps_of(site.name)
         target = [network.ann.activate(node, z) for z in wanted]
-        if pre is not None:
-            missing = channel_mean(wanted) - channel_mean(current)
-            neuron.pre = missing.to(neuron.threshold.dtype) if pre else None
-        if post is not None:
-            neuron.post = None
+        missing = channel_mean(wanted) - channel_mean(current)
+        neuron.pre, neuron.post = missing.to(neuron.threshold.dtype) if pre else None, None
         if post:
             rate = channel_mean([neuron.response(steps).count(z) for z in current]) / steps
             neuron.post = _post(site, neuron, channel_mean(target), rate, changes)
-        original.emit(target)
-        walk.emit([neuron.rate(z, steps) for z in current])
-    network.graph = walk.graph
+        emitted = [neuron.rate(z, steps) for z in current]
+    network.graph = graph
 
 
 def _post(site: Site, neuron: Any, target: Tensor, rate: Tensor, changes: Changes) -> Tensor:

@@ -1,4 +1,4 @@
-"""Passes that train a few parameters of a parallel network on its logits: the two stages of DA calibration."""
+"""The base of both stages of DA calibration: train a few parameters of a parallel network on its logits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
+from rheobase.data import CalibrationData
 from rheobase.data.batches import check_labels
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.neurons import ParallelIF
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.da_qcfs import DAQCFS, Surrogate
@@ -49,6 +48,8 @@ class FineTuning(CalibrationPass):
     """
 
     stage: ClassVar[str]
+    exact_statistics: ClassVar[bool] = False
+    """True if the statistics of batch normalisation are computed again after training."""
     target: Target = "ann"
     temperature: float = Field(default=2.0, gt=0)
     epochs: int = Field(default=1, ge=1)
@@ -67,13 +68,7 @@ class FineTuning(CalibrationPass):
         """Train; keep the best epoch on the held-out images, or revert."""
         for site in network.sites:
             settable(network, site, *DAQCFS.TRAINED)
-        if self.target != "ann" and data.fit_labels is None:
-            raise CalibrationError(
-                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
-                where=self.kind,
-                remedy='give (images, labels), or use target="ann"',
-            )
-        data = _with_checked_labels(network, data) if self.target != "ann" else data
+        data = data if self.target == "ann" else self._with_checked_labels(network, data)
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
         before = self._loss(network, data)
@@ -93,7 +88,12 @@ class FineTuning(CalibrationPass):
             original.restore(network)
             change = f"reverted, the original network kept: {change}"
         changes.notes.append(change)
-        changes.changed = self.changed(network, original)
+        changes.changed = original.changed(network)
+        now, then = network.graph, original.graph
+        for node in now.nodes:
+            moved = [name for name in node.parameters.values() if not torch.equal(now.tensor(name), then.tensor(name))]
+            if moved:
+                changes.changed[node.name] = moved
         trained = sum(int(state[name].numel()) for name in names) if state else 0
         changes.notes.append(f"{trained} parameters trained in {time.perf_counter() - started:.0f} s")
         return changes
@@ -116,14 +116,9 @@ class FineTuning(CalibrationPass):
             total += self.temperature**2 * float(divergence)
         return total / 2 if self.target == "both" else total
 
-    @abstractmethod
-    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """The trainable activation for the neurons of a site."""
-
-    @property
-    def exact_statistics(self) -> bool:
-        """True if the statistics of batch normalisation must be computed again after training."""
-        return False
+    def gradient(self) -> tuple[Surrogate, float]:
+        """The gradient of the staircase in training, and its band (:class:`DAQCFS`)."""
+        return "straight_through", 0.5
 
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor]) -> None:
         """Set the trained parameters of the network."""
@@ -139,25 +134,19 @@ class FineTuning(CalibrationPass):
                     changed[name] = torch.where(silent, 0.0 if given is None else given, value)
             neuron.set(**changed)
 
-    def changed(self, network: SpikingNetwork, original: Snapshot) -> dict[str, list[str]]:
-        """Names of the changed parameters of each site's neurons, and of each operation."""
-        found = original.changed(network)
-        if network.graph is not original.graph:
-            for node in network.graph.nodes:
-                moved = [
-                    name
-                    for name in node.parameters.values()
-                    if not torch.equal(network.graph.tensor(name), original.graph.tensor(name))
-                ]
-                if moved:
-                    found[node.name] = moved
-        return found
-
     def _train(
         self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
     ) -> Mapping[str, Tensor] | None:
         """The state of the best epoch; if training diverged, of the last good epoch, or None."""
-        modules: Any = {site.name: self.module(network, site.index) for site in network.sites}
+        modules: Any = {
+            site.name: DAQCFS(
+                cast(ParallelIF, network.neuron(site.name)),
+                site.channels,
+                network.steps_of(site.name),
+                *self.gradient(),
+            )
+            for site in network.sites
+        }
         labelled = self.target != "ann"
         held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out
         checked = len(data.held_out) > 0
@@ -177,11 +166,10 @@ class FineTuning(CalibrationPass):
             temperature=self.temperature,
             exact_statistics=self.exact_statistics,
         )
-        module = self.trainable(network.graph, modules)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 trained = train(
-                    module,
+                    TrainableGraph(network.graph, modules),
                     (data.fit, data.fit_labels) if labelled else data.fit,
                     settings,
                     validation=held_out if checked else None,
@@ -200,25 +188,21 @@ class FineTuning(CalibrationPass):
         changes.notes.extend(trained.notes)
         return trained.model.state_dict()
 
-    def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
-        """The network that is trained."""
-        return TrainableGraph(graph, modules)
+    def _with_checked_labels(self, network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
+        """The data with int64 labels.
 
-
-def _module(network: SpikingNetwork, index: int, surrogate: Surrogate, band: float = 0.5) -> DAQCFS:
-    site = network.sites[index]
-    neuron = cast(ParallelIF, network.neuron(site.name))
-    return DAQCFS(neuron, site.channels, network.steps_of(site.name), surrogate, band)
-
-
-def _with_checked_labels(network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
-    """The data with int64 labels.
-
-    Raises:
-        DataError: if a label is not a class of the network, naming the image.
-    """
-    classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
-    fit, held_out = cast(Tensor, data.fit_labels), cast(Tensor, data.held_out_labels)
-    check_labels(fit, "fitted calibration images, in their seeded order", classes)
-    check_labels(held_out, "held-out calibration images, in their seeded order", classes)
-    return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())
+        Raises:
+            CalibrationError: if there are no labels.
+            DataError: if a label is not a class of the network, naming the image.
+        """
+        fit, held_out = data.fit_labels, data.held_out_labels
+        if fit is None or held_out is None:
+            raise CalibrationError(
+                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
+                where=self.kind,
+                remedy='give (images, labels), or use target="ann"',
+            )
+        classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
+        check_labels(fit, "fitted calibration images, in their seeded order", classes)
+        check_labels(held_out, "held-out calibration images, in their seeded order", classes)
+        return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.data import CalibrationData
+from rheobase.network import SpikingNetwork
+from rheobase.passes.calibration_pass import Changes
 
 
 @torch.inference_mode()
@@ -40,15 +45,12 @@ class Snapshot:
                 setattr(neuron, name, None if value is None else value.clone())
 
     def changed(self, network: SpikingNetwork) -> dict[str, list[str]]:
-        """Names of the changed parameters, by site name, for the sites with changes."""
-        differences = {site.name: self.differs(network, site.index) for site in network.sites}
-        return {name: parameters for name, parameters in differences.items() if parameters}
-
-    def differs(self, network: SpikingNetwork, site: int) -> list[str]:
-        """Names of the changed parameters of a site's neurons."""
-        now = dict(network.neurons[site].named_buffers())
-        then = {name: value for name, value in self.neurons[site].items() if value is not None}
-        return [name for name in now if name not in then or not torch.equal(now[name], then[name])]
+        """Names of the changed parameters of neurons, by site name, for the sites with changes."""
+        found = {}
+        for site, neuron, then in zip(network.sites, network.neurons, self.neurons, strict=True):
+            old = {name: value for name, value in then.items() if value is not None}
+            found[site.name] = [n for n, x in neuron.named_buffers() if n not in old or not torch.equal(x, old[n])]
+        return {name: parameters for name, parameters in found.items() if parameters}
 
 
 class HeldOut:
@@ -76,3 +78,68 @@ class HeldOut:
             return change
         self.original.restore(self.network)
         return f"reverted, the original network kept: {change}"
+
+    def conclude(self, changes: Changes) -> Changes:
+        """:meth:`keep_better`, with its note and the changed parameters of neurons added to ``changes``."""
+        changes.notes.append(self.keep_better())
+        changes.changed = self.original.changed(self.network)
+        return changes
+
+
+class Best:
+    """The best state of a network among the rounds of an iterative pass, by the logit error on held-out images.
+
+    Round 0 is the original network. Without held-out images the last round counts as the best. Call :meth:`judge` after
+    every round, then :meth:`conclude`.
+
+    Args:
+        network: the network before the pass.
+        data: the calibration data, of which the held-out images judge.
+        unit: what a round is called in records and notes, such as ``"epoch"``.
+    """
+
+    def __init__(self, network: SpikingNetwork, data: CalibrationData, unit: str) -> None:
+        self.network, self.images, self.labels, self.unit = network, data.held_out, data.held_out_labels, unit
+        self.original = self.kept = Snapshot(network)
+        self.history: list[dict[str, Any]] = []
+        self.round, self.error = 0, math.inf
+        if len(self.images):
+            with torch.inference_mode():
+                self.reference = network.ann(self.images.to(network.graph.device)).double()
+        self.judge()
+
+    def judge(self, **values: Any) -> int:
+        """Record the present state, with further ``values``; return the number of rounds since the best one."""
+        record = {self.unit: len(self.history), **values}
+        if len(self.images):
+            with torch.inference_mode():
+                logits = self.network(self.images)
+            predicted = logits.argmax(1)
+            record["logit_error"] = relative_error(logits, self.reference)
+            record["agreement"] = float((predicted == self.reference.argmax(1)).double().mean())
+            if self.labels is not None:
+                record["accuracy"] = float((predicted.cpu() == self.labels).double().mean())
+        if not len(self.images) or record["logit_error"] < self.error:
+            self.round, self.error, self.kept = (
+                len(self.history),
+                record.get("logit_error", 0.0),
+                Snapshot(self.network),
+            )
+        self.history.append(record)
+        return len(self.history) - 1 - self.round
+
+    def conclude(self, changes: Changes) -> Changes:
+        """Restore the best state; add the history, the changed parameters and a note to ``changes``."""
+        self.kept.restore(self.network)
+        changes.history, changes.changed = self.history, self.original.changed(self.network)
+        if not len(self.images):
+            note = f"not checked: no images are held out; {self.unit} {self.round} kept"
+        elif self.round == 0:
+            note = f"the original network kept: no {self.unit} lowered the logit error on held-out images"
+        else:
+            note = (
+                f"squared logit error on {len(self.images)} held-out images {self.history[0]['logit_error']:.3g} -> "
+                f"{self.error:.3g}, {self.unit} {self.round}"
+            )
+        changes.notes.append(note)
+        return changes

@@ -1,23 +1,30 @@
-"""Simulation layer by layer, all steps and images of a site at once, for passes that use time-means."""
+"""Execution layer by layer, all images of a site at once, for passes that use time-means.
+
+:func:`layers` simulates a spiking network; :func:`walk` runs a network in closed form, or the analog network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rheobase.graph.graph import Graph
-from rheobase.graph.interpreter import run
-from rheobase.graph.node import Node
+from rheobase.graph import Graph, Node
+from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signals.signal import Constant, Signal, TimeSeries
+from rheobase.signals import Constant, Signal, TimeSeries
+
+SUB_BATCH = 32
+SubBatches = list[Tensor]
+"""A value for all images, in sub-batches."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,7 @@ class Layer:
 
     @torch.inference_mode()
     def sub_batches(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
-        """Signals of all nodes and of the site, with the present weights and neurons of the network.
-
-        Yields sub-batches of as many images as the memory budget of the network allows, in order.
-        """
+        """Yield the signals of all nodes and of the site, with the present weights and neurons, in sub-batches."""
         batch = next(_images(signal) for signal in self.inputs.values())
         size = network.sub_batch_size(network.timesteps)
         for start in range(0, batch, size):
@@ -72,12 +76,9 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     """Yield every site in execution order, each before it fires.
 
     The caller may change the neurons or weights of a layer before it requests the next layer; the layer then fires with
-    the changes. One pass costs a simulation, two if the caller also computes the output of the layer, and the memory of
-    the output of a layer for all steps and images.
-
-    Args:
-        network: the network; its ``graph`` may be replaced meanwhile by one with the same nodes.
-        images: [B, ...].
+    the changes, also where ``network.graph`` was replaced by one with the same nodes. One pass costs a simulation, two
+    if the caller also computes the output of the layer, and the memory of the output of a layer for all steps and
+    images.
     """
     nodes = {node.name: node for node in network.nodes}
     groups = _first_needed(network)
@@ -119,13 +120,13 @@ def _part(signal: Signal, images: slice) -> Signal:
 
 def _empty(like: Signal, images: int) -> Signal:
     """An uninitialised signal like ``like`` of ``images`` images, in the memory format of the network."""
-    steps = like.steps if isinstance(like, TimeSeries) else 1
-    rest = like.values.shape[2:] if isinstance(like, TimeSeries) else like.values.shape[1:]
+    steps = (like.steps,) if isinstance(like, TimeSeries) else ()
+    rest = like.values.shape[1 + len(steps) :]
     layout = torch.channels_last if len(rest) == 3 else torch.contiguous_format
-    room = torch.empty(
-        (steps * images, *rest), dtype=like.values.dtype, device=like.values.device, memory_format=layout
-    )
-    return TimeSeries(room.unflatten(0, (steps, images))) if isinstance(like, TimeSeries) else Constant(room)
+    shape = (math.prod(steps) * images, *rest)
+    room = torch.empty(shape, dtype=like.values.dtype, device=like.values.device, memory_format=layout)
+    room = room.unflatten(0, (*steps, images))
+    return TimeSeries(room) if steps else Constant(room)
 
 
 def _first_needed(network: SpikingNetwork) -> list[list[Node]]:
@@ -144,3 +145,40 @@ def _first_needed(network: SpikingNetwork) -> list[list[Node]]:
                 wanted.extend(by_name[name].inputs)
         groups.append([node for node in nodes if node.name in found])
     return groups
+
+
+@torch.no_grad()
+def walk(
+    graph: Graph, images: Tensor, before: Callable[[Graph, Node, SubBatches], Graph] | None = None
+) -> Generator[tuple[Graph, Node, SubBatches], SubBatches, None]:
+    """Run a network on time-means with a stop at each site; nothing is computed twice.
+
+    Yields the graph, the node of a site and its currents, receives (``send``) the outputs of the site, and finally
+    yields the graph, the last node and its outputs.
+
+    ``before`` is called with the graph, a node and its inputs before the node runs, and returns the graph to continue
+    with, which may have other tensors.
+    """
+    first = graph.nodes[0].name
+    batches: list[dict[str, Signal]] = [
+        {first: Constant(in_memory_format(part.to(graph.device)))} for part in images.split(SUB_BATCH)
+    ]
+    for node, released in schedule(graph.nodes[1:], keep={graph.output}):
+        inputs = [values[node.inputs[0]].mean() for values in batches] if node.inputs else []
+        if node.operation == "site":
+            for values, output in zip(batches, (yield graph, node, inputs), strict=True):
+                values[node.name] = Constant(output)
+                for name in released:
+                    del values[name]
+        else:
+            graph = before(graph, node, inputs) if before else graph
+            for values in batches:
+                run(graph, [(node, released)], values, graph.analog)
+    yield graph, node, [values[graph.output].mean() for values in batches]
+
+
+def channel_mean(sub_batches: SubBatches) -> Tensor:
+    """Mean over images and positions, [C], float64."""
+    sums = [x.sum([d for d in range(x.dim()) if d != 1], dtype=torch.float64) for x in sub_batches]
+    total = functools.reduce(torch.add, sums)
+    return total * total.numel() / sum(x.numel() for x in sub_batches)

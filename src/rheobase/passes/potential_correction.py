@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import CalibrationPass, Changes
-from rheobase.passes.layers import Layer
-from rheobase.passes.mean_corrections import correct_layers
-from rheobase.passes.statistics import neuron_means
-from rheobase.signals.signal import along_channels
+from rheobase.neurons import Neuron
+from rheobase.passes.mean_correction import MeanCorrection
+from rheobase.signals import along_channels
 
 
-class PotentialCorrection(CalibrationPass):
+class PotentialCorrection(MeanCorrection):
     r"""Correct the initial potential of every neuron, layer by layer, by its mean output error.
 
     .. math:: V_0 \leftarrow V_0 + T \, (E[a] - E[\text{mean}_t\, \theta s[t]])
@@ -26,24 +21,16 @@ class PotentialCorrection(CalibrationPass):
     does not help on held-out images.
 
     Args:
-        images: number of calibration images; the output of a layer for all images and steps is kept in memory.
+        images: see :class:`MeanCorrection`.
     """
 
     kind: Literal["potential_correction"] = "potential_correction"
-    images: int = Field(default=128, ge=1)
+    parameter = "initial_potential"
+    by_neuron = True
 
-    def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
-        """Set ``initial_potential`` of every neuron, in units of θ."""
-        images = data.fit[: self.images]
-        targets = neuron_means(network.ann, images)
-
-        def correct(layer: Layer, mean: Tensor) -> None:
-            neuron = network.neuron(layer.site.name)
-            missing = targets[layer.site.index].to(mean.device) - mean.double().mean(0)
-            dims = mean.dim()
-            theta = along_channels(neuron.amplitude, dims)
-            rise = torch.where(theta.isinf(), 0.0, network.steps_of(layer.site.name) * missing / theta)
-            present = along_channels(cast(Tensor, neuron.initial_potential), dims)
-            neuron.set(initial_potential=(present + rise).to(mean.dtype))
-
-        return correct_layers(network, data, images, correct, "initial_potential", progress)
+    def correct(self, neuron: Neuron, mean: Tensor, target: Tensor, steps: int) -> None:
+        """Add the missing output, in units of θ, to the initial potential."""
+        theta = along_channels(neuron.amplitude, mean.dim())
+        rise = torch.where(theta.isinf(), 0.0, steps * (target - mean.double().mean(0)) / theta)
+        present = along_channels(cast(Tensor, neuron.initial_potential), mean.dim())
+        neuron.set(initial_potential=(present + rise).to(mean.dtype))

@@ -9,14 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
 from rheobase.graph.interpreter import Schedule, run
 from rheobase.graph.operations import in_memory_format
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
+from rheobase.network import Simulation, SpikingNetwork
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
 from rheobase.passes.held_out import HeldOut, relative_error
-from rheobase.signals.signal import Signal
+from rheobase.signals import Signal
 
 
 class ScaleThresholds(CalibrationPass):
@@ -41,25 +40,15 @@ class ScaleThresholds(CalibrationPass):
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Change ``threshold`` where it helps; revert all if the logit error on held-out images grows."""
-        notes = []
-        wanted, room = min(self.images, len(data.fit)), network.images_in_budget(network.timesteps)
-        if room < wanted:
-            notes.append(f"only {room} images simulated at once: more would exceed the memory budget")
-        images = in_memory_format(data.fit[: min(wanted, room)].to(network.graph.device))
-        neurons = [settable(network, site, "threshold", streaming=True) for site in network.sites]
-        original = [cast(Tensor, neuron.threshold) for neuron in neurons]
+        changes = Changes()
+        images = within_budget(network, data.fit, self.images, changes, network.timesteps)
+        for site in network.sites:
+            settable(network, site, "threshold", streaming=True)
         check = HeldOut(network, data.held_out[: self.images])
+        images = in_memory_format(images.to(network.graph.device))
         for sweep in range(self.sweeps):
             _sweep(network, images, self.factor ** (0.5**sweep), progress)
-        note = check.keep_better()
-        if note:
-            notes.append(note)
-        changed = {
-            site.name: ["threshold"]
-            for site, neuron, threshold in zip(network.sites, neurons, original, strict=True)
-            if not torch.equal(cast(Tensor, neuron.threshold), threshold)
-        }
-        return Changes(changed, notes)
+        return check.conclude(changes)
 
 
 @torch.inference_mode()

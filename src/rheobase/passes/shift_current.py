@@ -1,17 +1,15 @@
-"""A constant current added to the input current: the shift of RTS and SNN Calibration."""
+"""A shift of the current: the shift term of RTS."""
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons import Neuron
+from rheobase.data import CalibrationData
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
+from rheobase.passes.mean_correction import add_bias
 
 
 class ShiftCurrent(CalibrationPass):
@@ -29,16 +27,8 @@ class ShiftCurrent(CalibrationPass):
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [C] of every neuron."""
-        changes = Changes()
         for site in network.sites:
             neuron = settable(network, site, "bias", streaming=True)
             theta = neuron.amplitude.expand(site.channels)
-            add_bias(neuron, torch.where(theta.isinf(), 0.0, -self.shift * theta / network.steps_of(site.name)))
-            changes.changed[site.name] = ["bias"]
-        return changes
-
-
-def add_bias(neuron: Neuron, bias: Tensor) -> None:
-    """Add a constant bias [C] to the bias of the neurons."""
-    present = cast("Tensor | None", neuron.bias)
-    neuron.set(bias=bias if present is None else present + bias)
+            add_bias(neuron, -self.shift * theta / network.steps_of(site.name))
+        return Changes({site.name: ["bias"] for site in network.sites})

@@ -1,19 +1,16 @@
-"""Stage 1 of DA calibration: batch normalisation trained in the parallel network."""
+"""DA calibration, first stage."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
-from rheobase.graph.trainable import TrainableGraph
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.data import CalibrationData
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes, within_budget
-from rheobase.passes.da_qcfs import DAQCFS
 from rheobase.passes.error_calibration import calibrate_errors
-from rheobase.passes.fine_tuning import FineTuning, _module
+from rheobase.passes.fine_tuning import FineTuning
 
 
 class SpatialRecalibration(FineTuning):
@@ -34,15 +31,13 @@ class SpatialRecalibration(FineTuning):
     Args:
         target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         images: number of images for the initial statistics, all at once; limited by the memory budget.
-        batch_statistics: normalise by the statistics of each batch in training; else by those of ``images``.
         neurons: also train θ and φ of every channel.
     """
 
     kind: Literal["spatial_recalibration"] = "spatial_recalibration"
-    needs_batch_norm = True
+    needs_batch_norm = exact_statistics = True
     stage = "stage 1, spatial recalibration,"
     images: int = Field(default=512, ge=2)
-    batch_statistics: bool = True
     neurons: bool = True
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
@@ -59,23 +54,3 @@ class SpatialRecalibration(FineTuning):
         names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
         gains = [f"{site.name}.{gain}" for site in network.sites for gain in ("threshold_gain", "amplitude_gain")]
         return [*names, *gains] if self.neurons else names
-
-    @property
-    def exact_statistics(self) -> bool:
-        """True if each batch was normalised by its own statistics."""
-        return self.batch_statistics
-
-    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """The DA-QCFS activation with the straight-through gradient."""
-        return _module(network, site, "straight_through")
-
-    def trainable(self, graph: Graph, modules: Any) -> TrainableGraph:
-        """The trained network, normalised by the statistics of each batch or by fixed ones."""
-        return TrainableGraph(graph, modules) if self.batch_statistics else _Fixed(graph, modules)
-
-
-class _Fixed(TrainableGraph):
-    """A network that is never in training mode: batch normalisation keeps its statistics."""
-
-    def train(self, mode: bool = True) -> _Fixed:
-        return super().train(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -11,18 +11,17 @@ from torch import Tensor
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
+from rheobase.graph import Node
 from rheobase.graph.interpreter import run
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
-from rheobase.passes.held_out import Snapshot, logit_error
+from rheobase.passes.held_out import Best, logit_error
 from rheobase.passes.statistics import Granularity
-from rheobase.signals.signal import Signal, SpikeTrain, along_channels
+from rheobase.signals import Signal, SpikeTrain, along_channels
 
 EXACT = 1e-8
 """Relative squared error of logits up to which the difference is rounding."""
@@ -38,18 +37,15 @@ class SurrogateCalibration(CalibrationPass):
     QAC, section 4.4 (Eq. 15). The weights are frozen, and labels are not used. AdamW with a cosine schedule (Adam
     without weight decay) trains ρ and δ, which start at zero; θ stays positive, V0 may leave [0, θ]. Backpropagation
     runs through the whole simulation, with a surrogate gradient of spikes
-    (:func:`rheobase.neurons.surrogate.fire_with_gradient`).
+    (:func:`rheobase.neurons.surrogate.fire_with_gradient`) and the memory of all steps of a mini-batch at all sites.
+    The best epoch on held-out images is kept, which may be the original. A network with exactly the logits of the
+    quantised ANN, as QVM and QAC have at T = L, is not changed.
 
     Differs from the paper: its formulas for the gradient of θ (Eqs. 17 and 62) are not used. Their sign is opposite to
     that of the derivation (Eqs. 60, 61), and they omit that θ is also the amplitude of a spike.
 
-    After every epoch the logit error on held-out images is measured; the best state is kept, which may be the original
-    one. Constant-current neurons whose V0 leaves [0, θ] have no closed form: the site is then simulated in every
+    Constant-current neurons whose V0 leaves [0, θ] have no closed form: the site is then simulated in every
     execution, and named in the notes.
-
-    A network with exactly the logits of the quantised ANN, as QVM and QAC have at T = L, is not changed.
-
-    Memory: all steps of a mini-batch at all sites.
 
     Args:
         train: train both, or only θ or V0.
@@ -81,13 +77,11 @@ class SurrogateCalibration(CalibrationPass):
         images = in_memory_format(data.fit.to(network.graph.device))
         with torch.inference_mode():
             reference = network.ann(images)
-        original = kept = Snapshot(network)
-        best = self._record(network, data, 0, None)
-        changes = Changes(history=[best])
-        if max(logit_error(network, images), best.get("logit_error", 0.0)) < EXACT:
+        best, changes = Best(network, data, "epoch"), Changes()
+        if max(logit_error(network, images), best.error) < EXACT:
             # Adam would turn rounding errors into full steps
-            changes.notes.append("the original network kept: its logits are already those of the ANN")
-            return changes
+            note = "the original network kept: its logits are already those of the ANN"
+            return Changes(notes=[note], history=best.history)
 
         optimiser = torch.optim.AdamW(
             [parameter for site in trained for parameter in site.parameters],
@@ -98,7 +92,7 @@ class SurrogateCalibration(CalibrationPass):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * batches)
         draws = generator(self.seed)
         for epoch in track(range(1, self.epochs + 1), "training potentials and thresholds", show=progress):
-            total = 0.0
+            total, fault = 0.0, None
             for rows in torch.randperm(len(images), generator=draws).split(self.batch_size):
                 with torch.enable_grad():
                     loss = (self._logits(network, images[rows], trained) - reference[rows].clone()).square().mean()
@@ -107,58 +101,28 @@ class SurrogateCalibration(CalibrationPass):
                 optimiser.step()
                 schedule.step()
                 total += float(loss.detach()) * len(rows)
-                fault = _fault(loss, trained)
-                if fault is not None:
-                    changes.notes.append(
-                        f"stopped in epoch {epoch}: {fault} no longer finite; epoch {best['epoch']} kept. Remedy: use "
-                        "a smaller learning rate"
-                    )
+                if fault := _fault(loss, trained):
                     break
-            else:
-                for site in trained:
-                    site.write()
-                record = self._record(network, data, epoch, total / len(images))
-                changes.history.append(record)
-                if "logit_error" not in record or record["logit_error"] < best["logit_error"]:
-                    best, kept = record, Snapshot(network)
-                continue
-            break
-        kept.restore(network)
-        changes.changed = original.changed(network)
-        changes.notes += self._verdict(data, changes, best)
+            if fault:
+                changes.notes.append(
+                    f"stopped in epoch {epoch}: {fault} no longer finite; epoch {best.round} kept. "
+                    "Remedy: use a smaller learning rate"
+                )
+                break
+            for site in trained:
+                site.write()
+            best.judge(loss=total / len(images))
+        best.conclude(changes)
         for site in trained:
-            if site.neuron.closed_form and site.neuron.response(network.steps_of(site.site.name)) is None:
-                changes.notes.append(f"{site.site.name}: V0 outside [0, θ], simulated step by step in every execution")
+            if site.neuron.closed_form and site.neuron.response(network.steps_of(site.name)) is None:
+                changes.notes.append(f"{site.name}: V0 outside [0, θ], simulated step by step in every execution")
         return changes
 
     def _logits(self, network: SpikingNetwork, images: Tensor, trained: list[_Trained]) -> Tensor:
         values = network.begin(images)
-        run(
-            network.graph,
-            network.between,
-            values,
-            _Differentiable(network, trained, self.width).advance(network.timesteps),
-        )
+        simulation = _Differentiable(network, trained, self.width)
+        run(network.graph, network.between, values, simulation.advance(network.timesteps))
         return network.mean_logits(values)
-
-    def _record(self, network: SpikingNetwork, data: CalibrationData, epoch: int, loss: float | None) -> dict[str, Any]:
-        record: dict[str, Any] = {"epoch": epoch}
-        if loss is not None:
-            record["loss"] = loss
-        if len(data.held_out):
-            record["logit_error"] = logit_error(network, data.held_out)
-        return record
-
-    def _verdict(self, data: CalibrationData, changes: Changes, best: dict[str, Any]) -> list[str]:
-        if len(data.held_out) == 0:
-            return [f"not checked: no images are held out; epoch {best['epoch']} kept"]
-        if best["epoch"] == 0:
-            return ["the original network kept: no epoch lowered the logit error on held-out images"]
-        before, after = changes.history[0]["logit_error"], best["logit_error"]
-        return [
-            f"squared logit error on {len(data.held_out)} held-out images {before:.3g} -> {after:.3g}, "
-            f"epoch {best['epoch']}"
-        ]
 
 
 class _Trained:
@@ -172,7 +136,7 @@ class _Trained:
                 where=site.name,
                 remedy="use differentiable neurons, such as integrate_fire or constant_current",
             )
-        self.site, self.neuron = site, neuron
+        self.name, self.neuron = site.name, neuron
         self.start = cast(Tensor, neuron.threshold).clone()
         shape = (site.channels,) if granularity == "channel" else ()
         self.scale, self.shift = (torch.zeros(shape, dtype=self.start.dtype, device=self.start.device) for _ in "ab")
@@ -203,22 +167,16 @@ class _Trained:
 
     def finite(self) -> bool:
         """True if θ (except of silent channels), V0 and their gradients are finite, and θ is positive."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         alive = (self.threshold.isfinite() & (self.threshold > 0)) | self.start.isinf()
-        return all(
-            bool(x.all())
-            for x in (
-                alive,
-                self.potential.isfinite(),
-                *(p.grad.isfinite() for p in self.parameters if p.grad is not None),
-            )
-        )
+        return all(bool(x.all()) for x in (alive, *(value.isfinite() for value in (self.potential, *gradients))))
 
 
 def _fault(loss: Tensor, trained: list[_Trained]) -> str | None:
     """Subject of a note on values that are not finite: the first such site, or the logits; None if all are finite."""
     for site in trained:
         if not site.finite():
-            return f"θ, V0 or their gradients at {site.site.name} are"
+            return f"θ, V0 or their gradients at {site.name} are"
     return None if bool(torch.isfinite(loss)) else "the logits are"
 
 
@@ -227,7 +185,7 @@ class _Differentiable(Simulation):
 
     def __init__(self, network: SpikingNetwork, trained: list[_Trained], width: float) -> None:
         super().__init__(network)
-        self.trained = {site.site.name: site for site in trained}
+        self.trained = {site.name: site for site in trained}
         self.width = width
 
     def emit(self, node: Node, neuron: Neuron, signal: Signal) -> SpikeTrain:

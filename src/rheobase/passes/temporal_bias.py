@@ -11,19 +11,18 @@ from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
+from rheobase.graph import Node
 from rheobase.graph.interpreter import run
-from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.sites import Site
-from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron
 from rheobase.neurons.response import finite_amplitude
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, refuse_waiting, settable
-from rheobase.passes.held_out import Snapshot, relative_error
+from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
+from rheobase.passes.held_out import Best
 from rheobase.passes.statistics import channel_means
-from rheobase.signals.signal import Signal, along_channels
+from rheobase.signals import Signal, along_channels
 
 DIVERGED = 100.0
 """A bias larger than this, in units of θ, counts as divergence."""
@@ -40,31 +39,23 @@ class TemporalBias(CalibrationPass):
         b[t] \leftarrow b[t] + \alpha \, \big( E[\theta\,k(u[t] - b[t])] - E[\min(a, m\theta)] \big)
 
     where E is the mean over all calibration images and the channel's positions, k the number of spikes that the neuron
-    fires at a potential (for integrate-and-fire, one at θ and above) and m the maximum number of spikes in a step. The
-    update is repeated ``updates`` times with the same u; the step is then computed with the new b[t], and its output is
-    passed to the next layer and the next step.
+    fires at a potential and m the maximum number in a step. The update is repeated ``updates`` times with the same u;
+    the step is then computed with the new b[t], and its output is passed to the next layer and the next step. A bias
+    depends only on earlier sites and steps, so all are corrected in *one* simulation of the calibration images, step by
+    step, with the memory of one step. The best iteration on held-out images is kept, which may be the original.
 
     Differs from the paper: b is *subtracted* from the potential (Eq. 4 adds b, which line 3 defines as SNN − ANN; this
     diverges); the target is clipped at mθ, the largest output of a step; and all batches are pooled, so their order and
     size have no effect. With ``updates=1`` only whole passes are repeated, as in the paper; with more, a bias
     converges before later steps and layers use it, without another simulation.
 
-    A bias at (site, step) depends only on earlier sites and steps, so all layers are corrected in *one* simulation of
-    the calibration images, step by step. This is the layer order of Algorithm 1; the pass costs ``iterations``
-    simulations and the memory of one step.
-
-    With ``ramp`` γ > 0 (not in the paper), deeper sites fire later: the total output is unchanged, but the target of
-    step t of T (from 0) is
+    With ``ramp`` γ > 0 (not in the paper), deeper sites fire later, because in its first steps a deep layer has
+    received little but noise. The total output is unchanged, but the target of step t of T (from 0) is
 
     .. math:: E[\min(a, \theta)] \, (1 + g \, r_t), \qquad r_t = \frac{2t - (T - 1)}{T - 1}, \qquad
         g = \min\Big(\gamma \, \frac{d}{D}, \; \frac{\theta}{E[\min(a, \theta)]} - 1\Big)
 
-    for a site with d sites before it on the longest path, and D the largest d. In its first steps a deep layer has
-    received only a few spikes, so its output is mostly noise; later steps are more accurate. γ = 0 is the constant
-    target of the paper.
-
-    After every iteration the logit error on held-out images is measured; the best state is kept, which may be the
-    original one.
+    for a site with d sites before it on the longest path, and D the largest d.
 
     Args:
         alpha: α > 0, step size of the correction.
@@ -76,8 +67,7 @@ class TemporalBias(CalibrationPass):
         patience: stop after this number of iterations without improvement.
 
     Raises:
-        CalibrationError: if there are fewer calibration images than one batch, or the neurons have no bias or no
-            membrane potential.
+        CalibrationError: if the images are fewer than one batch, or the neurons have no bias or membrane potential.
     """
 
     kind: Literal["temporal_bias"] = "temporal_bias"
@@ -92,49 +82,42 @@ class TemporalBias(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the original."""
         changes = Changes()
-        neurons = _neurons(network)
-        refuse_waiting(network)
+        neurons = [_neuron(network, site) for site in network.sites]
+        if not network.streams:
+            raise CalibrationError(
+                "has sites that run for different numbers of steps or wait for their whole input; this pass simulates "
+                "all sites step by step",
+                where="network",
+                remedy="give all sites the same T and streaming neurons, or use a layer-by-layer pass such as "
+                "BiasCorrection",
+            )
         images = self._images(data, changes)
         for site, neuron in zip(network.sites, neurons, strict=True):
             zeros = torch.zeros(network.timesteps, site.channels, device=neuron.amplitude.device)
             present = cast("Tensor | None", neuron.bias)
             neuron.set(bias=zeros if present is None else zeros + present)
         ceilings = [finite_amplitude(neuron.amplitude) * neuron.alphabet.most for neuron in neurons]
-        targets, slopes = {}, {name: self.ramp * depth for name, depth in relative_depths(network.sites).items()}
-        for site, mean, ceiling in zip(
-            network.sites, channel_means(network.ann, images, ceilings), ceilings, strict=True
-        ):
-            steps = step_targets(mean, ceiling.double().cpu(), network.timesteps, slopes[site.name])
+        means = channel_means(network.ann, images, ceilings)
+        depths, targets = relative_depths(network.sites), {}
+        for site, mean, ceiling in zip(network.sites, means, ceilings, strict=True):
+            steps = step_targets(mean, ceiling.double().cpu(), network.timesteps, self.ramp * depths[site.name])
             targets[site.name] = steps.to(network.graph.device)
             if not bool(mean.any()):
                 changes.notes.append(f"{site.name}: no activity on the calibration images")
 
-        judge = _Judge(network, data)
-        best = judge.record(0)
-        changes.history.append(best)
-        original = kept = Snapshot(network)
+        best = Best(network, data, "iteration")
         for iteration in track(range(1, self.iterations + 1), "correcting biases", show=progress):
             _correct(network, images, targets, self.alpha, self.updates)
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
-                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; iteration "
-                    f"{best['iteration']} kept. Remedy: use a smaller alpha"
+                    f"stopped in iteration {iteration}: the biases of {diverged} diverge; iteration {best.round} kept. "
+                    "Remedy: use a smaller alpha"
                 )
                 break
-            record = judge.record(iteration)
-            changes.history.append(record)
-            if not judge.possible or record["logit_error"] < best["logit_error"]:
-                best, kept = record, Snapshot(network)
-            elif iteration - best["iteration"] >= self.patience:
+            if best.judge() >= self.patience:
                 break
-        kept.restore(network)
-        if not judge.possible:
-            changes.notes.append(f"not checked: no images are held out; iteration {best['iteration']} kept")
-        elif best["iteration"] == 0:
-            changes.notes.append("the original network kept: no iteration lowered the logit error on held-out images")
-        changes.changed = original.changed(network)
-        return changes
+        return best.conclude(changes)
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
         wanted, available = self.batch_size * self.batches, len(data.fit)
@@ -150,48 +133,15 @@ class TemporalBias(CalibrationPass):
         return data.fit[:wanted]
 
 
-class _Judge:
-    """Measures a network on the held-out images; the ANN's logits are computed once."""
-
-    @torch.inference_mode()
-    def __init__(self, network: SpikingNetwork, data: CalibrationData) -> None:
-        self.network, self.images, self.labels = network, data.held_out, data.held_out_labels
-        self.possible = len(self.images) > 0
-        if self.possible:
-            self.reference = network.ann(self.images.to(network.graph.device)).double()
-
-    @torch.inference_mode()
-    def record(self, iteration: int) -> dict[str, Any]:
-        """Logit error, agreement with the ANN, and accuracy where there are labels."""
-        if not self.possible:
-            return {"iteration": iteration}
-        logits = self.network(self.images)
-        predicted = logits.argmax(1)
-        record: dict[str, Any] = {
-            "iteration": iteration,
-            "logit_error": relative_error(logits, self.reference),
-            "agreement": float((predicted == self.reference.argmax(1)).double().mean()),
-        }
-        if self.labels is not None:
-            record["accuracy"] = float((predicted.cpu() == self.labels).double().mean())
-        return record
-
-
-def _neurons(network: SpikingNetwork) -> list[Neuron]:
-    """All neurons.
-
-    Raises:
-        CalibrationError: if neurons have no membrane potential or no bias.
-    """
-    neurons = [settable(network, site, "bias", streaming=True) for site in network.sites]
-    for site, neuron in zip(network.sites, neurons, strict=True):
-        if not neuron.has_membrane:
-            raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which have no membrane potential",
-                where=site.name,
-                remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
-            )
-    return neurons
+def _neuron(network: SpikingNetwork, site: Site) -> Neuron:
+    neuron = settable(network, site, "bias", streaming=True)
+    if not neuron.has_membrane:
+        raise CalibrationError(
+            f"has {type(neuron).__name__} neurons, which have no membrane potential",
+            where=site.name,
+            remedy="use this pass with integrate-and-fire neurons, or others derived from MembraneNeuron",
+        )
+    return neuron
 
 
 @torch.inference_mode()
@@ -230,14 +180,10 @@ def relative_depths(sites: Sequence[Site]) -> dict[str, float]:
 
 
 def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) -> Tensor:
-    """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean``.
+    """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean`` [C].
 
-    Args:
-        mean: time-mean of the target, [C]; at most the ceiling.
-        ceiling: largest output of a step, [] or [C].
-        timesteps: T.
-        slope: the target is (1 − slope) times the mean at the first step and (1 + slope) times at the last; 0 to 1.
-            Reduced where the target would exceed the ceiling.
+    From (1 − slope) times the mean at the first step to (1 + slope) times at the last; the slope is reduced where the
+    target would exceed ``ceiling`` [] or [C], the largest output of a step.
     """
     rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean > 0, ceiling / mean - 1, 0.0))
     r = torch.arange(timesteps, dtype=mean.dtype).mul_(2).sub_(timesteps - 1).div_(max(timesteps - 1, 1))
@@ -263,7 +209,6 @@ def firing_excess(
         spikes: k, the number of spikes at given potentials of given images of the batch; default: one at θ and above.
     """
     dims, channels = potential.dim(), potential.shape[1]
-    others = [d for d in range(dims) if d != 1]
     bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
     total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
     # sub-batches that fit into the cache
@@ -271,7 +216,7 @@ def firing_excess(
     for start in range(0, len(potential), size):
         rows = slice(start, start + size)
         left = potential[rows] - bias
-        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum(others)
+        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum([0, *range(2, dims)])
     positions = potential.numel() // channels
     amplitude = threshold.double().flatten().expand(channels)
     return torch.where(amplitude.isinf(), 0.0, amplitude * total / positions - target)

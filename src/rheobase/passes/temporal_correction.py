@@ -1,4 +1,4 @@
-"""Stage 2 of DA calibration: output biases trained in the parallel network."""
+"""DA calibration, second stage."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.data import CalibrationData
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes
-from rheobase.passes.da_qcfs import DAQCFS
-from rheobase.passes.fine_tuning import FineTuning, _module
+from rheobase.passes.da_qcfs import Surrogate
+from rheobase.passes.fine_tuning import FineTuning
 
 
 class TemporalCorrection(FineTuning):
@@ -34,6 +34,6 @@ class TemporalCorrection(FineTuning):
         """Names of Δb of every site."""
         return [f"{site.name}.output_bias" for site in network.sites]
 
-    def module(self, network: SpikingNetwork, site: int) -> DAQCFS:
-        """The DA-QCFS activation with the rectangular surrogate gradient."""
-        return _module(network, site, "rectangular", self.band)
+    def gradient(self) -> tuple[Surrogate, float]:
+        """A rectangle of unit slope."""
+        return "rectangular", self.band

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
+from rheobase.data import CalibrationData
+from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.neurons.neuron import SILENT
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.statistics import Granularity, Histogram, histograms, maxima, percentiles
@@ -71,9 +71,7 @@ class Thresholds(CalibrationPass):
         elif self.method == "percentile":
             found = percentiles(graph, images, self.granularity, self.percentile)
         elif self.method == "saturation":
-            found = [
-                _saturation(network.ann, site, largest) for site, largest in zip(network.sites, maximum, strict=True)
-            ]
+            found = [_saturation(network.ann, *pair) for pair in zip(network.sites, maximum, strict=True)]
         else:
             found = maximum
         changes = Changes()
@@ -87,16 +85,15 @@ class Thresholds(CalibrationPass):
 
     def _usable(self, site: Site, value: Tensor, largest: Tensor, changes: Changes) -> Tensor:
         silent = largest == 0
-        rows = "channels" if self.granularity == "channel" else "layer"
-        if bool(silent.any()):
-            names = few(silent) if self.granularity == "channel" else ""
-            changes.notes.append(
-                f"{site.name}: {rows} {names} never active on the calibration images: silent (θ = ∞)".replace("  ", " ")
-            )
         rare = (value == 0) & ~silent
+        by_channel = self.granularity == "channel"
+        if bool(silent.any()):
+            which = f"channels {few(silent)}" if by_channel else "layer"
+            changes.notes.append(f"{site.name}: {which} never active on the calibration images: silent (θ = ∞)")
         if bool(rare.any()):
+            of = f"{'channels' if by_channel else 'layer'} {few(rare)}"
             changes.notes.append(
-                f"{site.name}: {self.percentile:g} % of the activations of {rows} {few(rare)} are zero: maximum used"
+                f"{site.name}: {self.percentile:g} % of the activations of {of} are zero: maximum used"
             )
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
-from rheobase.data.calibration_data import CalibrationData
+from rheobase.data import CalibrationData
 from rheobase.graph.operations import in_memory_format
-from rheobase.graph.sites import Site
-from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons.response import Response
+from rheobase.network import SpikingNetwork
+from rheobase.neurons import Response
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import HeldOut
 from rheobase.passes.layers import Layer, layers
@@ -98,9 +98,8 @@ class WeightCalibration(CalibrationPass):
             error(rows).backward()
             optimiser.step()
         with torch.no_grad():
-            after = float(error(everything))
-        if not after < before:
-            return False
+            if not float(error(everything)) < before:
+                return False
         network.graph = start.replace(tensors={name: tensor.detach() for name, tensor in trained.items()})
         return True
 
@@ -119,20 +118,13 @@ class WeightCalibration(CalibrationPass):
 def _activations(network: SpikingNetwork, images: Tensor) -> list[Tensor]:
     """The ANN's activations of every site, [B, C, ...]."""
     found: list[list[Tensor]] = [[] for _ in network.sites]
-
-    def keep(site: Site, activation: Tensor) -> None:
-        found[site.index].append(activation.clone())
-
-    observe(network.ann, images, keep)
+    observe(network.ann, images, lambda site, activation: found[site.index].append(activation.clone()))
     return [in_memory_format(torch.cat(parts).to(network.graph.device)) for parts in found]
 
 
 def _own_tensors(network: SpikingNetwork, layer: Layer, changes: Changes) -> list[str]:
     """Tensors that only this layer's operations use."""
-    used: dict[str, int] = {}
-    for node in network.graph.nodes:
-        for name in node.parameters.values():
-            used[name] = used.get(name, 0) + 1
+    used = Counter(name for node in network.graph.nodes for name in node.parameters.values())
     own = [name for node in layer.nodes for name in node.parameters.values()]
     shared = [name for name in dict.fromkeys(own) if used[name] > 1]
     if shared:

@@ -1,4 +1,4 @@
-"""Conformance tests for neurons, operations, activations and passes."""
+"""Conformance tests for neurons, operations, activations and passes; an AssertionError names the problem."""
 
 import lazy_loader
 

@@ -39,9 +39,6 @@ def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
         steps: a T that the neuron can run for.
         seed: of the currents.
 
-    Raises:
-        AssertionError: if a check fails; the message names the problem.
-
     Example:
         >>> import torch
         >>> from rheobase.neurons import IntegrateFire
@@ -64,11 +61,9 @@ def check_neuron(neuron: Neuron, *, steps: int = 6, seed: int = 0) -> None:
 
 
 def _check_declarations(neuron: Neuron) -> None:
-    expect(0 in neuron.alphabet.values, "the alphabet has no 0, so that the neuron cannot be silent")
-    expect(
-        list(neuron.alphabet.values) == sorted(set(neuron.alphabet.values)),
-        "the alphabet is not sorted, or has a value twice",
-    )
+    counts = list(neuron.alphabet.values)
+    expect(0 in counts, "the alphabet has no 0, so that the neuron cannot be silent")
+    expect(counts == sorted(set(counts)), "the alphabet is not sorted, or has a value twice")
     expect(set(neuron.settable) <= set(neuron._buffers), f"settable has names that are not buffers: {neuron.settable}")
     again = neuron.rebuilt(**json.loads(json.dumps(neuron.config())))
     for name, value in neuron._buffers.items():
@@ -115,19 +110,12 @@ def _check_spikes(neuron: Neuron, train: SpikeTrain) -> None:
     lower, upper = neuron.capacity(train.steps)
     counts = count_spikes(train)
     expect(bool(((counts.net >= lower) & (counts.net <= upper)).all()), "its net count is outside its capacity")
-    expect(torch.equal(counts.net, train.counts.double().sum(0)), "the net count is not the sum of the spikes")
-    expect(
-        torch.equal(counts.magnitude, train.counts.double().abs().sum(0)), "the magnitude is not the sum of |spikes|"
-    )
-    by_step = count_spikes_by_step(train)
-    expect(
-        float(by_step.events.sum()) == float(counts.events.sum()),
-        "count_spikes and count_spikes_by_step give different events",
-    )
-    expect(
-        float(by_step.magnitude.sum()) == float(counts.magnitude.sum()),
-        "count_spikes and count_spikes_by_step give different magnitudes",
-    )
+    spikes, by_step = train.counts.double(), count_spikes_by_step(train)
+    expect(torch.equal(counts.net, spikes.sum(0)), "the net count is not the sum of the spikes")
+    expect(torch.equal(counts.magnitude, spikes.abs().sum(0)), "the magnitude is not the sum of |spikes|")
+    for what in ("events", "magnitude"):
+        same = float(getattr(by_step, what).sum()) == float(getattr(counts, what).sum())
+        expect(same, f"count_spikes and count_spikes_by_step give different {what}")
 
 
 def _check_batches(neuron: Neuron, currents: Tensor) -> None:
@@ -172,29 +160,20 @@ def _check_gradient(neuron: Neuron, currents: Tensor) -> None:
 
 
 def _check_network(neuron: Neuron, steps: int, generator: torch.Generator) -> None:
-    features = 4
-
-    def weights(rows: int) -> Tensor:
-        return torch.randn(rows, features if rows == CHANNELS else CHANNELS, generator=generator)
-
     nodes = [
-        Node("input", "input", shape=(features,)),
+        Node("input", "input", shape=(4,)),
         Node("first", "linear", ("input",), {}, {"weight": "w"}, (CHANNELS,)),
         Node("site", "site", ("first",), {"activation": "relu", "upper": None}, {}, (CHANNELS,)),
         Node("last", "linear", ("site",), {}, {"weight": "v"}, (2,)),
     ]
-    graph = Graph(nodes, "last", {"w": weights(CHANNELS), "v": weights(2)})
+    shapes = {"w": (CHANNELS, 4), "v": (2, CHANNELS)}
+    graph = Graph(nodes, "last", {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
     network = SpikingNetwork(graph, graph, [neuron], steps, {"name": "check_neuron"})
-    images = torch.randn(2 * BATCH, features, generator=generator)
+    images = torch.randn(2 * BATCH, 4, generator=generator)
     places = len(images) * CHANNELS * steps
-    row = evaluate(network, images, [steps]).rows[0]
-    cost = energy(network, images)
-    diagnosed = diagnose(network, images).rows[0]
-    counted = {
-        "evaluate": row.spike_rate * places,
-        "energy": cost.spikes * len(images),
-        "diagnose": diagnosed.spike_rate * places,
-    }
+    row, cost = evaluate(network, images, [steps]).rows[0], energy(network, images)
+    rates = {"evaluate": row.spike_rate, "diagnose": diagnose(network, images).rows[0].spike_rate}
+    counted = {"energy": cost.spikes * len(images), **{name: rate * places for name, rate in rates.items()}}
     expect(len({round(value) for value in counted.values()}) == 1, f"spikes are counted differently: {counted}")
     events = round(row.event_rate * places), round(cost.events * len(images))
     expect(events[0] == events[1], f"events are counted differently: {events}")

@@ -18,6 +18,7 @@ from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synaps
 from rheobase.graph.synapses import WorkCounter
 from rheobase.methods._convert import convert
 from rheobase.methods.rate_coding import RateCoding
+from rheobase.testing._check import expect
 
 
 def check_operation(
@@ -47,7 +48,6 @@ def check_operation(
         seed: of the inputs and factors.
 
     Raises:
-        AssertionError: if a check fails; the message names the problem.
         RecipeError: if the operation is not registered.
 
     Example:
@@ -59,7 +59,17 @@ def check_operation(
     known = OPERATIONS.get(name)
     if known is None or (not isinstance(operation, str) and type(known) is not operation):
         raise RecipeError("is not a registered operation", where=name, remedy="register it first: rb.register(...)")
-    _Check(known, shapes, attributes or {}, parameters or {}, torch.Generator().manual_seed(seed)).run(function)
+    check = _Check(known, shapes, attributes or {}, parameters or {}, torch.Generator().manual_seed(seed))
+    check.batches()
+    if known.affine:
+        check.affine()
+        check.output_factors()
+        check.synapses()
+    check.input_factors()
+    check.channel_axis()
+    check.saving()
+    if function is not None:
+        check.tracing(function)
 
 
 class _Check:
@@ -82,24 +92,10 @@ class _Check:
         self.exact = {a: t.double() if t.is_floating_point() else t for a, t in self.parameters.items()}
         self.at = NodeContext(self.node, self.shapes, self.exact)
 
-    def run(self, function: Callable[..., Tensor] | None) -> None:
-        """Run all checks."""
-        self.check_batches()
-        if self.operation.affine:
-            self.check_affine()
-            self.check_output_factors()
-            self.check_synapses()
-        self.check_input_factors()
-        self.check_channel_axis()
-        self.check_saving()
-        if function is not None:
-            self.check_tracing(function)
-
     # -- tools ---------------------------------------------------------------------------------------------------
 
     def expect(self, condition: bool, failure: str) -> None:
-        if not condition:
-            raise AssertionError(f"{self.operation.name} {failure}")
+        expect(condition, f"{self.operation.name} {failure}")
 
     def same(self, value: Tensor, expected: Tensor, failure: str) -> None:
         close = value.shape == expected.shape and torch.allclose(value, expected, rtol=1e-9, atol=1e-9)
@@ -121,14 +117,16 @@ class _Check:
             yield self.random(*size).abs() + 0.5
 
     def fits(self, factor: Tensor, shape: tuple[int, ...], of: str) -> None:
-        fits = factor.dim() == 0 or (
-            factor.dim() == len(shape) and all(m in (1, n) for m, n in zip(factor.shape, shape, strict=True))
+        same_rank = factor.dim() == len(shape)
+        fits = same_rank and all(m in (1, n) for m, n in zip(factor.shape, shape, strict=True))
+        self.expect(
+            factor.dim() == 0 or fits,
+            f"gives a factor {list(factor.shape)} of {of} {list(shape)}, which does not broadcast",
         )
-        self.expect(fits, f"gives a factor {list(factor.shape)} of {of} {list(shape)}, which does not broadcast")
 
     # -- values --------------------------------------------------------------------------------------------------
 
-    def check_batches(self) -> None:
+    def batches(self) -> None:
         inputs = self.inputs(20, torch.float32)
         before = [x.clone() for x in inputs]
         whole = self.apply(inputs, self.parameters)
@@ -142,30 +140,27 @@ class _Check:
             equal = not values or torch.equal(torch.cat(values), whole)
             self.expect(equal, f"gives an image another value in a batch of {size} than in a batch of 20")
 
-    def check_affine(self) -> None:
+    def affine(self) -> None:
         if not self.shapes:
             return
         steps = [self.inputs(3) for _ in range(5)]
         means = [torch.stack(values).mean(0) for values in zip(*steps, strict=True)]
         expected = torch.stack([self.apply(values, self.exact) for values in steps]).mean(0)
-        self.same(
-            self.apply(means, self.exact),
-            expected,
-            "is not affine: its value for the mean input is not the mean of its values",
-        )
+        failure = "is not affine: its value for the mean input is not the mean of its values"
+        self.same(self.apply(means, self.exact), expected, failure)
 
     # -- factors -------------------------------------------------------------------------------------------------
 
-    def check_input_factors(self) -> None:
+    def input_factors(self) -> None:
         inputs = self.inputs(3)
         for alone in range(len(self.shapes)):
             for given in self.factors(self.shapes[alone]):
                 some = [given if i == alone else None for i in range(len(self.shapes))]
                 every = [given if shape == self.shapes[alone] else None for shape in self.shapes]
                 for factors in (some, every):
-                    self.check_moved(inputs, factors)
+                    self.moved(inputs, factors)
 
-    def check_moved(self, inputs: list[Tensor], factors: list[Tensor | None]) -> None:
+    def moved(self, inputs: list[Tensor], factors: list[Tensor | None]) -> None:
         scaled = self.operation.scale_inputs(self.at, factors)
         if scaled is None:
             return
@@ -178,7 +173,7 @@ class _Check:
         sizes = [None if p is None else list(p.shape) for p in factors]
         self.same(value, self.apply(products, self.exact), f"moves the factors {sizes} of its inputs wrongly")
 
-    def check_output_factors(self) -> None:
+    def output_factors(self) -> None:
         inputs, shape = self.inputs(3), self.node.shape
         plain = self.apply(inputs, self.exact)
         for value in self.factors(shape):
@@ -199,28 +194,24 @@ class _Check:
             found = self.apply([before * x for x in inputs], self.exact)
             self.same(found, value * plain, f"moves a factor {size} to its inputs wrongly")
 
-    def check_channel_axis(self) -> None:
+    def channel_axis(self) -> None:
         rank = len(self.node.shape)
         for axis in range(1, 1 + min(map(len, self.shapes), default=0)):
             found = self.operation.channel_axis(self.at, [axis] * len(self.shapes))
-            self.expect(
-                found is None or 1 <= found <= max(rank, 1),
-                f"has its channels at axis {found}, outside 1 to {max(rank, 1)}",
-            )
+            failure = f"has its channels at axis {found}, outside 1 to {max(rank, 1)}"
+            self.expect(found is None or 1 <= found <= max(rank, 1), failure)
             factor = list(self.factors(self.shapes[0]))[axis]
             factors = [factor if shape == self.shapes[0] else None for shape in self.shapes]
             scaled = self.operation.scale_inputs(self.at, factors) if factor.numel() > 1 else None
             if scaled is None or scaled[0] or scaled[1] is None:
                 continue
             varying = [i + 1 for i, n in enumerate(scaled[1].shape) if n > 1]
-            self.expect(
-                len(varying) != 1 or varying == [found],
-                f"moves a factor of axis {axis} to axis {varying}, but channels to axis {found}",
-            )
+            failure = f"moves a factor of axis {axis} to axis {varying}, but channels to axis {found}"
+            self.expect(len(varying) != 1 or varying == [found], failure)
 
     # -- spikes --------------------------------------------------------------------------------------------------
 
-    def check_synapses(self) -> None:
+    def synapses(self) -> None:
         kind = self.operation.synapses(self.at)
         if kind is None or not self.shapes:
             return
@@ -230,10 +221,8 @@ class _Check:
         for i, responses in enumerate(wanted):
             reached = [work.reach[f"input{i}"] for work in spiking.work.values() if f"input{i}" in work.reach]
             found = torch.stack(reached).sum(0) if reached else torch.zeros_like(responses)
-            self.expect(
-                torch.equal(found, responses),
-                f"declares {found.tolist()} synapses at input {i}, but {responses.tolist()} outputs respond",
-            )
+            failure = f"declares {found.tolist()} synapses at input {i}, but {responses.tolist()} outputs respond"
+            self.expect(torch.equal(found, responses), failure)
         entries = int(sum(responses.sum() for responses in wanted))
         work = WorkCounter(graph, spiking=False).work["node"]
         expected = {
@@ -244,10 +233,8 @@ class _Check:
             "scale": (prod(self.node.shape), 0),
             "add": (0, prod(self.node.shape) * (len(self.shapes) - 1)),
         }[kind]
-        self.expect(
-            (work.macs, work.acs) == expected,
-            f"has (MACs, ACs) = {(work.macs, work.acs)} for real-valued inputs, not {expected}",
-        )
+        counted = (work.macs, work.acs)
+        self.expect(counted == expected, f"has (MACs, ACs) = {counted} for real-valued inputs, not {expected}")
 
     def responses(self, i: int, kind: Synapses) -> Tensor:
         """Return the number of outputs that respond to each element of an input."""
@@ -271,22 +258,19 @@ class _Check:
         for i, shape in enumerate(shapes):
             stop = start + prod(shape)
             cut = {"dim": 1, "start": start, "stop": stop, "step": 1}
+            relu = {"activation": "relu", "upper": None}
             nodes += [
                 Node(f"slice{i}", "slice", ("input",), cut, {}, (prod(shape),), "slice"),
                 Node(f"reshape{i}", "reshape", (f"slice{i}",), {"shape": list(shape)}, {}, shape, "reshape"),
-                Node(
-                    f"input{i}", "site", (f"reshape{i}",), {"activation": "relu", "upper": None}, {}, shape, f"input{i}"
-                ),
+                Node(f"input{i}", "site", (f"reshape{i}",), relu, {}, shape, f"input{i}"),
             ]
             start = stop
         nodes.append(self.node)
         if not self.shapes:
             nodes.append(Node("sum", "add", ("input0", "node"), {}, {}, self.node.shape, "sum"))
-        return Graph(
-            nodes, nodes[-1].name, {f"node.{argument}": tensor for argument, tensor in self.parameters.items()}
-        )
+        return Graph(nodes, nodes[-1].name, {f"node.{name}": tensor for name, tensor in self.parameters.items()})
 
-    def check_saving(self) -> None:
+    def saving(self) -> None:
         graph = self.graph()
         images = self.random(10, *graph.input_shape).float()
         network = convert(graph, RateCoding(timesteps=2), calibration=images, max_pool="gate")
@@ -294,10 +278,9 @@ class _Check:
             again = load(save(network, Path(folder) / "network"))
         self.expect(torch.equal(again(images), network(images)), "gives other logits after saving and loading")
 
-    def check_tracing(self, function: Callable[..., Tensor]) -> None:
-        module = _Cut(self.shapes, function)
+    def tracing(self, function: Callable[..., Tensor]) -> None:
         images = self.random(4, sum(map(prod, self.shapes))).float()
-        found = capture(module, images)
+        found = capture(_Cut(self.shapes, function), images)
         found.raise_if_refused()
         written = [(n.operation, dict(n.attributes), {*n.parameters}) for n in found.graph.nodes]
         wanted = (self.operation.name, self.attributes, {*self.parameters})

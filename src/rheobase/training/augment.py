@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from rheobase.core.errors import DataError, RheobaseError, TrainingError
 from rheobase.core.values import Value
-from rheobase.training.autoaugment import POLICIES, apply_policy
+from rheobase.training.autoaugment import OPERATIONS, POLICIES, Policy
 
 
 class Draws(NamedTuple):
-    """Random draws for B images, separate from the pixels, so that several processes can share a batch.
+    """Random draws for B images, each [B] or [B, 2], so that several processes can share a batch."""
 
-    Attributes:
-        row, column: start of the crop in the padded image, [B].
-        flip: True if the image is mirrored, [B].
-        hole_row, hole_column: centre of the square of Cutout, [B].
-        policy: index of the sub-policy of AutoAugment, [B].
-        chance: uniform in 0..1; an operation is applied if this is below its probability, [B, 2].
-        negative: True if the operation has the negative sign, [B, 2].
-    """
-
-    row: Tensor
+    row: Tensor  # start of the crop in the padded image
     column: Tensor
-    flip: Tensor
-    hole_row: Tensor
+    flip: Tensor  # True: mirrored
+    hole_row: Tensor  # centre of the square of Cutout
     hole_column: Tensor
-    policy: Tensor
-    chance: Tensor
-    negative: Tensor
+    policy: Tensor  # index of the sub-policy of AutoAugment
+    chance: Tensor  # uniform in 0..1; an operation is applied if this is below its probability, [B, 2]
+    negative: Tensor  # True: the operation has the negative sign, [B, 2]
 
     def part(self, rows: slice) -> Draws:
         """The draws for some of the images."""
@@ -75,37 +67,23 @@ class Augmentation(Value):
     def _mean_and_std_belong_together(self) -> Augmentation:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std must be given together")
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != len(self.std):
-                raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
-            if min(self.std, default=0) <= 0:
-                raise ValueError("std must be positive")
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError(f"{len(self.mean or ())} means but {len(self.std or ())} standard deviations")
+        if min(self.std or (1,)) <= 0:
+            raise ValueError("std must be positive")
         return self
 
     def check(self, shape: torch.Size) -> None:
-        """Refuse images that cannot be augmented.
-
-        Raises:
-            DataError: if the shape is not [B, C, H, W], or C does not fit mean and std or AutoAugment.
-        """
+        """Refuse a shape that is not [B, C, H, W], or whose C does not fit mean and std or AutoAugment."""
         if len(shape) != 4:
-            raise DataError(
-                f"needs images [B, C, H, W], not {list(shape)}",
-                where="augmentation",
-                remedy="give images, or leave it out",
-            )
+            reason = f"needs images [B, C, H, W], not {list(shape)}"
+            raise DataError(reason, where="augmentation", remedy="give images, or leave it out")
         if self.mean is not None and len(self.mean) != shape[1]:
-            raise DataError(
-                f"has {len(self.mean)} values, but the images have {shape[1]} channels",
-                where="mean of the augmentation",
-                remedy="give one value for each channel",
-            )
+            reason = f"has {len(self.mean)} values, but the images have {shape[1]} channels"
+            raise DataError(reason, where="mean of the augmentation", remedy="give one value for each channel")
         if self.autoaugment and shape[1] not in (1, 3):
-            raise DataError(
-                f"needs 1 or 3 channels, but the images have {shape[1]}",
-                where="AutoAugment",
-                remedy="leave autoaugment out",
-            )
+            reason = f"needs 1 or 3 channels, but the images have {shape[1]}"
+            raise DataError(reason, where="AutoAugment", remedy="leave autoaugment out")
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draws:
         """Draw for ``shape[0]`` images; the number of draws does not depend on the settings."""
@@ -126,16 +104,11 @@ class Augmentation(Value):
         )
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Apply the draws, and return new images on the same device.
-
-        Raises:
-            DataError: if the images before normalisation are not in 0..1, for AutoAugment.
-        """
+        """New images on the same device; AutoAugment refuses images that were not in 0..1 before normalisation."""
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, draws)
         if self.autoaugment:
-            mean, std = self._statistics(images)
-            images = apply_policy(self.autoaugment, images, mean, std, draws.policy, draws.chance, draws.negative)
+            images = self._apply_policy(POLICIES[self.autoaugment], images, draws)
         if self.cutout:
             images = self._cut_out(images, draws)
         return images
@@ -155,11 +128,8 @@ class Augmentation(Value):
         count, channels, height, width = images.shape
         pad, device = self.crop_padding, images.device
         mean, std = self._statistics(images)
-        if self.mean is None:
-            padded = F.pad(images, (pad, pad, pad, pad))
-        else:
-            padded = (-mean / std).expand(count, channels, height + 2 * pad, width + 2 * pad).contiguous()
-            padded[:, :, pad : pad + height, pad : pad + width] = images
+        padded = ((0 - mean) / std).expand(count, channels, height + 2 * pad, width + 2 * pad).contiguous()
+        padded[:, :, pad : pad + height, pad : pad + width] = images
         rows = draws.row.to(device)[:, None] + torch.arange(height, device=device)
         columns = draws.column.to(device)[:, None] + torch.arange(width, device=device)
         if self.flip:
@@ -176,3 +146,37 @@ class Augmentation(Value):
 
         rows, columns = inside(draws.hole_row, images.shape[2]), inside(draws.hole_column, images.shape[3])
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+    def _apply_policy(self, policy: Policy, images: Tensor, draws: Draws) -> Tensor:
+        """Apply a sub-policy to the 8-bit pixels of each image; an image without an operation keeps its bits."""
+        drawn = zip(draws.policy.tolist(), draws.chance.tolist(), draws.negative.tolist(), strict=True)
+        chosen = [
+            [
+                (OPERATIONS[name], magnitude / 9, -1 if minus else 1)
+                for (name, probability, magnitude), chance, minus in zip(policy[i], chances, signs, strict=True)
+                if chance < probability
+            ]
+            for i, chances, signs in drawn
+        ]
+        changed = [i for i, operations in enumerate(chosen) if operations]
+        if not changed:
+            return images
+        mean, std = self._statistics(images)
+        pixels = (images[changed] * std + mean).mul_(255)
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low > -1 and high < 256):
+            raise DataError(
+                f"needs pixels in 0..1 before normalisation, but they are {low / 255:.3g} to {high / 255:.3g}",
+                where="AutoAugment",
+                remedy="give Augmentation the mean and std of the normalisation",
+            )
+        squeeze = images.shape[1] == 1
+        arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+        for array, i in zip(arrays, changed, strict=True):
+            image = Image.fromarray(array[:, :, 0] if squeeze else array)
+            for operation, size, sign in chosen[i]:
+                image = operation(image, size, sign)
+            array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
+        result = images.clone()
+        result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
+        return result

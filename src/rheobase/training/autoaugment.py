@@ -1,4 +1,4 @@
-"""AutoAugment: the policies of Cubuk et al. (2019), applied image by image with Pillow, as in the authors' code.
+"""AutoAugment: the policies of Cubuk et al. (2019), with Pillow, as in the authors' code.
 
 kornia 0.9 is not used: it draws one sub-policy per batch instead of per image, its ranges of shears and shifts differ
 from the paper, and it takes 7 ms for a group of five images.
@@ -9,157 +9,75 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
-from torch import Tensor
 
-from rheobase.core.errors import DataError
+Policy = list[list[tuple[str, float, int]]]
+"""Sub-policies of operations (name, probability, magnitude)."""
 
-Operation = tuple[str, float, int]
-"""Name, probability, magnitude 0..9."""
-
-# Table 7 of the paper; operations without a magnitude have 0.
-_CIFAR10: tuple[tuple[Operation, Operation], ...] = (
-    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
-    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
-    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
-    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
-    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
-    (("color", 0.4, 3), ("brightness", 0.6, 7)),
-    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
-    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
-    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
-    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
-    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
-    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
-    (("brightness", 0.9, 6), ("color", 0.2, 8)),
-    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
-    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
-    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
-    (("color", 0.9, 9), ("equalize", 0.6, 0)),
-    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
-    (("brightness", 0.1, 3), ("color", 0.7, 0)),
-    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
-    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
-    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
-    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
-)
-
-# Table 9 of the paper.
-_IMAGENET: tuple[tuple[Operation, Operation], ...] = (
-    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
-    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
-    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
-    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
-    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
-    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
-    (("rotate", 0.8, 8), ("color", 0.4, 0)),
-    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
-    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("rotate", 0.8, 8), ("color", 1.0, 2)),
-    (("color", 0.8, 8), ("solarize", 0.8, 7)),
-    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
-    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
-    (("color", 0.4, 0), ("equalize", 0.6, 0)),
-    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
-    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 0)),
-    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
-    (("color", 0.6, 4), ("contrast", 1.0, 8)),
-    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
-)
-
-POLICIES = {"cifar10": _CIFAR10, "imagenet": _IMAGENET}
+# Tables 7 and 9 of the paper: 25 sub-policies of two operations with probability and magnitude 0..9, which is 0 for
+# operations without a magnitude.
+_TABLES = {
+    "cifar10": """
+    invert 0.1 0 + contrast 0.2 6; rotate 0.7 2 + translate_x 0.3 9; sharpness 0.8 1 + sharpness 0.9 3;
+    shear_y 0.5 8 + translate_y 0.7 9; auto_contrast 0.5 0 + equalize 0.9 0; shear_y 0.2 7 + posterize 0.3 7;
+    color 0.4 3 + brightness 0.6 7; sharpness 0.3 9 + brightness 0.7 9; equalize 0.6 0 + equalize 0.5 0;
+    contrast 0.6 7 + sharpness 0.6 5; color 0.7 7 + translate_x 0.5 8; equalize 0.3 0 + auto_contrast 0.4 0;
+    translate_y 0.4 3 + sharpness 0.2 6; brightness 0.9 6 + color 0.2 8; solarize 0.5 2 + invert 0.0 0;
+    equalize 0.2 0 + auto_contrast 0.6 0; equalize 0.2 0 + equalize 0.6 0; color 0.9 9 + equalize 0.6 0;
+    auto_contrast 0.8 0 + solarize 0.2 8; brightness 0.1 3 + color 0.7 0; solarize 0.4 5 + auto_contrast 0.9 0;
+    translate_y 0.9 9 + translate_y 0.7 9; auto_contrast 0.9 0 + solarize 0.8 3; equalize 0.8 0 + invert 0.1 0;
+    translate_y 0.7 9 + auto_contrast 0.9 0
+    """,
+    "imagenet": """
+    posterize 0.4 8 + rotate 0.6 9; solarize 0.6 5 + auto_contrast 0.6 0; equalize 0.8 0 + equalize 0.6 0;
+    posterize 0.6 7 + posterize 0.6 6; equalize 0.4 0 + solarize 0.2 4; equalize 0.4 0 + rotate 0.8 8;
+    solarize 0.6 3 + equalize 0.6 0; posterize 0.8 5 + equalize 1.0 0; rotate 0.2 3 + solarize 0.6 8;
+    equalize 0.6 0 + posterize 0.4 6; rotate 0.8 8 + color 0.4 0; rotate 0.4 9 + equalize 0.6 0;
+    equalize 0.0 0 + equalize 0.8 0; invert 0.6 0 + equalize 1.0 0; color 0.6 4 + contrast 1.0 8;
+    rotate 0.8 8 + color 1.0 2; color 0.8 8 + solarize 0.8 7; sharpness 0.4 7 + invert 0.6 0;
+    shear_x 0.6 5 + equalize 1.0 0; color 0.4 0 + equalize 0.6 0; equalize 0.4 0 + solarize 0.2 4;
+    solarize 0.6 5 + auto_contrast 0.6 0; invert 0.6 0 + equalize 1.0 0; color 0.6 4 + contrast 1.0 8;
+    equalize 0.8 0 + equalize 0.6 0
+    """,
+}
 
 
-def apply_policy(
-    name: str, images: Tensor, mean: Tensor, std: Tensor, policy: Tensor, chance: Tensor, negative: Tensor
-) -> Tensor:
-    """Apply a sub-policy to each image; an image without an operation keeps its bits.
-
-    Args:
-        name: name of the policy.
-        images: [B, C, H, W] with C of 1 or 3, normalised by ``mean`` and ``std``; operations work on 8-bit pixels.
-        mean: mean of the normalisation, [C, 1, 1].
-        std: standard deviation of the normalisation, [C, 1, 1].
-        policy: index of one of the 25 sub-policies, [B].
-        chance: an operation is applied if this is below its probability, [B, 2].
-        negative: True for the negative sign of an operation that has one, [B, 2].
-
-    Raises:
-        DataError: if the pixels before normalisation are not in 0..1.
-    """
-    chosen = [
-        [
-            (operation, magnitude, minus)
-            for (operation, probability, magnitude), drawn, minus in zip(
-                POLICIES[name][index], chances, signs, strict=True
-            )
-            if drawn < probability
-        ]
-        for index, chances, signs in zip(policy.tolist(), chance.tolist(), negative.tolist(), strict=True)
+POLICIES: dict[str, Policy] = {
+    name: [
+        [(operation, float(probability), int(magnitude)) for operation, probability, magnitude in map(str.split, pair)]
+        for pair in (text.split("+") for text in table.split(";"))
     ]
-    changed = [i for i, operations in enumerate(chosen) if operations]
-    if not changed:
-        return images
-    pixels = (images[changed] * std + mean).mul_(255)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low > -1 and high < 256):
-        raise DataError(
-            f"needs pixels in 0..1 before normalisation, but they are {low / 255:.3g} to {high / 255:.3g}",
-            where="AutoAugment",
-            remedy="give Augmentation the mean and std of the normalisation",
-        )
-    squeeze = images.shape[1] == 1
-    arrays = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    for array, i in zip(arrays, changed, strict=True):
-        image = Image.fromarray(array[:, :, 0] if squeeze else array)
-        for operation, magnitude, minus in chosen[i]:
-            image = OPERATIONS[operation](image, magnitude / 9, -1 if minus else 1)
-        array[:] = np.asarray(image)[:, :, None] if squeeze else np.asarray(image)
-    result = images.clone()
-    result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
-    return result
+    for name, table in _TABLES.items()
+}
 
 
 # Operations of magnitude 0..1 and sign ±1 (Table 6 of the paper). Maxima: shear 0.3, shift 150 of 331 pixels, rotation
 # 30°, enhancement 0.9. The border is filled with grey, close to the mean colour that the authors' code uses.
 
 
-def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=_grey(image))
-
-
 def _grey(image: Image.Image) -> int | tuple[int, ...]:
     return 128 if image.mode == "L" else (128,) * len(image.getbands())
 
 
-def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[..., Image.Image]:
-    return lambda image, size, sign: enhancer(image).enhance(1 + sign * 0.9 * size)
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=_grey(image))
+
+
+def _pixels(size: float, extent: int) -> int:
+    return round(size * 150 / 331 * extent)
+
+
+def _enhance(name: str) -> Callable[[Image.Image, float, int], Image.Image]:
+    return lambda image, size, sign: getattr(ImageEnhance, name)(image).enhance(1 + sign * 0.9 * size)
 
 
 OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "shear_x": lambda image, size, sign: _affine(image, 1, sign * 0.3 * size, 0, 0, 1, 0),
     "shear_y": lambda image, size, sign: _affine(image, 1, 0, 0, sign * 0.3 * size, 1, 0),
-    "translate_x": lambda image, size, sign: _affine(
-        image, 1, 0, sign * round(size * 150 / 331 * image.width), 0, 1, 0
-    ),
-    "translate_y": lambda image, size, sign: _affine(
-        image, 1, 0, 0, 0, 1, sign * round(size * 150 / 331 * image.height)
-    ),
+    "translate_x": lambda image, size, sign: _affine(image, 1, 0, sign * _pixels(size, image.width), 0, 1, 0),
+    "translate_y": lambda image, size, sign: _affine(image, 1, 0, 0, 0, 1, sign * _pixels(size, image.height)),
     "rotate": lambda image, size, sign: image.rotate(sign * 30 * size, fillcolor=_grey(image)),
-    "color": _enhance(ImageEnhance.Color),
-    "contrast": _enhance(ImageEnhance.Contrast),
-    "brightness": _enhance(ImageEnhance.Brightness),
-    "sharpness": _enhance(ImageEnhance.Sharpness),
+    **{name: _enhance(name.title()) for name in ("color", "contrast", "brightness", "sharpness")},
     "posterize": lambda image, size, sign: ImageOps.posterize(image, 8 - round(4 * size)),
     "solarize": lambda image, size, sign: ImageOps.solarize(image, math.ceil(256 * (1 - size))),
     "auto_contrast": lambda image, size, sign: ImageOps.autocontrast(image),

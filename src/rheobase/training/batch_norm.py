@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rheobase.graph.trainable import TrainableGraph
@@ -22,26 +22,20 @@ def normalising(network: nn.Module) -> list[Any]:
     ]
 
 
-@contextmanager
-def averaging(network: nn.Module) -> Iterator[Iterator[None]]:
-    """Context in which running statistics become means over all batches; advance the iterator before each batch.
+@torch.no_grad()
+def average_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the running statistics means over all batches; the network is then in train mode.
 
     With the momentum 1/k at batch k, m <- m + (x - m)/k is the mean over the batches so far; earlier statistics are
-    discarded.
+    discarded. ``torch.optim.swa_utils.update_bn`` does this for modules, but not for a ``TrainableGraph``.
     """
-    parts = normalising(network)
+    parts = normalising(network.train())
     before = [part.momentum for part in parts]
-
-    def batches() -> Iterator[None]:
-        k = 0
-        while True:
-            k += 1
+    try:
+        for k, images in enumerate(batches, 1):
             for part in parts:
                 part.momentum = 1 / k
-            yield
-
-    try:
-        yield batches()
+            network(images)
     finally:
         for part, momentum in zip(parts, before, strict=True):
             part.momentum = momentum

@@ -50,61 +50,46 @@ class Checkpoint:
     best: dict[str, Tensor]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint, then the metrics, each atomically.
+_STATES = ("model", "optimiser", "best")
 
-    Raises:
-        TrainingError: if the folder cannot be written; the previous checkpoint is then unchanged.
-    """
-    states = {"model": checkpoint.model, "optimiser": checkpoint.optimiser, "best": checkpoint.best}
-    tensors = {f"{part}/{name}": _copied(value) for part, values in states.items() for name, value in values.items()}
-    content = {
-        "version": VERSION,
-        "identity": checkpoint.identity,
-        "history": checkpoint.history,
-        "versions": versions(),
-    }
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, then the metrics, each atomically: if that fails, the previous one is unchanged."""
+    tensors = {f"{part}/{name}": value for part in _STATES for name, value in getattr(checkpoint, part).items()}
+    content = {"version": VERSION, "identity": checkpoint.identity, "history": checkpoint.history}
+    header = {_KEY: json.dumps({**content, "versions": versions()})}
     lines = "".join(json.dumps(record) + "\n" for record in checkpoint.history)
-    _replace(folder / CHECKPOINT_FILE, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(content)}))
+    _replace(folder / CHECKPOINT_FILE, _encoded(tensors, header))
     _replace(folder / METRICS_FILE, lines.encode())
 
 
 def save_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
     """Write the weights alone, for ``load_state_dict`` and the command line."""
-    _replace(folder / WEIGHTS_FILE, safetensors.torch.save({name: _copied(value) for name, value in state.items()}))
+    _replace(folder / WEIGHTS_FILE, _encoded(state))
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None.
-
-    Raises:
-        TrainingError: if the checkpoint is damaged, or of another format version.
-    """
+    """The checkpoint in a folder, or None; refuse a damaged one, and one of another format version."""
     path = folder / CHECKPOINT_FILE
     remedy = "delete it to start from the beginning, or choose another folder"
     if not path.exists():
         return None
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in _STATES}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for key in file.keys():  # noqa: SIM118
+                part, name = key.split("/", 1)
+                states[part][name] = file.get_tensor(key)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as cause:
         raise TrainingError(f"is damaged or not a checkpoint ({cause})", where=str(path), remedy=remedy) from cause
     if content.get("version") != VERSION:
         raise TrainingError(f"has format version {content.get('version')!r}", where=str(path), remedy=remedy)
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-    return Checkpoint(content["identity"], content["history"], part("model"), part("optimiser"), part("best"))
+    return Checkpoint(content["identity"], content["history"], **states)
 
 
 def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to resume a run with other settings, data or networks.
-
-    Raises:
-        TrainingError: listing the differences.
-    """
+    """Refuse to resume a run with other settings, data or networks."""
     differences = _differences(found, json.loads(json.dumps(wanted)))
     if differences:
         raise TrainingError(
@@ -116,13 +101,8 @@ def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimiser, as ``number/name``."""
-    state = optimiser.state_dict()["state"]
-    return {
-        f"{number}/{name}": value
-        for number, values in state.items()
-        for name, value in values.items()
-        if value is not None
-    }
+    state = optimiser.state_dict()["state"].items()
+    return {f"{n}/{name}": value for n, values in state for name, value in values.items() if value is not None}
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -138,11 +118,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def shapes(module: nn.Module) -> dict[str, list[int]]:
-    """Shape of every tensor of a network, by name."""
-    return {name: list(value.shape) for name, value in module.state_dict().items()}
-
-
 def activations(module: nn.Module) -> dict[str, str]:
     """The settings of quantised activations, by name: levels and rounding, or how levels are learned."""
     found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}
@@ -153,11 +128,7 @@ def activations(module: nn.Module) -> dict[str, str]:
 
 
 def prepare(folder: Path) -> None:
-    """Create the folder, and check that it can be written.
-
-    Raises:
-        TrainingError: if the folder cannot be written.
-    """
+    """Create the folder, and check that it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{CHECKPOINT_FILE}.new"
@@ -171,23 +142,17 @@ def prepare(folder: Path) -> None:
 
 def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [*wanted, *(key for key in found if key not in wanted)]
-        return [
-            difference
-            for key in keys
-            for difference in _differences(found.get(key), wanted.get(key), f"{place} {key}".strip())
-        ]
-    return [] if found == wanted else [f"{place} was {_short(found)} and is now {_short(wanted)}"]
+        pairs = [(key, found.get(key), wanted.get(key)) for key in {**wanted, **found}]
+        return [text for key, old, new in pairs for text in _differences(old, new, f"{place} {key}".strip())]
+    return [] if found == wanted else [f"{place} was {str(found)[:120]} and is now {str(wanted)[:120]}"]
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    # because safetensors refuses tensors that share memory
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _encoded(tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> bytes:
+    # copies, because safetensors refuses tensors that share memory
+    copied = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
+    return safetensors.torch.save(copied, metadata=header)
 
 
 def _replace(path: Path, data: bytes) -> None:

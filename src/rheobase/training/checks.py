@@ -1,9 +1,10 @@
-"""Checks before training starts."""
+"""Checks before training starts, and of a run that diverges."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +12,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.core.checks import check_fraction
-from rheobase.core.errors import DataError, TrainingError
+from rheobase.core.errors import DataError, DivergedError, TrainingError
 from rheobase.core.seeds import derive, random_state
 from rheobase.data.batches import Batches, check_labels
 from rheobase.data.sources import InMemory, Part, read, split
+from rheobase.training.checkpoint import CHECKPOINT_FILE
 from rheobase.training.settings import Training
+
+_CHECK_EVERY = 20
+"""Steps between two checks, if a check waits for a GPU or another process."""
+
+_WATCHED = ("threshold", "step_size", "steps", "bits")
+"""Names of the checked parameters; of bits n, 2ⁿ is checked."""
 
 
 def split_data(
@@ -25,45 +33,31 @@ def split_data(
     seed: int,
     workers: int,
 ) -> tuple[Part, Part | None]:
-    """Split the data into the images to train on and those to validate on."""
+    """The images to train on and those to validate on, as many as the settings need."""
     source = read(data, where="training data", workers=workers)
-    everything = Part(source, torch.arange(len(source)))
-    if validation is None:
-        return everything, None
-    if not isinstance(validation, float | int):
+    fitted, checked = Part(source, torch.arange(len(source))), None
+    if isinstance(validation, float | int):
+        remedy = "give a fraction between 0 and 1, images, or None"
+        fraction = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
+        fitted, checked = split(source, fraction, derive(seed, "validation"))
+    elif validation is not None:
         separate = read(validation, where="validation data", workers=workers)
-        return everything, Part(separate, torch.arange(len(separate)))
-    remedy = "give a fraction between 0 and 1, images, or None"
-    validation = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
-    return split(source, validation, derive(seed, "validation"))
-
-
-def check_sizes(fitted: Part, checked: Part | None, training: Training) -> None:
-    """Check that there are enough images, and validation images if the settings need them.
-
-    Raises:
-        DataError: if there are too few images.
-        TrainingError: if the settings need validation images and there are none.
-    """
+        checked = Part(separate, torch.arange(len(separate)))
     if checked is not None and len(checked) == 0:
-        raise DataError(
-            f"the fraction is less than one of {len(fitted)} images",
-            where="validation",
-            remedy="give a larger fraction, or None to train without validation",
-        )
+        remedy = "give a larger fraction, or None to train without validation"
+        raise DataError(f"the fraction is less than one of {len(fitted)} images", where="validation", remedy=remedy)
     if len(fitted) < training.batch_size:
         raise DataError(
             f"has {len(fitted)} images, fewer than one batch of {training.batch_size}",
             where="training data",
             remedy=f"set batch_size to at most {len(fitted)}, or give more images",
         )
-    needs = [name for name in ("patience", "keep") if getattr(training, name) not in (None, "last")]
-    if checked is None and needs:
-        raise TrainingError(
-            f"is {getattr(training, needs[0])!r}, which needs validation images",
-            where=needs[0],
-            remedy="give validation=0.1, or validation images",
-        )
+    for name in ("patience", "keep"):
+        value = getattr(training, name)
+        if checked is None and value not in (None, "last"):
+            reason = f"is {value!r}, which needs validation images"
+            raise TrainingError(reason, where=name, remedy="give validation=0.1, or validation images")
+    return fitted, checked
 
 
 def check_task(
@@ -74,23 +68,15 @@ def check_task(
     checked: Part | None,
     training: Training,
 ) -> bool:
-    """Check on two images that networks, images and labels fit each other; True if the network outputs logits.
-
-    Raises:
-        DataError: if images or labels do not fit, or labels are missing.
-        TrainingError: if the output of a network does not fit.
-    """
+    """Check on two images that networks, images and labels fit each other; True if the network outputs logits."""
     outputs: dict[str, torch.Size] = {}
     for part, where in ((fitted, "training data"), (checked, "validation data")):
         if part is None:
             continue
         source = part.source
         if not source.labelled and teacher is None and loss is None:
-            raise DataError(
-                "has no labels, which the cross-entropy needs",
-                where=where,
-                remedy="give labels, or a teacher in place of them",
-            )
+            remedy = "give labels, or a teacher in place of them"
+            raise DataError("has no labels, which the cross-entropy needs", where=where, remedy=remedy)
         with random_state(0, None):
             images, labels = next(iter(source.batches([part.numbers[:2]])))
         if part is fitted and training.augment is not None:
@@ -101,19 +87,13 @@ def check_task(
         if labels is None or loss is not None:
             continue
         if len(outputs["model"]) != 2:
-            raise TrainingError(
-                f"has an output of shape {list(outputs['model'])}",
-                where="model",
-                remedy="let it return logits [B, classes], or give a loss of your own",
-            )
+            remedy = "let it return logits [B, classes], or give a loss of your own"
+            raise TrainingError(f"has an output of shape {list(outputs['model'])}", where="model", remedy=remedy)
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
         check_labels(every, where, outputs["model"][1])
     if teacher is not None and loss is None and outputs["teacher"] != outputs["model"]:
-        raise TrainingError(
-            f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}",
-            where="teacher",
-            remedy="give a teacher for the same classes",
-        )
+        reason = f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}"
+        raise TrainingError(reason, where="teacher", remedy="give a teacher for the same classes")
     return len(outputs["model"]) == 2
 
 
@@ -135,23 +115,17 @@ def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> 
 
 
 def choose(module: nn.Module, parameters: Callable[[str], bool] | None) -> list[str]:
-    """Freeze the parameters that are not chosen, and return the names of the trained ones.
-
-    Raises:
-        TrainingError: if no parameter is left to train.
-    """
-    names = []
-    for name, parameter in module.named_parameters():
-        if parameters is not None:
+    """Freeze the parameters that are not chosen, and return the names of the trained ones."""
+    known = dict(module.named_parameters())
+    if parameters is not None:
+        for name, parameter in known.items():
             parameter.requires_grad_(parameter.requires_grad and bool(parameters(name)))
-        if parameter.requires_grad:
-            names.append(name)
+    names = [name for name, parameter in known.items() if parameter.requires_grad]
     if not names:
-        known = ", ".join(name for name, _ in module.named_parameters())
         raise TrainingError(
             "leaves no parameter to train",
             where="model" if parameters is None else "parameters",
-            remedy=f"choose some of the network's parameters: {known}" if known else "give a network with parameters",
+            remedy=f"choose some of {', '.join(known)}" if known else "give a network with parameters",
         )
     return names
 
@@ -163,6 +137,55 @@ def copied(model: nn.Module, where: str) -> nn.Module:
     try:
         return copy.deepcopy(model).cpu()
     except Exception as cause:
-        raise TrainingError(
-            f"cannot be copied ({cause})", where=where, remedy="make copy.deepcopy(model) work"
-        ) from cause
+        remedy = "make copy.deepcopy(model) work"
+        raise TrainingError(f"cannot be copied ({cause})", where=where, remedy=remedy) from cause
+
+
+class Guard:
+    """Stops a run if a loss is not finite, or a threshold, step size or number of steps not positive and finite.
+
+    In one process on a CPU it checks every step. Elsewhere a check waits for the device or for other processes, so the
+    results of several steps are checked together; all processes check the same results and stop at the same step.
+    """
+
+    def __init__(self, module: nn.Module, fabric: Any, folder: Path | None) -> None:
+        self.fabric, self.folder = fabric, folder
+        self.watched = {name: value for name, value in module.named_parameters() if name.split(".")[-1] in _WATCHED}
+        self.every = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _CHECK_EVERY
+        self.findings: list[Tensor] = []
+        self._report(self._fine(torch.zeros((), device=fabric.device)), "before training")
+
+    def watch(self, loss: Tensor, epoch: int, step: int, last: bool) -> None:
+        """Record the result of a step, and check the recorded results when due."""
+        self.findings.append(self._fine(loss))
+        if len(self.findings) < self.every and not last:
+            return
+        first = step - len(self.findings) + 1
+        found = torch.stack(self.findings).int()
+        if self.fabric.world_size > 1:
+            found = self.fabric.all_reduce(found, reduce_op="min")
+        self.findings.clear()
+        if not bool(found.all()):
+            i = int((found == 0).any(1).nonzero()[0])
+            self._report(found[i] > 0, f"epoch {epoch}, step {first + i}")
+
+    def error(self, problem: str, when: str) -> DivergedError:
+        """The error for a run that diverged."""
+        kept = str(self.folder) if self.folder is not None and (self.folder / CHECKPOINT_FILE).exists() else None
+        remedy = "use a smaller learning rate, clip the gradient, or warm up"
+        return DivergedError(problem, where=when, kept=kept, remedy=remedy)
+
+    def _fine(self, loss: Tensor) -> Tensor:
+        """True for a finite loss, and for each watched value that is positive and finite."""
+        parts = (value.exp2() if name.endswith("bits") else value for name, value in self.watched.items())
+        fine = ((part > 0) & (part < torch.inf) for part in parts)  # both false for NaN
+        return torch.cat([part.detach().reshape(-1) for part in (loss.isfinite(), *fine)])
+
+    def _report(self, fine: Tensor, when: str) -> None:
+        loss, *parts = fine.split([1, *(value.numel() for value in self.watched.values())])
+        for (name, value), part in zip(self.watched.items(), parts, strict=True):
+            if not bool(part.all()):
+                bad = float(value.detach().reshape(-1)[~part][0])
+                raise self.error(f"{name} is {bad:.4g}, not positive and finite", when)
+        if not bool(loss):
+            raise self.error("the loss is not finite", when)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,16 +19,15 @@ from torch.utils.data import Dataset
 
 from rheobase.activations.activation import QuantisedActivation
 from rheobase.core.errors import TrainingError
-from rheobase.core.paths import as_path
+from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
-from rheobase.data.batches import Batches
-from rheobase.data.sources import Batch, Part
+from rheobase.data.batches import Batch, Batches, Digest
+from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.training import checkpoint as disk
-from rheobase.training.batch_norm import averaging, normalising
-from rheobase.training.checks import check_sizes, check_task, choose, copied, split_data
-from rheobase.training.guard import Guard
+from rheobase.training.batch_norm import average_statistics, normalising
+from rheobase.training.checks import Guard, check_task, choose, copied, split_data
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
@@ -102,9 +100,6 @@ def train(
 ) -> Trained:
     r"""Train a copy of a network.
 
-    ``training`` holds the settings, which can be stored in a file. Together with seed and data they determine the
-    weights. The other arguments are objects (network, images, functions) and the hardware.
-
     A step takes the gradient of the mean loss over ``batch_size`` images, for any number of processes: each gets an
     equal share of the same seeded batch, with the same augmentation, and gradients are averaged. Several processes thus
     give the weights of one process within rounding, except for batch norm, which normalises by the statistics of each
@@ -120,7 +115,7 @@ def train(
         data: training images and labels. Tensors are not copied; a map-style ``Dataset`` is read in every epoch by
             ``workers``; a loader is read once to its end and kept in memory, and its order and batches are ignored.
             Without labels, a teacher or a loss of your own is needed.
-        training: the settings.
+        training: the settings; with seed and data they determine the weights.
         validation: a fraction to split off the training images by the seed, separate images, or None. They decide on
             ``patience`` and ``keep="best"``, so never give test images.
         teacher: a network to distil, for example the one before quantisation; runs in eval mode on the same augmented
@@ -153,15 +148,11 @@ def train(
         (1, 1, False)
     """
     if not isinstance(training, Training):
-        raise TrainingError.typed(
-            f"is a {type(training).__name__}",
-            where="training",
-            remedy="give rb.Training(epochs=..., learning_rate=...)",
-        )
+        remedy = "give rb.Training(epochs=..., learning_rate=...)"
+        raise TrainingError.typed(f"is a {type(training).__name__}", where="training", remedy=remedy)
     seed = check_seed(seed)
     module = copied(model, "model")
     fitted, checked = split_data(data, validation, training, seed, workers)
-    check_sizes(fitted, checked, training)
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
     classifies = check_task(module, teacher, loss, fitted, checked, training)
     trained_names = choose(module, parameters)
@@ -176,27 +167,22 @@ def train(
                 "training data": fitted.source.digest(),
                 "validation data": checked.source.digest() if checked else None,
                 "validation fraction": validation if isinstance(validation, float) else None,
-                "network": disk.shapes(module),
+                "network": {name: list(value.shape) for name, value in module.state_dict().items()},
                 "activations": disk.activations(module),
                 "trained parameters": trained_names,
-                "teacher": _digest(teacher),
+                "teacher": None if teacher is None else Digest().update(**teacher.state_dict()).hexdigest(),
                 "loss": _name(loss),
                 "penalty": _name(penalty),
             }
     fabric = _fabric(training, accelerator, devices, nodes, strategy)
     run = _Run(fabric, training, module, teacher, loss, penalty, fitted, checked, seed, target, identity, classifies)
-    if target is not None:
-        found = disk.load(target)
-        if found is not None and not resume:
-            raise TrainingError(
-                "holds the checkpoint of a run",
-                where=str(target),
-                remedy="choose another folder, delete the checkpoint, or pass resume=True",
-            )
-        if found is not None:
-            disk.check_same_run(found.identity, identity, target)
-            run.restore(found)
-        fabric.barrier()  # no process may write before all have read
+    if target is not None and (found := disk.load(target)) is not None:
+        if not resume:
+            remedy = "choose another folder, delete the checkpoint, or pass resume=True"
+            raise TrainingError("holds the checkpoint of a run", where=str(target), remedy=remedy)
+        disk.check_same_run(found.identity, identity, target)
+        run.restore(found)
+    fabric.barrier()  # no process may write before all have read
     with random_state(seed, fabric.device):
         run.to_the_end(progress)
         notes = run.exact_statistics() if training.exact_statistics else []
@@ -204,45 +190,38 @@ def train(
     result.load_state_dict(run.kept())
     if target is not None and fabric.is_global_zero:
         disk.save_weights(target, result.state_dict())
-    return Trained(
-        result.eval(),
-        tuple(run.history),
-        run.best_epoch() if training.keep == "best" else len(run.history),
-        (*notes, *(note for part in _learning(result) for note in part.constraint_notes())),
-    )
+    notes += [note for part in _learning(result) for note in part.constraint_notes()]
+    return Trained(result.eval(), tuple(run.history), run.kept_epoch(), tuple(notes))
 
 
+@dataclass
 class _Run:
     """The state of a run, and its steps."""
 
-    def __init__(
-        self,
-        fabric: Any,
-        training: Training,
-        module: nn.Module,
-        teacher: nn.Module | None,
-        loss: Loss | None,
-        penalty: Callable[[nn.Module], Tensor] | None,
-        fitted: Part,
-        checked: Part | None,
-        seed: int,
-        folder: Path | None,
-        identity: dict[str, Any],
-        classifies: bool,
-    ) -> None:
-        self.fabric, self.training, self.seed = fabric, training, seed
-        self.loss, self.penalty = loss, penalty
-        self.fitted, self.checked = fitted, checked
-        self.folder, self.identity = folder, identity
-        self.classifies = classifies
-        self.steps = len(fitted) // training.batch_size
-        self.history: list[Epoch] = []
-        self.best: dict[str, Tensor] = {}
-        self.module = _ready(module, fabric.device)
-        self.teacher = None if teacher is None else _ready(teacher, fabric.device)
-        self.optimiser = _optimiser(self.module, training)
-        self.network, self.wrapped = fabric.setup(self.module, self.optimiser)
-        self.guard = Guard(self.module, fabric, folder)
+    fabric: Any
+    training: Training
+    module: nn.Module
+    teacher: nn.Module | None
+    loss: Loss | None
+    penalty: Callable[[nn.Module], Tensor] | None
+    fitted: Part
+    checked: Part | None
+    seed: int
+    folder: Path | None
+    identity: dict[str, Any]
+    classifies: bool
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.steps = len(self.fitted) // self.training.batch_size
+        for network in filter(None, (self.module, self.teacher)):
+            network.to(self.fabric.device)
+            for parameter in network.parameters():
+                parameter.data = _channels_last(parameter.data)  # faster on CPUs and on GPUs
+        self.optimiser = _optimiser(self.module, self.training)
+        self.network, self.wrapped = self.fabric.setup(self.module, self.optimiser)
+        self.guard = Guard(self.module, self.fabric, self.folder)
         self.learning = _learning(self.module)
 
     def restore(self, found: disk.Checkpoint) -> None:
@@ -256,10 +235,11 @@ class _Run:
         """Train the remaining epochs."""
         done, epochs = len(self.history), self.training.epochs
         show = progress and self.fabric.is_global_zero
-        total = (epochs - done) * self.steps
-        with contextlib.closing(cast(Generator[int], track(range(total), "training", show=show))) as bar:
+        bar = track(range((epochs - done) * self.steps), "training", show=show)
+        with contextlib.closing(cast(Generator[int], bar)):
             for epoch in range(done + 1, epochs + 1):
-                if self._has_stopped():
+                patience = self.training.patience
+                if patience is not None and self.history and len(self.history) - self.best_epoch() >= patience:
                     break
                 self._epoch(epoch, bar)
 
@@ -272,24 +252,20 @@ class _Run:
         if not normalising(self.module):
             return ["exact_statistics: the network has no batch normalisation; nothing to do"]
         self.module.load_state_dict(self.kept())
-        images = self.steps * self.training.batch_size
-        torch.manual_seed(derive(self.seed, "dropout", self.training.epochs + 1, self.fabric.global_rank))
-        self.module.train()
-        with averaging(self.module) as batches:
-            for inputs, _ in self._batches(self.training.epochs + 1):
-                next(batches)
-                with self.fabric.autocast():
-                    self.module(inputs)
+        epoch = self.training.epochs + 1
+        torch.manual_seed(derive(self.seed, "dropout", epoch, self.fabric.global_rank))
+        with self.fabric.autocast():
+            average_statistics(self.module, (images for images, _ in self._batches(epoch)))
         if self.fabric.world_size > 1:
             for buffer in self.module.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self.fabric.all_reduce(buffer, reduce_op="mean"))
         if self.training.keep == "best":
-            self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
-        note = f"statistics of batch normalisation from {images} images"
+            self._keep()
+        note = f"statistics of batch normalisation from {self.steps * self.training.batch_size} images"
         if self.checked is not None:
-            kept = self.history[(self.best_epoch() if self.training.keep == "best" else len(self.history)) - 1]
-            loss, accuracy = self._validate(self.training.epochs + 1)
+            kept = self.history[self.kept_epoch() - 1]
+            loss, accuracy = self._validate(epoch)
             note += f": validation loss {kept.validation_loss:.4g} -> {loss:.4g}"
             if accuracy is not None and kept.validation_accuracy is not None:
                 note += f", accuracy {100 * kept.validation_accuracy:.2f} -> {100 * accuracy:.2f} %"
@@ -299,51 +275,51 @@ class _Run:
         """Number of the best epoch on the validation images; the first one of a tie."""
         return max(self.history, key=_score).epoch
 
+    def kept_epoch(self) -> int:
+        """Number of the epoch with the weights to return."""
+        return self.best_epoch() if self.training.keep == "best" else len(self.history)
+
     def kept(self) -> dict[str, Tensor]:
         """The weights to return."""
         return self.best if self.training.keep == "best" else self.module.state_dict()
 
-    def _has_stopped(self) -> bool:
-        patience = self.training.patience
-        return patience is not None and bool(self.history) and len(self.history) - self.best_epoch() >= patience
+    def _keep(self) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
     def _epoch(self, epoch: int, bar: Iterator[int]) -> None:
         started = time.perf_counter()
-        losses = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        losses, correct = self._zero(torch.float64), self._zero(torch.int64)
         self.module.train()
         # Dropout differs from process to process; seeded by the epoch, it needs no state in the checkpoint.
         torch.manual_seed(derive(self.seed, "dropout", epoch, self.fabric.global_rank))
         rate = 0.0
-        for step, (images, labels) in enumerate(self._batches(epoch)):
+        for step, (images, labels) in enumerate(self._batches(epoch), (epoch - 1) * self.steps):
             next(bar)
-            rate = self.training.rate_at((epoch - 1) * self.steps + step, self.steps)
+            rate = self.training.rate_at(step, self.steps)
             loss, logits = self._step(images, labels, rate)
             for part in self.learning:
-                part.constrain(((epoch - 1) * self.steps + step + 1) / (self.training.epochs * self.steps))
-            self.guard.watch(loss, epoch, step + 1, last=step + 1 == self.steps)
+                part.constrain((step + 1) / (self.training.epochs * self.steps))
+            number = step + 1 - (epoch - 1) * self.steps
+            self.guard.watch(loss, epoch, number, last=number == self.steps)
             losses += loss
-            if labels is not None and self.classifies:
-                correct += (logits.argmax(1) == labels).sum()
-        self._share_buffers()
-        train_loss = float(self._sum(losses)) / (self.steps * self.fabric.world_size)
-        seen = self.steps * self.training.batch_size
-        train_accuracy = int(self._sum(correct)) / seen if self.fitted.source.labelled and self.classifies else None
-        validation_loss, validation_accuracy = self._validate(epoch)
-        record = Epoch(
-            epoch,
-            train_loss,
-            train_accuracy,
-            validation_loss,
-            validation_accuracy,
-            rate,
-            time.perf_counter() - started,
-            statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None,
-        )
-        self.history.append(record)
+            correct += self._correct(logits, labels)
+        if self.fabric.world_size > 1:
+            # Each process has normalised by the statistics of its share; those of the first are validated and kept.
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        train_loss = self._sum(losses) / (self.steps * self.fabric.world_size)
+        train_accuracy = self._accuracy(correct, self.fitted, self.steps * self.training.batch_size)
+        validation = self._validate(epoch)
+        mean_timesteps = statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None
+        seconds = time.perf_counter() - started
+        self.history.append(Epoch(epoch, train_loss, train_accuracy, *validation, rate, seconds, mean_timesteps))
         if self.training.keep == "best" and self.best_epoch() == epoch:
-            self.best = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
-        self._save()
+            self._keep()
+        if self.folder is not None and self.fabric.is_global_zero:
+            records = [asdict(record) for record in self.history]
+            tensors = disk.optimiser_tensors(self.optimiser)
+            state = disk.Checkpoint(self.identity, records, self.module.state_dict(), tensors, self.best)
+            disk.save(self.folder, state)
 
     def _step(self, images: Tensor, labels: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
         for group in self.optimiser.param_groups:
@@ -353,10 +329,9 @@ class _Run:
         if self.penalty is not None:
             loss = loss + self.penalty(self.module)
         self.fabric.backward(loss)
-        if self.training.clip is not None:
-            self.fabric.clip_gradients(
-                self.network, self.wrapped, max_norm=self.training.clip, error_if_nonfinite=False
-            )
+        clip = self.training.clip
+        if clip is not None:
+            self.fabric.clip_gradients(self.network, self.wrapped, max_norm=clip, error_if_nonfinite=False)
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         return loss.detach(), logits.detach()
@@ -396,43 +371,32 @@ class _Run:
         if self.checked is None:
             return None, None
         self.module.eval()
-        batches = self.checked.numbers.split(self.training.batch_size)[
-            self.fabric.global_rank :: self.fabric.world_size
-        ]
-        total = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        for images, labels in self.checked.source.batches(batches):
+        batches = self.checked.numbers.split(self.training.batch_size)
+        total, correct = self._zero(torch.float64), self._zero(torch.int64)
+        for images, labels in self.checked.source.batches(batches[self.fabric.global_rank :: self.fabric.world_size]):
             images, labels = self._on_device(_channels_last(images), labels)
             with self.fabric.autocast():
                 logits = self.module(images)
             logits = logits.float()
             total += self._objective(images, logits, labels) * len(images)
-            if labels is not None and self.classifies:
-                correct += (logits.argmax(1) == labels).sum()
-        loss = float(self._sum(total)) / len(self.checked)
+            correct += self._correct(logits, labels)
+        loss = self._sum(total) / len(self.checked)
         if not math.isfinite(loss):
             raise self.guard.error(f"the validation loss is {loss}", f"epoch {epoch}")
-        accuracy = (
-            int(self._sum(correct)) / len(self.checked) if self.checked.source.labelled and self.classifies else None
-        )
-        return loss, accuracy
+        return loss, self._accuracy(correct, self.checked, len(self.checked))
 
-    def _sum(self, value: Tensor) -> Tensor:
-        return self.fabric.all_reduce(value, reduce_op="sum")
+    def _zero(self, kind: torch.dtype) -> Tensor:
+        return torch.zeros((), dtype=kind, device=self.fabric.device)
 
-    def _share_buffers(self) -> None:
-        # Each process has normalised by the statistics of its share; those of the first are validated and kept.
-        if self.fabric.world_size > 1:
-            for buffer in self.module.buffers():
-                torch.distributed.broadcast(buffer, 0)
+    def _sum(self, value: Tensor) -> float:
+        """The sum over all processes."""
+        return self.fabric.all_reduce(value, reduce_op="sum").item()
 
-    def _save(self) -> None:
-        if self.folder is not None and self.fabric.is_global_zero:
-            records = [asdict(record) for record in self.history]
-            tensors = disk.optimiser_tensors(self.optimiser)
-            disk.save(
-                self.folder, disk.Checkpoint(self.identity, records, self.module.state_dict(), tensors, self.best)
-            )
+    def _correct(self, logits: Tensor, labels: Tensor | None) -> Tensor | int:
+        return (logits.argmax(1) == labels).sum() if labels is not None and self.classifies else 0
+
+    def _accuracy(self, correct: Tensor, part: Part, count: int) -> float | None:
+        return self._sum(correct) / count if part.source.labelled and self.classifies else None
 
 
 def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None) -> Tensor:
@@ -454,25 +418,15 @@ def _learning(network: nn.Module) -> list[TrainableGraph]:
     return [part for part in network.modules() if isinstance(part, TrainableGraph) and part.learns_levels]
 
 
-def _ready(network: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to its device, in channels-last format, which is faster on CPUs and on GPUs."""
-    network.to(device)
-    for parameter in network.parameters():
-        parameter.data = _channels_last(parameter.data)
-    return network
-
-
 def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(training.weight_decay, 1.0): [], (0.0, 1.0): []}
-    seen: set[nn.Parameter] = set()
-    for path, owner in module.named_modules():
-        for name, parameter in owner.named_parameters(path, recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            quantised = isinstance(owner, QuantisedActivation)
-            kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
-            rate = owner.rates.get(name.split(".")[-1], 1.0) if quantised else 1.0
+    for name, parameter in module.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        quantised = isinstance(owner, QuantisedActivation)
+        kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
+        rate = owner.rates.get(leaf, 1.0) if isinstance(owner, QuantisedActivation) else 1.0
+        if parameter.requires_grad:
             groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)
     param_groups = [
         {"params": parameters, "weight_decay": decay, "rate": rate}
@@ -490,24 +444,16 @@ def _fabric(
     """Start Lightning Fabric and its processes."""
     from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
 
-    several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) not in (1, "1", "auto", -1, "-1")
-    chosen = "ddp" if several and strategy == "auto" else strategy
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=chosen, precision=training.precision
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=training.precision
         )
         if fabric.device.type == "cpu" and training.precision != "32-true":
-            raise TrainingError(
-                f"is {training.precision!r}, which needs a GPU; this run is on a CPU",
-                where="precision",
-                remedy='use "32-true"',
-            )
+            reason = f"is {training.precision!r}, which needs a GPU; this run is on a CPU"
+            raise TrainingError(reason, where="precision", remedy='use "32-true"')
         if training.batch_size % fabric.world_size:
-            raise TrainingError(
-                f"is {training.batch_size}, which cannot be divided equally among {fabric.world_size} processes",
-                where="batch_size",
-                remedy=f"use a multiple of {fabric.world_size}",
-            )
+            reason = f"is {training.batch_size}, which cannot be divided equally among {fabric.world_size} processes"
+            raise TrainingError(reason, where="batch_size", remedy=f"use a multiple of {fabric.world_size}")
         fabric.launch()
     except TrainingError:
         raise
@@ -522,19 +468,8 @@ def _fabric(
     return fabric
 
 
-def _digest(network: nn.Module | None) -> str | None:
-    if network is None:
-        return None
-    total = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        total.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
 def _name(function: object) -> str | None:
-    if function is None:
-        return None
-    return getattr(function, "__qualname__", type(function).__qualname__)
+    return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _score(record: Epoch) -> tuple[float, float]:

@@ -1,4 +1,7 @@
-"""The networks of the papers; each function returns an untrained ``nn.Module``."""
+"""The networks of the papers; each function returns an untrained ``nn.Module``.
+
+An argument with another value than those listed is a ModelError.
+"""
 
 from rheobase.zoo.mobilenet import mobilenet
 from rheobase.zoo.resnet import resnet18, resnet20, resnet34

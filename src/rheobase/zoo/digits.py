@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rheobase.core.progress import track
+from rheobase.zoo.resnet import BasicBlock
 
 SPLIT_SEED = 0
 TRAIN, VALIDATION = 1097, 300
@@ -51,22 +52,6 @@ def digits_test() -> Pair:
     return digits().test
 
 
-class _Block(nn.Module):
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or before != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
 class DigitsResNet(nn.Module):
     """A small residual network for 8×8 digits: stem, two blocks of 16 and 32 channels, average pool, classifier.
 
@@ -79,8 +64,8 @@ class DigitsResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(1, 16, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(16)
-        self.block1 = _Block(16, 16, 1)
-        self.block2 = _Block(16, 32, 2)
+        self.block1 = BasicBlock(16, 16, 1, "B")
+        self.block2 = BasicBlock(16, 32, 2, "B")
         self.linear = nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -58,9 +58,6 @@ def mobilenet(num_classes: int = 10, stem: Stem = "cifar") -> nn.Module:
         num_classes: number of classes.
         stem: the first convolution has stride 1 (``"cifar"``) or 2 (``"imagenet"``).
 
-    Raises:
-        ModelError: if an argument has another value.
-
     Example:
         >>> import torch
         >>> mobilenet().eval()(torch.zeros(2, 3, 32, 32)).shape

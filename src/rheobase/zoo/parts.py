@@ -1,19 +1,14 @@
-"""Pooling and initial weights of all networks."""
+"""Options and initial weights of all networks."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 Stem = Literal["cifar", "imagenet"]
 Pool = Literal["average", "max"]
-
-
-def pooling(pool: Pool, kernel_size: int, stride: int, padding: int = 0) -> nn.Module:
-    """Average or max-pooling."""
-    kind = nn.AvgPool2d if pool == "average" else nn.MaxPool2d
-    return kind(kernel_size, stride=stride, padding=padding)
+POOLS: dict[Pool, Any] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
 def initialise(network: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError
-from rheobase.zoo.parts import Pool, Stem, initialise, pooling
+from rheobase.zoo.parts import POOLS, Pool, Stem, initialise
 
 Shortcut = Literal["A", "B"]
 ResNetStem = Literal[Stem, "deep"]
@@ -28,7 +28,7 @@ class _Subsample(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is the identity if the shape is unchanged."""
 
     def __init__(self, in_planes: int, planes: int, stride: int, shortcut: Shortcut) -> None:
@@ -45,14 +45,17 @@ class _BasicBlock(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(planes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The value [B, planes, H, W] of an image or activation."""
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
-def _stage(in_planes: int, planes: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:
-    """Blocks of one width; the first one halves the image if the width changes."""
-    first = _BasicBlock(in_planes, planes, 1 if planes == in_planes else 2, shortcut)
-    return nn.Sequential(first, *(_BasicBlock(planes, planes, 1, shortcut) for _ in range(blocks - 1)))
+def _stages(width: int, blocks: Sequence[int], shortcut: Shortcut) -> Iterator[nn.Sequential]:
+    """Stages of blocks; the first block of every stage but the first halves the image and doubles the width."""
+    for stage, count in enumerate(blocks):
+        planes = width * 2**stage
+        first = BasicBlock(planes // 2, planes, 2, shortcut) if stage else BasicBlock(width, width, 1, shortcut)
+        yield nn.Sequential(first, *(BasicBlock(planes, planes, 1, shortcut) for _ in range(count - 1)))
 
 
 class _CifarResNet(nn.Module):
@@ -62,9 +65,7 @@ class _CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, blocks[0], shortcut)
-        self.layer2 = _stage(width, 2 * width, blocks[1], shortcut)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], shortcut)
+        self.layer1, self.layer2, self.layer3 = _stages(width, blocks, shortcut)
         self.linear = nn.Linear(4 * width, num_classes)
         initialise(self)
 
@@ -82,11 +83,8 @@ class _ResNet(nn.Module):
         super().__init__()
         self.conv1 = _stem(stem)
         self.bn1 = nn.BatchNorm2d(64)
-        self.pool = nn.Identity() if stem == "cifar" else pooling(pool, 3, stride=2, padding=1)
-        self.layer1 = _stage(64, 64, blocks[0], "B")
-        self.layer2 = _stage(64, 128, blocks[1], "B")
-        self.layer3 = _stage(128, 256, blocks[2], "B")
-        self.layer4 = _stage(256, 512, blocks[3], "B")
+        self.pool = nn.Identity() if stem == "cifar" else POOLS[pool](3, stride=2, padding=1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(64, blocks, "B")
         self.fc = nn.Linear(512, num_classes)
         initialise(self)
 
@@ -114,11 +112,8 @@ def _resnet(blocks: Sequence[int], num_classes: int, stem: ResNetStem, pool: Poo
     check_choice(stem, ResNetStem, "stem", error=ModelError)
     check_choice(pool, Pool, "pool", error=ModelError)
     if stem == "cifar" and pool == "max":
-        raise ModelError(
-            "is 'max', which has no effect: the CIFAR stem has no pooling",
-            where="pool",
-            remedy='leave it out, or choose stem="imagenet" or stem="deep"',
-        )
+        reason = "is 'max', which has no effect: the CIFAR stem has no pooling"
+        raise ModelError(reason, where="pool", remedy='leave it out, or choose stem="imagenet" or stem="deep"')
     return _ResNet(blocks, num_classes, stem, pool)
 
 
@@ -139,9 +134,6 @@ def resnet18(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
         stem: the layers before the residual blocks.
         pool: pooling of the stem; the conversion of ``"max"`` needs ``max_pool="gate"`` or ``"average"``.
 
-    Raises:
-        ModelError: if an argument has another value, or ``pool="max"`` is given for a stem without pooling.
-
     Example:
         >>> import torch
         >>> resnet18().eval()(torch.zeros(2, 3, 32, 32)).shape
@@ -155,14 +147,6 @@ def resnet34(num_classes: int = 10, stem: ResNetStem = "cifar", pool: Pool = "av
 
     With ``stem="imagenet", pool="max"`` the ReLU network of DA (section 5.2); with ``stem="deep"`` that of SNN
     Calibration (Li et al. 2021) and of FTBC without QCFS (Wu et al. 2024, Table 1).
-
-    Args:
-        num_classes: number of classes.
-        stem: the layers before the residual blocks.
-        pool: pooling of the stem; the conversion of ``"max"`` needs ``max_pool="gate"`` or ``"average"``.
-
-    Raises:
-        ModelError: if an argument has another value, or ``pool="max"`` is given for a stem without pooling.
 
     Example:
         >>> import torch
@@ -190,9 +174,6 @@ def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -
             convolution with batch norm.
         width: channels of the first stage, an even number; the second has twice, the third four times as many.
 
-    Raises:
-        ModelError: if an argument has another value, or ``width`` is odd.
-
     Example:
         >>> import torch
         >>> resnet20().eval()(torch.zeros(2, 3, 32, 32)).shape
@@ -202,9 +183,6 @@ def resnet20(num_classes: int = 10, shortcut: Shortcut = "A", width: int = 16) -
     check_choice(shortcut, Shortcut, "shortcut", error=ModelError)
     check_whole(width, "width", error=ModelError)
     if width % 2:
-        raise ModelError(
-            f"is {width}",
-            where="width",
-            remedy="use an even number, because option A pads half of the new channels on each side",
-        )
+        remedy = "use an even number, because option A pads half of the new channels on each side"
+        raise ModelError(f"is {width}", where="width", remedy=remedy)
     return _CifarResNet((3, 3, 3), num_classes, shortcut, width)

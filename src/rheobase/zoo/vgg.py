@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError
-from rheobase.zoo.parts import Pool, Stem, initialise, pooling
+from rheobase.zoo.parts import POOLS, Pool, Stem, initialise
 
 Head = Literal["mlp", "linear"]
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -25,7 +25,7 @@ class _VGG(nn.Module):
             for width in stage:
                 features += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 channels = width
-            features.append(pooling(pool, 2, stride=2))
+            features.append(POOLS[pool](2))
         self.features = nn.Sequential(*features)
         side = 1 if stem == "cifar" else 7
         self.avgpool = nn.Identity() if stem == "cifar" else nn.AdaptiveAvgPool2d(side)
@@ -61,9 +61,6 @@ def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", h
         stem: image size of the data set, which determines the input size of the classifier.
         pool: ``"max"`` is the network of 2015; its conversion needs ``max_pool="gate"`` or ``"average"``.
         head: the classifier, ``"mlp"`` with two hidden layers or ``"linear"`` with none.
-
-    Raises:
-        ModelError: if an argument has another value.
 
     Example:
         >>> import torch

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, TensorDataset
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from rheobase.core import user_code
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError
-from rheobase.data.batches import Batches
-from rheobase.data.readers.arrays import read_arrays
-from rheobase.data.readers.idx import idx_files, read_idx
-from rheobase.data.readers.image_dataset import ImageDataset, Sample
-from rheobase.data.readers.image_folder import read_image_folder
-from rheobase.data.readers.image_tar import is_tar, read_image_tar
-from rheobase.data.readers.npz import read_npz
-from rheobase.data.readers.preprocessing import Preprocessing
-from rheobase.data.readers.reading import reading
-from rheobase.data.readers.user_function import read_function
+from rheobase.data.batches import Batches, as_batch
+from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
+from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
+from rheobase.data.readers.image_files import is_tar, read_image_files
 from rheobase.data.sampling import sample_order
 from rheobase.data.sources import OnDisk, dataset_of
 
@@ -80,7 +77,7 @@ def load(
             raise DataError(
                 f"has no effect on the data of {spec}", where=unused, remedy=f"leave it out, or apply it in {spec}"
             )
-        return read_function(spec, batch_size, limit, seed)
+        return _from_function(spec, batch_size, limit, seed)
     if not exists:
         raise DataError("does not exist", where=spec, remedy="give a path that exists, or module:function")
 
@@ -91,22 +88,17 @@ def load(
 
 def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
     """The samples and the class names, by the kind of file."""
-    if path.is_dir():
-        idx = idx_files(path)
-        if not idx:
-            return read_image_folder(path, folder)
-        images, labels = read_idx(path, idx, folder)
-    elif is_tar(path):
-        return read_image_tar(path, folder)
+    idx = idx_files(path) if path.is_dir() else {}
+    if idx:
+        arrays = read_idx(path, idx, folder)
+    elif path.is_dir() or is_tar(path):
+        return read_image_files(path, folder)
     elif path.suffix.lower() == ".npz":
-        images, labels = read_npz(path, folder)
+        arrays = read_npz(path, folder)
     else:
-        raise DataError(
-            "is not a supported data file",
-            where=str(path),
-            remedy="give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function",
-        )
-    return read_arrays(images, labels, str(path), preprocessing)
+        remedy = "give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function"
+        raise DataError("is not a supported data file", where=str(path), remedy=remedy)
+    return as_samples(*arrays, str(path), preprocessing)
 
 
 def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
@@ -132,3 +124,55 @@ def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
     found = OnDisk(dataset, loader.num_workers, "data set").in_memory(progress)
     assert found.labels is not None
     return found.images, found.labels
+
+
+def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
+    """A loader of the data that `module:function` returns; tensors are batched, other data keeps its batches."""
+    source = user_code.call(spec, DataError)
+    if isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source)):
+        images, labels = _checked(source, spec)
+        if limit is not None or seed is not None:  # otherwise nothing is copied
+            order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
+            images, labels = images[order], labels[order]
+        return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
+    if limit is not None or seed is not None:
+        raise DataError(
+            f"has no effect on the batches of {spec}",
+            where="limit" if limit is not None else "seed",
+            remedy=f"leave it out, or select the samples in {spec}",
+        )
+    if not isinstance(source, Iterable):
+        remedy = "return a DataLoader, batches of (images, labels), or (images, labels) tensors"
+        raise DataError.typed(f"returned {type(source).__name__}, which is not data", where=spec, remedy=remedy)
+    if isinstance(source, DataLoader):
+        loader, is_empty = source, not isinstance(source.dataset, IterableDataset) and len(source) == 0
+    else:
+        batches = _Batches(spec, source)
+        loader, is_empty = DataLoader(batches, batch_size=None), next(iter(batches), None) is None
+    if is_empty:
+        raise DataError("returned no sample", where=spec, remedy="return at least one batch")
+    return loader
+
+
+def _checked(pair: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Float images [B, C, H, W] and integer labels [B] of a batch."""
+    images, labels = as_batch(pair, where)
+    is_wrong = not images.is_floating_point() or images.ndim < 2 or not len(images)
+    if labels is None or labels.is_floating_point() or labels.ndim != 1 or is_wrong:
+        found = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
+        reason = f"has images {images.dtype} {list(images.shape)} and {found}"
+        remedy = "return at least one float image [B, C, H, W], and integer labels [B]"
+        raise DataError(reason, where=where, remedy=remedy)
+    return images.float(), labels.long()
+
+
+class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of (images, labels) from any iterable, each checked."""
+
+    def __init__(self, spec: str, batches: Iterable[Any]) -> None:
+        self._spec = spec
+        # An iterator would be exhausted after one epoch.
+        self._batches = list(batches) if isinstance(batches, Iterator) else batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (_checked(batch, f"{self._spec} batch {i}") for i, batch in enumerate(self._batches))

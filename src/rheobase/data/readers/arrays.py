@@ -1,32 +1,96 @@
-"""Arrays of images and labels, from any file."""
+"""Arrays of images and labels in NumPy's `.npz` files, and in the IDX files of MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
+import gzip
+import math
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.batches import check_as_many
-from rheobase.data.readers.image_dataset import Sample
-from rheobase.data.readers.preprocessing import Preprocessing
+from rheobase.data.batches import check_as_many, check_images
+from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, find_remedy, reading
+
+_IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
-def read_arrays(
+def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `images` and `labels`, or `x` and `y`; with a folder, `x_<folder>` and `y_<folder>`."""
+    pairs = [(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")]
+    with reading(str(path)):
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with stored:
+            for images, labels in pairs:
+                if images in stored and labels in stored:
+                    return stored[images], stored[labels]
+            names = list(stored)
+    wanted = " or ".join(f"{images!r} and {labels!r}" for images, labels in pairs)
+    folders = sorted(name[2:] for name in names if name.startswith("x_") and f"y_{name[2:]}" in names)
+    raise DataError(
+        f"has no arrays {wanted}, only {', '.join(names[:LISTED]) or 'nothing'}",
+        where=str(path),
+        remedy=find_remedy("name the arrays images and labels", folders, bool(folder and names)),
+    )
+
+
+def idx_files(root: Path) -> dict[tuple[str, str], Path]:
+    """The IDX files in a directory, by folder ("train", "test") and content ("images", "labels")."""
+    with reading(str(root)):
+        matches = [(_IDX_NAME.fullmatch(path.name), path) for path in sorted(root.iterdir())]
+    return {(match[1].replace("t10k", "test"), match[2]): path for match, path in matches if match}
+
+
+def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, H, W] and labels [N] of one folder."""
+    folders = sorted({name for name, _ in files})
+    if folder is None and len(folders) == 1:
+        folder = folders[0]
+    if folder not in folders:
+        reason = "holds both train and test data" if folder is None else f"holds no IDX files of {folder!r}"
+        raise DataError(reason, where=str(root), remedy=f"choose folder (--folder) {' or '.join(folders)}")
+    for content in ("images", "labels"):
+        if (folder, content) not in files:
+            raise DataError(
+                f"lacks the IDX file of the {folder} {content}", where=str(root), remedy="add it to the directory"
+            )
+    return _parse_idx(files[folder, "images"], 3), _parse_idx(files[folder, "labels"], 1)
+
+
+def _parse_idx(path: Path, ndim: int) -> np.ndarray:
+    """Unsigned bytes in the IDX format: two zeros, type, rank, big-endian sizes, data."""
+    with reading(str(path)), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        content = stream.read()
+        if content[:4] != bytes([0, 0, 8, ndim]):
+            raise ValueError(f"its header is not that of {ndim}-dimensional unsigned bytes")
+        shape = np.frombuffer(content, ">u4", ndim, offset=4).tolist()
+        start = 4 + 4 * ndim
+        if len(content) - start != math.prod(shape):
+            raise ValueError(f"it has {len(content) - start} bytes of data, its header says {math.prod(shape)}")
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def as_samples(
     images: np.ndarray, labels: np.ndarray, where: str, preprocessing: Preprocessing
 ) -> tuple[list[Sample], list[str]]:
-    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1].
-
-    Raises:
-        DataError: if shapes or types differ from these, images are not finite, or there are none.
-    """
+    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1]."""
     if preprocessing.grayscale:
+        reason = f"has no effect on the arrays in {where}"
+        raise DataError(reason, where="grayscale", remedy="leave it out; it is for image files only")
+    images = _as_pixels(images, where)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (len(labels) and labels.min() < 0):
         raise DataError(
-            f"has no effect on the arrays in {where}",
-            where="grayscale",
-            remedy="leave it out; it is for image files only",
+            f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
+            where=where,
+            remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
         )
-    images, labels = _check_images(images, where), _check_labels(labels, where)
     check_as_many(images, labels, where)
     if not len(images):
         raise DataError("holds no sample", where=where, remedy="give at least one image")
@@ -36,14 +100,12 @@ def read_arrays(
             RheobaseWarning,
             stacklevel=4,
         )
-    samples = [
-        Sample(f"{where} image {i}", int(label), image)
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    return samples, [str(i) for i in range(int(labels.max()) + 1)]
+    names = [str(i) for i in range(int(labels.max()) + 1)]
+    pairs = zip(images, labels.tolist(), strict=True)
+    return [Sample(f"{where} image {i}", label, image) for i, (image, label) in enumerate(pairs)], names
 
 
-def _check_images(images: np.ndarray, where: str) -> np.ndarray:
+def _as_pixels(images: np.ndarray, where: str) -> np.ndarray:
     """Convert images to uint8 or float32 [N, C, H, W]."""
     if images.dtype.kind not in "uif" or images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise DataError(
@@ -57,21 +119,6 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
         images = images.transpose(0, 3, 1, 2)
     if images.dtype == np.uint8:
         return images
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if len(bad):
-        raise DataError(
-            "has a pixel that is NaN or infinite", where=f"{where} image {bad[0]}", remedy="repair or remove the image"
-        )
-    return images.astype(np.float32)
-
-
-def _check_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (len(labels) and labels.min() < 0):
-        raise DataError(
-            f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
-            where=where,
-            remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
-        )
-    return labels
+    images = images.astype(np.float32)
+    check_images(torch.from_numpy(images), where)
+    return images

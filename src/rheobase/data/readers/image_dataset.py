@@ -3,19 +3,93 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rheobase.core.errors import DataError
-from rheobase.data.readers.preprocessing import Preprocessing
-from rheobase.data.readers.reading import reading
+from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.values import Value
+
+LISTED = 10
+"""Maximum number of names in an error."""
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn every failure to read ``where`` into a DataError."""
+    try:
+        yield
+    except (RheobaseError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except PermissionError as cause:
+        name = str(cause.filename) if cause.filename else where
+        raise DataError("may not be read", where=name, remedy="give yourself read permission") from cause
+    except BaseException as cause:  # of Pillow a SyntaxError, of tarfile a zlib.error, of aedat a panic of Rust
+        reason = f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})"
+        raise DataError(reason, where=where, remedy="check the path, or download or write it again") from cause
+
+
+def find_remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
+    """The remedy for data that are not found: the layout, or another folder, or no folder."""
+    choice = [f"choose folder (--folder) {' or '.join(folders[:LISTED])}"] if folders else []
+    return ", or ".join([layout, *choice, *(["leave folder out"] if is_optional else [])])
+
+
+class Preprocessing(Value):
+    """Preprocessing of an image: resize, centre crop, then (pixel / scale − mean) / std.
+
+    Args:
+        size: length of the short side in pixels after a bilinear resize that keeps the aspect ratio.
+        crop: side of the centre crop in pixels, after the resize.
+        mean, std: one value for each channel, in units of pixel / scale.
+        scale: the pixel value that becomes 1.
+        grayscale: decode image files to one channel; else to RGB.
+
+    Raises:
+        DataError: naming every unknown or invalid field.
+
+    Example:
+        >>> Preprocessing(size=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).crop
+        224
+    """
+
+    place: ClassVar[str | None] = "preprocessing"
+    refusal: ClassVar[type[RheobaseError]] = DataError
+
+    size: int | None = Field(default=None, ge=1)
+    crop: int | None = Field(default=None, ge=1)
+    mean: tuple[FiniteFloat, ...] | None = None
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] | None = None
+    scale: FiniteFloat = Field(default=255.0, gt=0)
+    grayscale: bool = False
+
+    @model_validator(mode="after")
+    def _crops_no_more_than_there_is(self) -> Preprocessing:
+        if self.size and self.crop and self.crop > self.size:
+            raise ValueError(f"crop is {self.crop}, larger than size, {self.size}")
+        return self
+
+    def fit(self, image: Image.Image, name: str) -> Image.Image:
+        """Resize the short side and crop the centre, with the rounding of torchvision; refuse a smaller image."""
+        if self.size is not None and min(image.size) != self.size:
+            short = min(image.size)
+            width, height = (int(self.size * side / short) if side != short else self.size for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if self.crop is None:
+            return image
+        if self.crop > min(image.size):
+            reason = f"is {image.width}x{image.height}, smaller than the crop of {self.crop}"
+            raise DataError(reason, where=name, remedy="give a smaller crop, or a size to resize to")
+        left, top = round((image.width - self.crop) / 2), round((image.height - self.crop) / 2)
+        return image.crop((left, top, left + self.crop, top + self.crop))
 
 
 class Sample(NamedTuple):
@@ -27,12 +101,7 @@ class Sample(NamedTuple):
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """A data set of images that are decoded and preprocessed on access.
-
-    Args:
-        samples: at least one image with its class index.
-        classes: names of the classes, by class index.
-        preprocessing: resize, crop and normalisation.
+    """A data set of at least one image, each decoded and preprocessed on access.
 
     Raises:
         DataError: on construction, if the first image cannot be read or does not fit the preprocessing; on access, if
@@ -50,20 +119,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             raise DataError("holds no sample", where="data set", remedy="give at least one image")
         self.samples, self.classes, self.preprocessing = samples, list(classes), preprocessing
         self.shape: tuple[int, ...] = _pixels(samples[0], preprocessing).shape
-        self._mean = self._by_channel("mean")
-        self._std = self._by_channel("std")
-
-    def _by_channel(self, name: str) -> np.ndarray | None:
-        values = getattr(self.preprocessing, name)
-        if values is None:
-            return None
-        if len(values) != self.shape[0]:
-            raise DataError(
-                f"has {len(values)} values, but the images have {self.shape[0]} channels",
-                where=name,
-                remedy="give one value for each channel",
-            )
-        return np.array(values, dtype=np.float32).reshape(-1, 1, 1)
+        for name in ("mean", "std"):
+            values = getattr(preprocessing, name)
+            if values is not None and len(values) != self.shape[0]:
+                reason = f"has {len(values)} values, but the images have {self.shape[0]} channels"
+                raise DataError(reason, where=name, remedy="give one value for each channel")
+        self._mean, self._std = (
+            None if values is None else np.array(values, dtype=np.float32).reshape(-1, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

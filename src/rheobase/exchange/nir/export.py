@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rheobase.core.checks import check_choice
 from rheobase.core.errors import StoreError
-from rheobase.core.paths import as_path
-from rheobase.exchange.nir.contract import write_contract
+from rheobase.core.folders import as_path, whole_file
+from rheobase.exchange.nir.contract import Reset, require_nir, write_contract
 from rheobase.exchange.nir.lower import Lowering, sum_pools
-from rheobase.exchange.nir.package import Reset, check_reset, require_nir
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
@@ -25,13 +23,7 @@ from rheobase.neurons import Neuron
 
 @dataclass(frozen=True)
 class Loss:
-    """A property of a site that NIR cannot express.
-
-    Attributes:
-        site: name of the site.
-        what: the property, as a clause.
-        remedy: how to avoid it.
-    """
+    """A property of a site that NIR cannot express, as a clause, and how to avoid it."""
 
     site: str
     what: str
@@ -43,14 +35,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class NIRExport:
-    """Result of an export.
-
-    Attributes:
-        path: the file.
-        reset: reset of its IF nodes in the simulator that reads it.
-        losses: properties that NIR cannot express; empty if the export is exact.
-        sites: site -> name of its IF node.
-    """
+    """Result of an export: the file, ``losses`` that NIR cannot express, and ``sites``, site -> name of its IF node."""
 
     path: Path
     reset: Reset
@@ -78,10 +63,9 @@ def export_nir(
     .. math:: v \leftarrow v + I, \qquad z = [v > v_{thr}], \qquad v \leftarrow v_{reset} \text{ where } z = 1
 
     (``nir/ir/neuron.py``): a reset to a value, no initial potential, the same current in every step. Rheobase's neurons
-    reset by subtraction; some simulators (sinabs, snnTorch) read NIR's IF in the same way. A constant bias is added to
-    the layer before, θ is multiplied into the weights after (spikes have amplitude 1), batch normalisation is already
-    folded. The simulator must present the same image at every step; the logits are the time-mean of the output. NIR
-    fires on ``>``, Rheobase on ``>=``: simulators may differ for a potential of exactly θ.
+    reset by subtraction and fire on ``>=``. A constant bias is added to the layer before, θ is multiplied into the
+    weights after (spikes have amplitude 1). The simulator must present the same image at every step; the logits are the
+    time-mean of the output.
 
     Args:
         network: a converted network; apply :func:`rheobase.network.fold_thresholds` first for simulators with a single
@@ -93,9 +77,6 @@ def export_nir(
         reset: reset of IF nodes in the simulators that will read the file.
         overwrite: replace an existing file.
 
-    Returns:
-        The file, its nodes and the properties that NIR cannot express.
-
     Raises:
         StoreError: if NIR cannot express a site (without ``approximate``); if NIR has no node for an operation; if the
             file exists or cannot be written; or if the package ``nir`` is missing.
@@ -106,70 +87,58 @@ def export_nir(
     """
     check_converted(network)
     nir = require_nir()
-    check_reset(reset)
+    check_choice(reset, Reset, "reset", error=StoreError)
     if not isinstance(approximate, bool):
         raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
     path = as_path(path)
     if path.exists() and not overwrite:
         raise StoreError("already exists", where=str(path), remedy="choose another name, or pass overwrite=True")
-    losses = tuple(loss for i in range(len(network.sites)) for loss in _losses(network, i, reset))
+    losses = tuple(loss for site in network.sites for loss in _losses(network, site, reset))
     if losses and not approximate:
         raise _refusal(losses)
-    lowering = _lower(network)
+    lowering = _lower(network, nir)
     metadata = write_contract(network, lowering, reset, losses, str(path))
     for site in network.sites:
         lowering.nodes[lowering.names[site.name]].metadata = {"site": site.name, "reset": reset}
-    try:
-        graph = nir.NIRGraph(nodes=lowering.nodes, edges=lowering.edges, metadata=metadata)
-        _write(nir, graph, path)
-    except OSError as cause:
-        raise StoreError(
-            f"cannot be written ({cause.strerror or cause})", where=str(path), remedy="choose another path"
-        ) from cause
+    graph = nir.NIRGraph(nodes=lowering.nodes, edges=lowering.edges, metadata=metadata)
+    with whole_file(path) as draft:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nir.write(draft, graph)
     return NIRExport(path, reset, losses, {site.name: lowering.names[site.name] for site in network.sites})
 
 
-def _losses(network: SpikingNetwork, index: int, reset: Reset) -> list[Loss]:
+def _losses(network: SpikingNetwork, site: Site, reset: Reset) -> Iterator[Loss]:
     """Properties of a site that NIR cannot express."""
-    site, neuron = network.sites[index], cast(Neuron, network.neurons[index])
+    neuron, steps = network.neuron(site.name), network.steps_of(site.name)
     if neuron.kind != "integrate_fire":
         what = f"has {type(neuron).__name__} neurons, for which NIR has no node"
-        return [Loss(site.name, what, "convert with integrate-and-fire neurons, such as rb.RateCoding")]
-    found = []
-    bias = cast("Tensor | None", neuron.bias)
+        yield Loss(site.name, what, "convert with integrate-and-fire neurons, such as rb.RateCoding")
+        return
     if reset == "value":
-        found.append(
-            Loss(
-                site.name,
-                "resets by subtraction, NIR's IF to a value",
-                'pass reset="subtract" (--reset subtract) for simulators that reset IF by subtraction, such as sinabs '
-                "and snnTorch",
-            )
-        )
+        what = "resets by subtraction, NIR's IF to a value"
+        others = "simulators that reset IF by subtraction, such as sinabs and snnTorch"
+        yield Loss(site.name, what, f'pass reset="subtract" (--reset subtract) for {others}')
     if bool((torch.as_tensor(neuron.v0) != 0).any()):
         without = "convert with initial_potential=0, or with RTS, which spreads the same charge over the steps"
-        found.append(Loss(site.name, "starts from an initial potential, which NIR's IF does not have", without))
+        yield Loss(site.name, "starts from an initial potential, which NIR's IF does not have", without)
+    bias = neuron._buffers.get("bias")
     if bias is not None and bias.dim() == 2 and bool((bias != bias[0]).any()):
         constant = "use a method whose bias is constant, such as rb.RTS or rb.SNNCalibration"
-        found.append(Loss(site.name, "has a bias for each step, NIR one for all", constant))
-    if network.steps_of(site.name) != network.timesteps:
-        own = f"runs for {network.steps_of(site.name)} steps, other sites for {network.timesteps}"
-        found.append(Loss(site.name, own, "use the same T at every site"))
-    return found
+        yield Loss(site.name, "has a bias for each step, NIR one for all", constant)
+    if steps != network.timesteps:
+        own = f"runs for {steps} steps, other sites for {network.timesteps}"
+        yield Loss(site.name, own, "use the same T at every site")
 
 
 def _refusal(losses: Sequence[Loss]) -> StoreError:
     first, others = losses[0], len({loss.site for loss in losses}) - 1
-    more = "" if others == 0 else f" (and {others} more site{'s' if others > 1 else ''})"
-    also = [loss.what for loss in losses[1:] if loss.site == first.site]
-    return StoreError(
-        "; ".join([first.what, *also]) + more,
-        where=first.site,
-        remedy=f"{first.remedy}; or pass approximate=True (--approximate): only rb.exchange.import_nir is then exact",
-    )
+    reason = "; ".join(loss.what for loss in losses if loss.site == first.site)
+    reason += f" (and {others} more site{'s' if others > 1 else ''})" if others else ""
+    remedy = f"{first.remedy}; or pass approximate=True (--approximate): only rb.exchange.import_nir is then exact"
+    return StoreError(reason, where=first.site, remedy=remedy)
 
 
-def _lower(network: SpikingNetwork) -> Lowering:
+def _lower(network: SpikingNetwork, nir: Any) -> Lowering:
     """Lower the graph: sums for means, θ in the weights after a site, constant currents in the biases before it."""
     graph, after = sum_pools(network.graph)
     thresholds, shifts = {}, {}
@@ -177,14 +146,14 @@ def _lower(network: SpikingNetwork) -> Lowering:
         thresholds[site.name] = torch.as_tensor(neuron.threshold)
         amplitude = neuron.amplitude.double()
         after[site.name] = torch.where(amplitude.isinf(), 1.0, amplitude)
-        current = _constant_current(site, neuron, network.steps_of(site.name))
+        current = _constant_current(neuron, network.steps_of(site.name))
         if bool((current != 0).any()):
             shifts[site.name] = current
     unit = {name: factor for name, factor in after.items() if bool((factor != 1).any())}
-    return Lowering(rescale(graph, unit, {}, shifts), thresholds)
+    return Lowering(rescale(graph, unit, {}, shifts), thresholds, nir)
 
 
-def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
+def _constant_current(neuron: Neuron, steps: int) -> Tensor:
     """Constant current in place of bias and initial potential, [] or [C]: 1/T of their sum over T steps."""
     theta = torch.as_tensor(neuron.threshold).double()
     current = torch.zeros_like(theta)
@@ -192,22 +161,6 @@ def _constant_current(site: Site, neuron: Neuron, steps: int) -> Tensor:
     potential = potential.flatten(1).mean(1) if potential.dim() > 1 else potential
     bias = neuron._buffers.get("bias")
     if bias is not None:
-        bias = bias.double()
-        constant = bias.dim() == 1 or bool((bias == bias[0]).all())
-        current = current - (bias.reshape(-1, bias.shape[-1])[0] if constant else bias.mean(0))
+        steady = bias.dim() == 1 or bool((bias == bias[0]).all())
+        current = current - (bias.reshape(-1, bias.shape[-1])[0] if steady else bias.double().mean(0)).double()
     return current + torch.where(theta.isinf(), 0.0, potential * theta / steps)
-
-
-def _write(nir: Any, graph: Any, path: Path) -> None:
-    """Write the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    try:
-        nir.write(name, graph)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import StoreError
-from rheobase.exchange.nir.package import require_nir
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, Value
@@ -60,11 +61,12 @@ def _refused(node: Node) -> Iterator[None]:
 
 
 class Lowering:
-    """NIR nodes and edges of a graph.
+    """NIR nodes and edges of a graph; operations write them by the words of :class:`rheobase.graph.operations.Words`.
 
     Args:
         graph: graph with sum pooling only (:func:`sum_pools`).
         thresholds: θ of every site, [] or [C].
+        nir: the package.
 
     Attributes:
         nodes: the NIR nodes by name.
@@ -72,8 +74,8 @@ class Lowering:
         names: node of the graph -> its NIR node, for convolutions, linear layers and sites.
     """
 
-    def __init__(self, graph: Graph, thresholds: dict[str, Tensor]) -> None:
-        self.graph, self.thresholds, self.nir = graph, thresholds, require_nir()
+    def __init__(self, graph: Graph, thresholds: dict[str, Tensor], nir: Any) -> None:
+        self.graph, self.thresholds, self.nir = graph, thresholds, nir
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.names: dict[str, str] = {}
@@ -84,17 +86,17 @@ class Lowering:
                 value = self.value(node)
             assert (value.view or value.shape) == node.shape, f"{node.name}: {value} for {node.shape}"
             self.values[node.name] = value
-        with _refused(graph.nodes[-1]):
-            if self.values[graph.output].view:
-                raise NotExpressible(f"gives the shape {list(self.values[graph.output].view)}")
+        if view := self.values[graph.output].view:
+            with _refused(graph.nodes[-1]):
+                raise NotExpressible(f"gives the shape {list(view)}")
         output = self._plain(graph.output)
-        self.nodes["output"] = self.nir.Output(output_type={"output": np_shape(output.shape)})
+        self.nodes["output"] = self.nir.Output(output_type={"output": np.array(output.shape)})
         self.edges += [(source, "output") for source in output.sources]
 
     def value(self, node: Node) -> Value:
         """Write a node of the graph as NIR nodes."""
         if node.operation == "input":
-            self.nodes["input"] = self.nir.Input(input_type={"input": np_shape(node.shape)})
+            self.nodes["input"] = self.nir.Input(input_type={"input": np.array(node.shape)})
             return Value(("input",), node.shape)
         return self.site(node) if node.operation == "site" else OPERATIONS[node.operation].lower(self, node)
 
@@ -113,10 +115,8 @@ class Lowering:
         """Add a NIR node that reads the sum of ``sources``."""
         base = re.sub(r"\W", "_", name, flags=re.ASCII)
         base = f"n{base}" if base[0].isdigit() else base
-        unique, n = base, 1
-        while unique in self.nodes or unique in ("input", "output"):
-            n += 1
-            unique = f"{base}_{n}"
+        numbered = (base if n == 1 else f"{base}_{n}" for n in count(1))
+        unique = next(found for found in numbered if found not in {*self.nodes, "input", "output"})
         self.nodes[unique] = node
         self.edges += [(source, unique) for source in sources]
         return Value((unique,), shape)
@@ -131,16 +131,14 @@ class Lowering:
         """Return a tensor as NumPy array, in the network's dtype."""
         return tensor.detach().to(self.dtype).cpu().contiguous().numpy()
 
-    def conv(
-        self, weight: Tensor, bias: Tensor, size: Any, stride: Sequence[int], padding: Sequence[int], dilation: Any
-    ) -> Any:
+    def conv(self, weight: Tensor, bias: Tensor, size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
         """Build Conv1d or Conv2d."""
-        arrays = {"weight": self.array(weight), "bias": self.array(bias), "groups": 1}
+        kind = self.nir.Conv1d if weight.dim() == 3 else self.nir.Conv2d
+        numbers = {"input_shape": size, "stride": stride, "padding": padding, "dilation": dilation}
+        made: dict[str, Any] = {name: tuple(map(int, given)) for name, given in numbers.items()}
         if weight.dim() == 3:
-            numbers = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
-            return self.nir.Conv1d(input_shape=int(size[0]), **numbers, **arrays)
-        numbers = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
-        return self.nir.Conv2d(input_shape=tuple(int(n) for n in size), **numbers, **arrays)
+            made = {name: number for name, (number,) in made.items()}
+        return kind(**made, weight=self.array(weight), bias=self.array(bias), groups=1)
 
     def weight_and_bias(self, node: Node) -> tuple[Tensor, Tensor]:
         """Return weight and bias of a node; a missing bias is zeros, because simulators require one."""
@@ -148,7 +146,7 @@ class Lowering:
         assert weight is not None
         return weight, torch.zeros(weight.shape[0]) if bias is None else bias
 
-    # -- methods that operations call (rheobase.graph.operations.Words) --------------------------------------------
+    # -- words of the operations -----------------------------------------------------------------------------------
 
     def seen(self, node: Node, i: int = 0) -> Value:
         """Return an input, whose channels may be split into several axes."""
@@ -186,10 +184,10 @@ class Lowering:
         axes = len(value.shape) - 1
         if axes == 0:
             node = self.nir.Affine(weight=self.array(value.matrix), bias=self.array(bias))
-            return self.put(name, node, value.sources, value.shape)
-        weight = value.matrix.reshape(*value.matrix.shape, *(1,) * axes)
-        before = self.nodes[value.sources[0]].output_type["output"][1:]
-        node = self.conv(weight, bias, before, value.stride, padding or (0,) * axes, (1,) * axes)
+        else:
+            weight = value.matrix.reshape(*value.matrix.shape, *(1,) * axes)
+            before = self.nodes[value.sources[0]].output_type["output"][1:]
+            node = self.conv(weight, bias, before, value.stride, padding or (0,) * axes, (1,) * axes)
         return self.put(name, node, value.sources, value.shape)
 
     def convolution(self, node: Node) -> Value:
@@ -213,22 +211,21 @@ class Lowering:
     def sum_pool(self, node: Node) -> Value:
         """Write SumPool2d, or a convolution in one dimension."""
         value, a = self.plain(node), node.attributes
-        kernel, stride, padding = a["kernel_size"], a["stride"], a["padding"]
+        kernel, stride, padding = (np.array(a[name]) for name in ("kernel_size", "stride", "padding"))
         if len(kernel) == 1:
             weight = torch.eye(node.shape[0]).unsqueeze(-1).expand(-1, -1, kernel[0])
             made = self.conv(weight, torch.zeros(node.shape[0]), value.shape[1:], stride, padding, (1,))
-            return self.put(node.name, made, value.sources, node.shape)
-        if len(kernel) != 2:
+        elif len(kernel) == 2:
+            made = self.nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding)
+            made.input_type, made.output_type = {"input": np.array(value.shape)}, {"output": np.array(node.shape)}
+        else:
             raise NotExpressible(f"is pooling in {len(kernel)} dimensions")
-        numbers = {"kernel_size": np_shape(kernel), "stride": np_shape(stride), "padding": np_shape(padding)}
-        made = self.nir.SumPool2d(**numbers)
-        made.input_type, made.output_type = {"input": np_shape(value.shape)}, {"output": np_shape(node.shape)}
         return self.put(node.name, made, value.sources, node.shape)
 
     def flatten(self, node: Node) -> Value:
         """Write Flatten, with axes counted from the last."""
         value = self.plain(node)
-        made = self.nir.Flatten(input_type={"input": np_shape(value.shape)}, start_dim=-len(value.shape), end_dim=-1)
+        made = self.nir.Flatten(input_type={"input": np.array(value.shape)}, start_dim=-len(value.shape), end_dim=-1)
         return self.put(node.name, made, value.sources, node.shape)
 
     def sum(self, node: Node) -> Value:
@@ -242,21 +239,13 @@ class Lowering:
         return Value(tuple(sources), node.shape)
 
 
-def np_shape(shape: Sequence[int]) -> Any:
-    """Convert a shape to a NumPy array."""
-    return torch.tensor(list(shape)).numpy()
-
-
 def _ungrouped(weight: Tensor, groups: int) -> Tensor:
     """The weight of the same convolution in one group: [out, in, ...] with zeros between the groups."""
-    if groups == 1:
-        return weight
-    out, into = weight.shape[:2]
-    dense = weight.new_zeros(out, into * groups, *weight.shape[2:])
-    for g in range(groups):
-        rows = slice(g * out // groups, (g + 1) * out // groups)
-        dense[rows, g * into : (g + 1) * into] = weight[rows]
-    return dense
+    out, into, *kernel = weight.shape
+    inside = torch.eye(groups, dtype=torch.bool, device=weight.device)
+    inside = inside.repeat_interleave(out // groups, 0).repeat_interleave(into, 1)
+    ones = [1 for _ in kernel]
+    return torch.where(inside.reshape(out, -1, *ones), weight.repeat(1, groups, *ones), 0.0)
 
 
 def _square(weight: Tensor, padding: list[int], dilation: Sequence[int]) -> tuple[Tensor, list[int]]:

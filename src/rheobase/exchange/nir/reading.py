@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rheobase.core.checks import check_whole
+from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import StoreError
-from rheobase.core.paths import as_path
+from rheobase.core.folders import as_path
 from rheobase.core.versions import versions
-from rheobase.exchange.nir.contract import read_contract
-from rheobase.exchange.nir.package import Reset, check_reset, require_nir
+from rheobase.exchange.nir.contract import Reset, read_contract, require_nir
+from rheobase.exchange.store import first_line
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
@@ -50,7 +50,7 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
         8
     """
     nir = require_nir()
-    check_reset(reset)
+    check_choice(reset, Reset, "reset", error=StoreError)
     path = as_path(path)
     where = str(path)
     if not path.is_file():
@@ -60,27 +60,19 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
     except PermissionError as cause:
         raise StoreError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
     except Exception as cause:  # h5py and nir raise exceptions of any kind
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise StoreError(
-            f"is not a NIR file, or is damaged ({reason})", where=where, remedy="copy or export the file again"
-        ) from cause
+        reason = f"is not a NIR file, or is damaged ({first_line(cause)})"
+        raise StoreError(reason, where=where, remedy="copy or export the file again") from cause
     if not isinstance(graph, nir.NIRGraph):
         raise StoreError(f"holds a single {type(graph).__name__}, not a graph", where=where, remedy="export a graph")
     network = read_contract(graph, where)
     if network is not None:
         if timesteps is not None or reset != "value":
-            raise StoreError(
-                "have no effect on a file that Rheobase wrote, which contains both",
-                where="timesteps and reset",
-                remedy="leave them out",
-            )
+            reason = "have no effect on a file that Rheobase wrote, which contains both"
+            raise StoreError(reason, where="timesteps and reset", remedy="leave them out")
         return network
     if timesteps is None:
-        raise StoreError(
-            "does not contain the number of time-steps",
-            where=where,
-            remedy="pass timesteps, such as rb.exchange.import_nir(path, timesteps=16)",
-        )
+        remedy = "pass timesteps, such as rb.exchange.import_nir(path, timesteps=16)"
+        raise StoreError("does not contain the number of time-steps", where=where, remedy=remedy)
     return _Reader(nir, graph, reset).network(check_whole(timesteps, "timesteps", error=StoreError), where)
 
 
@@ -93,7 +85,9 @@ class _Reader:
         self.tensors: dict[str, Tensor] = {}
         self.samples: dict[str, Tensor] = {}  # outputs for one image, to infer shapes
         self.neurons: list[IntegrateFire] = []
-        self.dtype = _widest([getattr(node, "weight", None) for node in graph.nodes.values()])
+        weights = [getattr(node, "weight", None) for node in graph.nodes.values()]
+        double = any(np.asarray(w).dtype == np.float64 for w in weights if w is not None)
+        self.dtype = torch.float64 if double else torch.float32  # the widest of the weights
         self.readers: dict[type, Callable[[str, Any, str], None]] = {
             nir.Linear: self.linear,
             nir.Affine: self.linear,
@@ -112,33 +106,16 @@ class _Reader:
             [n for n in order if isinstance(self.source.nodes[n], kind)] for kind in (self.nir.Input, self.nir.Output)
         )
         if len(inputs) != 1 or len(outputs) != 1:
-            raise StoreError(
-                f"has {len(inputs)} inputs and {len(outputs)} outputs",
-                where=where,
-                remedy="export a graph with one of each",
-            )
+            reason = f"has {len(inputs)} inputs and {len(outputs)} outputs"
+            raise StoreError(reason, where=where, remedy="export a graph with one of each")
         shape = tuple(int(n) for n in self.source.nodes[inputs[0]].input_type["input"])
         self.add(Node(inputs[0], "input", shape=shape, origin="Input"), torch.zeros(1, *shape, dtype=self.dtype))
         output = inputs[0]
         for name in order:
-            if name == inputs[0]:
-                continue
-            arriving = self.arriving(name)
-            node = self.source.nodes[name]
             if name == outputs[0]:
-                output = arriving
-                continue
-            if type(node) not in self.readers:
-                raise StoreError(*_reason(node), where=f"{name} ({type(node).__name__})", remedy=_KNOWN)
-            try:
-                self.readers[type(node)](name, node, arriving)
-            except StoreError:
-                raise
-            except Exception as cause:  # torch's errors for sizes that do not fit
-                first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-                raise StoreError(
-                    f"does not fit its input ({first})", where=name, remedy="export the file again"
-                ) from cause
+                output = self.arriving(name)
+            elif name != inputs[0]:
+                self.read(name, self.source.nodes[name], self.arriving(name))
         if not self.neurons:
             raise StoreError("has no neurons", where=where, remedy="give a spiking network")
         graph = Graph(self.nodes, output, self.tensors)
@@ -146,26 +123,33 @@ class _Reader:
         provenance = Provenance(versions=versions(), notes=notes)
         return SpikingNetwork(graph, graph, self.neurons, timesteps, {"name": "NIR"}, provenance)
 
+    def read(self, name: str, node: Any, arriving: str) -> None:
+        kind = type(node).__name__
+        if type(node) not in self.readers:
+            leaks = kind in ("LIF", "LI", "CubaLIF", "CubaLI")
+            reason = "leaks, Rheobase's neurons do not" if leaks else f"is a {kind}, which Rheobase cannot run exactly"
+            known = ", ".join(known.__name__ for known in self.readers)
+            raise StoreError(reason, where=f"{name} ({kind})", remedy=f"use Input, Output, {known} only")
+        try:
+            self.readers[type(node)](name, node, arriving)
+        except StoreError:
+            raise
+        except Exception as cause:  # torch's errors for sizes that do not fit
+            reason = f"does not fit its input ({first_line(cause)})"
+            raise StoreError(reason, where=name, remedy="export the file again") from cause
+
     def order(self, where: str) -> list[str]:
         before: dict[str, list[str]] = {name: [] for name in self.source.nodes}
+        for edge in self.source.edges:
+            if unknown := set(edge) - set(before):
+                reason = f"has an edge of {min(unknown)!r}, which is not a node"
+                raise StoreError(reason, where=where, remedy="export the file again")
+            before[edge[1]].append(edge[0])
         try:
-            for source, target in self.source.edges:
-                before[target].append(source)
-            order = list(TopologicalSorter(before).static_order())
+            return list(TopologicalSorter(before).static_order())
         except CycleError as cause:
-            raise StoreError(
-                f"is recurrent ({' → '.join(cause.args[1])})", where=where, remedy="give a feed-forward network"
-            ) from None
-        except KeyError as cause:
-            raise StoreError(
-                f"has an edge to {cause}, which is not a node", where=where, remedy="export the file again"
-            ) from None
-        unknown = set(order) - set(self.source.nodes)
-        if unknown:
-            raise StoreError(
-                f"has an edge from {min(unknown)!r}, which is not a node", where=where, remedy="export the file again"
-            )
-        return order
+            reason = f"is recurrent ({' → '.join(cause.args[1])})"
+            raise StoreError(reason, where=where, remedy="give a feed-forward network") from None
 
     def arriving(self, name: str) -> str:
         """Return the name of a node's input, the sum of all edges into it."""
@@ -174,10 +158,9 @@ class _Reader:
             raise StoreError("has no input", where=name, remedy="connect the node, or remove it")
         if len(sources) == 1:
             return sources[0]
-        made = f"{name}:sum"
         total = OPERATIONS["add"].apply(*(self.samples[source] for source in sources))
-        self.add(Node(made, "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
-        return made
+        self.add(Node(f"{name}:sum", "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
+        return f"{name}:sum"
 
     def add(self, node: Node, sample: Tensor) -> None:
         self.nodes.append(node)
@@ -207,9 +190,8 @@ class _Reader:
         if hasattr(node, "bias"):
             tensors["bias"] = self.tensor(name, node.bias)
         if tensors["weight"].dim() != 2:
-            raise StoreError(
-                f"has a weight of shape {list(tensors['weight'].shape)}", where=name, remedy="give a matrix"
-            )
+            reason = f"has a weight of shape {list(tensors['weight'].shape)}"
+            raise StoreError(reason, where=name, remedy="give a matrix")
         self.operation(name, "linear", arriving, {}, tensors)
 
     def conv(self, name: str, node: Any, arriving: str) -> None:
@@ -222,11 +204,8 @@ class _Reader:
         elif node.padding == "same":
             spans = [d * (k - 1) for d, k in zip(dilation, tensors["weight"].shape[2:], strict=True)]
             if any(span % 2 for span in spans):
-                raise StoreError(
-                    'has padding "same" with an even kernel, which is asymmetric',
-                    where=name,
-                    remedy="use an odd kernel or explicit padding",
-                )
+                reason = 'has padding "same" with an even kernel, which is asymmetric'
+                raise StoreError(reason, where=name, remedy="use an odd kernel or explicit padding")
             padding = [span // 2 for span in spans]
         attributes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": int(node.groups)}
         self.operation(name, "conv", arriving, attributes, tensors)
@@ -235,13 +214,9 @@ class _Reader:
         self.operation(name, "affine", arriving, {}, {"scale": self.tensor(name, node.scale)})
 
     def pool(self, name: str, node: Any, arriving: str) -> None:
-        attributes = {
-            "kernel_size": _numbers(node.kernel_size, 2),
-            "stride": _numbers(node.stride, 2),
-            "padding": _numbers(node.padding, 2),
-            "divisor_override": 1 if isinstance(node, self.nir.SumPool2d) else None,
-        }
-        self.operation(name, "avg_pool", arriving, attributes, {})
+        window = {argument: _numbers(getattr(node, argument), 2) for argument in ("kernel_size", "stride", "padding")}
+        divisor = 1 if isinstance(node, self.nir.SumPool2d) else None
+        self.operation(name, "avg_pool", arriving, {**window, "divisor_override": divisor}, {})
 
     def flatten(self, name: str, node: Any, arriving: str) -> None:
         sample = self.samples[arriving]
@@ -250,53 +225,27 @@ class _Reader:
 
     def integrate_fire(self, name: str, node: Any, arriving: str) -> None:
         if self.reset == "value":
-            raise StoreError(
-                "resets to a value (NIR's IF), Rheobase's neurons reset by subtraction",
-                where=name,
-                remedy='pass reset="subtract" if the program that wrote the file subtracts, as sinabs and snnTorch do',
-            )
+            reason = "resets to a value (NIR's IF), Rheobase's neurons reset by subtraction"
+            remedy = 'pass reset="subtract" if the program that wrote the file subtracts, as sinabs and snnTorch do'
+            raise StoreError(reason, where=name, remedy=remedy)
         if np.any(np.asarray(getattr(node, "v_reset", 0)) != 0):
-            raise StoreError(
-                "has a v_reset other than 0, which excludes a reset by subtraction",
-                where=name,
-                remedy="export with v_reset = 0",
-            )
+            reason = "has a v_reset other than 0, which excludes a reset by subtraction"
+            raise StoreError(reason, where=name, remedy="export with v_reset = 0")
         threshold, gain = self.tensor(name, node.v_threshold), self.tensor(name, node.r)
         if not bool((threshold > 0).all()):
             raise StoreError("has a threshold that is not positive", where=name, remedy="use positive thresholds")
         shape = tuple(self.samples[arriving].shape[1:])
         if tuple(threshold.shape) not in ((), (1,), shape):
-            raise StoreError(
-                f"has thresholds of shape {list(threshold.shape)} for currents of shape {list(shape)}",
-                where=name,
-                remedy="give one threshold, or one for each neuron",
-            )
+            reason = f"has thresholds of shape {list(threshold.shape)} for currents of shape {list(shape)}"
+            raise StoreError(reason, where=name, remedy="give one threshold, or one for each neuron")
         scale = gain / threshold  # spikes have amplitude 1, so the current is in units of θ
         if bool((scale != 1).any()):
             self.operation(f"{name}:current", "affine", arriving, {}, {"scale": scale.reshape(scale.shape or (1,))})
             arriving = f"{name}:current"
-        sample = self.samples[arriving]
-        self.add(
-            Node(name, "site", (arriving,), {"activation": "relu", "upper": 1.0}, shape=shape, origin=name), sample
-        )
+        site = {"activation": "relu", "upper": 1.0}
+        self.add(Node(name, "site", (arriving,), site, shape=shape, origin=name), self.samples[arriving])
         one = torch.ones((), dtype=threshold.dtype)
         self.neurons.append(IntegrateFire(one, one * 0))
-
-
-_KNOWN = "use Input, Output, Linear, Affine, Conv1d, Conv2d, Scale, SumPool2d, AvgPool2d, Flatten and IF only"
-
-
-def _reason(node: Any) -> tuple[str]:
-    """Reason why a node cannot be run exactly."""
-    kind = type(node).__name__
-    if kind in ("LIF", "LI", "CubaLIF", "CubaLI"):
-        return ("leaks, Rheobase's neurons do not",)
-    return (f"is a {kind}, which Rheobase cannot run exactly",)
-
-
-def _widest(weights: list[Any]) -> torch.dtype:
-    """The dtype of the network: float64 if any layer has float64 weights, else float32."""
-    return torch.float64 if any(np.asarray(w).dtype == np.float64 for w in weights if w is not None) else torch.float32
 
 
 def _numbers(value: Any, axes: int) -> list[int]:
