@@ -19,17 +19,14 @@ from rheobase.signals import SpikeTrain
 class Burst(MembraneNeuron):
     """Up to three spikes a step: as many thresholds as the potential holds."""
 
-    kind = "burst"
+    kind = "my_burst"
     alphabet = Alphabet.upto(3)
-
-    def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
-        return (potential / threshold).floor_().clamp_(0, 3)
 
 
 class BurstNeuron(NeuronPart):
     """Burst at every site."""
 
-    kind: Literal["burst"] = "burst"
+    kind: Literal["my_burst"] = "my_burst"
     builds = Burst
 
     def build(self, site: Site, graph: Graph) -> Burst:
@@ -42,10 +39,6 @@ class Ternary(MembraneNeuron):
     kind = "ternary"
     alphabet = Alphabet.signed(1)
     remembers = True
-    edges = (0, 1)
-
-    def capacity(self, steps: int) -> tuple[int, int]:
-        return 0, steps
 
     def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
         assert sent is not None

@@ -15,6 +15,7 @@ import own_neurons
 import rheobase as rb
 from conftest import grid_images
 from own_neurons import Burst, Ternary
+from rheobase import neurons
 from rheobase.activations import Activation, Bounds, LearnedStaircase, QuantisedActivation, Rounding, Staircase
 from rheobase.activations.staircase import staircase
 from rheobase.core.errors import RecipeError, TraceError
@@ -48,6 +49,14 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "parallel": lambda: ParallelIF(torch.tensor(0.8), 6),
     "parallel, calibrated": lambda: ParallelIF(THETA, 6, 0.5, BIAS, 0.1 * THETA, 0.2 * BIAS),
     "parallel, a silent channel, first": lambda: ParallelIF(torch.tensor([0.5, torch.inf, 2.0]), 6, order="first"),
+    "graded": lambda: neurons.Graded(torch.tensor([0.5, torch.inf, 2.0]), HALF, magnitude=2),
+    "graded, biased": lambda: neurons.Graded(THETA, HALF, BIAS),
+    "graded, of either sign": lambda: neurons.Graded(THETA, HALF, magnitude=3, nonnegative=False),
+    "signed": lambda: neurons.Signed(THETA, HALF),
+    "signed, of either sign": lambda: neurons.Signed(THETA, HALF, magnitude=2, nonnegative=False),
+    "multi-threshold": lambda: neurons.MultiThreshold(THETA, HALF, magnitude=4),
+    "multi-threshold, of either sign": lambda: neurons.MultiThreshold(THETA, HALF, magnitude=8, nonnegative=False),
+    "bursts": lambda: neurons.Burst(THETA, HALF, torch.linspace(-0.3, 0.3, 18).view(6, 3), magnitude=2),
     "burst": lambda: Burst(THETA, HALF),
     "burst, biased": lambda: Burst(THETA, HALF, BIAS),
     "ternary": lambda: Ternary(THETA, HALF),

@@ -29,7 +29,11 @@ from .methods import OPI as OPI
 from .methods import QAC as QAC
 from .methods import QVM as QVM
 from .methods import RTS as RTS
+from .methods import SNM as SNM
+from .methods import Burst as Burst
 from .methods import DAParallel as DAParallel
+from .methods import Graded as Graded
+from .methods import MultiThreshold as MultiThreshold
 from .methods import ParallelConversion as ParallelConversion
 from .methods import Pascal as Pascal
 from .methods import RateCoding as RateCoding
@@ -50,7 +54,11 @@ __all__ = [
     "QCFS",
     "QVM",
     "RTS",
+    "SNM",
+    "Burst",
     "DAParallel",
+    "Graded",
+    "MultiThreshold",
     "ParallelConversion",
     "Pascal",
     "RateCoding",

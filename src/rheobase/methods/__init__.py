@@ -8,13 +8,21 @@ from rheobase.methods.adaptive_levels import AdaptedLevels as AdaptedLevels
 from rheobase.methods.adaptive_levels import LevelMetric as LevelMetric
 from rheobase.methods.adaptive_levels import adapt_levels as adapt_levels
 from rheobase.methods.adaptive_levels import level_metric as level_metric
+from rheobase.methods.burst import Burst as Burst
 from rheobase.methods.da_parallel import DAParallel as DAParallel
 from rheobase.methods.ftbc import FTBC as FTBC
+from rheobase.methods.graded import Graded as Graded
+from rheobase.methods.multi_threshold import MultiThreshold as MultiThreshold
+from rheobase.methods.neuron_part import BurstNeuron as BurstNeuron
 from rheobase.methods.neuron_part import ConstantCurrentNeuron as ConstantCurrentNeuron
+from rheobase.methods.neuron_part import GradedNeuron as GradedNeuron
+from rheobase.methods.neuron_part import GroupNeuron as GroupNeuron
 from rheobase.methods.neuron_part import IntegrateFireNeuron as IntegrateFireNeuron
+from rheobase.methods.neuron_part import MultiThresholdNeuron as MultiThresholdNeuron
 from rheobase.methods.neuron_part import NeuronPart as NeuronPart
 from rheobase.methods.neuron_part import ParallelNeuron as ParallelNeuron
 from rheobase.methods.neuron_part import PascNeuron as PascNeuron
+from rheobase.methods.neuron_part import SignedNeuron as SignedNeuron
 from rheobase.methods.opi import OPI as OPI
 from rheobase.methods.parallel_conversion import ParallelConversion as ParallelConversion
 from rheobase.methods.pascal import Pascal as Pascal
@@ -26,4 +34,5 @@ from rheobase.methods.recipe import METHODS as METHODS
 from rheobase.methods.recipe import Recipe as Recipe
 from rheobase.methods.registry import register as register
 from rheobase.methods.rts import RTS as RTS
+from rheobase.methods.snm import SNM as SNM
 from rheobase.methods.snn_calibration import SNNCalibration as SNNCalibration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -14,7 +14,18 @@ from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.neurons import ConstantCurrent, IntegrateFire, Neuron, ParallelIF, Pasc
+from rheobase.neurons import (
+    Burst,
+    ConstantCurrent,
+    Graded,
+    IntegrateFire,
+    MembraneNeuron,
+    MultiThreshold,
+    Neuron,
+    ParallelIF,
+    Pasc,
+    Signed,
+)
 from rheobase.neurons.parallel import Order
 
 Levels = Annotated[int, Field(ge=1, strict=True)]
@@ -73,8 +84,8 @@ class NeuronPart(Value, ABC):
         return self.replace(timesteps=timesteps)
 
 
-class IntegrateFireNeuron(NeuronPart):
-    """Integrate-and-fire with soft reset at every site.
+class MembranePart(NeuronPart):
+    """The base of parts that build neurons with a membrane potential.
 
     Args:
         initial_potential: V0/θ, between 0 and 1; ½ makes the neuron round to nearest (Bu et al. 2022, OPI).
@@ -82,15 +93,112 @@ class IntegrateFireNeuron(NeuronPart):
             T of the recipe. Where T differs between sites, the ``alignment`` of the recipe adapts the spike trains.
     """
 
-    kind: Literal["integrate_fire"] = "integrate_fire"
-    builds = IntegrateFire
+    builds: ClassVar[type[MembraneNeuron]]
     initial_potential: float = Field(default=0.5, ge=0, le=1)
     timesteps: BySite | Literal["levels"] | None = None
 
-    def build(self, site: Site, graph: Graph) -> IntegrateFire:
+    def build(self, site: Site, graph: Graph) -> MembraneNeuron:
         """Build the neurons of a site, with θ = 1 until a pass sets it."""
         steps = trained(site, graph)[1] if self.timesteps == "levels" else steps_of_site(self.timesteps, site, graph)
-        return IntegrateFire(torch.tensor(1.0), torch.tensor(self.initial_potential), timesteps=steps)
+        v0 = torch.tensor(self.initial_potential)
+        return self.builds(torch.tensor(1.0), v0, timesteps=steps, **self.options(site))
+
+    def options(self, site: Site) -> dict[str, Any]:
+        """Further arguments of the neurons' constructor."""
+        return {}
+
+
+class IntegrateFireNeuron(MembranePart):
+    """Integrate-and-fire with soft reset at every site.
+
+    Args:
+        initial_potential, timesteps: see :class:`MembranePart`.
+    """
+
+    kind: Literal["integrate_fire"] = "integrate_fire"
+    builds = IntegrateFire
+
+
+class MagnitudePart(MembranePart):
+    """The base of parts whose neurons emit several spikes in a step, or take spikes back.
+
+    Args:
+        magnitude: m, the largest number of spikes in a step.
+        initial_potential, timesteps: see :class:`MembranePart`.
+    """
+
+    magnitude: Levels = 1
+
+    def options(self, site: Site) -> dict[str, Any]:
+        """The magnitude; of signed neurons also that the net output is not negative where the activation is not."""
+        signed = {"nonnegative": site.lower >= 0} if issubclass(self.builds, Graded) else {}
+        return {"magnitude": self.magnitude, **signed}
+
+
+class GradedNeuron(MagnitudePart):
+    """Graded spikes that can be taken back at every site; see :class:`rheobase.neurons.Graded`.
+
+    Args:
+        magnitude, initial_potential, timesteps: see :class:`MagnitudePart`.
+    """
+
+    kind: Literal["graded"] = "graded"
+    builds = Graded
+
+
+class SignedNeuron(MagnitudePart):
+    """Signed neurons with memory at every site; see :class:`rheobase.neurons.Signed`.
+
+    Args:
+        magnitude, initial_potential, timesteps: see :class:`MagnitudePart`.
+    """
+
+    kind: Literal["signed"] = "signed"
+    builds = Signed
+
+
+class MultiThresholdNeuron(MagnitudePart):
+    """Spikes of signed powers of two at every site; see :class:`rheobase.neurons.MultiThreshold`.
+
+    Args:
+        magnitude, initial_potential, timesteps: see :class:`MagnitudePart`; the magnitude is a power of two.
+    """
+
+    kind: Literal["multi_threshold"] = "multi_threshold"
+    builds = MultiThreshold
+    magnitude: Levels = 4
+
+
+class BurstNeuron(MagnitudePart):
+    """Up to ``magnitude`` spikes in a step at every site; see :class:`rheobase.neurons.Burst`.
+
+    Args:
+        magnitude, initial_potential, timesteps: see :class:`MagnitudePart`.
+    """
+
+    kind: Literal["burst"] = "burst"
+    builds = Burst
+    magnitude: Levels = 2
+
+
+class GroupNeuron(MembranePart):
+    """Group neurons at every site: τ members with the thresholds iθ/τ and a common potential (Lv et al. 2024).
+
+    A group emits as many spikes as members reach their thresholds, so it is a :class:`rheobase.neurons.Burst` of
+    magnitude τ, whose threshold is that of the first member.
+
+    Args:
+        members: τ.
+        initial_potential, timesteps: see :class:`MembranePart`; V0 in units of the first member's threshold.
+    """
+
+    kind: Literal["group"] = "group"
+    builds = Burst
+    members: Levels = 4
+
+    def options(self, site: Site) -> dict[str, Any]:
+        """The members as the magnitude."""
+        return {"magnitude": self.members}
 
 
 class PascNeuron(NeuronPart):
@@ -147,7 +255,17 @@ class ParallelNeuron(NeuronPart):
 
 NEURON_PARTS: dict[str, type[NeuronPart]] = {
     cls.model_fields["kind"].default: cls
-    for cls in (IntegrateFireNeuron, PascNeuron, ConstantCurrentNeuron, ParallelNeuron)
+    for cls in (
+        IntegrateFireNeuron,
+        GradedNeuron,
+        SignedNeuron,
+        MultiThresholdNeuron,
+        BurstNeuron,
+        GroupNeuron,
+        PascNeuron,
+        ConstantCurrentNeuron,
+        ParallelNeuron,
+    )
 }
 """Neurons that a recipe can name, by kind; :func:`rheobase.register` adds one."""
 

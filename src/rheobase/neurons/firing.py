@@ -22,8 +22,8 @@ class FiringRule:
     gaps this is :math:`\mathrm{clip}(\lfloor x \rfloor, k_{min}, k_{max})`, which keeps the potential in [0, θ) as long
     as no value is clipped, so that the net count is the floor of the accumulated input at every step.
 
-    ``truncate``: :math:`\mathrm{clip}(\mathrm{trunc}(x), k_{min}, k_{max})`, for alphabets without gaps: a negative spike
-    needs a potential of −θ (Wang et al. 2022, "Signed neuron with memory").
+    ``truncate``: :math:`\mathrm{clip}(\mathrm{trunc}(x), k_{min}, k_{max})`, for alphabets without gaps: a negative
+    spike needs a potential of −θ (Wang et al. 2022, "Signed neuron with memory").
 
     If the neuron remembers the net number n of spikes that it has emitted, it takes back only what it has emitted: k is
     the smallest number of the alphabet that is at least −n, if the rule gives a smaller one.

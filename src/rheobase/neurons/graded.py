@@ -12,34 +12,7 @@ from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.response import Alphabet
 
 
-class _Graded(MembraneNeuron):
-    """A neuron with a largest magnitude m, whose net output may be kept from falling below zero."""
-
-    def __init__(
-        self,
-        threshold: Tensor,
-        initial_potential: Tensor,
-        bias: Tensor | None = None,
-        timesteps: int | None = None,
-        magnitude: int = 1,
-        nonnegative: bool = True,
-    ) -> None:
-        super().__init__(threshold, initial_potential, bias, timesteps)
-        self.magnitude = check_whole(magnitude, "magnitude")
-        self.remembers = nonnegative
-        self.alphabet = self.letters(self.magnitude)
-
-    @staticmethod
-    def letters(magnitude: int) -> Alphabet:
-        """The alphabet for a largest magnitude."""
-        return Alphabet.signed(magnitude)
-
-    def config(self) -> dict[str, Any]:
-        """``timesteps``, ``magnitude`` and ``nonnegative``."""
-        return {**super().config(), "magnitude": self.magnitude, "nonnegative": self.remembers}
-
-
-class Graded(_Graded):
+class Graded(MembraneNeuron):
     r"""Graded spikes that can be taken back: up to m spikes of either sign in a step.
 
     .. math::
@@ -72,8 +45,31 @@ class Graded(_Graded):
 
     kind = "graded"
 
+    def __init__(
+        self,
+        threshold: Tensor,
+        initial_potential: Tensor,
+        bias: Tensor | None = None,
+        timesteps: int | None = None,
+        magnitude: int = 1,
+        nonnegative: bool = True,
+    ) -> None:
+        super().__init__(threshold, initial_potential, bias, timesteps)
+        self.magnitude = check_whole(magnitude, "magnitude")
+        self.remembers = nonnegative
+        self.alphabet = self.letters(self.magnitude)
 
-class Signed(_Graded):
+    @staticmethod
+    def letters(magnitude: int) -> Alphabet:
+        """The alphabet for a largest magnitude."""
+        return Alphabet.signed(magnitude)
+
+    def config(self) -> dict[str, Any]:
+        """``timesteps``, ``magnitude`` and ``nonnegative``."""
+        return {**super().config(), "magnitude": self.magnitude, "nonnegative": self.remembers}
+
+
+class Signed(Graded):
     r"""Signed neuron with memory: as :class:`Graded`, but a spike is taken back only at a potential of −θ and below.
 
     .. math:: k[t] = \max(\mathrm{clip}(\mathrm{trunc}(u[t]/\theta), -m, m), -n[t-1])
@@ -100,12 +96,12 @@ class Signed(_Graded):
     fires = "truncate"
 
 
-class MultiThreshold(_Graded):
+class MultiThreshold(Graded):
     r"""Spikes of signed powers of two: k ∈ {0, ±1, ±2, ±4, ..., ±m}, the nearest one to the potential.
 
-    The thresholds are :math:`\pm\theta_{max}/2^j`; here θ is the smallest of them, the amplitude of k = 1. k is the number
-    nearest to :math:`u/\theta - 1/2`; if the net output may not be negative, the nearest one that keeps it so. The
-    response to a constant current is not a uniform staircase.
+    The thresholds are :math:`\pm\theta_{max}/2^j`; here θ is the smallest of them, the amplitude of k = 1. k is the
+    number nearest to :math:`u/\theta - 1/2`; if the net output may not be negative, the nearest one that keeps it so.
+    The response to a constant current is not a uniform staircase.
 
     Args:
         threshold: θ > 0, the smallest threshold, [] or [C]; infinity for a silent channel.

@@ -65,6 +65,11 @@ class MembraneNeuron(Neuron):
         self.register_buffer("bias", bias)
 
     @property
+    def takes_back(self) -> bool:  # type: ignore[override]
+        """True with negative numbers in the alphabet, unless it fires them at −θ only."""
+        return self.alphabet.least < 0 and self.fires == "floor"
+
+    @property
     def rule(self) -> FiringRule:
         """The firing rule: the alphabet, and how a potential becomes a number of it."""
         return FiringRule(self.alphabet.values, self.fires)

@@ -48,6 +48,9 @@ class Neuron(nn.Module, ABC):
     closed_form: ClassVar[bool] = False
     has_membrane: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
+    takes_back: bool = False
+    """True if it takes spikes back as soon as its potential is negative: its net number of spikes then depends on the
+    accumulated input, not on the order of the input, unless a step would need more spikes than the alphabet has."""
     settable: ClassVar[tuple[str, ...]] = ()
     trained_threshold: ClassVar[bool] = False
     """True if the threshold was trained with the activation; no pass then chooses another from data."""

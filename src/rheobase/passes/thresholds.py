@@ -26,6 +26,9 @@ class Thresholds(CalibrationPass):
     The method sets the largest output of a neuron, at which it saturates. This is θ for neurons that fire at most once
     in a step, and nθ/T for neurons that fire up to n times in T steps (``Neuron.capacity``).
 
+    With ``levels`` a neuron is given fewer levels than it could emit, and can emit more than the saturation value: it
+    then catches up after steps with too few spikes, at a coarser resolution.
+
     A channel that is never active is silent: θ = ∞, and its output is exactly zero.
 
     Args:
@@ -41,6 +44,10 @@ class Thresholds(CalibrationPass):
             acts like an initial potential under a constant current.
         candidates: for ``mse``: number of candidates max · (1 − 0.01 i), i = 0 .. candidates − 1.
         images: number of calibration images to use; default: all.
+        levels: n, the number of spikes in T steps at the saturation value; default: the neuron's capacity.
+
+    Raises:
+        CalibrationError: if the neurons have calibrated biases, or cannot emit n spikes in T steps.
     """
 
     kind: Literal["thresholds"] = "thresholds"
@@ -50,6 +57,7 @@ class Thresholds(CalibrationPass):
     shift: float = Field(default=0, ge=0, le=1)
     candidates: int = Field(default=95, ge=1, le=99)
     images: int | None = Field(default=None, ge=1)
+    levels: int | None = Field(default=None, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
@@ -65,7 +73,7 @@ class Thresholds(CalibrationPass):
         if self.method == "mse":
             counted = histograms(graph, images, self.granularity, maximum)
             found = [
-                least_squares(histogram, *_levels_and_offset(network, site, self.shift), self.candidates)
+                least_squares(histogram, *self._levels_and_offset(network, site), self.candidates)
                 for site, histogram in zip(network.sites, counted, strict=True)
             ]
         elif self.method == "percentile":
@@ -77,7 +85,7 @@ class Thresholds(CalibrationPass):
         changes = Changes()
         for site, value, largest in zip(network.sites, found, maximum, strict=True):
             saturation = self._usable(site, value, largest, changes).to(graph.device)
-            steps, levels = network.steps_of(site.name), _levels(network, site)
+            steps, levels = network.steps_of(site.name), self._levels(network, site)
             threshold = saturation if levels == steps else saturation * (steps / levels)
             network.neuron(site.name).set(threshold=threshold if self.granularity == "channel" else threshold[0])
             changes.changed[site.name] = ["threshold"]
@@ -97,19 +105,27 @@ class Thresholds(CalibrationPass):
             )
         return torch.where(silent, SILENT, torch.where(rare, largest, value))
 
+    def _levels(self, network: SpikingNetwork, site: Site) -> int:
+        """n of a site: as given, or the maximum number of spikes of a neuron in all its steps."""
+        neuron, steps = network.neuron(site.name), network.steps_of(site.name)
+        most = neuron.capacity(steps)[1]
+        if self.levels is not None and self.levels > most:
+            raise CalibrationError(
+                f"emits at most {most} spikes in T = {steps} steps with the alphabet {neuron.alphabet}, fewer than "
+                f"n = {self.levels} levels, and would never reach the saturation value",
+                where=site.name,
+                remedy=f"use at most {most} levels, or a larger T or alphabet: n ≤ m · T",
+            )
+        return self.levels or most
 
-def _levels(network: SpikingNetwork, site: Site) -> int:
-    """Maximum number of spikes of a neuron in all its steps."""
-    return network.neuron(site.name).capacity(network.steps_of(site.name))[1]
-
-
-def _levels_and_offset(network: SpikingNetwork, site: Site, shift: float) -> tuple[int, float | None]:
-    """Levels and offset of a site's staircase; the offset is None if the input of the site is a spike train."""
-    neuron, steps = network.neuron(site.name), network.steps_of(site.name)
-    response = neuron.response(steps)
-    # a train of one step has no unevenness, and a closed-form neuron depends on the time-mean only
-    constant = not site.previous or steps == 1 or neuron.closed_form
-    return _levels(network, site), float(response.offset) + shift if constant and response is not None else None
+    def _levels_and_offset(self, network: SpikingNetwork, site: Site) -> tuple[int, float | None]:
+        """Levels and offset of a site's staircase; the offset is None if the order of the input changes the count."""
+        neuron, steps = network.neuron(site.name), network.steps_of(site.name)
+        response = neuron.response(steps)
+        # a train of one step has no unevenness, and a closed-form neuron depends on the time-mean only
+        any_order = not site.previous or steps == 1 or neuron.closed_form or neuron.takes_back
+        offset = float(response.offset) + self.shift if any_order and response is not None else None
+        return self._levels(network, site), offset
 
 
 def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:

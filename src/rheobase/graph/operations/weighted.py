@@ -110,7 +110,8 @@ class Weighted(Operation):
         """The inputs that the outputs are products of, to fit the weight by linear regression; None if not supported.
 
         Returns:
-            [positions, G, F]: for G groups of output channels, the F inputs in the order of ``weight[channel].flatten()``.
+            [positions, G, F]: for G groups of output channels, the F inputs, in the order of
+            ``weight[channel].flatten()``.
         """
         return None
 
@@ -200,12 +201,14 @@ class Conv(Convolution):
     modules = ("Conv1d", "Conv2d", "Conv3d")
     transposed = False
 
-    def regressors(self, x: Tensor, *, weight: Tensor, groups: int, **attributes: Any) -> Tensor:
+    def regressors(self, x: Tensor, *, weight: Tensor, groups: int = 1, **attributes: Any) -> Tensor:
         """The patches of the input, computed as a convolution with one kernel for each element of a patch."""
         size = weight[0].numel()
         one_hot = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *weight.shape[1:])
         attributes.pop("bias", None)
-        patches = self.products(x, one_hot.repeat(groups, *(1,) * (weight.dim() - 1)), None, groups=groups, **attributes)
+        patches = self.products(
+            x, one_hot.repeat(groups, *(1,) * (weight.dim() - 1)), None, groups=groups, **attributes
+        )
         return patches.movedim(1, -1).reshape(-1, groups, size)
 
     def lower(self, words: Words, node: Node) -> Value:
