@@ -21,6 +21,7 @@ PASSES = {
     "bias": rb.passes.BiasCorrection(images=12),
     "potential": rb.passes.PotentialCorrection(images=12),
     "weights": rb.passes.WeightCalibration(images=12, iterations=3, batch_size=8, learning_rate=1e-3),
+    "regression": rb.passes.WeightRegression(ridge=1.0),
 }
 
 

@@ -24,8 +24,8 @@ def Burst(
     Args:
         timesteps: T.
         magnitude: m, the largest number of spikes in a step.
-        levels: n, the number of spikes in T steps at the value where a neuron saturates; default: T. A neuron that is
-            late then emits several spikes in a step. With n = m · T the m spikes refine the resolution instead.
+        levels: n, the number of spikes in T steps at the value where a neuron saturates; default: m · T. With fewer, a
+            neuron that is late can catch up, at a coarser resolution.
         threshold: the method that sets θ; see :class:`rheobase.passes.Thresholds`.
         granularity: one θ per channel or per layer.
         percentile: in percent, for ``threshold="percentile"``.
@@ -35,12 +35,9 @@ def Burst(
         >>> Burst(timesteps=4, magnitude=3).neuron.magnitude
         3
     """
-    thresholds = Thresholds(
-        method=threshold, granularity=granularity, percentile=percentile, levels=timesteps if levels is None else levels
-    )
     return Recipe(
         name="Burst",
         timesteps=timesteps,
         neuron=BurstNeuron(magnitude=magnitude, initial_potential=initial_potential),
-        calibration=(thresholds,),
+        calibration=(Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels=levels),),
     )

@@ -42,8 +42,9 @@ class WeightRegression(CalibrationPass):
     spikes; a bias corrects only the mean of such errors. In a residual block, the second convolution also corrects the
     errors of the shortcut.
 
-    The fit is repeated ``rounds`` times with *rectified* targets: where the ANN's current and the fitted one are both
-    below the activation's lower bound, or both above its upper bound, the error is 0.
+    The targets are *rectified*: where the ANN's current and the present one are both below the activation's lower
+    bound, or both above its upper bound, the error is 0. With more ``rounds`` the fit is repeated, with the fitted
+    current as the present one.
 
     The weight stage of Li et al. 2021 (:class:`rheobase.passes.WeightCalibration`) minimises a similar error by
     gradient descent. A tensor that several operations share is not changed, nor is one whose output reaches the site
@@ -164,7 +165,7 @@ def _fittable(layer: Layer, shared: set[str], changes: Changes) -> list[Node]:
                 break
         names = [name for name in node.parameters.values() if name in shared]
         if names:
-            reason = f"{', '.join(names)} has several uses"
+            reason = f"several operations use {', '.join(names)}"
         elif type(operation).regressors is Weighted.regressors:
             reason = f"{node.operation} is not supported"
         elif reached is layer.node:
