@@ -36,7 +36,7 @@ def converted(name: str, recipe: Recipe) -> rb.SpikingNetwork:
 
 
 def test_every_method_with_a_closed_form_is_here() -> None:
-    closed = {name for name in METHODS if not isinstance(METHODS[name]().neuron, rb.methods.IntegrateFireNeuron)}
+    closed = {name for name in METHODS if METHODS[name]().neuron.builds.closed_form}
     assert {recipe.name for recipe in RECIPES.values()} == closed
 
 
