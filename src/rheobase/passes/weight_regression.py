@@ -10,44 +10,45 @@ from torch import Tensor
 
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
-from rheobase.data.calibration_data import CalibrationData
-from rheobase.graph.graph import Graph
+from rheobase.data import CalibrationData
+from rheobase.graph import Graph
 from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.operations.weighted import Weighted
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import HeldOut
-from rheobase.passes.layers import Layer, layers
-from rheobase.passes.walk import Walk
-from rheobase.signals.signal import Constant, Signal, along_channels
+from rheobase.passes.layers import Layer, layers, walk
+from rheobase.signals import Constant, Signal
 
 ELEMENTS = 2**24
 """Elements of the regressors of a sub-batch of images."""
 
 
 class WeightRegression(CalibrationPass):
-    r"""Fit the weights of each layer so that its current matches the ANN's, given the spikes it receives.
+    r"""Fit the weights of each layer so that its current matches the ANN's, given the spikes that it receives.
 
     With x̄ the time-mean of the spikes from the layers before, which are already fitted, and z the ANN's current at the
     same image and position,
 
-    .. math:: \min_{W, c} \; \sum \big\| W \bar x + c - z \big\|^2 + \lambda \bar g \, \big\| (W, c) - (W_0, c_0) \big\|^2
+    .. math::
+        \min_{W, c} \; \sum \big\| W \bar x + c - z \big\|^2
+        + \lambda \bar g \, \big\| (W, c) - (W_0, c_0) \big\|^2
 
-    with ḡ the mean of the diagonal of the normal matrix (ridge regression towards the present weights): a linear system
-    for each layer, without iteration. The errors of spikes are correlated with the values that they stand for (spikes that
-    came too late, saturation, rounding of small values to 0), so weights that were trained for exact values are not the
-    best ones for spikes; a bias corrects only the mean of that error. A residual block's second convolution corrects the
-    errors of the shortcut too.
+    with ḡ the mean of the diagonal of the normal matrix: ridge regression towards the present weights, a linear system
+    for each layer. The errors of spikes are correlated with the values that the spikes stand for (late spikes,
+    saturation, small values rounded to 0), so weights that were trained for exact values are not the best ones for
+    spikes; a bias corrects only the mean of such errors. In a residual block, the second convolution also corrects the
+    errors of the shortcut.
 
     The fit is repeated ``rounds`` times with *rectified* targets: where the ANN's current and the fitted one are both
     below the activation's lower bound, or both above its upper bound, the error is 0.
 
-    Layer-wise regression is the idea of the weight stage of Li et al. 2021
-    (:class:`rheobase.passes.WeightCalibration`), solved exactly, and of post-training quantisation. A tensor that several
-    operations share is not changed, nor is one whose output reaches the site through more than additions. The pass is
-    reverted if it does not lower the logit error on held-out images.
+    The weight stage of Li et al. 2021 (:class:`rheobase.passes.WeightCalibration`) minimises a similar error by
+    gradient descent. A tensor that several operations share is not changed, nor is one whose output reaches the site
+    through other operations than additions. The pass is reverted if it does not lower the logit error on held-out
+    images.
 
     Args:
         ridge: λ > 0.
@@ -68,12 +69,13 @@ class WeightRegression(CalibrationPass):
         """Replace tensors of ``network.graph``; ``network.ann`` is not changed."""
         images = data.fit[: self.images]
         check, changes = HeldOut(network, data.held_out), Changes()
-        analog, draws = Walk(network.ann, images), generator(self.seed)
+        analog, draws = walk(network.ann, images), generator(self.seed)
+        _, node, currents = next(analog)
         shared = shared_tensors(network.graph)
         for layer in track(layers(network, images), "fitting weights", show=progress, total=len(network.sites)):
-            node, currents = analog.to_site()
             target = torch.cat(currents)
-            analog.emit([network.ann.analog(node, Constant(current)).mean() for current in currents])
+            outputs = [network.ann.analog(node, Constant(current)).mean() for current in currents]
+            _, node, currents = analog.send(outputs)
             if layer.site.previous:
                 for fitted in _fittable(layer, shared, changes):
                     names = self._fit(network, layer, fitted, target, draws)
@@ -162,7 +164,7 @@ def _fittable(layer: Layer, shared: set[str], changes: Changes) -> list[Node]:
                 break
         names = [name for name in node.parameters.values() if name in shared]
         if names:
-            reason = f"{', '.join(names)} has several uses"
+            reason = f"several operations use {', '.join(names)}"
         elif type(operation).regressors is Weighted.regressors:
             reason = f"{node.operation} is not supported"
         elif reached is layer.node:
