@@ -261,12 +261,16 @@ def test_any_network_and_labels() -> None:
         timesteps=None,
         neuron=rb.methods.IntegrateFireNeuron(timesteps=steps),
         alignment=rb.signals.Alignment(expansion="replicate", reduction="truncate"),
-        calibration=(rb.passes.Thresholds(), rb.passes.ThroughTime(**FAST, target="both")),
+        calibration=(
+            rb.passes.Thresholds(),
+            rb.passes.ThroughTime(epochs=10, batch_size=4, learning_rate=1e-3, target="both"),
+        ),
     )
-    labels = model.eval()(images).argmax(1).detach()
-    snn = rb.convert(model, recipe, calibration=(images, labels))
-    notes = snn.provenance.passes[-1]["notes"]
-    assert "reverted" not in notes[0]
+    snn = rb.convert(model, recipe, calibration=(images[:4], torch.arange(4)))  # so few that none are held out
+    notes = " ".join(snn.provenance.passes[-1]["notes"])
+    assert "loss on the 4 fitted images" in notes
+    assert "reverted" not in notes
+    assert snn.provenance.passes[-1]["history"][-1]["train_accuracy"] is not None
     assert bool(torch.isinf(snn.neurons[0].threshold[1]))
     assert bool(torch.isfinite(snn(images)).all())
     with pytest.raises(CalibrationError, match="needs labels"):
@@ -340,7 +344,7 @@ def test_neurons_that_wait_are_refused_with_what_to_use_instead() -> None:
 
 
 def test_phases_are_refused() -> None:
-    own_neurons.register()
+    rb.register(own_neurons.Rehearsal)
     recipe = rb.Recipe(
         name="phases",
         timesteps=3,

@@ -182,23 +182,18 @@ class Guard:
         return DivergedError(problem, where=when, kept=kept, remedy=remedy)
 
     def _fine(self, loss: Tensor) -> Tensor:
-        """True for a finite loss, for each watched value that is positive and finite, and for each finite parameter of a
-        spiking network.
-        """
+        """True for a finite loss, each watched value that is positive and finite, and each finite spiking parameter."""
         parts = (value.exp2() if name.endswith("bits") else value for name, value in self.watched.items())
         fine = ((part > 0) & (part < torch.inf) for part in parts)  # both false for NaN
         spiking = [self.spiking.finite()] if self.spiking else []
         return torch.cat([part.detach().reshape(-1) for part in (loss.isfinite(), *fine, *spiking)])
 
     def _report(self, fine: Tensor, when: str) -> None:
-        if self.spiking:
-            names = [name for name, _ in self.spiking.named_parameters()]
-            loss, *flags = fine.unbind(0)
-            wrong = [name for name, flag in zip(names, flags, strict=True) if not bool(flag)]
-            if wrong:
-                raise self.error(f"{wrong[0]} is not finite", when)
-            fine = loss.reshape(1)
-        loss, *parts = fine.split([1, *(value.numel() for value in self.watched.values())])
+        names = [name for name, _ in self.spiking.named_parameters()] if self.spiking else []
+        loss, *parts, spiking = fine.split([1, *(value.numel() for value in self.watched.values()), len(names)])
+        for name, part in zip(names, spiking, strict=True):
+            if not bool(part):
+                raise self.error(f"{name} is not finite", when)
         for (name, value), part in zip(self.watched.items(), parts, strict=True):
             if not bool(part.all()):
                 bad = float(value.detach().reshape(-1)[~part][0])
