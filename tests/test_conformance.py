@@ -298,6 +298,7 @@ PASSES: dict[str, tuple[rb.Recipe, CalibrationPass]] = {
         (rb.RateCoding(timesteps=3), rb.passes.WeightCalibration(images=8, iterations=3, learning_rate=1e-3)),
         (rb.RateCoding(timesteps=3), rb.passes.TemporalBias(batch_size=8, iterations=2, updates=3)),
         (rb.RateCoding(timesteps=3), rb.passes.SurrogateCalibration(epochs=1, batch_size=8)),
+        (rb.RateCoding(timesteps=3), rb.passes.ThroughTime(epochs=1, batch_size=8, learning_rate=1e-4)),
         (rb.ParallelConversion(timesteps=3, errors=False), rb.passes.ErrorCalibration(images=8)),
         (rb.ParallelConversion(timesteps=3), rb.passes.SpatialRecalibration(images=8, batch_size=8)),
         (rb.ParallelConversion(timesteps=3), rb.passes.TemporalCorrection(batch_size=8)),

@@ -152,6 +152,7 @@ PASSES = (
     rb.passes.WeightCalibration(images=8, iterations=2),
     rb.passes.TemporalBias(batch_size=8, iterations=2, updates=3),
     rb.passes.SurrogateCalibration(epochs=1, batch_size=8),
+    rb.passes.ThroughTime(epochs=1, batch_size=8, learning_rate=1e-4),
 )
 
 

@@ -60,12 +60,12 @@ class Graph(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the tensors."""
-        return next(self.buffers(), torch.empty(0)).device
+        return next(iter(self.tensors.values()), torch.empty(0)).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the computation, that of the first floating-point tensor."""
-        floating = (tensor.dtype for tensor in self.buffers() if tensor.is_floating_point())
+        floating = (tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point())
         return next(floating, torch.get_default_dtype())
 
     @property

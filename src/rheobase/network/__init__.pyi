@@ -6,6 +6,7 @@ from .simulation import Simulation as Simulation
 from .spiking_network import Monitor as Monitor
 from .spiking_network import Provenance as Provenance
 from .spiking_network import SpikingNetwork as SpikingNetwork
+from .trainable import TrainableNetwork as TrainableNetwork
 
 __all__ = [
     "InferenceNetwork",
@@ -14,6 +15,7 @@ __all__ = [
     "Provenance",
     "Simulation",
     "SpikingNetwork",
+    "TrainableNetwork",
     "fold_thresholds",
     "for_inference",
 ]

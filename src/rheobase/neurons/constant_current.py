@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -105,10 +105,10 @@ class ConstantCurrent(WindowNeuron):
             count += spikes
             yield spikes
 
-    def run_with_gradient(
-        self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
-    ) -> Tensor:
+    def run_with_gradient(self, signal: Signal, steps: int, parameters: Mapping[str, Tensor], width: float) -> Tensor:
         """Simulate under the mean current; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
         currents = step_by_step(Constant(signal.mean()), steps)
         rule = above_threshold if self.strict else at_threshold
-        return fire_with_gradient(currents, threshold, initial_potential, count=rule, width=width)
+        theta = parameters.get("threshold", self.threshold)
+        v0 = torch.as_tensor(parameters.get("initial_potential", self.v0), dtype=theta.dtype, device=theta.device)
+        return fire_with_gradient(currents, theta, v0, count=rule, width=width)

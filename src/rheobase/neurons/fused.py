@@ -9,7 +9,7 @@ Both paths do the same IEEE operations in the same order and give the same numbe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Literal
 
@@ -36,7 +36,7 @@ class _Policy:
     def __init__(self) -> None:
         self.mode: Fusion = "auto"
         self.done = 0.0
-        self.compiled: dict[FiringRule, Callable[..., State]] = {}
+        self.compiled: dict[Hashable, Callable[..., State]] = {}
         self.broken = False
 
     def wants_compiled(self, elements: int) -> bool:
@@ -45,14 +45,15 @@ class _Policy:
         self.done += elements
         return self.mode == "always" or self.done > WARM_UP
 
-    def fire(self, rule: FiringRule) -> Callable[..., State]:
-        """The compiled loop."""
-        if rule not in self.compiled:
+    def compile(self, loop: Callable[..., State], *constants: Hashable) -> Callable[..., State]:
+        """The compiled loop; ``constants``, its first arguments, are constants of the compiled code."""
+        key = loop, *constants
+        if key not in self.compiled:
             # one variant for each number of unrolled steps, with and without bias, and for each layout
             torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
             # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
-            self.compiled[rule] = torch.compile(partial(_fire_canonical, rule), dynamic=True, fullgraph=True)
-        return self.compiled[rule]
+            self.compiled[key] = torch.compile(partial(loop, *constants), dynamic=True, fullgraph=True)
+        return self.compiled[key]
 
     def give_up(self, error: Exception) -> None:
         """Use plain PyTorch after a failure of the compiler, with a warning; the numbers are the same."""
@@ -90,8 +91,29 @@ def set_fusion(mode: Fusion) -> None:
     _policy.mode = mode
 
 
+def run_loop(
+    run: Callable[[Callable[..., State]], State], loop: Callable[..., State], *constants: Hashable, elements: int
+) -> State:
+    """``run(loop)``, with the compiled loop if that is worth it; ``constants`` are the first arguments of the loop.
+
+    If the compiler fails, ``run`` is called again with the plain loop: it must not have changed the loop's inputs.
+    """
+    if _policy.wants_compiled(elements):
+        try:
+            return run(_policy.compile(loop, *constants))
+        except Exception as error:
+            _policy.give_up(error)
+    return run(partial(loop, *constants))
+
+
 def fire_train(
-    currents: Tensor, threshold: Tensor, state: State, bias: Tensor | None, rule: Rule, overwrite: bool = False
+    currents: Tensor,
+    threshold: Tensor,
+    state: State,
+    bias: Tensor | None,
+    rule: Rule,
+    overwrite: bool = False,
+    potentials: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Integrate, fire and reset by subtraction over all steps.
 
@@ -103,6 +125,7 @@ def fire_train(
         bias: subtracted from the current at each step, [T, C], or None.
         rule: spikes for a potential; only a :class:`rheobase.neurons.firing.FiringRule` is compiled.
         overwrite: write the spikes over the currents.
+        potentials: memory for the potentials before firing, of the layout of a current, or None.
 
     Returns:
         θ·spikes [T, B, C, ...], and the state after the last step.
@@ -113,19 +136,25 @@ def fire_train(
         isinstance(rule, FiringRule)
         and not torch.is_grad_enabled()
         and _policy.wants_compiled(currents.numel())
-        and (layout := _Layout.of(currents[0])) is not None
+        and (layout := Layout.of(currents[0])) is not None
     ):
         try:
             # more steps are a second compilation; if that fails, the first loop has already overwritten currents
             whole = overwrite and len(currents) <= CHUNK
-            return _fire_compiled(currents, threshold, state, bias, rule, layout, whole)
+            return _fire_compiled(currents, threshold, state, bias, rule, layout, whole, potentials)
         except Exception as error:
             _policy.give_up(error)
-    return _fire_plain(currents, threshold, state, bias, rule, overwrite)
+    return _fire_plain(currents, threshold, state, bias, rule, overwrite, potentials)
 
 
 def _fire_plain(
-    currents: Tensor, threshold: Tensor, state: State, bias: Tensor | None, rule: Rule, overwrite: bool
+    currents: Tensor,
+    threshold: Tensor,
+    state: State,
+    bias: Tensor | None,
+    rule: Rule,
+    overwrite: bool,
+    potentials: Tensor | None,
 ) -> tuple[Tensor, State]:
     channels = (-1,) + (1,) * (currents.dim() - 3)
     theta = threshold.reshape(channels) if threshold.dim() else threshold
@@ -137,6 +166,8 @@ def _fire_plain(
         potential += current
         if bias is not None:
             potential -= bias[t].reshape(channels)
+        if potentials is not None:
+            potentials[t] = potential
         if rule == BINARY_RULE:
             torch.ge(potential, theta, out=value)
         else:
@@ -156,6 +187,7 @@ def _fire_canonical(
     theta: Tensor,
     state: State,
     bias: Tensor | None,
+    potentials: list[Tensor] | None,
 ) -> State:
     """The loop that is compiled; returns the state after the last step.
 
@@ -168,6 +200,7 @@ def _fire_canonical(
         theta: [C, 1].
         state: each [N, C, S] or [C, 1].
         bias: [T, C, 1].
+        potentials: T tensors [N, C, S], to write the potentials before firing to.
     """
     potential, *counters = state
     sent = counters[0] if counters else None
@@ -176,6 +209,8 @@ def _fire_canonical(
         potential = potential + current
         if bias is not None:
             potential = potential - bias[t]
+        if potentials is not None:
+            potentials[t].copy_(potential)
         if rule == BINARY_RULE:
             value = torch.where(potential >= theta, theta, 0.0)
         else:
@@ -193,47 +228,55 @@ def _fire_compiled(
     state: State,
     bias: Tensor | None,
     rule: FiringRule,
-    layout: _Layout,
+    layout: Layout,
     overwrite: bool,
+    potentials: Tensor | None,
 ) -> tuple[Tensor, State]:
     shape, like = currents.shape, currents[0]
     currents, state = layout.view(currents, 1), tuple(_canonical(part, like, layout) for part in state)
     values = currents if overwrite else torch.empty(currents.shape, dtype=currents.dtype, device=currents.device)
     theta = threshold.expand(currents.shape[2]).reshape(-1, 1)
-    fire = _policy.fire(rule)
+    fire = _policy.compile(_fire_canonical, rule)
     for start in range(0, len(currents), CHUNK):
         part = slice(start, start + CHUNK)
         out = None if overwrite else list(values[part].unbind(0))
         biases = None if bias is None else bias[part].unsqueeze(-1)
-        state = fire(out, list(currents[part].unbind(0)), theta, state, biases)
+        record = None if potentials is None else list(layout.view(potentials, 1)[part].unbind(0))
+        state = fire(out, list(currents[part].unbind(0)), theta, state, biases, record)
     return layout.restore(values, shape, 1), tuple(layout.restore(part, shape[1:], 0) for part in state)
 
 
-def _canonical(potential: Tensor, like: Tensor, layout: _Layout) -> Tensor:
+def _canonical(potential: Tensor, like: Tensor, layout: Layout) -> Tensor:
     """[B, C, ...] -> [N, C, S]; [C, 1] if all neurons of a channel have one value, which saves reading memory."""
     strides = potential.stride()
     if not any(strides[:1] + strides[2:]):
         return potential[0].flatten(1)[:, :1].contiguous() if potential.dim() > 2 else potential[0].reshape(-1, 1)
-    if layout != _Layout.of(potential):
+    if layout != Layout.of(potential):
         potential = torch.empty_like(like).copy_(potential)
     return layout.view(potential, 0)
 
 
-class _Layout:
+class Layout:
     """The memory layout of [B, C, ...], and its view as [N, C, S] without a copy: S = 1 for channels last."""
 
     def __init__(self, channels_last: bool) -> None:
         self.channels_last = channels_last
 
     @staticmethod
-    def of(rows: Tensor) -> _Layout | None:
+    def of(rows: Tensor) -> Layout | None:
         """The layout of [B, C, ...], or None if it is neither contiguous nor channels last."""
         if rows.is_contiguous():
-            return _Layout(False)
-        return _Layout(True) if rows.movedim(1, -1).is_contiguous() else None
+            return Layout(False)
+        return Layout(True) if rows.movedim(1, -1).is_contiguous() else None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Layout) and other.channels_last == self.channels_last
+        return isinstance(other, Layout) and other.channels_last == self.channels_last
+
+    def empty(self, like: Tensor) -> Tensor:
+        """Uninitialised [T, B, C, ...] of this layout, with the shape, dtype and device of ``like``."""
+        if not self.channels_last:
+            return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        return torch.empty(like.movedim(2, -1).shape, dtype=like.dtype, device=like.device).movedim(-1, 2)
 
     def view(self, x: Tensor, lead: int) -> Tensor:
         """[.., B, C, ...] with ``lead`` axes before the batch -> [.., N, C, S]."""

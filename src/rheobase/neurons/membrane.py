@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from rheobase.core.errors import RecipeError
 from rheobase.neurons.firing import Firing, FiringRule
-from rheobase.neurons.fused import fire_train
+from rheobase.neurons.fused import Rule, fire_train
 from rheobase.neurons.neuron import Neuron, State, check_threshold, even_mean
 from rheobase.neurons.response import Response, finite_amplitude
 from rheobase.neurons.surrogate import fire_with_gradient
@@ -86,6 +87,11 @@ class MembraneNeuron(Neuron):
             Numbers of the alphabet in the potential's dtype, in newly allocated memory.
         """
         return self.rule(potential, threshold, sent)
+
+    @property
+    def _rule(self) -> Rule:
+        """:meth:`count` of a subclass, or the rule that it uses, which can be compiled."""
+        return self.rule if type(self).count is MembraneNeuron.count else self.count
 
     def capacity(self, steps: int) -> tuple[int, int]:
         """No net number below 0 if it ``remembers``."""
@@ -166,8 +172,7 @@ class MembraneNeuron(Neuron):
         if self.bias is not None:
             steps = len(currents)
             bias = self.bias[t : t + steps] if self.bias.dim() == 2 else self.bias.expand(steps, -1)
-        own = type(self).count is not MembraneNeuron.count
-        return fire_train(currents, self.threshold, state, bias, self.count if own else self.rule, overwrite)
+        return fire_train(currents, self.threshold, state, bias, self._rule, overwrite)
 
     def under_constant_current(self, signal: Signal, steps: int) -> SpikeTrain:
         """The spike train for the time-mean of the current, and of a bias that changes over time."""
@@ -186,17 +191,14 @@ class MembraneNeuron(Neuron):
         residual = along_channels(self.initial_potential, dims) + accumulated / theta - spikes
         return torch.where(theta.isinf(), 0.0, residual)
 
-    def run_with_gradient(
-        self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
-    ) -> Tensor:
-        """Simulate with :meth:`count` as the rule; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
-        currents = step_by_step(signal, steps)
+    def run_with_gradient(self, signal: Signal, steps: int, parameters: Mapping[str, Tensor], width: float) -> Tensor:
+        """Simulate with the neuron's firing rule; see :func:`rheobase.neurons.surrogate.fire_with_gradient`."""
         return fire_with_gradient(
-            currents,
-            threshold,
-            initial_potential,
-            self.bias,
-            count=self.count,
+            step_by_step(signal, steps),
+            parameters.get("threshold", self.threshold),
+            parameters.get("initial_potential", self.initial_potential),
+            parameters.get("bias", self.bias),
+            count=self._rule,
             remembers=self.remembers,
             edges=self.edges,
             width=width,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -196,16 +197,13 @@ class Neuron(nn.Module, ABC):
         """
         return None
 
-    def run_with_gradient(
-        self, signal: Signal, steps: int, threshold: Tensor, initial_potential: Tensor, width: float
-    ) -> Tensor:
+    def run_with_gradient(self, signal: Signal, steps: int, parameters: Mapping[str, Tensor], width: float) -> Tensor:
         """``amplitude * spikes`` of all steps, with gradients; only with ``differentiable``.
 
         Args:
             signal: the signal that arrives at the site.
             steps: T.
-            threshold: θ, used instead of the neuron's parameter, [] or [C].
-            initial_potential: V0/θ, used instead of the neuron's parameter.
+            parameters: settable parameters by name, used instead of the neuron's.
             width: width of the surrogate gradient, in units of θ.
         """
         raise NotImplementedError(f"{type(self).__name__} is not differentiable")

@@ -20,6 +20,7 @@ from rheobase.passes.surrogate_calibration import SurrogateCalibration as Surrog
 from rheobase.passes.temporal_bias import TemporalBias as TemporalBias
 from rheobase.passes.temporal_correction import TemporalCorrection as TemporalCorrection
 from rheobase.passes.thresholds import Thresholds as Thresholds
+from rheobase.passes.through_time import ThroughTime as ThroughTime
 from rheobase.passes.weight_calibration import WeightCalibration as WeightCalibration
 from rheobase.passes.weight_regression import WeightRegression as WeightRegression
 
@@ -38,6 +39,7 @@ PASSES: dict[str, type[CalibrationPass]] = {
         ErrorCalibration,
         SpatialRecalibration,
         TemporalCorrection,
+        ThroughTime,
     )
 }
 """Passes that a recipe can name, by kind; :func:`rheobase.register` adds one."""

@@ -1,4 +1,4 @@
-"""The base of both stages of DA calibration: train a few parameters of a parallel network on its logits."""
+"""The base of passes that train parameters of a network on its logits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
 from rheobase.data import CalibrationData
 from rheobase.data.batches import check_labels
-from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
-from rheobase.neurons import ParallelIF
-from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
-from rheobase.passes.da_qcfs import DAQCFS, Surrogate
+from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import Snapshot
-from rheobase.training import Training, checkpoint, train
+from rheobase.training import Augmentation, Training, checkpoint, train
 
 Target = Literal["labels", "ann", "both"]
 
 
 class FineTuning(CalibrationPass):
-    """The base class of both stages: training by AdamW with warm-up and cosine schedule, without weight decay.
+    """The base class of passes that train: by AdamW with warm-up and cosine schedule, without weight decay.
 
     Args:
         target: training target: the logits of the analog network (``ann``: distillation, needs no labels), ``labels``
@@ -66,8 +63,7 @@ class FineTuning(CalibrationPass):
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Train; keep the best epoch on the held-out images, or revert."""
-        for site in network.sites:
-            settable(network, site, *DAQCFS.TRAINED)
+        self.check(network)
         data = data if self.target == "ann" else self._with_checked_labels(network, data)
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
@@ -116,37 +112,26 @@ class FineTuning(CalibrationPass):
             total += self.temperature**2 * float(divergence)
         return total / 2 if self.target == "both" else total
 
-    def gradient(self) -> tuple[Surrogate, float]:
-        """The gradient of the staircase in training, and its band (:class:`DAQCFS`)."""
-        return "straight_through", 0.5
+    def augmentation(self, data: CalibrationData) -> Augmentation | None:
+        """Augmentation of the fitted images."""
+        return None
 
+    @abstractmethod
+    def check(self, network: SpikingNetwork) -> None:
+        """Raise a CalibrationError if the pass cannot be applied to the network."""
+
+    @abstractmethod
+    def trainable(self, network: SpikingNetwork) -> nn.Module:
+        """The network as a differentiable module that maps images to logits, with the parameters to train."""
+
+    @abstractmethod
     def adopt(self, network: SpikingNetwork, state: Mapping[str, Tensor]) -> None:
-        """Set the trained parameters of the network."""
-        device = network.graph.device
-        tensors = {name: state[name].to(device) for name in network.graph.tensor_names if name in state}
-        network.graph = network.graph.replace(tensors=tensors)
-        for site in network.sites:
-            neuron = network.neuron(site.name)
-            silent, changed = neuron.amplitude.isinf(), {}
-            for name, found in DAQCFS.trained(state, site.name).items():
-                value, given = found.to(device), getattr(neuron, name)
-                if given is not None or bool(value.any()):
-                    changed[name] = torch.where(silent, 0.0 if given is None else given, value)
-            neuron.set(**changed)
+        """Set the parameters of the network from the state of the trained module."""
 
     def _train(
         self, network: SpikingNetwork, data: CalibrationData, names: list[str], changes: Changes, progress: bool
     ) -> Mapping[str, Tensor] | None:
         """The state of the best epoch; if training diverged, of the last good epoch, or None."""
-        modules: Any = {
-            site.name: DAQCFS(
-                cast(ParallelIF, network.neuron(site.name)),
-                site.channels,
-                network.steps_of(site.name),
-                *self.gradient(),
-            )
-            for site in network.sites
-        }
         labelled = self.target != "ann"
         held_out = (data.held_out, data.held_out_labels) if labelled else data.held_out
         checked = len(data.held_out) > 0
@@ -165,11 +150,12 @@ class FineTuning(CalibrationPass):
             patience=self.patience if checked else None,
             temperature=self.temperature,
             exact_statistics=self.exact_statistics,
+            augment=self.augmentation(data),
         )
         with tempfile.TemporaryDirectory() as folder:
             try:
                 trained = train(
-                    TrainableGraph(network.graph, modules),
+                    self.trainable(network),
                     (data.fit, data.fit_labels) if labelled else data.fit,
                     settings,
                     validation=held_out if checked else None,

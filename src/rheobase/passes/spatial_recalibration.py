@@ -9,11 +9,11 @@ from pydantic import Field
 from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes, within_budget
+from rheobase.passes.da_stage import DAStage
 from rheobase.passes.error_calibration import calibrate_errors
-from rheobase.passes.fine_tuning import FineTuning
 
 
-class SpatialRecalibration(FineTuning):
+class SpatialRecalibration(DAStage):
     r"""Stage 1 of DA calibration: train batch normalisation in the parallel network (section 4.1, Algorithm 2).
 
     First, every batch normalisation gets the mean and variance of its input in the spiking network, layer by layer and

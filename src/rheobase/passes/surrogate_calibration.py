@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,16 +12,12 @@ from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
 from rheobase.data import CalibrationData
-from rheobase.graph import Node
-from rheobase.graph.interpreter import run
 from rheobase.graph.operations import in_memory_format
-from rheobase.graph.sites import Site
-from rheobase.network import Simulation, SpikingNetwork
-from rheobase.neurons import Neuron
+from rheobase.network import SpikingNetwork
+from rheobase.network.trainable import TrainableNetwork, Trains, check_differentiable
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
 from rheobase.passes.held_out import Best, logit_error
 from rheobase.passes.statistics import Granularity
-from rheobase.signals import Signal, SpikeTrain, along_channels
 
 EXACT = 1e-8
 """Relative squared error of logits up to which the difference is rounding."""
@@ -37,7 +33,8 @@ class SurrogateCalibration(CalibrationPass):
     QAC, section 4.4 (Eq. 15). The weights are frozen, and labels are not used. AdamW with a cosine schedule (Adam
     without weight decay) trains ρ and δ, which start at zero; θ stays positive, V0 may leave [0, θ]. Backpropagation
     runs through the whole simulation, with a surrogate gradient of spikes
-    (:func:`rheobase.neurons.surrogate.fire_with_gradient`) and the memory of all steps of a mini-batch at all sites.
+    (:class:`rheobase.network.TrainableNetwork`). To train the weights of streaming neurons too, use
+    :class:`rheobase.passes.ThroughTime`.
     The best epoch on held-out images is kept, which may be the original. A network with exactly the logits of the
     quantised ANN, as QVM and QAC have at T = L, is not changed.
 
@@ -73,7 +70,12 @@ class SurrogateCalibration(CalibrationPass):
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` and ``initial_potential``; ``history`` has a record for each epoch, 0 for the original."""
-        trained = [_Trained(network, site, self.train, self.granularity) for site in network.sites]
+        for site in network.sites:
+            settable(network, site, "threshold", "initial_potential")
+        check_differentiable(network, CalibrationError)
+        trained = TrainableNetwork(
+            network, trains=_TRAINS[self.train], granularity=self.granularity, width=self.width, rate=1.0
+        )
         images = in_memory_format(data.fit.to(network.graph.device))
         with torch.inference_mode():
             reference = network.ann(images)
@@ -83,11 +85,7 @@ class SurrogateCalibration(CalibrationPass):
             note = "the original network kept: its logits are already those of the ANN"
             return Changes(notes=[note], history=best.history)
 
-        optimiser = torch.optim.AdamW(
-            [parameter for site in trained for parameter in site.parameters],
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
+        optimiser = torch.optim.AdamW(trained.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         batches = -(-len(images) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * batches)
         draws = generator(self.seed)
@@ -95,7 +93,7 @@ class SurrogateCalibration(CalibrationPass):
             total, fault = 0.0, None
             for rows in torch.randperm(len(images), generator=draws).split(self.batch_size):
                 with torch.enable_grad():
-                    loss = (self._logits(network, images[rows], trained) - reference[rows].clone()).square().mean()
+                    loss = (trained(images[rows]) - reference[rows].clone()).square().mean()
                     optimiser.zero_grad()
                     loss.backward()
                 optimiser.step()
@@ -109,86 +107,26 @@ class SurrogateCalibration(CalibrationPass):
                     "Remedy: use a smaller learning rate"
                 )
                 break
-            for site in trained:
-                site.write()
+            trained.write(network)
             best.judge(loss=total / len(images))
         best.conclude(changes)
-        for site in trained:
-            if site.neuron.closed_form and site.neuron.response(network.steps_of(site.name)) is None:
+        for site in network.sites:
+            neuron = network.neuron(site.name)
+            if neuron.closed_form and neuron.response(network.steps_of(site.name)) is None:
                 changes.notes.append(f"{site.name}: V0 outside [0, θ], simulated step by step in every execution")
         return changes
 
-    def _logits(self, network: SpikingNetwork, images: Tensor, trained: list[_Trained]) -> Tensor:
-        values = network.begin(images)
-        simulation = _Differentiable(network, trained, self.width)
-        run(network.graph, network.between, values, simulation.advance(network.timesteps))
-        return network.mean_logits(values)
+
+_TRAINS: dict[str, tuple[Trains, ...]] = {
+    "both": ("threshold", "initial_potential"),
+    "threshold": ("threshold",),
+    "potential": ("initial_potential",),
+}
 
 
-class _Trained:
-    """θ and V0 of a site as functions of the trained ρ and δ."""
-
-    def __init__(self, network: SpikingNetwork, site: Site, train: str, granularity: Granularity) -> None:
-        neuron = settable(network, site, "threshold", "initial_potential")
-        if not neuron.differentiable:
-            raise CalibrationError(
-                f"has {type(neuron).__name__} neurons, which are not differentiable",
-                where=site.name,
-                remedy="use differentiable neurons, such as integrate_fire or constant_current",
-            )
-        self.name, self.neuron = site.name, neuron
-        self.start = cast(Tensor, neuron.threshold).clone()
-        shape = (site.channels,) if granularity == "channel" else ()
-        self.scale, self.shift = (torch.zeros(shape, dtype=self.start.dtype, device=self.start.device) for _ in "ab")
-        self.v0 = torch.as_tensor(neuron.v0, dtype=self.start.dtype, device=self.start.device).clone()
-        self.parameters = [
-            parameter.requires_grad_()
-            for parameter, name in ((self.scale, "threshold"), (self.shift, "potential"))
-            if train in ("both", name)
-        ]
-
-    @property
-    def threshold(self) -> Tensor:
-        """θ, [] or [C]."""
-        silent = self.start.isinf()
-        return torch.where(silent, self.start, torch.where(silent, 1.0, self.start) * self.scale.exp())
-
-    @property
-    def potential(self) -> Tensor:
-        """V0/θ; [], [C], or [C, ...]."""
-        return self.v0 + along_channels(self.shift, 1 + self.v0.dim())
-
-    def write(self) -> None:
-        """Set the trained parameters of the neurons."""
-        if self.scale.requires_grad:
-            self.neuron.set(threshold=self.threshold.detach().clone())
-        if self.shift.requires_grad:
-            self.neuron.set(initial_potential=self.potential.detach().clone())
-
-    def finite(self) -> bool:
-        """True if θ (except of silent channels), V0 and their gradients are finite, and θ is positive."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        alive = (self.threshold.isfinite() & (self.threshold > 0)) | self.start.isinf()
-        return all(bool(x.all()) for x in (alive, *(value.isfinite() for value in (self.potential, *gradients))))
-
-
-def _fault(loss: Tensor, trained: list[_Trained]) -> str | None:
-    """Subject of a note on values that are not finite: the first such site, or the logits; None if all are finite."""
-    for site in trained:
-        if not site.finite():
-            return f"θ, V0 or their gradients at {site.name} are"
+def _fault(loss: Tensor, trained: TrainableNetwork) -> str | None:
+    """Subject and verb of a note on values that are not finite: the first parameter, or the logits; None if all are."""
+    wrong = [name for (name, _), fine in zip(trained.named_parameters(), trained.finite(), strict=True) if not fine]
+    if wrong:
+        return f"{wrong[0].removeprefix('sites.')} is"
     return None if bool(torch.isfinite(loss)) else "the logits are"
-
-
-class _Differentiable(Simulation):
-    """The simulation with the trained parameters, differentiable in them."""
-
-    def __init__(self, network: SpikingNetwork, trained: list[_Trained], width: float) -> None:
-        super().__init__(network)
-        self.trained = {site.name: site for site in trained}
-        self.width = width
-
-    def emit(self, node: Node, neuron: Neuron, signal: Signal) -> SpikeTrain:
-        site = self.trained[node.name]
-        values = neuron.run_with_gradient(signal, self.steps_of(node.name), site.threshold, site.potential, self.width)
-        return SpikeTrain(values, neuron.amplitude)

@@ -10,10 +10,10 @@ from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes
 from rheobase.passes.da_qcfs import Surrogate
-from rheobase.passes.fine_tuning import FineTuning
+from rheobase.passes.da_stage import DAStage
 
 
-class TemporalCorrection(FineTuning):
+class TemporalCorrection(DAStage):
     r"""Stage 2 of DA calibration: train an output bias Δb for every channel (section 4.2, Eqs. 17-18, Algorithm 3).
 
     Δb is added to the potential outside the division by j, which moves the firing threshold to θ − Δb. Nothing else

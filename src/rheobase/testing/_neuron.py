@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,15 +148,18 @@ def _check_response(neuron: Neuron, steps: int) -> None:
 
 
 def _check_gradient(neuron: Neuron, currents: Tensor) -> None:
-    threshold = neuron.amplitude.detach().clone().requires_grad_()
-    potential = torch.as_tensor(neuron.v0, dtype=currents.dtype).clone().requires_grad_()
     steps = len(currents)
-    emitted = neuron.run_with_gradient(TimeSeries(currents), steps, threshold, potential, 1.0)
-    plain = neuron.spike_train(TimeSeries(currents.clone()), steps).values
+    given: dict[str, Any] = {"threshold": neuron.amplitude, "initial_potential": neuron.v0}
+    if "bias" in neuron.settable:
+        given["bias"] = torch.zeros(steps, CHANNELS) if neuron.bias is None else neuron.bias
+    parameters = {name: torch.as_tensor(x, dtype=currents.dtype).clone().requires_grad_() for name, x in given.items()}
+    currents = currents.clone().requires_grad_()
+    emitted = neuron.run_with_gradient(TimeSeries(currents), steps, parameters, 1.0)
+    plain = neuron.spike_train(TimeSeries(currents.detach().clone()), steps).values
     agree = float((emitted.detach() - plain).abs().lt(1e-5).double().mean())
     expect(agree > 0.99, f"the differentiable run agrees with the run on {agree:.0%} of the spikes")
     emitted.square().sum().backward()
-    for name, parameter in (("threshold", threshold), ("initial potential", potential)):
+    for name, parameter in {**parameters, "current": currents}.items():
         expect(parameter.grad is not None and bool(parameter.grad.isfinite().all()), f"the {name} has no gradient")
 
 

@@ -16,6 +16,7 @@ from rheobase.core.errors import DataError, DivergedError, TrainingError
 from rheobase.core.seeds import derive, random_state
 from rheobase.data.batches import Batches, check_labels
 from rheobase.data.sources import InMemory, Part, read, split
+from rheobase.network.trainable import TrainableNetwork
 from rheobase.training.checkpoint import CHECKPOINT_FILE
 from rheobase.training.settings import Training
 
@@ -144,13 +145,18 @@ def copied(model: nn.Module, where: str) -> nn.Module:
 class Guard:
     """Stops a run if a loss is not finite, or a threshold, step size or number of steps not positive and finite.
 
+    In a spiking network it watches every parameter, because a neuron whose potential is NaN is silent: the loss stays
+    finite.
+
     In one process on a CPU it checks every step. Elsewhere a check waits for the device or for other processes, so the
     results of several steps are checked together; all processes check the same results and stop at the same step.
     """
 
     def __init__(self, module: nn.Module, fabric: Any, folder: Path | None) -> None:
         self.fabric, self.folder = fabric, folder
-        self.watched = {name: value for name, value in module.named_parameters() if name.split(".")[-1] in _WATCHED}
+        self.spiking = module if isinstance(module, TrainableNetwork) else None
+        named = {} if self.spiking else dict(module.named_parameters())
+        self.watched = {name: value for name, value in named.items() if name.split(".")[-1] in _WATCHED}
         self.every = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _CHECK_EVERY
         self.findings: list[Tensor] = []
         self._report(self._fine(torch.zeros((), device=fabric.device)), "before training")
@@ -176,13 +182,18 @@ class Guard:
         return DivergedError(problem, where=when, kept=kept, remedy=remedy)
 
     def _fine(self, loss: Tensor) -> Tensor:
-        """True for a finite loss, and for each watched value that is positive and finite."""
+        """True for a finite loss, each watched value that is positive and finite, and each finite spiking parameter."""
         parts = (value.exp2() if name.endswith("bits") else value for name, value in self.watched.items())
         fine = ((part > 0) & (part < torch.inf) for part in parts)  # both false for NaN
-        return torch.cat([part.detach().reshape(-1) for part in (loss.isfinite(), *fine)])
+        spiking = [self.spiking.finite()] if self.spiking else []
+        return torch.cat([part.detach().reshape(-1) for part in (loss.isfinite(), *fine, *spiking)])
 
     def _report(self, fine: Tensor, when: str) -> None:
-        loss, *parts = fine.split([1, *(value.numel() for value in self.watched.values())])
+        names = [name for name, _ in self.spiking.named_parameters()] if self.spiking else []
+        loss, *parts, spiking = fine.split([1, *(value.numel() for value in self.watched.values()), len(names)])
+        for name, part in zip(names, spiking, strict=True):
+            if not bool(part):
+                raise self.error(f"{name} is not finite", when)
         for (name, value), part in zip(self.watched.items(), parts, strict=True):
             if not bool(part.all()):
                 bad = float(value.detach().reshape(-1)[~part][0])

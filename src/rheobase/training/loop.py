@@ -25,6 +25,8 @@ from rheobase.core.seeds import check_seed, derive, random_state
 from rheobase.data.batches import Batch, Batches, Digest
 from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.network import SpikingNetwork
+from rheobase.network.trainable import TrainableNetwork, TrainableNeurons, check_trains_through_time
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
 from rheobase.training.checks import Guard, check_task, choose, copied, split_data
@@ -66,7 +68,7 @@ class Trained:
     """A trained network and the record of its training.
 
     Attributes:
-        model: a trained copy of the network, in eval mode.
+        model: a trained copy of the network, in eval mode; a spiking network for a spiking network.
         history: one record for each epoch.
         epoch: number of the epoch whose weights ``model`` has.
         notes: notes on learned levels that ended at a bound, and on ``exact_statistics``.
@@ -100,6 +102,10 @@ def train(
 ) -> Trained:
     r"""Train a copy of a network.
 
+    A spiking network trains through its simulation (:class:`rheobase.network.TrainableNetwork`): weights, θ, V0 and a
+    bias for every step, by surrogate gradient. Without labels and ``teacher`` it learns from its analog network,
+    ``model.ann``. The result is a spiking network too.
+
     A step takes the gradient of the mean loss over ``batch_size`` images, for any number of processes: each gets an
     equal share of the same seeded batch, with the same augmentation, and gradients are averaged. Several processes thus
     give the weights of one process within rounding, except for batch norm, which normalises by the statistics of each
@@ -111,7 +117,7 @@ def train(
     epoch, and at the end ``weights.safetensors``. All processes must see the same folder.
 
     Args:
-        model: maps images [B, ...] to logits [B, classes]; not changed.
+        model: maps images [B, ...] to logits [B, classes]; not changed. A spiking network needs streaming neurons.
         data: training images and labels. Tensors are not copied; a map-style ``Dataset`` is read in every epoch by
             ``workers``; a loader is read once to its end and kept in memory, and its order and batches are ignored.
             Without labels, a teacher or a loss of your own is needed.
@@ -137,7 +143,8 @@ def train(
 
     Raises:
         TrainingError: if settings contradict each other or do not fit the machine, the loss is not finite, a threshold,
-            step size or number of steps is not positive and finite, or the folder holds another run.
+            step size or number of steps is not positive and finite, the neurons of a spiking network wait for their
+            whole input, or the folder holds another run.
         DataError: if there are too few images, labels do not fit the network, or labels are missing.
 
     Example:
@@ -151,8 +158,14 @@ def train(
         remedy = "give rb.Training(epochs=..., learning_rate=...)"
         raise TrainingError.typed(f"is a {type(training).__name__}", where="training", remedy=remedy)
     seed = check_seed(seed)
+    spiking = model if isinstance(model, SpikingNetwork) else None
+    if spiking is not None:
+        check_trains_through_time(spiking)
+        model = TrainableNetwork(spiking)
     module = copied(model, "model")
     fitted, checked = split_data(data, validation, training, seed, workers)
+    if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
+        teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
     classifies = check_task(module, teacher, loss, fitted, checked, training)
     trained_names = choose(module, parameters)
@@ -191,6 +204,10 @@ def train(
     if target is not None and fabric.is_global_zero:
         disk.save_weights(target, result.state_dict())
     notes += [note for part in _learning(result) for note in part.constraint_notes()]
+    if spiking is not None:
+        trained = cast(TrainableNetwork, result)
+        result = copy.deepcopy(spiking)
+        trained.write(result)
     return Trained(result.eval(), tuple(run.history), run.kept_epoch(), tuple(notes))
 
 
@@ -423,9 +440,9 @@ def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     for name, parameter in module.named_parameters():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        quantised = isinstance(owner, QuantisedActivation)
-        kept = quantised or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
-        rate = owner.rates.get(leaf, 1.0) if isinstance(owner, QuantisedActivation) else 1.0
+        rates = owner.rates if isinstance(owner, QuantisedActivation | TrainableNeurons) else None
+        kept = rates is not None or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
+        rate = 1.0 if rates is None else rates.get(leaf, 1.0)
         if parameter.requires_grad:
             groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)
     param_groups = [
