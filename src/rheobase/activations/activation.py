@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,21 @@ class ClippedReLU(Activation):
     def bounds(self, *, upper: float | None = None, **attributes: Any) -> Bounds:
         """From 0 to ``upper``."""
         return Bounds(upper=upper)
+
+
+@built_in
+class Identity(Activation):
+    """No activation: a linear output, :math:`a = z`, at a site of :func:`rheobase.convert` with ``sites="all"``."""
+
+    kind = "identity"
+
+    def apply(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """``x``: [B, C, ...]."""
+        return x
+
+    def bounds(self) -> Bounds:
+        """None below or above."""
+        return Bounds(lower=-math.inf)
 
 
 class QuantisedActivation(nn.Module, ABC):

@@ -35,6 +35,7 @@ def compare(
     reading: options.Reading,
     testing: options.TestImages,
     conversion: options.Conversion,
+    placement: options.Placement,
     checkpoint: options.Checkpoint = None,
     validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None,
     validation_folder: Annotated[
@@ -95,6 +96,7 @@ def compare(
         name=model.partition(":")[2] or Path(model).resolve().name,
         progress=show_progress(),
         **asdict(conversion),
+        **asdict(placement),
     )
     failed = sum(cell.status == "failed" for cell in found.cells)
     if failed:

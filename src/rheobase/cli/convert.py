@@ -23,6 +23,7 @@ def convert(
     testing: options.TestImages,
     method: options.Method,
     conversion: options.Conversion,
+    placement: options.Placement,
     running: options.Running,
     checkpoint: options.Checkpoint = None,
     timesteps: Annotated[int | None, Option(help="Number of time-steps T (default: that of the method).")] = None,
@@ -38,7 +39,13 @@ def convert(
     test = testing.source(images)
     samples, test_samples = images.read(seed), None if test is None else test.read()
     network = convert_network(
-        trained, recipe, calibration=samples, seed=seed, progress=show_progress(), **asdict(conversion)
+        trained,
+        recipe,
+        calibration=samples,
+        seed=seed,
+        progress=show_progress(),
+        **asdict(conversion),
+        **asdict(placement),
     )
     evaluation = save_and_measure(network, out, overwrite, images, test_samples, running.execution)
     document = {**network_document(network, str(out)), "evaluation": evaluation}

@@ -28,6 +28,7 @@ from rheobase.network.spiking_network import SpikingNetwork
 def inspect(
     model: options.Model,
     reading: options.Reading,
+    placement: options.Placement,
     checkpoint: options.Checkpoint = None,
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
@@ -38,6 +39,8 @@ def inspect(
     names = [name for name, value in unused.items() if value is not None]
     if reading != options.Reading() and (data is None or saved):
         names.append("--folder or preprocessing")
+    if saved and placement != options.Placement():
+        names.append("--sites")
     if names:
         place = f"{model}, a saved network" if saved else "--input-shape"
         raise DataError(f"has no effect on {place}", where=names[0], remedy="leave it out")
@@ -45,7 +48,7 @@ def inspect(
         network = store.load(Path(model))
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
     example = _example(input_shape, data, reading)
-    found = inspect_network(checkpoints.load(model, checkpoint), example)
+    found = inspect_network(checkpoints.load(model, checkpoint), example, sites=placement.sites)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 

@@ -19,6 +19,7 @@ from rheobase.core.yaml_text import parse_yaml
 from rheobase.data import readers
 from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints, store
+from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
@@ -149,6 +150,15 @@ class Conversion:
 
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
     num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where neurons are placed."""
+
+    sites: Annotated[
+        Sites, Option(help="all: also at linear outputs that another weighted layer reads; needs signed neurons.")
+    ] = "activations"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
             | span_of_thresholds(network, site.index)
             for site in network.sites
         ],
+        "sites_at": provenance.sites,
         "notes": _notes(network),
         "calibration": provenance.calibration,
         "passes": provenance.passes,

@@ -33,7 +33,9 @@ from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, replace_max_pool
+from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import METHODS, Recipe, SNNCalibration
@@ -56,6 +58,7 @@ def compare(
     folder: str | Path | None = None,
     on_existing: OnExisting = "keep",
     max_pool: MaxPool = "refuse",
+    sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
     name: str | None = None,
@@ -73,7 +76,7 @@ def compare(
     results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
-        model, max_pool: as for :func:`rheobase.convert`.
+        model, max_pool, sites: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
             like the test and validation images.
@@ -121,6 +124,8 @@ def compare(
         checks.check_budget(budget, parts["validation"].labelled)
     repeated = checks.check_apart(parts)
     network, analog, rewrites = _traced(model, parts["calibration"].images[:4], max_pool)
+    placed, linear = place_sites(analog.ann, sites)
+    table = site_table(placed)
     for part, data in parts.items():
         checks.check_fits(analog, part, data)
     quantised = all(site.levels is not None for site in analog.sites)
@@ -131,6 +136,7 @@ def compare(
         model_sha256=_graph_digest(analog.ann),
         **digests,
         max_pool=max_pool,
+        sites=sites,
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,
     )
@@ -141,9 +147,9 @@ def compare(
         found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
         about = About(
             network=name or type(model).__name__,
-            sites=len(analog.sites),
-            neurons=sum(site.neurons for site in analog.sites),
-            notes=(*repeated, *rewrites, *analog.provenance.notes),
+            sites=len(table),
+            neurons=sum(site.neurons for site in table),
+            notes=(*repeated, *rewrites, *map(str, linear), *analog.provenance.notes),
             images={part: len(data) for part, data in parts.items()},
             ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items()},
             identity=identity,

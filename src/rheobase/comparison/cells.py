@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +73,7 @@ class Identity(_Entry):
     test_sha256: str = Field(title="the test images")
     validation_sha256: str | None = Field(None, title="the validation images")
     max_pool: MaxPool = Field(title="max_pool")
+    sites: Sites = Field("activations", title="sites")
     num_calibration_images: int = Field(title="the number of calibration images")
     energy_images: int = Field(title="energy_images")
 

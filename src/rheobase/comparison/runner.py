@@ -103,7 +103,7 @@ class Runner:
             model, training_seconds = self._trained(recipe, seed)
             max_pool = "refuse"
         began = time.perf_counter()
-        network = convert(model, recipe, max_pool=max_pool, **self._calibration(seed))
+        network = convert(model, recipe, max_pool=max_pool, sites=self.identity.sites, **self._calibration(seed))
         seconds = time.perf_counter() - began
         steps = _steps(recipe, network, timesteps)
         until = latency(network, steps)

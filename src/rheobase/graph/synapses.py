@@ -121,6 +121,8 @@ class WorkCounter:
     def _nonlinear(self, node: Node, edge: _Edge) -> _Edge:
         if node.operation == "site" and edge.kind in EVENTS:
             self._arrive(node, edge.entries)  # added to a potential without weights
+        if not self.spiking and node.attributes.get("activation") == "identity":
+            return edge  # no operation of the analog network
         if not self.spiking or (node.operation == "max_pool" and edge.kind != "spikes"):
             return self._fresh(node, "values")
         leaf = torch.zeros(1, *node.shape, device=self.graph.device, requires_grad=True)

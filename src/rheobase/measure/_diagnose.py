@@ -61,12 +61,12 @@ class SiteDiagnosis:
 
     Attributes:
         site, timesteps, neurons: name, T and number of neurons of the site.
-        activation: mean of the analog network's activation.
+        activation: mean magnitude of the analog network's activation.
         error: e, time-mean of the output minus the analog activation.
         terms: the terms of e by name, in the order of ``TERMS``.
         own: e without the inherited term: the error that this site adds.
         spike_rate: spikes per neuron and step, of either sign.
-        saturated: fraction of neurons × images that emit their capacity.
+        saturated: fraction of neurons × images that emit their capacity, of either sign.
         residual: residual potentials; None for neurons without a membrane potential.
         channels: number of channels.
         dead_channels: channels without a spike on any image.
@@ -251,8 +251,9 @@ def _nearest(found: Observation) -> Tensor:
     lower, upper = found.neuron.capacity(found.steps)
     gain = torch.where(spiking, found.steps / torch.where(spiking, found.amplitude, 1.0), 0.0)
     offset, strict = INITIAL_POTENTIAL[site.rounding], site.rounding == "ceil"
-    response = Response(gain, offset, max(lower, 0), upper, found.amplitude / found.steps, strict)
-    return response.mean(found.current.clamp(0.0, site.upper))
+    lower = lower if site.lower < 0 else max(lower, 0)
+    response = Response(gain, offset, lower, upper, found.amplitude / found.steps, strict)
+    return response.mean(found.current.clamp(site.lower, site.upper))
 
 
 def _changes_segments(network: SpikingNetwork) -> bool:
@@ -293,7 +294,9 @@ class _Sums:
                 self.parts[name][i] += float(value.sum())
         net = found.spikes.net
         full = net >= upper
-        values = {"activation": chain[0], "spikes": found.spikes.magnitude, "saturated": full}
+        if self.site.lower < 0:
+            full |= net <= lower
+        values = {"activation": chain[0].abs(), "spikes": found.spikes.magnitude, "saturated": full}
         residual = found.neuron.residual(found.current, net, found.steps)
         if residual is not None:
             # a margin for rounding: the potential is a difference of sums in float32
@@ -303,7 +306,7 @@ class _Sums:
         for name, value in values.items():
             self.totals[name] += float(value.sum())
         self.fired = self.fired | _channels(found.spikes.events > 0).any(1).cpu()
-        self.active = self.active | _channels(chain[0] > 0).any(1).cpu()
+        self.active = self.active | _channels(chain[0] != 0).any(1).cpu()
         self.full = self.full & _channels(full).all(1).cpu()
 
     def row(self, timesteps: int, images: int) -> SiteDiagnosis:

@@ -17,7 +17,7 @@ from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
 from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.passes.statistics import maxima, observe
+from rheobase.passes.statistics import magnitude, maxima, observe
 from rheobase.signals.signal import Signal
 
 
@@ -53,7 +53,8 @@ class SiteDistribution:
 
     Attributes:
         site: name of the site.
-        edges: of the bins, from 0 to the largest value of either network.
+        edges: of the bins, from 0 (of a signed activation: from the negative end) to the largest magnitude of either
+            network.
         ann: the analog network's activations.
         snn: the spiking network's time-means, amplitude times firing rate.
         divergence: Jensen-Shannon divergence of the two histograms, with a separate bin for zeros, in bits: from 0
@@ -117,13 +118,14 @@ def distribution(
     largest = [float(value) for value in maxima(network.ann, pooled, "layer")]
 
     def rise(site: Site, emitted: Signal) -> None:
-        largest[site.index] = max(largest[site.index], float(emitted.mean().max()))
+        largest[site.index] = max(largest[site.index], float(magnitude(site, emitted.mean()).max()))
 
     parts = pooled.split(64)
     for part in track(parts, "finding ranges", show=progress):
         network.readouts(part, (steps,), monitor=rise)
     largest = [value if value > 0 else 1.0 for value in largest]
-    tallies = [(_Tally(value, bins), _Tally(value, bins)) for value in largest]
+    lowest = [-value if site.lower < 0 else 0.0 for site, value in zip(network.sites, largest, strict=True)]
+    tallies = [(_Tally(*ends, bins), _Tally(*ends, bins)) for ends in zip(lowest, largest, strict=True)]
     for part in track(parts, "counting", show=progress):
         observe(network.ann, part, lambda site, activation: tallies[site.index][0].add(activation))
         network.readouts(part, (steps,), monitor=lambda site, e: tallies[site.index][1].add(e.mean().cpu()))
@@ -134,22 +136,22 @@ def distribution(
 class _Tally:
     """Counts and moments of one site."""
 
-    def __init__(self, largest: float, bins: int) -> None:
-        self.edges = torch.linspace(0, largest, bins + 1, dtype=torch.float64)
-        self.width = largest / bins
+    def __init__(self, lowest: float, largest: float, bins: int) -> None:
+        self.edges = torch.linspace(lowest, largest, bins + 1, dtype=torch.float64)
+        self.lowest, self.width = lowest, (largest - lowest) / bins
         self.counts = torch.zeros(bins, dtype=torch.int64)
         self.zero = self.total = 0
         self.sum = self.squares = 0.0
 
     def add(self, values: Tensor) -> None:
         values = values.flatten().double()
-        positive = values[values != 0]
-        self.zero += len(values) - len(positive)
+        others = values[values != 0]
+        self.zero += len(values) - len(others)
         self.total += len(values)
         self.sum += float(values.sum())
         self.squares += float(values.square().sum())
         bins = len(self.counts)
-        self.counts += torch.bincount((positive / self.width).long().clamp_(0, bins - 1), minlength=bins)
+        self.counts += torch.bincount(((others - self.lowest) / self.width).long().clamp_(0, bins - 1), minlength=bins)
 
     def result(self) -> Histogram:
         mean = self.sum / self.total

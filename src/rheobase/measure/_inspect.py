@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
+from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
@@ -38,7 +39,7 @@ class Inspection(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        shown = ("name", "shape", "upper", "levels", "rounding", "previous", "next")
+        shown = ("name", "shape", "lower", "upper", "levels", "rounding", "previous", "next")
         return {
             "convertible": self.convertible,
             "sites": [{name: plain_values(getattr(site, name)) for name in shown} for site in self.sites],
@@ -51,6 +52,8 @@ class Inspection(Result):
         """One row for each site."""
 
         def saturation(site: Site) -> str | None:
+            if site.lower < 0:
+                return "signed, no limit" if site.upper is None else f"{site.lower:g}, {site.upper:g}"
             if site.levels is not None:
                 return f"trained θ, {site.levels} levels, {site.rounding}"
             return None if site.upper is None else f"{site.upper:g}"
@@ -79,16 +82,18 @@ def site_columns(*middle: Column) -> tuple[Column, ...]:
     )
 
 
-def inspect(model: nn.Module, example: Tensor) -> Inspection:
+def inspect(model: nn.Module, example: Tensor, *, sites: Sites = "activations") -> Inspection:
     """List the sites, rewrites and refusals of a network, without converting it.
 
     Args:
         model: a trained network.
         example: a batch of inputs, [B, ...].
+        sites: where neurons are placed, as for :func:`rheobase.convert`.
 
     Raises:
         TraceError: if the network cannot be traced (it fails on the example, or branches on data).
         ModelError: if a weight is NaN or infinite.
+        RecipeError: if ``sites="all"`` changes nothing.
 
     Example:
         >>> import torch, rheobase as rb
@@ -99,6 +104,9 @@ def inspect(model: nn.Module, example: Tensor) -> Inspection:
     found = capture(model, example)
     rewrites, refusals = list(found.rewrites), list(found.refusals)
     graph, folded = found.graph, Counter(n.operation for n in found.graph.nodes)["batch_norm"]
+    if not refusals:
+        graph, linear = place_sites(graph, sites)
+        rewrites += linear
     if folded and not refusals:
         graph, standalone = fold_batch_norm(graph)
         rewrites.append(Note("batch normalisation", f"{folded - len(standalone)} folded into the layer before"))

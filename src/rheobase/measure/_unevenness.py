@@ -21,7 +21,7 @@ class SiteUnevenness:
     Attributes:
         site, timesteps, neurons: name, T and number of neurons of the site.
         error: ξ, mean of (θ/T)·|N − M|, in activation units.
-        relative: Σ (θ/T)·|N − M| / Σ (θ/T)·M; None if no neuron fires for a constant current.
+        relative: Σ (θ/T)·|N − M| / Σ (θ/T)·|M|; None if no neuron fires for a constant current.
         changed: fraction of neurons × images with N ≠ M.
         ann_error: mean of |a − (θ/T)·N|, a the analog network's activation; includes the errors of all sites before.
     """
@@ -122,10 +122,10 @@ def unevenness(
 
 
 def _sums(found: Observation, activation: Tensor) -> Tensor:
-    """Sums of (θ/T)·|N − M|, (θ/T)·M, [N ≠ M] and |a − (θ/T)·N| over neurons and images."""
+    """Sums of (θ/T)·|N − M|, (θ/T)·|M|, [N ≠ M] and |a − (θ/T)·N| over neurons and images."""
     spikes, constant, spike = found.spikes.net, found.constant.net, found.amplitude / found.steps
     gap = (spikes - constant).abs()
     # in the dtype of the activation, so that equal levels are equal numbers
     emitted = spikes.to(activation.dtype) * spike
-    terms = (gap * spike, constant * spike, gap != 0, (activation - emitted).abs())
+    terms = (gap * spike, constant.abs() * spike, gap != 0, (activation - emitted).abs())
     return torch.stack([term.sum(dtype=torch.float64).cpu() for term in terms])

@@ -18,6 +18,7 @@ from rheobase.core.versions import versions
 from rheobase.data import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
+from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of, relative_difference
@@ -38,6 +39,7 @@ def convert(
     calibration: Batches | Dataset[Any] | None = None,
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
+    sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
     progress: bool = False,
@@ -54,6 +56,10 @@ def convert(
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
+        sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
+            another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
+            once, after its additions). Every weighted layer but the first then receives spikes only. Linear outputs
+            need neurons that emit spikes of both signs; the readout remains affine.
         num_calibration_images: size of the random sample of them to use, drawn by the seed. A fifth, at most 2,000, is
             held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`) benefit from more images.
             All are kept in memory, twice.
@@ -68,7 +74,8 @@ def convert(
         ModelError: if a weight is NaN or infinite.
         DataError: if the calibration images do not fit.
         CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
-        RecipeError: if ``recipe`` is not a recipe.
+        RecipeError: if ``recipe`` is not a recipe; if ``sites="all"`` changes nothing, or the neurons cannot emit the
+            negative values of linear outputs.
 
     Warns:
         RheobaseWarning: if labels show that classes are missing among the calibration images.
@@ -91,17 +98,19 @@ def convert(
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     written, notes = _analog(model, data, example, max_pool)
+    written, linear = place_sites(written, sites)
+    notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
-    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes)
+    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites)
     if data is not None:
         notes += [note for note in class_notes(data, graph) if note not in notes]
         _record(data, provenance)
     notes += folded
 
-    sites = site_table(graph)
+    table = site_table(graph)
     if recipe.activation is not None:
-        recipe.activation.check(sites)
-    neurons = [recipe.neuron.build(site, graph) for site in sites]
+        recipe.activation.check(table)
+    neurons = [recipe.neuron.at(site, graph) for site in table]
     start = written if any(part.needs_batch_norm for part in recipe.calibration) else graph
     steps = _timesteps(recipe, neurons)
     network = SpikingNetwork(

@@ -56,6 +56,21 @@ class NeuronPart(Value, ABC):
             RecipeError: if these neurons cannot replace the site's activation.
         """
 
+    def at(self, site: Site, graph: Graph) -> Neuron:
+        """:meth:`build`, and check that the neurons can emit the values of the site.
+
+        Raises:
+            RecipeError: if the activation can be negative and the neurons' net output cannot.
+        """
+        neuron = self.build(site, graph)
+        if site.lower < 0 and neuron.capacity(1)[0] >= 0:
+            raise RecipeError(
+                f"has negative values, which {type(neuron).__name__} neurons cannot emit",
+                where=site.name,
+                remedy='use neurons that emit spikes of both signs, such as those of rb.Graded, or sites="activations"',
+            )
+        return neuron
+
     def with_timesteps(self, timesteps: int, *, always: bool = False) -> Self:
         """The same neurons for another T of the network; they keep to it if their own T was not given.
 
@@ -273,6 +288,12 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
 def trained(site: Site, graph: Graph) -> tuple[Tensor, int]:
     """(θ, L) of a site; refuse a site whose activation is not quantised."""
     (node,) = (node for node in graph.sites if node.name == site.name)
+    if site.lower < 0:
+        raise RecipeError(
+            "is a linear output without levels, which this method needs",
+            where=site.name,
+            remedy='use sites="activations", or a method that needs no levels, such as rb.Graded',
+        )
     if node.attributes["activation"] != "staircase":
         raise RecipeError(
             "is not a quantised activation, which this method needs",

@@ -37,13 +37,14 @@ Execution = Literal["steps", "counts"]
 
 @dataclass
 class Provenance:
-    """How a network was converted: seed, versions, calibration data, notes, and a record of each pass."""
+    """How a network was converted: seed, versions, calibration data, notes, a record of each pass, and ``sites``."""
 
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     passes: list[dict[str, Any]] = field(default_factory=list)
+    sites: str = "activations"
 
 
 class SpikingNetwork(nn.Module):

@@ -46,6 +46,11 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
         graph.on_means(sub_batch.to(graph.device), activate)
 
 
+def magnitude(site: Site, activation: Tensor) -> Tensor:
+    r"""\|a\|: of a signed activation; an activation that is never negative is returned unchanged."""
+    return activation.abs() if site.lower < 0 else activation
+
+
 def rows(activation: Tensor, granularity: Granularity) -> Tensor:
     """[B, C, ...] -> [C, M] (channel) or [1, M] (layer)."""
     if granularity == "layer":
@@ -54,30 +59,33 @@ def rows(activation: Tensor, granularity: Granularity) -> Tensor:
 
 
 class Histogram:
-    """Counts of the positive activations of each row in equal bins from 0 to the row's maximum."""
+    """Counts of the activations of each row that are not 0, in equal bins from 0 to the row's maximum.
 
-    def __init__(self, maximum: Tensor, bins: int = 4096) -> None:
-        self.maximum, self.bins = maximum, bins
-        self.counts = torch.zeros(len(maximum), bins, dtype=torch.int64)
+    If ``signed``, as many bins again hold the negative activations, down to the negative maximum.
+    """
+
+    def __init__(self, maximum: Tensor, bins: int = 4096, *, signed: bool = False) -> None:
+        self.maximum, self.bins, self.first = maximum, bins, -bins if signed else 0
+        self.counts = torch.zeros(len(maximum), bins - self.first, dtype=torch.int64)
 
     def update(self, x: Tensor) -> None:
-        """``x``: [R, M], none above the maximum."""
+        """``x``: [R, M], none of larger magnitude than the maximum; none negative, unless ``signed``."""
         width = torch.where(self.maximum > 0, self.maximum, 1.0).unsqueeze(1) / self.bins
-        index = (x / width).long().clamp_(0, self.bins - 1)
-        index += torch.arange(len(x)).unsqueeze(1) * self.bins
-        self.counts += torch.bincount(index[x > 0], minlength=self.counts.numel()).reshape(self.counts.shape)
+        index = (x / width).floor_().long().clamp_(self.first, self.bins - 1) - self.first
+        index += torch.arange(len(x)).unsqueeze(1) * self.counts.shape[1]
+        self.counts += torch.bincount(index[x != 0], minlength=self.counts.numel()).reshape(self.counts.shape)
 
     def middles(self) -> Tensor:
         """Middle of each bin in units of the row's maximum, [bins], float64."""
-        return (torch.arange(self.bins, dtype=torch.float64) + 0.5) / self.bins
+        return (torch.arange(self.first, self.bins, dtype=torch.float64) + 0.5) / self.bins
 
 
 def maxima(graph: Graph, images: Tensor, granularity: Granularity) -> list[Tensor]:
-    """Largest activation of each site, per channel or layer."""
+    """Largest magnitude of each site's activation, per channel or layer."""
     found: dict[int, Tensor] = {}
 
     def add(site: Site, x: Tensor) -> None:
-        largest = rows(x, granularity).amax(1)
+        largest = rows(magnitude(site, x), granularity).amax(1)
         found[site.index] = torch.maximum(found.get(site.index, largest), largest)
 
     observe(graph, images, add)
@@ -87,14 +95,15 @@ def maxima(graph: Graph, images: Tensor, granularity: Granularity) -> list[Tenso
 def channel_means(graph: Graph, images: Tensor, ceilings: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Mean activation of each site's channels over images and positions, [C], float64.
 
-    Activations are clipped at the ``ceilings`` of their sites, [] or [C], if given.
+    Activations are clipped at the ``ceilings`` c of their sites, [] or [C], if given: to [−c, c].
     """
     sites = site_table(graph)
     totals = [torch.zeros(site.channels, dtype=torch.float64) for site in sites]
 
     def add(site: Site, x: Tensor) -> None:
         if ceilings is not None:
-            x = torch.minimum(x, along_channels(ceilings[site.index].cpu(), x.dim()))
+            ceiling = along_channels(ceilings[site.index].cpu(), x.dim())
+            x = x.clamp(-ceiling, ceiling)
         totals[site.index] += rows(x, "channel").double().sum(1)
 
     observe(graph, images, add)
@@ -113,10 +122,10 @@ def neuron_means(graph: Graph, images: Tensor) -> list[Tensor]:
 
 
 def percentiles(graph: Graph, images: Tensor, granularity: Granularity, percentile: float) -> list[Tensor]:
-    """Exact percentile of each site's activation (:func:`exact_percentiles`)."""
+    """Exact percentile of the magnitude of each site's activation (:func:`exact_percentiles`)."""
 
     def each(visit: Callable[[int, Tensor], None]) -> None:
-        observe(graph, images, lambda site, x: visit(site.index, rows(x, granularity)))
+        observe(graph, images, lambda site, x: visit(site.index, rows(magnitude(site, x), granularity)))
 
     return exact_percentiles(
         each, [site.channels if granularity == "channel" else 1 for site in site_table(graph)], percentile
@@ -161,7 +170,7 @@ def exact_percentiles(
 
 
 def histograms(graph: Graph, images: Tensor, granularity: Granularity, maximum: Sequence[Tensor]) -> list[Histogram]:
-    """Histogram of each site's activation up to its maximum over the same images."""
-    found = [Histogram(m) for m in maximum]
+    """Histogram of each site's activation up to its largest magnitude over the same images."""
+    found = [Histogram(m, signed=site.lower < 0) for site, m in zip(site_table(graph), maximum, strict=True)]
     observe(graph, images, lambda site, x: found[site.index].update(rows(x, granularity)))
     return found

@@ -45,9 +45,9 @@ class TemporalBias(CalibrationPass):
     step, with the memory of one step. The best iteration on held-out images is kept, which may be the original.
 
     Differs from the paper: b is *subtracted* from the potential (Eq. 4 adds b, which line 3 defines as SNN − ANN; this
-    diverges); the target is clipped at mθ, the largest output of a step; and all batches are pooled, so their order and
-    size have no effect. With ``updates=1`` only whole passes are repeated, as in the paper; with more, a bias
-    converges before later steps and layers use it, without another simulation.
+    diverges); the target is clipped at mθ, the largest output of a step, and for a signed activation also at −mθ; and
+    all batches are pooled, so their order and size have no effect. With ``updates=1`` only whole passes are repeated,
+    as in the paper; with more, a bias converges before later steps and layers use it, without another simulation.
 
     With ``ramp`` γ > 0 (not in the paper), deeper sites fire later, because in its first steps a deep layer has
     received little but noise. The total output is unchanged, but the target of step t of T (from 0) is
@@ -183,9 +183,9 @@ def step_targets(mean: Tensor, ceiling: Tensor, timesteps: int, slope: float) ->
     """Target of the mean output of every step, [T, C]: rises linearly with t, with time-mean ``mean`` [C].
 
     From (1 − slope) times the mean at the first step to (1 + slope) times at the last; the slope is reduced where the
-    target would exceed ``ceiling`` [] or [C], the largest output of a step.
+    magnitude of the target would exceed ``ceiling`` [] or [C], the largest output of a step.
     """
-    rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean > 0, ceiling / mean - 1, 0.0))
+    rise = torch.minimum(torch.full_like(mean, slope), torch.where(mean != 0, ceiling / mean.abs() - 1, 0.0))
     r = torch.arange(timesteps, dtype=mean.dtype).mul_(2).sub_(timesteps - 1).div_(max(timesteps - 1, 1))
     return mean * (1 + rise * r.unsqueeze(1))
 

@@ -29,6 +29,9 @@ class Thresholds(CalibrationPass):
     With ``levels`` a neuron is given fewer levels than it could emit, and can emit more than the saturation value: it
     then catches up after steps with too few spikes, at a coarser resolution.
 
+    For a signed activation (a linear output, :func:`rheobase.convert` with ``sites="all"``), maxima and percentiles are
+    those of |a|, and the neuron saturates at −nθ/T and nθ/T.
+
     A channel that is never active is silent: θ = ∞, and its output is exactly zero.
 
     Args:
@@ -153,7 +156,8 @@ def least_squares(histogram: Histogram, levels: int, offset: float | None, candi
     constant current its output is q(a) = s/n · clip(⌊an/s + V0/θ⌋, 0, n) (Bu et al. 2022). Under a spike train the
     membrane potential at the last input spike is arbitrary, so the count is modelled as ⌊an/s + u⌋ with u uniform in
     [0, 1). The output then has the mean min(a, s) and the variance (s/n)² f (1 − f), where f is the fractional part of
-    an/s. This is twice the error of a fixed quantiser, so the best s is smaller.
+    an/s. This is twice the error of a fixed quantiser, so the best s is smaller. For a signed activation the output is
+    clipped to [−s, s].
 
     Args:
         histogram: histogram of the activation a.
@@ -167,11 +171,11 @@ def least_squares(histogram: Histogram, levels: int, offset: float | None, candi
     steps = a * levels / saturation
     if offset is None:
         fraction = steps - torch.floor(steps)
-        squared = torch.where(
-            a < saturation, (saturation / levels).square() * fraction * (1 - fraction), (a - saturation).square()
-        )
+        inside = (saturation / levels).square() * fraction * (1 - fraction)
+        squared = torch.where(a.abs() < saturation, inside, (a.abs() - saturation).square())
     else:
-        emitted = saturation / levels * torch.clamp(torch.floor(steps + offset), 0, levels)
+        lowest = -levels if bool((a < 0).any()) else 0
+        emitted = saturation / levels * torch.clamp(torch.floor(steps + offset), lowest, levels)
         squared = (a - emitted).square()
     errors = histogram.counts.double() @ squared.T  # [R, candidates]
     first_best = (errors <= errors.min(1, keepdim=True).values).to(torch.int8).argmax(1)

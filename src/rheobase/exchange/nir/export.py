@@ -113,6 +113,9 @@ def _losses(network: SpikingNetwork, site: Site, reset: Reset) -> Iterator[Loss]
     if neuron.kind != "integrate_fire":
         what = f"has {type(neuron).__name__} neurons, for which NIR has no node"
         yield Loss(site.name, what, "convert with integrate-and-fire neurons, such as rb.RateCoding")
+        if site.lower < 0:
+            what = "is a linear output with negative spikes, which NIR's IF does not emit"
+            yield Loss(site.name, what, 'convert with sites="activations"')
         return
     if reset == "value":
         what = "resets by subtraction, NIR's IF to a value"
