@@ -37,7 +37,7 @@ TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}."
 Steps = Annotated[int | None, Option(help="Number of time-steps T (default: that of the conversion).")]
 GradedSpikes = Annotated[
     Counting,
-    Option(help="Energy of a spike of magnitude k at a synapse: k additions, or one product of small numbers."),
+    Option(help="Energy of a spike of magnitude k at a synapse: k additions, or a product by k."),
 ]
 Budget = Annotated[
     list[str] | None,

@@ -64,7 +64,7 @@ class BudgetedConversion(Result):
         def fits(row: Candidate) -> str:
             if (row.method, row.timesteps) == (self.choice.method, self.choice.timesteps):
                 return "chosen"
-            over = [name for name in self.choice.budget if row.excess({name: self.choice.budget[name]}) > 1]
+            over = row.exceeded(self.choice.budget)
             return f"no: {', '.join(over)}" if over else "yes"
 
         labelled = self.rows[0].accuracy is not None
@@ -138,7 +138,7 @@ def convert_within_budget(
         >>> from rheobase.zoo.digits import DigitsResNet, digits
         >>> images, _ = digits().train
         >>> budget = {"latency": 2, "bits": 2}
-        >>> found = rb.convert_within_budget(DigitsResNet(), budget, calibration=images[:60])
+        >>> found = rb.convert_within_budget(DigitsResNet(), budget, calibration=images[:240])
         >>> found.network.timesteps <= 2, str(found.network.alphabet)
         (True, '{-1, 0, 1}')
     """
@@ -154,7 +154,7 @@ def convert_within_budget(
     images = f"{len(held_out)} held-out calibration images"
     recipes = [(f"{(made := method(timesteps=t, magnitude=m)).name}, m = {m}", made) for t, m in product(*grid)]
     expected = [_before_conversion(name, recipe, analog) for name, recipe in recipes]
-    possible = [pair for pair, row in zip(recipes, expected, strict=True) if row.excess(limits) <= 1]
+    possible = [pair for pair, row in zip(recipes, expected, strict=True) if not row.exceeded(limits)]
     if not possible:
         raise _nothing_fits(choose(expected, limits, images))
     rows: list[Candidate] = []
@@ -164,8 +164,17 @@ def convert_within_budget(
             network, recipe, calibration=fit.data, max_pool=max_pool, num_calibration_images=len(fit), seed=seed
         )
         result = measured(found, held_out, found.timesteps, "held-out", energy_images, graded_spikes)
-        numbers = {"energy": result.energy_ratio, "accuracy": result.accuracy, "agreement": result.agreement}
-        rows.append(Candidate(name, found.timesteps, found.alphabet, latency(found).final, **numbers))
+        rows.append(
+            Candidate(
+                method=name,
+                timesteps=found.timesteps,
+                alphabet=found.alphabet,
+                latency=latency(found).final,
+                energy=result.energy_ratio,
+                accuracy=result.accuracy,
+                agreement=result.agreement,
+            )
+        )
         choice = choose(rows, limits, images)
         if (choice.method, choice.timesteps) == (name, found.timesteps):
             chosen = found  # one network is kept at a time

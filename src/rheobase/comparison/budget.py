@@ -44,27 +44,35 @@ class Candidate:
 
     @property
     def bits(self) -> float:
-        """Bits a spike, log2 of the size of the alphabet; infinite if it is unknown."""
-        return math.inf if self.alphabet is None else self.alphabet.bits
+        """Bits a spike, log2 of the size of the alphabet, to the two decimals of a table; infinite if it is unknown."""
+        return math.inf if self.alphabet is None else round(self.alphabet.bits, 2)
 
     @property
     def score(self) -> float:
         """Accuracy; without labels, agreement; -1 if it was not converted."""
         return next((value for value in (self.accuracy, self.agreement) if value is not None), -1.0)
 
+    def exceeded(self, budget: Mapping[str, float]) -> list[str]:
+        """The limits that it exceeds, as far as its quantities are known."""
+        return [name for name, limit in budget.items() if getattr(self, name) > limit]
+
     def excess(self, budget: Mapping[str, float]) -> float:
-        """The largest ratio of a known quantity to its limit; above 1 if it does not fit."""
+        """The largest ratio of a known quantity to its limit."""
         ratios = (getattr(self, name) / limit for name, limit in budget.items())
         return max((ratio for ratio in ratios if not math.isnan(ratio)), default=0.0)
 
     def __str__(self) -> str:
-        """Method, T, and all numbers that are known."""
+        return f"{self.method} at T = {self.timesteps}"
+
+    @property
+    def numbers(self) -> str:
+        """All its numbers that are known, as text."""
         kind = "accuracy" if self.accuracy is not None else "agreement with the analog network"
         numbers = [f"{100 * self.score:.2f} % {kind}"] if self.score >= 0 else []
         numbers.append(f"latency {self.latency:.3g} steps")
         numbers += [] if math.isnan(self.energy) else [f"energy {self.energy:.3g} of the analog network's"]
         numbers += [] if self.alphabet is None else [f"alphabet {self.alphabet.label}"]
-        return f"{self.method} at T = {self.timesteps} ({', '.join(numbers)})"
+        return ", ".join(numbers)
 
 
 @dataclass(frozen=True)
@@ -103,15 +111,14 @@ def choose(candidates: Sequence[Candidate], budget: dict[str, float], images: st
         budget: the limits, checked.
         images: the images on which the candidates were measured, for the reason.
     """
-    fitting = [candidate for candidate in candidates if candidate.excess(budget) <= 1]
+    fitting = [candidate for candidate in candidates if not candidate.exceeded(budget)]
     limits = " and ".join(LIMITS[name].format(value) for name, value in budget.items())
     if not fitting:
         nearest = min(candidates, key=lambda c: (c.excess(budget), -c.score), default=None)
-        said = "no method ran" if nearest is None else f"the nearest is {nearest}"
+        said = "no method ran" if nearest is None else f"the nearest is {nearest} ({nearest.numbers})"
         return Choice(budget, None, None, f"No method fits within {limits}: {said}.")
     best = min(fitting, key=lambda c: (-c.score, c.energy, c.latency))
     most = "most accurate" if best.accuracy is not None else "nearest to the analog network"
     number = f"{len(fitting)} {'entry' if len(fitting) == 1 else 'entries'} (method and T)"
-    return Choice(
-        budget, best.method, best.timesteps, f"{best}: of {number} within {limits}, the {most} on the {images}."
-    )
+    reason = f"{best}: of {number} within {limits}, the {most} on the {images} ({best.numbers})."
+    return Choice(budget, best.method, best.timesteps, reason)

@@ -226,9 +226,9 @@ def energy(
         E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{product} \, n_{product} + c_{update} \, n_{update}
         + c_{comparison} \, n_{comparison}, \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
 
-    N_i is the number of spikes of neuron i in all its T steps (k at once, of either sign, count k times), r_i the number of additions per spike: exactly the
-    outputs that it reaches, given stride, dilation and groups, without padding and without zero weights. The counts
-    are those of the simulation, also if the network runs in closed form.
+    N_i is the number of spikes of neuron i in all its T steps (k at once, of either sign, count k times), r_i the
+    number of additions per spike: exactly the outputs that it reaches, given stride, dilation and groups, without
+    padding and without zero weights. The counts are those of the simulation, also if the network runs in closed form.
 
     - A spike that meets a weight is one **AC** for every output; θ is part of the weight. Mean-pooling, interpolation
       and channel-wise factors are constant: a spike enters every window that reads it, and the next weight contains

@@ -79,6 +79,8 @@ class Alphabet:
     def __str__(self) -> str:
         if len(self.values) > 3 and self.values == tuple(range(self.least, self.most + 1)):
             return f"{{{self.least}..{self.most}}}"
+        if len(self.values) > 3 and self.values == tuple(-k for k in reversed(self.values)):
+            return f"{{0, {', '.join(f'±{k}' for k in self.values if k > 0)}}}"
         return "{" + ", ".join(map(str, self.values)) + "}"
 
 
