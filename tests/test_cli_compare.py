@@ -148,6 +148,62 @@ def test_what_did_not_run_is_said(run: Run, tmp_path: Path) -> None:
     assert "Did not run:\n  - QVM (every T): needs a quantised network" in result.out
 
 
+@pytest.mark.slow
+def test_a_budget_of_bits_and_counted_products(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "graded.yaml").write_text(
+        "one: {method: MultiThreshold, magnitude: 1}\nfour: {method: MultiThreshold, magnitude: 4}\n"
+    )
+    command = comparison(tmp_path / "out", "--recipes", tmp_path / "graded.yaml", "--graded-spikes", "products")
+    budget = ["--validation", "compare_nets:validation", "--budget", "bits=2"]
+    command += budget
+    document = run(*command, "--json").document
+    assert document["choice"]["method"] == "one"
+    assert [entry["alphabet"]["values"] for entry in document["entries"][::2]] == [[-1, 0, 1], [-4, -2, -1, 0, 1, 2, 4]]
+    assert document["about"]["identity"]["graded_spikes"] == "products"
+    shown = run(*command).out
+    assert "│ {0, ±1, ±2, ±4} │" in shown
+    assert_refused(run(*command, "--graded-spikes", "additions"), "graded_spikes: products then, additions now")
+
+
+def conversion(out: Path, *more: object) -> list[object]:
+    return ["convert", "compare_nets:small", "--data", "compare_nets:train", "--out", out, *more]
+
+
+@pytest.mark.slow
+def test_convert_within_a_budget(run: Run, tmp_path: Path) -> None:
+    options = ["--budget", "latency=2", "--budget", "bits=2.4", "--option", "iterations=0"]
+    document = run(*conversion(tmp_path / "snn", *options, "--json")).document
+    network = rb.load(tmp_path / "snn")
+    assert (network.recipe["name"], network.timesteps) == ("Graded", document["budget"]["choice"]["timesteps"])
+    assert len(document["budget"]["rows"]) == 4
+    assert document["alphabet"]["values"] == list(network.alphabet.values)
+    assert any(note.startswith("budget: Graded, m = ") for note in network.provenance.notes)
+    text = run(*conversion(tmp_path / "one", *options, "--timesteps", 1, "--method", "Graded")).out
+    assert "Graded, m = 2" in text
+    assert "chosen" in text
+    assert "converted with Graded for T = 1, alphabet {-" in text
+    assert "alphabet {-" in run("inspect", tmp_path / "one").out
+    assert "Alphabet {-" in run("cost", tmp_path / "one", "--data", "compare_nets:test").out
+    products = run("cost", tmp_path / "one", "--data", "compare_nets:test", "--graded-spikes", "products", "--json")
+    assert products.document["energy"]["graded_spikes"] == "products"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget", "latency=0.5", "--option", "iterations=0"], ["the nearest is Graded, m = 1 at T = 1"]),
+        (["--budget", "speed=1"], ["budget: has the unknown field 'speed'"]),
+        (["--budget", "bits=2", "--option", "magnitude=4"], ["--option magnitude: is given twice"]),
+        (["--budget", "bits=2", "--recipe", "recipes.yaml"], ["--recipe: has a T and a magnitude"]),
+        (["--budget", "bits=2", "--method", "FTBC"], ["FTBC: unknown field 'magnitude'"]),
+        (["--graded-spikes", "products"], ["--graded-spikes: has no effect without --budget"]),
+    ],
+)
+def test_refusals_of_a_budget(run: Run, tmp_path: Path, options: list[object], said: list[str]) -> None:
+    assert_refused(run(*conversion(tmp_path / "out", *options)), *said)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

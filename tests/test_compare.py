@@ -467,7 +467,7 @@ def test_the_choice_is_made_on_validation_images_alone() -> None:
     nothing = found.choose(latency=3, energy=0.05)
     assert (nothing.method, nothing.timesteps) == (None, None)
     assert "No method fits within a latency of 3 steps and 0.05" in nothing.reason
-    assert "the lowest latency is 4, of a at T = 1" in nothing.reason
+    assert "the nearest is a at T = 1 (50.00 % accuracy, latency 4 steps, energy 0.1" in nothing.reason
     assert found.choose(latency=8) == found.choose(latency=8.0)
     with pytest.raises(RecipeError, match="budget: is empty"):
         found.choose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from rheobase.core.errors import RecipeError
 from rheobase.graph import Graph, capture
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._energy import spikes_per_image
+from tables import unpadded
 
 
 def column_of(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], i: int) -> Tensor:
@@ -339,6 +340,135 @@ def test_against_a_plain_simulation() -> None:
     found = rb.energy(snn, images)
     assert [row.macs for row in found.rows] == [pytest.approx(counted[0]), 0, 0, 0]
     assert [row.acs for row in found.rows] == [0, *(pytest.approx(n) for n in counted[1:])]
+
+
+# --- graded spikes ---------------------------------------------------------------------------------
+
+
+@cache
+def small_net() -> Graph:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    return capture(net.eval(), torch.rand(2, 3)).graph
+
+
+def graded(net: nn.Module, images: Tensor, magnitude: int, timesteps: int = 3, **how: object) -> rb.SpikingNetwork:
+    recipe = rb.Recipe(
+        name="graded",
+        timesteps=timesteps,
+        neuron=rb.methods.GradedNeuron(magnitude=magnitude),
+        calibration=(rb.passes.Thresholds(method="max"),),
+    )
+    return rb.convert(net, recipe, calibration=images, **how)  # type: ignore[arg-type]
+
+
+def counted(snn: rb.SpikingNetwork, images: Tensor) -> dict[str, Tensor]:
+    """What each neuron emits at each step, [T, B, C], as whole numbers."""
+    found: dict[str, Tensor] = {}
+    snn.readouts(
+        images,
+        (snn.timesteps,),
+        monitor=lambda site, emitted: found.update({site.name: emitted.values / snn.neuron(site.name).amplitude}),
+    )
+    return {name: k.round() for name, k in found.items()}
+
+
+def test_graded_spikes_are_additions_or_products() -> None:
+    images = torch.rand(7, 3)
+    snn = graded(small_net(), images, magnitude=3)
+    k = counted(snn, images)
+    magnitude = {name: float(values.abs().sum()) / 7 for name, values in k.items()}
+    events = {name: float((values != 0).sum()) / 7 for name, values in k.items()}
+    first, second = magnitude
+    assert events[first] < magnitude[first]  # else this test sees no graded spike
+    costs = rb.measure.Costs(name="mine", mac=100.0, ac=1.0, product=10.0, update=0.0)
+    added, multiplied = (rb.energy(snn, images, costs=costs, graded_spikes=how) for how in ("additions", "products"))
+    assert [row.acs for row in added.rows] == pytest.approx([0, 5 * magnitude[first], 4 * magnitude[second]])
+    assert [row.products for row in multiplied.rows] == pytest.approx([0, 5 * events[first], 4 * events[second]])
+    assert added.products == multiplied.acs == 0
+    assert added.macs == multiplied.macs == 18
+    assert multiplied.picojoules == pytest.approx(1800 + 10 * multiplied.products)
+    assert added.ann_picojoules == multiplied.ann_picojoules
+    assert (added.spikes, added.events) == (multiplied.spikes, multiplied.events)
+    written = json.loads(json.dumps(multiplied.to_json()))
+    assert written["graded_spikes"] == "products"
+    assert written["alphabet"] == {"values": [-3, -2, -1, 0, 1, 2, 3], "bits": pytest.approx(2.807, abs=1e-3)}
+
+
+@given(timesteps=st.integers(1, 5), magnitude=st.integers(1, 5))
+@settings(max_examples=10)
+def test_products_are_at_most_the_additions_and_equal_for_ternary_spikes(timesteps: int, magnitude: int) -> None:
+    images = torch.rand(5, 3)
+    snn = graded(small_net(), images, magnitude, timesteps)
+    added, multiplied = (rb.energy(snn, images, graded_spikes=how) for how in ("additions", "products"))
+    assert multiplied.acs + multiplied.products <= added.acs
+    if magnitude == 1:
+        assert added.rows == multiplied.rows
+
+
+def test_binary_spikes_are_counted_alike() -> None:
+    snn, images = grid_snn("MLP"), grid_images("MLP")
+    added, multiplied = (rb.energy(snn, images, graded_spikes=how) for how in ("additions", "products"))
+    assert added.rows == multiplied.rows
+    assert "Alphabet {0, 1} (1 bit a spike). Not counted" in multiplied.summary()
+
+
+def test_only_the_sites_with_graded_spikes_multiply() -> None:
+    images = torch.rand(5, 3)
+    snn = graded(small_net(), images, magnitude=4)
+    theta = snn.neurons[0].threshold
+    assert isinstance(theta, Tensor)
+    snn.neurons[0] = rb.neurons.IntegrateFire(theta, torch.tensor(0.5))
+    snn.plan()
+    rows = rb.energy(snn, images, graded_spikes="products").rows
+    assert rows[1].acs > 0 == rows[1].products
+    assert rows[2].products > 0 == rows[2].acs
+    assert [str(row.alphabet) for row in rows] == ["{0, 1}", "{-4..4}", "None"]
+    assert str(snn.alphabet) == "{-4..4}"
+
+
+def test_a_gate_passes_the_alphabet_of_its_input() -> None:
+    images = torch.rand(6, 1, 6, 6)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4)).eval()
+    snn = graded(net, images, magnitude=3, max_pool="gate")
+    (_, readout) = rb.energy(snn, images, graded_spikes="products").rows
+    assert readout.products > 0 == readout.acs
+
+
+def test_the_price_of_a_product() -> None:
+    assert rb.measure.Costs(name="mine", mac=2.0, ac=0.5).product == 2.0
+    images = torch.rand(5, 3)
+    snn = graded(small_net(), images, magnitude=4)
+    bound = rb.energy(snn, images, costs="int8-45nm", graded_spikes="products")
+    assert "at the price of a MAC, an upper bound, because int8-45nm has none" in bound.summary()
+    assert "a spike of magnitude k is counted as one multiplication" in bound.summary()
+    assert "| products |" in unpadded(str(bound))
+    chip = rb.measure.Costs(name="chip", mac=2.0, ac=0.5, product=0.7)
+    assert "upper bound" not in rb.energy(snn, images, costs=chip, graded_spikes="products").summary()
+    assert "as k additions" in rb.energy(snn, images).summary()
+
+
+def test_work_of_a_graded_neuron() -> None:
+    one = torch.tensor(1.0)
+    assert rb.neurons.IntegrateFire(one, one / 2).updates(None, 4) == 4
+    assert rb.neurons.IntegrateFire(one, one / 2).comparisons(None, 4) == 4
+    remembering = rb.neurons.Graded(one, one / 2, magnitude=4)
+    assert remembering.updates(None, 4) == 8  # its potential, and its net number of spikes
+    assert remembering.comparisons(None, 4) == 4 * (4 + 1)  # one of nine numbers, and not below what was sent
+    free = rb.neurons.Graded(one, one / 2, magnitude=1, nonnegative=False)
+    assert (free.updates(None, 4), free.comparisons(None, 4)) == (4, 8)
+
+
+def test_a_spike_rate_of_graded_spikes() -> None:
+    images = torch.rand(5, 3)
+    snn = graded(small_net(), images, magnitude=4, timesteps=2)
+    assert rb.energy(snn, spike_rate=8).spikes == 8 * 11
+    with pytest.raises(RecipeError, match=r"spike_rate: is 9.*from 0 to m T = 8"):
+        rb.energy(snn, spike_rate=9)
+    with pytest.raises(RecipeError, match="does not determine the number of events"):
+        rb.energy(snn, spike_rate=1, graded_spikes="products")
+    with pytest.raises(RecipeError, match="graded_spikes"):
+        rb.energy(snn, images, graded_spikes="shifts")  # type: ignore[arg-type]
 
 
 # --- tables and bad input -------------------------------------------------------------------------

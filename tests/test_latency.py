@@ -151,7 +151,7 @@ def test_table_and_json() -> None:
     assert written["final"] == found.final == 6
     assert written["rows"][1]["start"] == 5
     lines = unpadded(str(found)).splitlines()
-    assert lines[3].startswith("| 3 | 2 | 5 | 6 | yes |")
+    assert lines[3].startswith("| 3 | 2 | {0, 1} | 5 | 6 | yes |")
     assert "final logits after step 6 (4 if" in lines[-1]
     with pytest.raises(RecipeError, match="cannot run for 7 steps"):
         rb.latency(pascal(chain(4, 2)), timesteps=7)

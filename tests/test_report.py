@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rheobase.comparison.cells import Cell, Delay, Identity, Measured
 from rheobase.comparison.grid import About
 from rheobase.comparison.page import SCRIPT_ID, html_page
 from rheobase.comparison.plots import DARK, INK, LIGHT, draw, pareto_front
+from rheobase.neurons.response import Alphabet
 from tables import unpadded
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -61,6 +63,7 @@ def cell(method: str, timesteps: int, seed: int, accuracy: float, seconds: float
         "latency": Delay(first=1, final=timesteps, streaming=timesteps),
         "calibration_seconds": seconds,
         "execution": "steps",
+        "alphabet": Alphabet.upto(1),
         "notes": ["thresholds: 2 silent channels"],
         "finished": "2026-01-02T03:04:05+00:00",
         "identity": IDENTITY,
@@ -70,7 +73,7 @@ def cell(method: str, timesteps: int, seed: int, accuracy: float, seconds: float
 
 
 def refused(method: str, timesteps: int, seed: int, reason: str = "needs a quantised network") -> Cell:
-    gone = dict.fromkeys(("test", "latency", "calibration_seconds", "execution"))
+    gone = dict.fromkeys(("test", "latency", "calibration_seconds", "execution", "alphabet"))
     return cell(method, timesteps, seed, 0.5, **gone, status="refused", reason=reason, notes=[])
 
 
@@ -94,7 +97,7 @@ SMALL = comparison(
     cell("OPI", 2, 1, 0.85, 2.0),
     cell("OPI", 4, 0, 0.95),
     cell("OPI", 4, 1, 0.95),
-    cell("50%_A&B", 2, 0, 0.8),
+    cell("50%_A&B", 2, 0, 0.8, alphabet=Alphabet.signed(4)),
     refused("50%_A&B", 2, 1, "ran out of steps"),
     refused("50%_A&B", 4, 0),
     refused("50%_A&B", 4, 1),
@@ -102,15 +105,17 @@ SMALL = comparison(
 
 # Deviations by hand: 75 and 85 -> √(25 + 25) = 7.07; 1 and 2 seconds -> √½ = 0.7.
 MARKDOWN = """\
-| method | T | accuracy (%) | agreement with ANN (%) | logit error | spikes / neuron / step | latency (steps) \
-| if streaming (steps) | energy / ANN | calibration (s) |
-|:-|-:|-:|-:|-:|-:|-:|-:|-:|-:|
-| OPI | 2 | 80.00 ± 7.07 | 79.75 ± 7.07 | 0.200 ± 0.000 | 0.1250 ± 0.0000 | 2 ± 0 | 2 ± 0 | 0.125 ± 0.000 | 1.5 ± 0.7 |
-| OPI | 4 | 95.00 ± 0.00 | 94.75 ± 0.00 | 0.143 ± 0.000 | 0.1250 ± 0.0000 | 4 ± 0 | 4 ± 0 | 0.250 ± 0.000 | 1.5 ± 0.0 |
-| 50%_A&B (1 of 2 seeds) | 2 | 80.00 | 79.75 | 0.200 | 0.1250 | 2 | 2 | 0.125 | 1.5 |
+| method | T | alphabet | accuracy (%) | agreement with ANN (%) | logit error | spikes / neuron / step | bits / spike \
+| latency (steps) | if streaming (steps) | energy / ANN | calibration (s) |
+|:-|-:|:-|-:|-:|-:|-:|-:|-:|-:|-:|-:|
+| OPI | 2 | {0, 1} | 80.00 ± 7.07 | 79.75 ± 7.07 | 0.200 ± 0.000 | 0.1250 ± 0.0000 | 1.00 ± 0.00 \
+| 2 ± 0 | 2 ± 0 | 0.125 ± 0.000 | 1.5 ± 0.7 |
+| OPI | 4 | {0, 1} | 95.00 ± 0.00 | 94.75 ± 0.00 | 0.143 ± 0.000 | 0.1250 ± 0.0000 | 1.00 ± 0.00 \
+| 4 ± 0 | 4 ± 0 | 0.250 ± 0.000 | 1.5 ± 0.0 |
+| 50%_A&B (1 of 2 seeds) | 2 | {-4..4} | 80.00 | 79.75 | 0.200 | 0.1250 | 3.17 | 2 | 2 | 0.125 | 1.5 |
 
 Net_1 on 400 test images (analog network: 99.25 %), spikes counted for the energy on 256 of them; \
-mean ± standard deviation over 2 seeds.
+for the energy, a spike of magnitude k is counted as k additions; mean ± standard deviation over 2 seeds.
 
 Did not run:
 
@@ -118,15 +123,15 @@ Did not run:
 - 50%_A&B (T = 4): needs a quantised network
 """
 
-LATEX = r"""% Net_1 on 400 test images (analog network: 99.25 %), spikes counted for the energy on 256 of them; mean ± standard deviation over 2 seeds
-\begin{tabular}{lrrrrrrrrr}
+LATEX = r"""% Net_1 on 400 test images (analog network: 99.25 %), spikes counted for the energy on 256 of them; for the energy, a spike of magnitude k is counted as k additions; mean ± standard deviation over 2 seeds
+\begin{tabular}{lrlrrrrrrrrr}
 \toprule
-method & T & accuracy (\%) & agreement with ANN (\%) & logit error & spikes / neuron / step & latency (steps) & if streaming (steps) & energy / ANN & calibration (s) \\
+method & T & alphabet & accuracy (\%) & agreement with ANN (\%) & logit error & spikes / neuron / step & bits / spike & latency (steps) & if streaming (steps) & energy / ANN & calibration (s) \\
 \midrule
-OPI & 2 & 80.00 $\pm$ 7.07 & 79.75 $\pm$ 7.07 & 0.200 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 2 $\pm$ 0 & 2 $\pm$ 0 & 0.125 $\pm$ 0.000 & 1.5 $\pm$ 0.7 \\
-OPI & 4 & 95.00 $\pm$ 0.00 & 94.75 $\pm$ 0.00 & 0.143 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 4 $\pm$ 0 & 4 $\pm$ 0 & 0.250 $\pm$ 0.000 & 1.5 $\pm$ 0.0 \\
+OPI & 2 & \{0, 1\} & 80.00 $\pm$ 7.07 & 79.75 $\pm$ 7.07 & 0.200 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 1.00 $\pm$ 0.00 & 2 $\pm$ 0 & 2 $\pm$ 0 & 0.125 $\pm$ 0.000 & 1.5 $\pm$ 0.7 \\
+OPI & 4 & \{0, 1\} & 95.00 $\pm$ 0.00 & 94.75 $\pm$ 0.00 & 0.143 $\pm$ 0.000 & 0.1250 $\pm$ 0.0000 & 1.00 $\pm$ 0.00 & 4 $\pm$ 0 & 4 $\pm$ 0 & 0.250 $\pm$ 0.000 & 1.5 $\pm$ 0.0 \\
 \addlinespace
-50\%\_A\&B (1 of 2 seeds) & 2 & 80.00 & 79.75 & 0.200 & 0.1250 & 2 & 2 & 0.125 & 1.5 \\
+50\%\_A\&B (1 of 2 seeds) & 2 & \{-4..4\} & 80.00 & 79.75 & 0.200 & 0.1250 & 3.17 & 2 & 2 & 0.125 & 1.5 \\
 \bottomrule
 \end{tabular}
 """  # noqa: E501
@@ -154,12 +159,14 @@ def test_csv() -> None:
     assert (rows[2]["accuracy"], rows[2]["accuracy_deviation"]) == ("80", "")
     assert rows[3]["accuracy"] == rows[3]["energy_ratio"] == ""
     assert rows[0]["training_seconds"] == ""
+    assert [row["alphabet"] for row in rows] == ["{0, 1}", "{0, 1}", "{-4..4}", ""]
+    assert [row["bits"] for row in rows] == ["1", "1", "3.16993", ""]
 
 
 def test_one_seed_has_no_deviation() -> None:
     text = comparison(cell("OPI", 2, 0, 0.75)).to_markdown()
     assert "±" not in text
-    assert "| OPI | 2 | 75.00 | 74.75 |" in unpadded(text)
+    assert "| OPI | 2 | {0, 1} | 75.00 | 74.75 |" in unpadded(text)
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
@@ -240,13 +247,35 @@ def test_the_page_stands_alone_and_is_well_formed() -> None:
     assert "#0000" not in page  # every colour is the page's
 
 
+def test_the_alphabet_and_the_counting_are_on_the_page() -> None:
+    read = Reader(html_page(SMALL))
+    assert ["50%_A&B (1 of 2 seeds)", "2", "{-4..4}"] in [row[:3] for row in read.rows]
+    assert "a spike of magnitude k is counted as k additions" in read.text
+    products = {"identity": IDENTITY.model_copy(update={"graded_spikes": "products"})}
+    found = comparison(cell("OPI", 2, 0, 0.8, alphabet=Alphabet.signed(4), **products))
+    found = replace(found, about=replace(found.about, **products))
+    assert "one multiplication by k with an addition" in found.caption
+    assert "one multiplication by k with an addition" in Reader(html_page(found)).text
+
+
+def test_a_file_of_an_earlier_version_has_no_alphabet() -> None:
+    line = json.loads(cell("OPI", 2, 0, 0.75).model_dump_json())
+    assert line["alphabet"] == {"values": [0, 1]}
+    del line["alphabet"], line["identity"]["graded_spikes"]
+    old = Cell.model_validate(line)
+    assert (old.bits, old.identity) == (None, IDENTITY)
+    text = comparison(old).to_markdown()
+    assert "| OPI | 2 | - | 75.00 |" in unpadded(text)
+    assert "bits / spike" not in text
+
+
 def test_names_cannot_break_the_page() -> None:
     name = "</script><script>alert(1)</script> & <b>"
     read = Reader(html_page(comparison(cell(name, 2, 0, 0.5), refused(name, 4, 0, "is <i>odd</i>"))))
     assert [tag for tag, _ in read.elements if tag in ("b", "i")] == []
     assert len([tag for tag, _ in read.elements if tag == "script"]) == 1
     assert json.loads(read.document)["cells"][0]["method"] == name
-    assert [name, "2", "50.00"] in [row[:3] for row in read.rows]
+    assert [name, "2", "{0, 1}", "50.00"] in [row[:4] for row in read.rows]
 
 
 @pytest.mark.slow

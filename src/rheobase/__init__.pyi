@@ -15,6 +15,7 @@ from . import training as training
 from . import zoo as zoo
 from .activations.staircase import QCFS as QCFS
 from .comparison._compare import compare as compare
+from .comparison._within_budget import convert_within_budget as convert_within_budget
 from .core.errors import RheobaseError as RheobaseError
 from .core.errors import RheobaseWarning as RheobaseWarning
 from .exchange.store import load as load
@@ -72,6 +73,7 @@ __all__ = [
     "compare",
     "comparison",
     "convert",
+    "convert_within_budget",
     "core",
     "data",
     "diagnose",

@@ -77,7 +77,7 @@ def _print(answer: Answer, as_json: bool) -> None:
         print(json.dumps(plain_values(answer.document), indent=2, allow_nan=False))
         return
     # Piped tables are read by scripts: rich's default of 80 columns would wrap them.
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else 200
     answer.show(Console(file=sys.stdout, markup=False, highlight=False, width=width))
 
 

@@ -14,7 +14,8 @@ from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.settings import read_training
 from rheobase.comparison._compare import all_recipes
 from rheobase.comparison._compare import compare as compare_methods
-from rheobase.comparison.checks import by_name, check_budget
+from rheobase.comparison.budget import check_limits
+from rheobase.comparison.checks import by_name, check_validation
 from rheobase.comparison.folder import REPORT_FILE
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import read_yaml
@@ -45,13 +46,8 @@ def compare(
     recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None,
     timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
     seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0",
-    budget: Annotated[
-        list[str] | None,
-        Option(
-            help="latency=8 (steps) or energy=0.5 (of the ANN's): choose the most accurate method within these limits; "
-            "may be repeated."
-        ),
-    ] = None,
+    budget: options.Budget = None,
+    graded_spikes: options.GradedSpikes = "additions",
     training: Annotated[
         Path | None, Option(help="YAML file with fields of rheobase.Training; required by methods that train.")
     ] = None,
@@ -72,7 +68,8 @@ def compare(
     steps, draws = options.numbers(timesteps, int, "--timesteps"), options.numbers(seeds, int, "--seeds")
     validates = validation is not None or validation_folder is not None
     if limits:
-        check_budget(limits, validates or None)
+        check_limits(limits)
+        check_validation(validates or None)
     set_fusion(fuse)
     network, images = options.read_model(model, checkpoint, reading.of(data))
     test = testing.source(images)
@@ -90,6 +87,7 @@ def compare(
         seeds=draws,
         validation=_read(chosen_on) if validates else None,
         budget=limits or None,
+        graded_spikes=graded_spikes,
         training=settings,
         folder=out,
         on_existing="overwrite" if overwrite else "number" if number else "keep",

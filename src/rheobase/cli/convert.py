@@ -6,11 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+from rich.console import Console
 from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
+from rheobase.comparison._within_budget import convert_within_budget
+from rheobase.comparison.budget import check_limits
+from rheobase.core.errors import RecipeError
 from rheobase.methods._convert import convert as convert_network
 
 
@@ -27,26 +31,49 @@ def convert(
     running: options.Running,
     checkpoint: options.Checkpoint = None,
     timesteps: Annotated[int | None, Option(help="Number of time-steps T (default: that of the method).")] = None,
+    budget: options.Budget = None,
+    graded_spikes: options.GradedSpikes = "additions",
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
 ) -> Answer:
-    """Convert a trained network, save it, and evaluate it if test images are given."""
-    recipe = method.read("RateCoding", timesteps)
+    """Convert a trained network, save it, and evaluate it if test images are given.
+
+    With --budget, T and the magnitude of graded spikes are chosen on held-out calibration images (default method:
+    Graded).
+    """
+    limits = options.key_values(budget, "--budget", "latency=8")
+    if limits:
+        check_limits(limits)
+        family = method.family("Graded")
+        recipe = family(timesteps=timesteps or 1, magnitude=1)
+    else:
+        if graded_spikes != "additions":
+            raise RecipeError("has no effect without --budget", where="--graded-spikes", remedy="leave it out")
+        recipe = method.read("RateCoding", timesteps)
     images = reading.of(data)
     running.check(recipe, testing.source(images))
     check_output(out, overwrite)
     trained, images = options.read_model(model, checkpoint, images)
     test = testing.source(images)
     samples, test_samples = images.read(seed), None if test is None else test.read()
-    network = convert_network(
-        trained,
-        recipe,
-        calibration=samples,
-        seed=seed,
-        progress=show_progress(),
+    given = {
+        "calibration": samples,
+        "seed": seed,
+        "progress": show_progress(),
         **asdict(conversion),
         **asdict(placement),
-    )
+    }
+    chosen = None
+    if limits:
+        given |= {"method": family, "graded_spikes": graded_spikes} | ({"timesteps": (timesteps,)} if timesteps else {})
+        chosen = convert_within_budget(trained, limits, **given)
+    network = convert_network(trained, recipe, **given) if chosen is None else chosen.network
     evaluation = save_and_measure(network, out, overwrite, images, test_samples, running.execution)
-    document = {**network_document(network, str(out)), "evaluation": evaluation}
-    return Answer(document, lambda console: show_conversion(network, out, evaluation, console))
+    document = {**network_document(network, str(out)), "budget": chosen, "evaluation": evaluation}
+
+    def show(console: Console) -> None:
+        if chosen is not None:
+            chosen.print(console)
+        show_conversion(network, out, evaluation, console)
+
+    return Answer(document, show)

@@ -24,11 +24,12 @@ def cost(
     data: Annotated[str | None, Option(help=f"Images to count spikes on: {options.SPEC}.")] = None,
     timesteps: options.Steps = None,
     costs: Annotated[
-        str, Option(help=f"{', '.join(COSTS)}, or a YAML file with name, mac and ac in picojoules.")
+        str, Option(help=f"{', '.join(COSTS)}, or a YAML file with name, mac, ac (and product) in picojoules.")
     ] = "fp32-45nm",
     spike_rate: Annotated[
         float | None, Option(help="Instead of --data: spikes that each neuron emits in all T steps.")
     ] = None,
+    graded_spikes: options.GradedSpikes = "additions",
 ) -> Answer:
     """Count latency, operations and energy of a saved spiking network and of its analog network."""
     images = None if data is None else reading.of(data)
@@ -44,7 +45,15 @@ def cost(
     elif spike_rate is None:
         raise DataError("is missing", where="--data", remedy="give --data to count spikes, or --spike-rate")
     samples = None if images is None else images.read()
-    spent = energy(network, samples, timesteps=timesteps, costs=table, spike_rate=spike_rate, progress=show_progress())
+    spent = energy(
+        network,
+        samples,
+        timesteps=timesteps,
+        costs=table,
+        spike_rate=spike_rate,
+        graded_spikes=graded_spikes,
+        progress=show_progress(),
+    )
 
     def show(console: Console) -> None:
         when.print(console)

@@ -73,10 +73,13 @@ def _show_network(network: SpikingNetwork, console: Console) -> None:
         return span and " – ".join(dict.fromkeys(f"{value:.3g}" for value in span))
 
     columns = site_columns(
+        Column("alphabet", lambda site: network.neuron(site.name).alphabet, align="left"),
         Column("threshold", threshold, align="left"),
         Column("silent", lambda site: span_of_thresholds(network, site.index)["silent_channels"] or None),
     )
-    title = f"{network.recipe.get('name', 'spiking network')}, T = {network.timesteps}"
+    title = (
+        f"{network.recipe.get('name', 'spiking network')}, T = {network.timesteps}, alphabet {network.alphabet.label}"
+    )
     Table(columns, network.sites, title).print(console)
     console.print(f"Input {'×'.join(map(str, network.graph.input_shape))}. Recipe:")
     console.print(yaml.safe_dump(network.recipe, sort_keys=False).rstrip(), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,6 +22,7 @@ from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints, store
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.measure._energy import GradedSpikes as Counting
 from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import Fusion, set_fusion
@@ -34,6 +36,17 @@ Checkpoint = Annotated[Path | None, Option(help="Trained weights: .safetensors, 
 CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
 TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}.")]
 Steps = Annotated[int | None, Option(help="Number of time-steps T (default: that of the conversion).")]
+GradedSpikes = Annotated[
+    Counting,
+    Option(help="Energy of a spike of magnitude k at a synapse: k additions, or a product by k."),
+]
+Budget = Annotated[
+    list[str] | None,
+    Option(
+        help="latency=8 (steps), energy=0.5 (of the ANN's) or bits=3 (bits a spike): choose the most accurate within "
+        "these limits; may be repeated."
+    ),
+]
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
@@ -127,6 +140,17 @@ class Method:
     )
     option: Annotated[list[str] | None, Option(help="Option of the method as key=value; may be repeated.")] = None
     recipe: Annotated[Path | None, Option(help="YAML recipe, instead of a method and its options.")] = None
+
+    def family(self, default: str) -> Callable[..., Recipe]:
+        """Return a function of ``timesteps`` and ``magnitude`` that returns the method's recipe, for a budget."""
+        if self.recipe is not None:
+            raise RecipeError(
+                "has a T and a magnitude, which --budget chooses",
+                where="--recipe",
+                remedy="give --method and --option instead, or leave --budget out",
+            )
+        values = key_values(self.option, "--option", "threshold=max", taken=("method", "timesteps", "magnitude"))
+        return partial(Recipe.from_method, self.method or default, **values)
 
     def read(self, default: str, timesteps: int | None = None) -> Recipe:
         """Read the recipe, with ``timesteps`` as its T if given."""

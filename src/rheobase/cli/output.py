@@ -62,9 +62,11 @@ def network_document(network: SpikingNetwork, folder: str) -> dict[str, Any]:
         "recipe": network.recipe,
         "timesteps": network.timesteps,
         "execution": network.execution_mode,
+        "alphabet": network.alphabet,
         "input_shape": list(network.graph.input_shape),
         "sites": [
             {name: getattr(site, name) for name in ("name", "shape", "previous", "next")}
+            | {"alphabet": network.neuron(site.name).alphabet}
             | span_of_thresholds(network, site.index)
             for site in network.sites
         ],
@@ -103,7 +105,8 @@ def show_notes(network: SpikingNetwork, console: Console) -> None:
 def show_conversion(network: SpikingNetwork, out: Path, evaluation: Evaluation | None, console: Console) -> None:
     """Print the number of sites, the effect of each pass and the evaluation."""
     name = network.recipe.get("name", "")
-    console.print(f"{len(network.sites)} sites converted with {name} for T = {network.timesteps}.", soft_wrap=True)
+    converted = f"{len(network.sites)} sites converted with {name} for T = {network.timesteps}"
+    console.print(f"{converted}, alphabet {network.alphabet.label}.", soft_wrap=True)
     for record in network.provenance.passes:
         line = f"{record['pass'].get('kind', 'pass')}: {len(record['changed'])} sites changed"
         errors = record["error_after"]

@@ -10,13 +10,14 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.comparison import checks
+from rheobase.comparison.budget import check_limits
 from rheobase.comparison.cells import Cell, Identity
 from rheobase.comparison.folder import OnExisting, open_folder
 from rheobase.comparison.grid import About, Comparison
@@ -24,7 +25,7 @@ from rheobase.comparison.images import Images
 from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
-from rheobase.core.checks import check_whole
+from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import RecipeError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
@@ -38,6 +39,7 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
 from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
@@ -61,6 +63,7 @@ def compare(
     sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
+    graded_spikes: GradedSpikes = "additions",
     name: str | None = None,
     progress: bool = False,
 ) -> Comparison:
@@ -84,13 +87,15 @@ def compare(
         timesteps, seeds: each T, and each seed of the calibration images, splits and training.
         validation: separate images on which a method is chosen; no choice is made on test images.
         budget: ``{"latency": 8}`` (time-steps to the final logits), ``{"energy": 0.5}`` (fraction of the analog
-            network's energy), or both: the report names the most accurate method on the validation images within it.
+            network's energy), ``{"bits": 3}`` (bits a spike, log2 of the size of the alphabet), or several: the report
+            names the most accurate method on the validation images within it.
         training: settings for the recipes that need a quantised network.
         folder: folder for results and report; None: keep them in memory.
         on_existing: for a folder that holds a comparison: ``"keep"``: continue it, ``"overwrite"``: delete it,
             ``"number"``: use the next free name (``out-2``). A folder that another process has open is not overwritten.
         num_calibration_images: maximum number of calibration images of each conversion, a random sample by its seed.
         energy_images: maximum number of images on which spikes are counted for the energy.
+        graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
         name: name of the network in the report; default its class.
         progress: show a progress bar with the time left.
 
@@ -115,15 +120,17 @@ def compare(
     if name is not None:
         checks.check_name(name, "name")
     if budget is not None:
-        checks.check_budget(budget, None if validation is None else True)
+        budget = check_limits(budget)
+        checks.check_validation(None if validation is None else True)
+    check_choice(graded_spikes, get_args(GradedSpikes), "graded_spikes")
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     given = {"calibration": calibration, "test": test, "validation": validation}
     parts = {part: Images.read(data, f"{part} data") for part, data in given.items() if data is not None}
     if budget is not None:
-        checks.check_budget(budget, parts["validation"].labelled)
+        checks.check_validation(parts["validation"].labelled)
     repeated = checks.check_apart(parts)
-    network, analog, rewrites = _traced(model, parts["calibration"].images[:4], max_pool)
+    network, analog, rewrites = traced_once(model, parts["calibration"].images[:4], max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
     for part, data in parts.items():
@@ -139,6 +146,7 @@ def compare(
         sites=sites,
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,
+        graded_spikes=graded_spikes,
     )
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
@@ -209,7 +217,7 @@ def all_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
 
 
-def _traced(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
+def traced_once(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.measure._energy import GradedSpikes
+from rheobase.neurons.response import Alphabet
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -76,6 +78,7 @@ class Identity(_Entry):
     sites: Sites = Field("activations", title="sites")
     num_calibration_images: int = Field(title="the number of calibration images")
     energy_images: int = Field(title="energy_images")
+    graded_spikes: GradedSpikes = Field("additions", title="graded_spikes")
 
     def described(self) -> dict[str, str]:
         """Return the inputs by their names in messages."""
@@ -95,6 +98,7 @@ class Cell(_Entry):
         reason: why the conversion was refused or failed.
         calibration_seconds, training_seconds: duration of the conversion, and of all epochs before it.
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
+        alphabet: the numbers of spikes that a neuron may emit in one step; None in files of earlier versions.
         finished: time of completion, UTC.
     """
 
@@ -113,6 +117,7 @@ class Cell(_Entry):
     calibration_seconds: float | None = None
     training_seconds: float | None = None
     execution: Literal["steps", "counts"] | None = None
+    alphabet: Alphabet | None = None
     notes: list[str] = []
     finished: str
     identity: Identity
@@ -124,6 +129,11 @@ class Cell(_Entry):
         if self.status == "done" and (self.test is None or self.latency is None):
             raise ValueError("is done without results")
         return self
+
+    @property
+    def bits(self) -> float | None:
+        """Bits a spike: log2 of the size of the alphabet."""
+        return None if self.alphabet is None else self.alphabet.bits
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 
 from rheobase.comparison.images import Images
-from rheobase.core.checks import check_positive, is_whole
+from rheobase.core.checks import is_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.data.batches import check_logits
 from rheobase.methods import Recipe
@@ -60,19 +60,8 @@ def whole_numbers(values: Sequence[int], least: int, where: str, most: int) -> t
     return tuple(map(int, given))
 
 
-def check_budget(budget: Mapping[str, float], labelled: bool | None) -> None:
-    """Check the limits of a budget, and that there are validation images (None: there are none) with labels."""
-    if not isinstance(budget, Mapping):
-        raise RecipeError(f"is {budget!r}", where="budget", remedy='give a mapping, such as {"latency": 8}')
-    unknown = [name for name in budget if name not in ("latency", "energy")]
-    if unknown or not budget:
-        raise RecipeError(
-            f"has the unknown field {unknown[0]!r}" if unknown else "is empty",
-            where="budget",
-            remedy="give latency (time-steps), energy (a fraction of the analog network's), or both",
-        )
-    for name, value in budget.items():
-        check_positive(value, f"budget {name}")
+def check_validation(labelled: bool | None) -> None:
+    """Check that there are validation images (None: there are none) with labels, to choose by."""
     if not labelled:
         raise DataError(
             f"{'are missing' if labelled is None else 'have no labels'}, but a method is chosen by accuracy on them",

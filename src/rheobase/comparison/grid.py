@@ -11,10 +11,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rheobase.comparison.budget import Candidate, Choice, check_limits, choose
 from rheobase.comparison.cells import Cell, Identity
-from rheobase.comparison.checks import check_budget
+from rheobase.comparison.checks import check_validation
 from rheobase.core.results import Column, Result, Spread, Table, plain_values
+from rheobase.measure._energy import COUNTED
 from rheobase.methods import Recipe
+from rheobase.neurons.response import Alphabet
 
 K = TypeVar("K", bound=Hashable)
 
@@ -57,6 +60,12 @@ class Entry:
         few = 0 < len(self.done) < len(self.cells)
         return f"{self.method} ({len(self.done)} of {len(self.cells)} seeds)" if few else self.method
 
+    @property
+    def alphabet(self) -> Alphabet | None:
+        """The numbers of spikes that a neuron may emit in one step; None if no cell states them."""
+        found = [cell.alphabet for cell in self.done if cell.alphabet is not None]
+        return Alphabet.union(found) if found else None
+
     def over_seeds(self, field: str, scale: float = 1) -> Spread | None:
         """Return mean and deviation of a field such as ``test.accuracy``; None if no cell is done or one lacks it."""
         values = [*map(attrgetter(field), self.done)]
@@ -98,6 +107,7 @@ QUANTITIES = (
     Quantity("agreement", "agreement with ANN (%)", "test.agreement", 2, +1, scale=100),
     Quantity("logit_error", "logit error", "test.logit_error", 3, -1),
     Quantity("spike_rate", "spikes / neuron / step", "test.spike_rate", 4),
+    Quantity("bits", "bits / spike", "bits", 2),
     Quantity("latency", "latency (steps)", "latency.final", 0, -1),
     Quantity("latency_streaming", "if streaming (steps)", "latency.streaming", 0),
     Quantity("energy_ratio", "energy / ANN", "test.energy_ratio", 3, -1),
@@ -105,19 +115,6 @@ QUANTITIES = (
     Quantity("training_seconds", "training (s)", "training_seconds", 1),
 )
 """In the order of their columns."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The most accurate method within a budget.
-
-    Method and T are None if none fits; the reason is a sentence with accuracy, latency and energy of the choice.
-    """
-
-    budget: dict[str, float]
-    method: str | None
-    timesteps: int | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ class Comparison(Result):
         """(method, reason) -> the cells that were refused or failed for this reason."""
         return group([c for c in self.cells if c.status != "done"], lambda cell: (cell.method, cell.reason or ""))
 
-    def choose(self, latency: float | None = None, energy: float | None = None) -> Choice:
+    def choose(self, latency: float | None = None, energy: float | None = None, bits: float | None = None) -> Choice:
         """Choose the method and T with the highest accuracy on the validation images, within a budget.
 
         Ties are decided by lower energy, then lower latency. Only methods that finished for every seed are considered,
@@ -168,43 +165,29 @@ class Comparison(Result):
         Args:
             latency: maximum number of time-steps until the final logits.
             energy: maximum energy of the spiking network, as a fraction of the analog network's.
+            bits: maximum bits a spike, log2 of the size of the alphabet.
 
         Raises:
             DataError: without validation images, or without their labels.
             RecipeError: if no budget is given, or one is not a positive number.
         """
-        budget = {name: value for name, value in (("latency", latency), ("energy", energy)) if value is not None}
+        limits = (("latency", latency), ("energy", energy), ("bits", bits))
+        budget = check_limits({name: value for name, value in limits if value is not None})
         accuracies = self.about.ann_accuracy
-        check_budget(budget, accuracies["validation"] is not None if "validation" in accuracies else None)
-        candidates: list[dict[str, Any]] = [
-            {
-                "method": entry.method,
-                "timesteps": entry.timesteps,
-                "accuracy": entry.mean("validation.accuracy"),
-                "latency": entry.mean("latency.final"),
-                "energy": entry.mean("validation.energy_ratio"),
-            }
+        check_validation(accuracies["validation"] is not None if "validation" in accuracies else None)
+        candidates = [
+            Candidate(
+                entry.method,
+                entry.timesteps,
+                entry.alphabet,
+                latency=entry.mean("latency.final"),
+                energy=entry.mean("validation.energy_ratio"),
+                accuracy=entry.mean("validation.accuracy"),
+            )
             for entry in self.entries
             if len(entry.done) == len(entry.cells)
         ]
-        fitting = [c for c in candidates if all(c[name] <= limit for name, limit in budget.items())]
-        words = {"latency": "a latency of {:g} steps", "energy": "{:g} of the analog network's energy"}
-        limits = " and ".join(words[name].format(value) for name, value in budget.items())
-        if not fitting:
-            nearest = "; ".join(
-                f"the lowest {name} is {best[name]:.3g}, of {best['method']} at T = {best['timesteps']}"
-                for name in budget
-                for best in sorted(candidates, key=lambda c: (c[name], -c["accuracy"]))[:1]
-            )
-            return Choice(budget, None, None, f"No method fits within {limits}: {nearest or 'no method ran'}.")
-        best = min(fitting, key=lambda c: (-c["accuracy"], c["energy"], c["latency"]))
-        reason = (
-            f"{best['method']} at T = {best['timesteps']}: of {len(fitting)} "
-            f"{'entry' if len(fitting) == 1 else 'entries'} (method and T) within {limits}, the most accurate on the "
-            f"{self.about.images['validation']} validation images ({100 * best['accuracy']:.2f} %, "
-            f"latency {best['latency']:.3g} steps, energy {best['energy']:.3g} of the analog network's)."
-        )
-        return Choice(budget, best["method"], best["timesteps"], reason)
+        return choose(candidates, budget, f"{self.about.images['validation']} validation images")
 
     def to_json(self) -> dict[str, Any]:
         """Return network and data, entries, cells, recipes and choice as plain values."""
@@ -216,6 +199,7 @@ class Comparison(Result):
                     "timesteps": entry.timesteps,
                     "seeds": len(entry.done),
                     "seeds_wanted": len(entry.cells),
+                    "alphabet": plain_values(entry.alphabet),
                     **{quantity.name: plain_values(quantity.of(entry)) for quantity in QUANTITIES},
                 }
                 for entry in self.entries
@@ -239,11 +223,14 @@ class Comparison(Result):
         over = f"; mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
         images, counted = about.images["test"], about.identity.energy_images
         energy = f", spikes counted for the energy on {counted} of them" if counted < images else ""
-        return f"{about.network} on {images} test images{ann}{energy}{over}"
+        graded = any(entry.alphabet is not None and entry.alphabet.magnitude > 1 for entry in self.entries)
+        counting = f"; for the energy, {COUNTED[about.identity.graded_spikes]}" if graded else ""
+        return f"{about.network} on {images} test images{ann}{energy}{counting}{over}"
 
     def table(self) -> Table:
         """One row for each method and T with results."""
-        named = (Column("method", "label", align="left"), Column("T", "timesteps"))
+        alphabet = Column("alphabet", "alphabet", align="left")
+        named = (Column("method", "label", align="left"), Column("T", "timesteps"), alphabet)
         columns = (*named, *(quantity.column for quantity in self.quantities))
         ran = [entry for entry in self.entries if entry.done]
         return Table(columns, ran, self.caption, section=lambda entry: entry.method)
@@ -271,12 +258,12 @@ class Comparison(Result):
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         names = [name for quantity in QUANTITIES for name in (quantity.name, f"{quantity.name}_deviation")]
-        writer.writerow(["method", "timesteps", "seeds", *names])
+        writer.writerow(["method", "timesteps", "seeds", "alphabet", *names])
         for entry in self.entries:
             spreads = [quantity.of(entry) for quantity in QUANTITIES]
             numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
             texts = ["" if number is None else f"{number:.6g}" for number in numbers]
-            writer.writerow([entry.method, entry.timesteps, len(entry.done), *texts])
+            writer.writerow([entry.method, entry.timesteps, len(entry.done), entry.alphabet or "", *texts])
         return file.getvalue()
 
     def spans(self, cells: Iterable[Cell]) -> str:

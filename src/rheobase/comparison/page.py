@@ -15,6 +15,7 @@ from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES
 from rheobase.comparison.grid import QUANTITIES, Comparison, Entry, Quantity, group
 from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
 from rheobase.core.folders import write_whole
+from rheobase.measure._energy import COUNTED
 from rheobase.methods import METHODS, Recipe
 
 SCRIPT_ID = "results"
@@ -62,6 +63,7 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
         groups={m: {e.timesteps: e for e in comparison.entries if e.method == m} for m in comparison.recipes},
         leads=partial(_leads, comparison),
         summary=_summary,
+        counted=COUNTED[comparison.about.identity.graded_spikes],
         notes=_notes(comparison),
         finished=sorted(cell.finished for cell in comparison.cells),
         script_id=SCRIPT_ID,

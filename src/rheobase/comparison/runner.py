@@ -15,7 +15,7 @@ from rheobase.comparison.cells import Cell, Delay, Identity, Measured, digest, k
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
-from rheobase.measure._energy import energy
+from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
@@ -114,6 +114,7 @@ class Runner:
             notes.append(f"not in the latency: {until.internal} steps of neurons without input")
         return {
             **{part: self._on(part, network, steps) for part in ("test", "validation") if part in self.parts},
+            "alphabet": network.alphabet,
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
@@ -122,32 +123,8 @@ class Runner:
         }
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
-        images = self.parts[part]
-        result = evaluate(network, images.data, (timesteps,))
-        spent = energy(network, images.some(self.identity.energy_images, 0), timesteps=timesteps)
-        (row,) = result.rows
-        if not spent.ann_picojoules > 0:
-            raise CalibrationError(
-                "has no operation that costs energy, so that the energy ratio is not defined",
-                where="analog network",
-                remedy="compare on a network with weights",
-            )
-        numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
-        broken = [name for name, value in numbers.items() if not math.isfinite(value)]
-        if broken:
-            raise CalibrationError(
-                f"has NaN or infinite {' and '.join(broken)} on the {part} images",
-                where="converted network",
-                remedy="calibrate on more images, or with a smaller learning rate",
-            )
-        return Measured(
-            **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate")},
-            **{name: getattr(spent, name) for name in ("picojoules", "ann_picojoules", "not_counted")},
-            images=result.images,
-            ann_accuracy=result.ann_accuracy,
-            energy_ratio=spent.ratio,
-            energy_images=spent.images,
-        )
+        counting = self.identity.energy_images, self.identity.graded_spikes
+        return measured(network, self.parts[part], timesteps, part, *counting)
 
     def _calibration(self, seed: int) -> dict[str, Any]:
         """Arguments for conversion and quantisation: calibration images, their number and the seed."""
@@ -168,6 +145,42 @@ class Runner:
             trained = train(network, self.parts["calibration"].data, self.training, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
+
+
+def measured(
+    network: SpikingNetwork,
+    images: Images,
+    timesteps: int,
+    part: str,
+    energy_images: int,
+    graded_spikes: GradedSpikes,
+) -> Measured:
+    """Evaluate a network on images, and count its energy on some of them."""
+    result = evaluate(network, images.data, (timesteps,))
+    spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
+    (row,) = result.rows
+    if not spent.ann_picojoules > 0:
+        raise CalibrationError(
+            "has no operation that costs energy, so that the energy ratio is not defined",
+            where="analog network",
+            remedy="compare on a network with weights",
+        )
+    numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
+    broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if broken:
+        raise CalibrationError(
+            f"has NaN or infinite {' and '.join(broken)} on the {part} images",
+            where="converted network",
+            remedy="calibrate on more images, or with a smaller learning rate",
+        )
+    return Measured(
+        **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate")},
+        **{name: getattr(spent, name) for name in ("picojoules", "ann_picojoules", "not_counted")},
+        images=result.images,
+        ann_accuracy=result.ann_accuracy,
+        energy_ratio=spent.ratio,
+        energy_images=spent.images,
+    )
 
 
 def _steps(recipe: Recipe, network: SpikingNetwork, timesteps: int) -> int:

@@ -14,10 +14,10 @@ from rheobase.activations.activation import INITIAL_POTENTIAL
 from rheobase.core.results import Column, Table
 from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
-from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
+from rheobase.measure._walk import ALPHABET, SiteResult, check_run, method_of, sub_batches
 from rheobase.network.observe import Observation, analog_values, observe
 from rheobase.network.spiking_network import SpikingNetwork
-from rheobase.neurons.response import Response
+from rheobase.neurons.response import Alphabet, Response
 from rheobase.signals.alignment import Alignment
 
 TERMS = ("inherited", "segment", "clipping", "quantisation", "offset", "unevenness")
@@ -61,6 +61,7 @@ class SiteDiagnosis:
 
     Attributes:
         site, timesteps, neurons: name, T and number of neurons of the site.
+        alphabet: the numbers of spikes that its neurons may emit in one step.
         activation: mean magnitude of the analog network's activation.
         error: e, time-mean of the output minus the analog activation.
         terms: the terms of e by name, in the order of ``TERMS``.
@@ -79,6 +80,7 @@ class SiteDiagnosis:
     site: str
     timesteps: int
     neurons: int
+    alphabet: Alphabet
     activation: float
     error: Term
     terms: dict[str, Term]
@@ -137,6 +139,7 @@ class Diagnosis(SiteResult):
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
+            ALPHABET,
             Column("error", lambda row: row.percent(row.error.size), "{:.1f} %"),
             *map(share, TERMS),
             Column("spike rate", "spike_rate", "{:.4f}"),
@@ -235,7 +238,7 @@ def diagnose(
             passed = network.ann.activate(node, o.current.clone())
             expected = network.ann.activate(node, arrived[name].clone()) if changed else passed
             sums[o.site.index].add(o, activation[name], expected, passed, _nearest(o))
-    rows = tuple(total.row(network.steps_of(total.site.name, steps), seen) for total in sums)
+    rows = tuple(total.row(network, steps, seen) for total in sums)
     return Diagnosis(rows, steps, seen, method_of(network))
 
 
@@ -309,7 +312,8 @@ class _Sums:
         self.active = self.active | _channels(chain[0] != 0).any(1).cpu()
         self.full = self.full & _channels(full).all(1).cpu()
 
-    def row(self, timesteps: int, images: int) -> SiteDiagnosis:
+    def row(self, network: SpikingNetwork, steps: int, images: int) -> SiteDiagnosis:
+        timesteps = network.steps_of(self.site.name, steps)
         places = self.site.neurons * images
         terms = {name: Term(*(value / places for value in sums)) for name, sums in self.parts.items()}
         means = {name: total / places for name, total in self.totals.items()}
@@ -318,6 +322,7 @@ class _Sums:
             site=self.site.name,
             timesteps=timesteps,
             neurons=self.site.neurons,
+            alphabet=network.neuron(self.site.name).alphabet,
             activation=means["activation"],
             error=terms.pop("error"),
             own=terms.pop("own"),

@@ -15,8 +15,9 @@ from rheobase.core.progress import track
 from rheobase.core.results import Column, Table
 from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
-from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
+from rheobase.measure._walk import ALPHABET, SiteResult, check_run, method_of, sub_batches
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.response import Alphabet
 from rheobase.passes.statistics import magnitude, maxima, observe
 from rheobase.signals.signal import Signal
 
@@ -53,6 +54,7 @@ class SiteDistribution:
 
     Attributes:
         site: name of the site.
+        alphabet: the numbers of spikes that its neurons may emit in one step.
         edges: of the bins, from 0 (of a signed activation: from the negative end) to the largest magnitude of either
             network.
         ann: the analog network's activations.
@@ -63,6 +65,7 @@ class SiteDistribution:
     """
 
     site: str
+    alphabet: Alphabet
     edges: tuple[float, ...]
     ann: Histogram
     snn: Histogram
@@ -80,6 +83,7 @@ class Distribution(SiteResult):
         """One row for each site."""
         columns = (
             Column("site", "site", align="left"),
+            ALPHABET,
             Column("mean, ANN", lambda row: row.ann.mean, "{:.3g}"),
             Column("mean, SNN", lambda row: row.snn.mean, "{:.3g}"),
             Column("zeros, ANN", lambda row: row.ann.sparsity, "{:.1f} %", scale=100),
@@ -129,7 +133,7 @@ def distribution(
     for part in track(parts, "counting", show=progress):
         observe(network.ann, part, lambda site, activation: tallies[site.index][0].add(activation))
         network.readouts(part, (steps,), monitor=lambda site, e: tallies[site.index][1].add(e.mean().cpu()))
-    rows = (_row(site.name, *tallies[site.index]) for site in network.sites)
+    rows = (_row(site.name, network.neuron(site.name).alphabet, *tallies[site.index]) for site in network.sites)
     return Distribution(tuple(rows), steps, len(pooled), method_of(network))
 
 
@@ -159,11 +163,11 @@ class _Tally:
         return Histogram(self.zero, tuple(self.counts.tolist()), mean, variance**0.5)
 
 
-def _row(site: str, ann: _Tally, snn: _Tally) -> SiteDistribution:
+def _row(site: str, alphabet: Alphabet, ann: _Tally, snn: _Tally) -> SiteDistribution:
     left, right = ann.result(), snn.result()
     p, q = left.shares().numpy(), right.shares().numpy()
     divergence = sum(rel_entr(x, (p + q) / 2).sum() for x in (p, q)) / (2 * math.log(2))
     values = torch.cat([torch.zeros(1), (ann.edges[1:] + ann.edges[:-1]) / 2]).numpy()
     distance = wasserstein_distance(values, values, p, q)
     edges = tuple(ann.edges.tolist())
-    return SiteDistribution(site, edges, left, right, max(0.0, float(divergence)), float(distance))
+    return SiteDistribution(site, alphabet, edges, left, right, max(0.0, float(divergence)), float(distance))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.core.checks import is_number
+from rheobase.core.checks import check_choice, is_number
 from rheobase.core.errors import RecipeError
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.values import Value
@@ -22,12 +23,19 @@ from rheobase.graph.node import Node
 from rheobase.graph.sites import Site, split_at_sites
 from rheobase.graph.synapses import WorkCounter
 from rheobase.measure._latency import Timetable
-from rheobase.measure._walk import check_run, method_of, sub_batches
+from rheobase.measure._walk import ALPHABET, check_run, method_of, sub_batches
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.response import Alphabet
 from rheobase.signals.signal import Signal, SpikeCounts, count_spikes
 
 READOUT = "readout"
+GradedSpikes = Literal["additions", "products"]
+COUNTED: dict[GradedSpikes, str] = {
+    "additions": "a spike of magnitude k is counted as k additions",
+    "products": "a spike of magnitude k is counted as one multiplication by k with an addition",
+}
+"""How a spike of a larger magnitude than 1 is counted at each synapse."""
 
 
 class Costs(Value):
@@ -37,6 +45,7 @@ class Costs(Value):
         name: shown in tables.
         mac: multiply-accumulate.
         ac: accumulate: an addition.
+        product: multiplication of a weight by a small whole number, with an addition; default ``mac``, an upper bound.
         update: addition to a potential or a counter; default ``ac``.
         comparison: comparison of a potential with a threshold; 0 (default): unknown, listed as not counted.
 
@@ -53,6 +62,7 @@ class Costs(Value):
     name: str = Field(min_length=1)
     mac: float = Field(ge=0, allow_inf_nan=False)
     ac: float = Field(ge=0, allow_inf_nan=False)
+    product: float = Field(default_factory=lambda values: values["mac"], ge=0, allow_inf_nan=False)
     update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
     comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
@@ -87,12 +97,14 @@ class LayerEnergy:
         neurons: number of neurons of the site.
         spikes: magnitude of all emissions: k spikes at once count k times, of either sign.
         macs, acs: multiply-accumulates; accumulates, driven by spikes or not.
+        products: multiplications of a weight by the magnitude of a spike, with an addition.
         updates, comparisons: additions to potentials and counters; comparisons of potentials with thresholds.
         picojoules: energy of all these operations.
         ann_macs, ann_acs: of the analog network; its additions are pooling and residual sums.
         ann_picojoules: energy of both.
         ann_macs_padded: ``ann_macs`` as usually stated, with the zeros of padding.
         events: number of non-zero emissions.
+        alphabet: the numbers of spikes that its neurons may emit in one step; None for the readout.
     """
 
     layer: str
@@ -101,6 +113,7 @@ class LayerEnergy:
     spikes: float
     macs: float
     acs: float
+    products: float
     updates: float
     comparisons: float
     picojoules: float
@@ -109,6 +122,7 @@ class LayerEnergy:
     ann_picojoules: float
     ann_macs_padded: float
     events: float
+    alphabet: Alphabet | None
 
 
 def _total(name: str) -> Any:
@@ -128,14 +142,15 @@ class Energy(Result):
         spike_rate: spikes of a neuron in all its steps, as given or measured (mean).
         not_counted: costs that are not included.
         method: name of the recipe.
+        graded_spikes: how a spike of a larger magnitude than 1 is counted: ``"additions"`` or ``"products"``.
 
-    The totals ``macs``, ``acs``, ``updates``, ``comparisons``, ``spikes``, ``events``, ``picojoules``, ``ann_macs``,
-    ``ann_macs_padded`` and ``ann_picojoules`` add the rows' attributes of these names.
+    The totals ``macs``, ``acs``, ``products``, ``updates``, ``comparisons``, ``spikes``, ``events``, ``picojoules``,
+    ``ann_macs``, ``ann_macs_padded`` and ``ann_picojoules`` add the rows' attributes of these names.
     """
 
     in_json = (
-        *("macs", "acs", "updates", "comparisons", "spikes", "events", "picojoules"),
-        *("ann_macs", "ann_macs_padded", "ann_picojoules", "ratio"),
+        *("macs", "acs", "products", "updates", "comparisons", "spikes", "events", "picojoules"),
+        *("ann_macs", "ann_macs_padded", "ann_picojoules", "ratio", "alphabet"),
     )
 
     rows: tuple[LayerEnergy, ...]
@@ -145,8 +160,10 @@ class Energy(Result):
     spike_rate: float
     not_counted: tuple[str, ...]
     method: str
+    graded_spikes: GradedSpikes
 
-    macs, acs, updates, comparisons = map(_total, ("macs", "acs", "updates", "comparisons"))
+    macs, acs, products = map(_total, ("macs", "acs", "products"))
+    updates, comparisons = map(_total, ("updates", "comparisons"))
     spikes, events, picojoules = map(_total, ("spikes", "events", "picojoules"))
     ann_macs, ann_macs_padded, ann_picojoules = map(_total, ("ann_macs", "ann_macs_padded", "ann_picojoules"))
 
@@ -155,14 +172,23 @@ class Energy(Result):
         """Energy of the spiking network / energy of the analog network; NaN if the latter is 0."""
         return self.picojoules / self.ann_picojoules if self.ann_picojoules else math.nan
 
+    @property
+    def alphabet(self) -> Alphabet:
+        """The numbers of spikes that a neuron may emit in one step: the union over all sites."""
+        return Alphabet.union(row.alphabet for row in self.rows if row.alphabet)
+
     def table(self) -> Table:
         """One row for each layer, and one for the network."""
+        graded = self.alphabet.magnitude > 1
         columns = (
             Column("layer", lambda row: "total" if row is self else row.layer, align="left"),
             Column("T", "timesteps", none=""),
+            dataclasses.replace(ALPHABET, none=""),
             Column("spikes", "spikes", "{:.0f}"),
+            *((Column("events", "events", "{:.0f}"),) if graded else ()),
             Column("MACs", "macs", "{:.0f}"),
             Column("ACs", "acs", "{:.0f}"),
+            *((Column("products", "products", "{:.0f}"),) if self.products else ()),
             Column("updates", "updates", "{:.0f}"),
             Column("nJ", lambda row: row.picojoules / 1000, "{:.4g}"),
             Column("ANN MACs", "ann_macs", "{:.0f}"),
@@ -176,7 +202,12 @@ class Energy(Result):
         share = f"{self.ratio:.3f} of the analog network's energy"
         if math.isnan(self.ratio):
             share = "The analog network needs no energy"
-        return f"{share} ({self.costs.name}, {source}). Not counted: {'; '.join(self.not_counted)}."
+        alphabet = f"Alphabet {self.alphabet.label}"
+        if self.alphabet.magnitude > 1:
+            alphabet += f": {COUNTED[self.graded_spikes]}"
+        if self.products and "product" not in self.costs.model_fields_set:
+            alphabet += f", at the price of a MAC, an upper bound, because {self.costs.name} has none for it"
+        return f"{share} ({self.costs.name}, {source}). {alphabet}. Not counted: {'; '.join(self.not_counted)}."
 
 
 def energy(
@@ -186,26 +217,32 @@ def energy(
     timesteps: int | None = None,
     costs: str | Costs = "fp32-45nm",
     spike_rate: float | None = None,
+    graded_spikes: GradedSpikes = "additions",
     progress: bool = False,
 ) -> Energy:
     r"""Count the operations of one image on event-driven hardware, and their energy.
 
     .. math::
-        E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{update} \, n_{update} + c_{comparison} \, n_{comparison},
-        \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
+        E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{product} \, n_{product} + c_{update} \, n_{update}
+        + c_{comparison} \, n_{comparison}, \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
 
-    N_i is the number of spikes of neuron i in all its T steps, r_i the number of additions per spike: exactly the
-    outputs that it reaches, given stride, dilation and groups, without padding and without zero weights. The counts
-    are those of the simulation, also if the network runs in closed form.
+    N_i is the number of spikes of neuron i in all its T steps (k at once, of either sign, count k times), r_i the
+    number of additions per spike: exactly the outputs that it reaches, given stride, dilation and groups, without
+    padding and without zero weights. The counts are those of the simulation, also if the network runs in closed form.
 
     - A spike that meets a weight is one **AC** for every output; θ is part of the weight. Mean-pooling, interpolation
       and channel-wise factors are constant: a spike enters every window that reads it, and the next weight contains
       the factor, as on chips with sum-pooling. A spike added directly to a potential (an identity shortcut) is one AC.
+    - A **product** replaces the additions of graded spikes with ``graded_spikes="products"``, for hardware that
+      multiplies by small whole numbers: each event of a neuron whose alphabet exceeds magnitude 1 is one product for
+      every output, :math:`n_{product} = \sum_i M_i r_i` with its M_i events. Neurons that emit 0 and ±1 are counted
+      alike in both ways.
     - A **MAC** is counted only where the input is not a spike: for the image, once, because the image is constant; and
       for a weighted operation that reads the result of another one without a neuron between (bottlenecks without
       activation, pre-activation shortcuts): dense, at each step between sites, once in the readout. Max-pooling of a
       pooled value is dense likewise.
-    - An **update** is one addition per neuron and step, including the bias. PASCAL's neurons have three stages and a
+    - An **update** is one addition per neuron and step, including bias and reset; a second one where a neuron counts
+      its net spikes, so as not to take back more than it emitted. PASCAL's neurons have three stages and a
       counter: 5L − 2 updates (section 4.2.1).
     - The sum of two branches costs no extra addition: each term is added to the potential directly.
 
@@ -218,12 +255,14 @@ def energy(
         timesteps: T; default that of the conversion.
         costs: ``"fp32-45nm"`` or ``"int8-45nm"`` (Horowitz 2014; PASCAL, Table 10), or a :class:`Costs`.
         spike_rate: instead of images: spikes of every neuron in all its steps (PASCAL's convention is 0.75).
+        graded_spikes: a spike of magnitude k is k additions (``"additions"``), or one product (``"products"``).
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
-        RecipeError: if the costs are unknown, the spike rate is outside [0, T], both or neither of images and
-            spike rate are given, or the network cannot run for T steps.
+        RecipeError: if the costs or the way of counting are unknown, the spike rate is outside [0, m T] (m the largest
+            magnitude of a spike), both or neither of images and spike rate are given, a spike rate would have to be
+            divided into events of unknown magnitude, or the network cannot run for T steps.
 
     Example:
         >>> import torch, rheobase as rb
@@ -235,6 +274,7 @@ def energy(
     """
     steps = check_run(network, timesteps)
     table = read_costs(costs)
+    check_choice(graded_spikes, get_args(GradedSpikes), "graded_spikes")
     spiking = WorkCounter(network.graph, spiking=True)
     if (images is None) == (spike_rate is None):
         reason = "are both missing" if images is None else "are both given"
@@ -242,14 +282,23 @@ def energy(
     if images is not None:
         seen, spikes = spikes_per_image(network, images, steps, spiking.sources, progress)
     else:
-        if not is_number(spike_rate) or not 0 <= spike_rate <= steps:
-            raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to T = {steps}")
+        magnitude = network.alphabet.magnitude
+        if not is_number(spike_rate) or not 0 <= spike_rate <= magnitude * steps:
+            limit = f"T = {steps}" if magnitude == 1 else f"m T = {magnitude * steps}"
+            raise RecipeError(f"is {spike_rate!r}", where="spike_rate", remedy=f"use a number from 0 to {limit}")
+        if magnitude > 1 and graded_spikes == "products":
+            raise RecipeError(
+                f"does not determine the number of events of the alphabet {network.alphabet}",
+                where="spike_rate",
+                remedy='give images, or count a spike of magnitude k as k additions (graded_spikes="additions")',
+            )
         shapes = {node.name: node.shape for node in network.graph.nodes}
         given = {name: torch.full(shapes[name], spike_rate, dtype=torch.float64) for name in spiking.sources}
         seen, spikes = 0, {name: SpikeCounts(value, value, value) for name, value in given.items()}
-    rows = _rows(network, steps, table, spiking, spikes)
+    rows = _rows(network, steps, table, spiking, spikes, graded_spikes)
     rate = sum(row.spikes for row in rows) / sum(row.neurons for row in rows)
-    return Energy(rows, table, steps, seen, rate, _not_counted(network, table), method_of(network))
+    missing = _not_counted(network, table)
+    return Energy(rows, table, steps, seen, rate, missing, method_of(network), graded_spikes)
 
 
 def spikes_per_image(
@@ -303,13 +352,29 @@ def layer_of(graph: Graph) -> dict[str, str]:
 
 
 def _rows(
-    network: SpikingNetwork, steps: int, costs: Costs, spiking: WorkCounter, spikes: Mapping[str, SpikeCounts]
+    network: SpikingNetwork,
+    steps: int,
+    costs: Costs,
+    spiking: WorkCounter,
+    spikes: Mapping[str, SpikeCounts],
+    graded_spikes: GradedSpikes,
 ) -> tuple[LayerEnergy, ...]:
-    counted = ("spikes", "events", "macs", "acs", "updates", "comparisons", "ann_macs", "ann_acs", "ann_macs_padded")
+    counted = (
+        "spikes",
+        "events",
+        "macs",
+        "acs",
+        "products",
+        "updates",
+        "comparisons",
+        "ann_macs",
+        "ann_acs",
+        "ann_macs_padded",
+    )
     neurons = {site.name: site.neurons for site in network.sites} | {READOUT: 0}
     own = {site.name: network.steps_of(site.name, steps) for site in network.sites}
     found = {name: dict.fromkeys(counted, 0.0) for name in neurons}
-    times = Timetable(network, steps)
+    times, alphabets = Timetable(network, steps), _alphabets(network)
     _, between, _ = split_at_sites(network.graph)
     stepped = {node.name: times.steps(node.name) or 1 for node in between}  # all other nodes are computed once
     layers = layer_of(network.graph)
@@ -317,7 +382,10 @@ def _rows(
         layer, repeated = found[layers[name]], stepped.get(name, 1)
         layer["macs"] += work.macs * repeated
         layer["acs"] += work.acs * repeated
-        layer["acs"] += sum(float((spikes[s].magnitude * reach.cpu()).sum()) for s, reach in work.reach.items())
+        for source, reach in work.reach.items():
+            multiplies = graded_spikes == "products" and alphabets[source].magnitude > 1
+            number = spikes[source].events if multiplies else spikes[source].magnitude
+            layer["products" if multiplies else "acs"] += float((number * reach.cpu()).sum())
     layers = layer_of(network.ann)
     for name, work in WorkCounter(network.ann, spiking=False).work.items():
         layer = found[layers[name]]
@@ -329,11 +397,13 @@ def _rows(
         layer["spikes"], layer["events"] = float(emitted.magnitude.sum()), float(emitted.events.sum())
         updates, comparisons = network.neuron_work(name, times.steps(node.inputs[0]), own[name])
         layer["updates"], layer["comparisons"] = neurons[name] * updates, neurons[name] * comparisons
-    prices = {"macs": costs.mac, "acs": costs.ac, "updates": costs.update, "comparisons": costs.comparison}
+    prices = {"macs": costs.mac, "acs": costs.ac, "products": costs.product}
+    prices |= {"updates": costs.update, "comparisons": costs.comparison}
     return tuple(
         LayerEnergy(
             layer=name,
             timesteps=own.get(name),
+            alphabet=None if name == READOUT else alphabets[name],
             neurons=neurons[name],
             picojoules=sum(price * n[kind] for kind, price in prices.items()),
             ann_picojoules=costs.mac * n["ann_macs"] + costs.ac * n["ann_acs"],
@@ -341,6 +411,16 @@ def _rows(
         )
         for name, n in found.items()
     )
+
+
+def _alphabets(network: SpikingNetwork) -> dict[str, Alphabet]:
+    """Node -> the numbers of spikes that it may pass in one step: those of the sites that reach it."""
+    found: dict[str, Alphabet] = {}
+    for node in network.graph.nodes:
+        own = node.operation == "site"
+        arriving = [network.neuron(node.name).alphabet] if own else [found[name] for name in node.inputs]
+        found[node.name] = Alphabet.union(arriving)
+    return found
 
 
 def _not_counted(network: SpikingNetwork, costs: Costs) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from rheobase.data.batches import Batches, Digest, batches, check_logits, count
 from rheobase.graph.sites import Site
 from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
+from rheobase.neurons.response import Alphabet
 from rheobase.signals.signal import Signal, SpikeTrain, count_spikes, count_spikes_by_step
 
 
@@ -56,6 +57,7 @@ class Evaluation(Result):
         site_rates: spikes per neuron and step of each site, at the largest T.
         data_sha256: hash of images and labels.
         seed: of the conversion.
+        alphabet: the numbers of spikes that a neuron may emit in one step, over all sites.
         versions: of the packages that the numbers depend on.
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
     """
@@ -67,6 +69,7 @@ class Evaluation(Result):
     site_rates: dict[str, float]
     data_sha256: str
     seed: int
+    alphabet: Alphabet
     versions: dict[str, str] = field(default_factory=dict)
     execution: Execution = "steps"
 
@@ -85,6 +88,10 @@ class Evaluation(Result):
         )
         title = f"{self.method} on {self.images} images (execution: {self.execution})"
         return Table(columns, (SimpleNamespace(timesteps="ANN", accuracy=self.ann_accuracy), *self.rows), title)
+
+    def summary(self) -> str:
+        """The alphabet."""
+        return f"Alphabet {self.alphabet.label}."
 
 
 @torch.no_grad()
@@ -168,6 +175,7 @@ def evaluate(
         site_rates={site.name: float(spikes[site.index, -1]) / places([site], wanted[-1]) for site in network.sites},
         data_sha256=digest.hexdigest(),
         seed=network.provenance.seed,
+        alphabet=network.alphabet,
         versions=versions(),
         execution=execution,
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rheobase.core.results import Column, Result, Table
 from rheobase.graph.sites import split_at_sites
-from rheobase.measure._walk import check_run, method_of
+from rheobase.measure._walk import ALPHABET, check_run, method_of
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.response import Alphabet
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class SiteLatency:
         barrier: True if it waits for the end of a spike train before it.
         internal: steps without input before its neurons emit (PASCAL's stage 2); not in ``start``.
         stall: idle steps per image in a pipeline, interval − T.
+        alphabet: the numbers of spikes that its neurons may emit in one step.
     """
 
     site: str
@@ -32,6 +34,7 @@ class SiteLatency:
     barrier: bool
     internal: int
     stall: int
+    alphabet: Alphabet
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Latency(Result):
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
+            ALPHABET,
             Column("start", "start"),
             Column("end", "end"),
             Column("waits", lambda row: "yes" if row.barrier else "", align="left"),
@@ -127,7 +131,14 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
     for site in network.sites:
         own, fired = network.steps_of(site.name, steps), times.fired[site.name]
         row = SiteLatency(
-            site.name, own, fired.start, fired.end, times.waits(site.name), fired.internal, interval - own
+            site=site.name,
+            timesteps=own,
+            start=fired.start,
+            end=fired.end,
+            barrier=times.waits(site.name),
+            internal=fired.internal,
+            stall=interval - own,
+            alphabet=network.neuron(site.name).alphabet,
         )
         rows.append(row)
     _, _, readout = split_at_sites(network.graph)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from rheobase.core.results import Column, Table
 from rheobase.data.batches import Batches
-from rheobase.measure._walk import SiteResult, check_run, method_of, sub_batches
+from rheobase.measure._walk import ALPHABET, SiteResult, check_run, method_of, sub_batches
 from rheobase.network.observe import Observation, analog_values, observe
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.response import Alphabet
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class SiteUnevenness:
 
     Attributes:
         site, timesteps, neurons: name, T and number of neurons of the site.
+        alphabet: the numbers of spikes that its neurons may emit in one step.
         error: ξ, mean of (θ/T)·|N − M|, in activation units.
         relative: Σ (θ/T)·|N − M| / Σ (θ/T)·|M|; None if no neuron fires for a constant current.
         changed: fraction of neurons × images with N ≠ M.
@@ -29,6 +31,7 @@ class SiteUnevenness:
     site: str
     timesteps: int
     neurons: int
+    alphabet: Alphabet
     error: float
     relative: float | None
     changed: float
@@ -53,6 +56,7 @@ class Unevenness(SiteResult):
         columns = (
             Column("site", "site", align="left"),
             Column("T", "timesteps"),
+            ALPHABET,
             Column("neurons", "neurons"),
             Column("unevenness ξ", "error", "{:.3g}"),
             Column("ξ relative", "relative", "{:.2f} %", scale=100),
@@ -112,6 +116,7 @@ def unevenness(
             site=site.name,
             timesteps=network.steps_of(site.name, steps),
             neurons=site.neurons,
+            alphabet=network.neuron(site.name).alphabet,
             error=error / places,
             relative=error / constant if constant else None,
             changed=changed / places,

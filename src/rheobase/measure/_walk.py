@@ -9,10 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from rheobase.core.progress import track
-from rheobase.core.results import Result
+from rheobase.core.results import Column, Result
 from rheobase.data.batches import Batches, batches, count
 from rheobase.network.folding import refuse_folded_thresholds
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.neurons.response import Alphabet
+
+ALPHABET = Column("alphabet", "alphabet", align="left")
+"""The column of tables with one row for each site."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class SiteResult(Result):
 
     @property
     def title(self) -> str:
-        """Method, T and number of images."""
-        return f"{self.method}, T = {self.timesteps}, {self.images} images"
+        """Method, T, number of images, and the alphabet of all sites."""
+        alphabet = Alphabet.union(row.alphabet for row in self.rows)
+        return f"{self.method}, T = {self.timesteps}, {self.images} images, alphabet {alphabet.label}"
 
 
 def method_of(network: SpikingNetwork) -> str:

@@ -22,6 +22,7 @@ from rheobase.network.checks import check_input
 from rheobase.network.protocol import Protocol
 from rheobase.network.simulation import Monitor, Simulation
 from rheobase.neurons import Neuron
+from rheobase.neurons.response import Alphabet
 from rheobase.signals.alignment import Alignment
 from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, prefix_means
 
@@ -283,6 +284,11 @@ class SpikingNetwork(nn.Module):
     def neuron(self, site: str) -> Neuron:
         """The neurons of a site, by its name."""
         return cast(Neuron, self.neurons[self._index[site]])
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The numbers of spikes that a neuron may emit in one step: the union over all sites."""
+        return Alphabet.union(self.neuron(site.name).alphabet for site in self.sites)
 
     # -- checks and sizes ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,6 +204,16 @@ class MembraneNeuron(Neuron):
             edges=self.edges,
             width=width,
         )
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def updates(self, before: int | None, steps: int) -> int:
+        """One addition a step to the potential, and one to the net number of spikes if it ``remembers``."""
+        return steps * (1 + self.remembers)
+
+    def comparisons(self, before: int | None, steps: int) -> int:
+        """⌈log2 N⌉ a step to find one of N numbers of spikes, and one with the net number if it ``remembers``."""
+        return steps * (math.ceil(self.alphabet.bits) + self.remembers)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

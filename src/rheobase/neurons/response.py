@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +23,11 @@ class Alphabet:
     Example:
         >>> Alphabet.upto(3).values, Alphabet.signed(1).values
         ((0, 1, 2, 3), (-1, 0, 1))
+        >>> f"{Alphabet.signed(4)}: {Alphabet.signed(4).bits:.2f} bits a spike"
+        '{-4..4}: 3.17 bits a spike'
     """
+
+    in_json: ClassVar[tuple[str, ...]] = ("bits",)
 
     values: tuple[int, ...]
 
@@ -34,6 +41,11 @@ class Alphabet:
         """-most, ..., most."""
         return cls(tuple(range(-most, most + 1)))
 
+    @classmethod
+    def union(cls, alphabets: Iterable[Alphabet]) -> Alphabet:
+        """Every number that is in one of the alphabets."""
+        return cls(tuple(sorted({value for alphabet in alphabets for value in alphabet.values})))
+
     @property
     def least(self) -> int:
         """The smallest number of spikes in a step; negative for signed neurons."""
@@ -45,6 +57,21 @@ class Alphabet:
         return self.values[-1]
 
     @property
+    def magnitude(self) -> int:
+        """The largest number of spikes in a step, of either sign."""
+        return max(map(abs, self.values))
+
+    @property
+    def bits(self) -> float:
+        """log2 of its size: the bits that distinguish what a neuron may emit in a step."""
+        return math.log2(len(self.values))
+
+    @property
+    def label(self) -> str:
+        """The alphabet and its bits, for the text of results."""
+        return f"{self} ({self.bits:.3g} {'bit' if self.bits == 1 else 'bits'} a spike)"
+
+    @property
     def binary(self) -> bool:
         """True if a step has one spike or none."""
         return self.values == (0, 1)
@@ -52,6 +79,8 @@ class Alphabet:
     def __str__(self) -> str:
         if len(self.values) > 3 and self.values == tuple(range(self.least, self.most + 1)):
             return f"{{{self.least}..{self.most}}}"
+        if len(self.values) > 3 and self.values == tuple(-k for k in reversed(self.values)):
+            return f"{{0, {', '.join(f'±{k}' for k in self.values if k > 0)}}}"
         return "{" + ", ".join(map(str, self.values)) + "}"
 
 
