@@ -152,8 +152,8 @@ def level_metric(
     the skewness and the kurtosis of the n activations x, in units of the site's θ/L; s² is their variance with n − 1.
     For n <= 3, K is the kurtosis of the population, n Σ(x − x̄)⁴ / (Σ(x − x̄)²)², because Eq. 5 is not defined.
 
-    With ``moments="counts"``, M is that of the authors' code (``get_stats.py``): x are the n = L + 1 counts of the bins,
-    α is 1/(L + 1), and with the moments m₂, m₃, m₄ of the population
+    With ``moments="counts"``, M is that of the authors' code (``get_stats.py``): x are the n = L + 1 counts of the
+    bins, α is 1/(L + 1), and with the moments m₂, m₃, m₄ of the population
 
     .. math::
         g = \frac{m_3}{m_2^{3/2}}, \quad K = \frac{m_4}{m_2^2} - 3 + \frac{3 n^2}{(n - 2)(n - 3)}
