@@ -198,7 +198,7 @@ def test_the_published_rule_is_the_limit_of_the_moving_averages() -> None:
     linear = [node for node in graph.nodes if node.operation == "linear"]
     weights = [(graph.tensor(n.parameters["weight"]), graph.tensor(n.parameters["bias"])) for n in linear]
     psi, phi = ([torch.zeros_like(theta) for theta in thetas] for _ in "ab")
-    for _ in range(600):
+    for _ in range(300):
         clipped = spiking = images.flatten(1)
         for i, theta in enumerate(thetas):
             finite = torch.where(theta.isinf(), 1.0, theta)
