@@ -36,6 +36,10 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "FTBC": lambda t: rb.FTBC(timesteps=t, batches=3),
     "FTBC-even": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0),
     "FTBC-paper": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0, updates=1, iterations=10),
+    # batch by batch and to the end, as in Algorithm 1 and Table 6; FTBC-paper pools its batches and may stop early
+    "FTBC-published": lambda t: rb.FTBC(
+        timesteps=t, ramp=0, alpha=0.2, updates=1, iterations=10, pooled=False, patience=None
+    ),
     "FTBC-paper-scaled": lambda t: rb.FTBC(timesteps=t, batches=3, ramp=0, updates=1, iterations=10, scale=True),
 }
 

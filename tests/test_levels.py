@@ -102,24 +102,56 @@ def test_against_plain_loops(histogram: list[int], alpha: float, step: float) ->
     )
 
 
+def released(counts: list[int]) -> float:
+    """The authors' arithmetic with the bins' counts, count by count: population moments, excess kurtosis, a shift."""
+    n = len(counts)
+    mean = sum(counts) / n
+    deviation = (math.fsum((count - mean) ** 2 for count in counts) / n) ** 0.5
+    skewness = math.fsum((count - mean) ** 3 for count in counts) / n / deviation**3
+    excess = math.fsum((count - mean) ** 4 for count in counts) / n / deviation**4 - 3
+    filled = sum(count >= sum(counts) / n for count in counts)
+    return (1 - (filled - 1) / (n - 1)) * (skewness**2 + 1) * (excess + 3 * n**2 / ((n - 2) * (n - 3)))
+
+
 @given(histograms.filter(lambda h: len(h) > 3 and len(set(h)) > 1))
-def test_of_the_counts_against_plain_loops(histogram: list[int]) -> None:
-    filled = max(1, sum(count >= 0.1 * sum(histogram) for count in histogram))
-    found = site_metric("relu", histogram, 0.1, "counts")
-    expected = slow([float(count) for count in histogram], filled, len(histogram))
-    assert (found.agreement, found.skewness, found.kurtosis, found.metric) == pytest.approx(
-        expected, rel=1e-9, abs=1e-9
-    )
+def test_of_the_counts_it_is_the_released_metric(histogram: list[int]) -> None:
+    assert site_metric("relu", histogram, moments="counts").metric == pytest.approx(released(histogram), rel=1e-9)
 
 
-def test_where_equation_5_has_no_value() -> None:
-    """L = 2: three counts. 0, 0, 3 have mean 1, Σd² = 6, Σd⁴ = 18: the population's kurtosis is 3·18/36."""
-    found = site_metric("relu", [0, 0, 3], 0.1, "counts")
+def test_the_released_metric_by_hand() -> None:
+    """Counts 6, 1, 1, 1, 1: mean 2, m₂ = 4, m₃ = 12, m₄ = 52; one bin holds a fifth; K = 3.25 − 3 + 75/6."""
+    found = site_metric("relu", [6, 1, 1, 1, 1], moments="counts")
+    assert (found.agreement, found.skewness) == (1.0, pytest.approx(1.5))
+    assert found.kurtosis == pytest.approx(12.75)
+    assert found.metric == pytest.approx(3.25 * 12.75)
+    assert site_metric("relu", [6, 1, 1, 1, 1], 0.1, "counts").agreement == 0.0  # every bin holds a tenth
+
+
+def test_where_the_equations_have_no_value() -> None:
+    """L = 2: three counts. 0, 0, 3 have mean 1, m₂ = 2, m₃ = 2, m₄ = 6: the population's kurtosis is 6/4."""
+    found = site_metric("relu", [0, 0, 3], moments="counts")
     assert found.kurtosis == pytest.approx(1.5)
-    assert found.skewness == pytest.approx(2 / 3**1.5)
-    assert found.metric == pytest.approx((4 / 27 + 1) * 1.5)
+    assert found.skewness == pytest.approx(2 / 2**1.5)
+    assert found.metric == pytest.approx(1.5 * 1.5)
     assert site_metric("relu", [2, 1], 0.1).kurtosis == pytest.approx(1.5)  # of three activations 0, 0, 1
-    assert site_metric("relu", [7, 3], 0.1, "counts").kurtosis == pytest.approx(1.0)  # of two counts: always 1
+    assert site_metric("relu", [7, 3], moments="counts").kurtosis == pytest.approx(1.0)  # of two counts: always 1
+
+
+def test_a_module_with_qcfs_activations() -> None:
+    """As `convert` takes it, max-pooling included; the same numbers as its graph."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), rb.QCFS(levels=4, threshold=2.0), nn.MaxPool2d(2)]
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(54, 16), rb.QCFS(levels=2), nn.Linear(16, 10)).eval()
+    images = few()[0]
+    assert rb.convert(module, rb.Pascal(), calibration=images, max_pool="gate").execution_mode == "counts"
+    found = rb.methods.level_metric(module, images)
+    with torch.no_grad():
+        level = (module[:3](images) / 0.5).round().long()
+    counted = torch.bincount(level.flatten(), minlength=5)
+    assert [site.site for site in found.sites] == ["2", "6"]
+    moved = (counted - torch.tensor(found.sites[0].histogram)).abs().sum()
+    assert int(moved) <= 1e-3 * level.numel()  # folding batch normalisation rounds
+    assert len(found.sites[1].histogram) == 3
 
 
 def test_every_level_needed() -> None:
@@ -185,7 +217,8 @@ def test_another_alpha_from_the_same_histograms() -> None:
             filled = sum(count >= one.alpha * sum(site.histogram) for count in site.histogram)
             assert site.agreement == 1 - (max(filled, 1) - 1) / 8
     counts = rb.methods.level_metric(network, images, moments="counts")
-    assert counts.values != found.values
+    assert counts.alpha is None
+    assert counts.values == pytest.approx({site.site: released(list(site.histogram)) for site in found.sites})
     assert counts.at(0.02) == rb.methods.level_metric(network, images, alpha=0.02, moments="counts")
 
 
@@ -216,8 +249,10 @@ def test_dead_and_stuck_sites() -> None:
 @pytest.mark.slow
 def test_networks_and_options_that_have_no_metric() -> None:
     network, images = quantised(), few()[0]
-    with pytest.raises(ModelError, match=r"model: is a Sequential\. Remedy: quantise"):
-        rb.methods.level_metric(small(), images)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"model: is a str\. Remedy: pass a network with quantised"):
+        rb.methods.level_metric("net", images)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="2: is not a quantised activation"):
+        rb.methods.level_metric(small(), images)
     analog = fold_batch_norm(rb.graph.capture(small(), images[:2]).graph)[0]
     with pytest.raises(RecipeError, match="not a quantised activation"):
         rb.methods.level_metric(analog, images)

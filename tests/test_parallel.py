@@ -26,7 +26,8 @@ from rheobase.neurons import IntegrateFire, ParallelIF
 from rheobase.passes import CalibrationData
 from rheobase.passes.calibration_pass import Changes
 from rheobase.passes.da_qcfs import DAQCFS
-from rheobase.passes.error_calibration import calibrate_errors, restated
+from rheobase.passes.error_calibration import RULES, calibrate_errors, restated
+from rheobase.passes.held_out import error_at_best_scale, relative_error, shape_error
 from rheobase.passes.layers import walk
 from rheobase.signals.signal import Constant, TimeSeries
 
@@ -186,6 +187,70 @@ def test_the_released_update_settles_elsewhere() -> None:
     assert phi == pytest.approx((a - theta * rate) / (1 + rate))
     assert (theta + phi) * rate != pytest.approx(a, rel=0.01)
     assert (theta + (a / rate - theta)) * rate == pytest.approx(a)
+
+
+def test_the_published_rule_is_the_limit_of_the_moving_averages() -> None:
+    """Algorithm 1, lines 7-15, iterated on one batch in plain float64 arithmetic until nothing moves any more."""
+    images = grid_images("MLP", 40).double()
+    recipe = rb.ParallelConversion(timesteps=4, threshold="max", errors=False)
+    snn = rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP", 40)).double()
+    graph, thetas = snn.graph, [neuron.threshold.double() for neuron in snn.neurons]
+    linear = [node for node in graph.nodes if node.operation == "linear"]
+    weights = [(graph.tensor(n.parameters["weight"]), graph.tensor(n.parameters["bias"])) for n in linear]
+    psi, phi = ([torch.zeros_like(theta) for theta in thetas] for _ in "ab")
+    for _ in range(300):
+        clipped = spiking = images.flatten(1)
+        for i, theta in enumerate(thetas):
+            finite = torch.where(theta.isinf(), 1.0, theta)
+            z, z_spiking = (x @ weights[i][0].T + weights[i][1] for x in (clipped, spiking))
+            psi[i] = 0.9 * psi[i] + 0.1 * (z - z_spiking).mean(0)
+            clipped = torch.minimum(z.clamp(min=0), theta)
+            count = ((4 * (z_spiking + psi[i]) + finite / 2) / finite).floor().clamp(0, 4)
+            spiking = torch.where(theta.isinf(), 0.0, (finite + phi[i]) / 4 * count)
+            phi[i] = 0.9 * phi[i] + 0.1 * torch.where(theta.isinf(), 0.0, (clipped - spiking).mean(0))
+    calibrate_errors(snn, images, Changes(), post="published")
+    assert any(bool((value.abs() > 1e-3).any()) for value in phi)
+    for neuron, expected_pre, expected_post in zip(snn.neurons, psi, phi, strict=True):
+        torch.testing.assert_close(neuron.pre, expected_pre)
+        torch.testing.assert_close(neuron.post, expected_post)
+
+
+@pytest.mark.parametrize("held_out", [12, 0])
+def test_the_best_rule_is_kept(held_out: int) -> None:
+    """By the error at the best scale on held-out images, or on the fitted ones; the exact one in doubt."""
+    images = grid_images("VGG", 60)
+    recipe = rb.ParallelConversion(timesteps=2, threshold="max", errors=False)
+    plain = rb.convert(networks.build("VGG"), recipe, calibration=images)
+    data = unlabelled(images, held_out)
+    errors, posts = {}, {}
+    for rule in RULES:
+        snn = copy.deepcopy(plain)
+        calibrate_errors(snn, data.fit, Changes(), post=rule)
+        errors[rule] = shape_error(snn, data.held_out if held_out else data.fit)
+        posts[rule] = [neuron.post for neuron in snn.neurons]
+    assert len(set(errors.values())) == 3
+    best = min(errors, key=lambda rule: errors[rule])
+    best = best if errors[best] <= 0.95 * errors["exact"] else "exact"
+    snn = copy.deepcopy(plain)
+    changes = rb.passes.ErrorCalibration().apply(snn, data)
+    assert any(note.startswith(f"rule for φ: {best} ") for note in changes.notes)
+    if not any(note.startswith("reverted") for note in changes.notes):
+        for neuron, expected in zip(snn.neurons, posts[best], strict=True):
+            assert neuron.post is None if expected is None else torch.equal(neuron.post, expected)
+
+
+@given(seed=st.integers(0, 2**31), factor=st.floats(0.01, 100))
+def test_the_error_at_the_best_scale(seed: int, factor: float) -> None:
+    """No factor changes it or is better; 0 for multiples of the reference, 1 for what points away from it."""
+    g = torch.Generator().manual_seed(seed)
+    logits, reference = (torch.randn(7, 4, generator=g, dtype=torch.float64) for _ in "ab")
+    found = error_at_best_scale(logits, reference)
+    assert error_at_best_scale(factor * logits, reference) == pytest.approx(found)
+    assert found <= relative_error(factor * logits, reference) + 1e-12
+    assert found <= 1 + 1e-12
+    assert error_at_best_scale(factor * reference, reference) == pytest.approx(0, abs=1e-12)
+    assert error_at_best_scale(-reference, reference) == 1.0
+    assert error_at_best_scale(torch.zeros_like(reference), reference) == 1.0
 
 
 def walked(graph: Graph, images: Tensor, before: Any = None) -> tuple[Graph, Tensor, list[str]]:

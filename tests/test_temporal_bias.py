@@ -92,12 +92,13 @@ def test_spikes_are_counted_exactly_in_any_pieces(seed: int, images: int, places
 
 
 def slow(
-    snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int, updates: int, ramp: float
+    snn: rb.SpikingNetwork, images: Tensor, alpha: float, iterations: int, updates: int, ramp: float, batch_size: int
 ) -> list[list[list[float]]]:
-    """Algorithm 1 in its own order, layers outside and steps inside, with plain loops over neurons, in float64."""
+    """Algorithm 1 in its own order: layers, batches, steps; with plain loops over neurons, in float64."""
     weights = [snn.graph.tensor(n.parameters["weight"]).double() for n in snn.graph.nodes if n.operation == "linear"]
     offsets = [snn.graph.tensor(n.parameters["bias"]).double() for n in snn.graph.nodes if n.operation == "linear"]
     steps, count = snn.timesteps, len(images)
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     thetas = [neuron.threshold.double() for neuron in snn.neurons]
     biases = [[[0.0] * len(theta) for _ in range(steps)] for theta in thetas]
     for _ in range(iterations):
@@ -111,22 +112,28 @@ def slow(
                 limit = float(theta[channel])
                 if limit == float("inf"):
                     continue
-                mean_target = sum(min(float(a), limit) for a in ann[:, channel]) / count
-                rise = ramp * layer / (len(thetas) - 1)
-                if mean_target * (1 + rise) > limit:
-                    rise = limit / mean_target - 1
-                potential = [0.5 * limit] * count
-                for t in range(steps):
-                    target = mean_target * (1 + rise * (2 * t - (steps - 1)) / (steps - 1))
-                    before = [potential[i] + float(current[t, i, channel]) for i in range(count)]
-                    for _ in range(updates):
-                        mean = sum(limit for v in before if v - biases[layer][t][channel] >= limit) / count
-                        biases[layer][t][channel] += alpha * (mean - target)
-                    for i in range(count):
-                        potential[i] = before[i] - biases[layer][t][channel]
-                        if potential[i] >= limit:
+                for batch in batches:
+                    mean_target = sum(min(float(ann[i, channel]), limit) for i in batch) / len(batch)
+                    rise = ramp * layer / (len(thetas) - 1)
+                    if mean_target * (1 + rise) > limit:
+                        rise = limit / mean_target - 1
+                    potential = dict.fromkeys(batch, 0.5 * limit)
+                    for t in range(steps):
+                        target = mean_target * (1 + rise * (2 * t - (steps - 1)) / (steps - 1))
+                        before = {i: potential[i] + float(current[t, i, channel]) for i in batch}
+                        for _ in range(updates):
+                            spikes = sum(before[i] - biases[layer][t][channel] >= limit for i in batch)
+                            biases[layer][t][channel] += alpha * (limit * spikes / len(batch) - target)
+                        for i in batch:
+                            potential[i] = before[i] - biases[layer][t][channel]
+                            potential[i] -= limit * (potential[i] >= limit)
+                for i in range(count):
+                    v = 0.5 * limit
+                    for t in range(steps):
+                        v += float(current[t, i, channel]) - biases[layer][t][channel]
+                        if v >= limit:
                             leaving[t, i, channel] = limit
-                            potential[i] -= limit
+                            v -= limit
             arriving = leaving
     return biases
 
@@ -134,13 +141,18 @@ def slow(
 @pytest.mark.parametrize(
     ("iterations", "updates", "ramp"), [(1, 1, 0.0), (3, 1, 0.0), (1, 7, 0.0), (3, 4, 0.0), (2, 3, 1.0), (1, 2, 0.6)]
 )
-def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int, ramp: float) -> None:
+@pytest.mark.parametrize("pooled", [True, False])
+def test_against_algorithm_1_in_plain_loops(iterations: int, updates: int, ramp: float, pooled: bool) -> None:
     """All layers in one simulation, step by step, is layer after layer: a bias depends on earlier layers and steps."""
     snn = copy.deepcopy(grid_snn("MLP"))
     data = grid_data("MLP", held_out=False)
-    expected = slow(snn, data.fit, 0.5, iterations, updates, ramp)
-    options = {"iterations": iterations, "updates": updates, "ramp": ramp}
-    TemporalBias(batch_size=len(data.fit), batches=1, **options).apply(snn, data)
+    count = len(data.fit)
+    size = -(-count // 3)  # the last of three batches is smaller
+    expected = slow(snn, data.fit, 0.5, iterations, updates, ramp, count if pooled else size)
+    correction = TemporalBias(
+        batch_size=size, batches=3, pooled=pooled, iterations=iterations, updates=updates, ramp=ramp
+    )
+    correction.apply(snn, data)
     for neuron, biases in zip(snn.neurons, expected, strict=True):
         torch.testing.assert_close(neuron.bias, torch.tensor(biases), atol=1e-5, rtol=1e-5)
 
@@ -184,7 +196,8 @@ def test_a_ramp_asks_for_as_much_in_all(means: list[float], theta: float, steps:
     torch.testing.assert_close(targets.mean(0), mean, rtol=1e-12, atol=1e-12)
     assert bool((targets >= -1e-12).all() and (targets <= theta * (1 + 1e-12)).all())
     assert bool((targets.diff(dim=0) >= -1e-12).all())
-    assert torch.equal(step_targets(mean, torch.tensor(theta), steps, 0.0), mean.expand(steps, -1))
+    even = step_targets(mean, torch.tensor(theta, dtype=torch.float64), steps, 0.0)
+    assert torch.equal(even, mean.expand(steps, -1))
 
 
 def test_a_ramp_worked_out_by_hand() -> None:
@@ -192,6 +205,41 @@ def test_a_ramp_worked_out_by_hand() -> None:
     targets = step_targets(torch.tensor([0.2, 0.8, 0.0]).double(), torch.tensor(1.0).double(), 3, 0.5)
     expected = [[0.1, 0.6, 0.0], [0.2, 0.8, 0.0], [0.3, 1.0, 0.0]]
     torch.testing.assert_close(targets, torch.tensor(expected).double())
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_ramp_is_the_better_of_two(held_out: bool) -> None:
+    """After one iteration each, on held-out images or else on the fitted ones; then as if it had been given."""
+    data = grid_data("VGG", held_out=held_out)
+    judging = data.held_out if held_out else data.fit
+    size = len(data.fit)
+    errors, biases = {}, {}
+    for ramp in (0.0, 1.0):
+        snn = copy.deepcopy(grid_snn("VGG"))
+        changes = TemporalBias(ramp=ramp, batch_size=size, batches=1, iterations=1).apply(snn, data)
+        errors[ramp] = changes.history[1]["logit_error"] if held_out else logit_error(snn, judging)
+        snn = copy.deepcopy(grid_snn("VGG"))
+        TemporalBias(ramp=ramp, batch_size=size, batches=1, iterations=2).apply(snn, data)
+        biases[ramp] = [neuron.bias for neuron in snn.neurons]
+    assert errors[0.0] != errors[1.0]
+    better = min(errors, key=lambda ramp: errors[ramp])
+    snn = copy.deepcopy(grid_snn("VGG"))
+    changes = TemporalBias(ramp=None, batch_size=size, batches=1, iterations=2).apply(snn, data)
+    assert any(note.startswith(f"ramp {better:g} chosen") for note in changes.notes)
+    for neuron, expected in zip(snn.neurons, biases[better], strict=True):
+        torch.testing.assert_close(neuron.bias, expected)
+
+
+def test_without_patience_every_iteration_runs() -> None:
+    """Steps of α = 5 overshoot and gain nothing; the default stops after three such iterations."""
+    data = grid_data("MLP")
+    size = len(data.fit)
+    runs = {}
+    for patience in (3, None):
+        correction = TemporalBias(alpha=5.0, updates=1, iterations=9, batch_size=size, batches=1, patience=patience)
+        runs[patience] = len(correction.apply(copy.deepcopy(grid_snn("MLP")), data).history) - 1
+    assert runs[None] == 9
+    assert runs[3] < 9
 
 
 def test_depth_is_the_longest_way() -> None:

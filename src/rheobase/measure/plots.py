@@ -149,7 +149,7 @@ def level_metric_plot(
     with _drawing(path) as axes:
         for name, metric in curves.items():
             values = [value if isfinite(value) else nan for value in metric.values.values()]
-            alpha = f"α = {metric.alpha:.3g}"
+            alpha = "α = 1/(L + 1)" if metric.alpha is None else f"α = {metric.alpha:.3g}"
             (curve,) = axes.plot(values, marker="o", label=f"{name} ({alpha})" if name else alpha)
             beyond = [i for i, value in enumerate(values) if not isfinite(value)]
             at_the_edge = axes.get_xaxis_transform()

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import kmeans1d
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.activations.activation import check_levels
@@ -24,7 +24,7 @@ from rheobase.data.sources import OnDisk, Part, read
 from rheobase.graph import Graph, fold_batch_norm
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.methods._convert import quantise
+from rheobase.methods._convert import quantise, traced
 from rheobase.methods.neuron_part import trained
 from rheobase.methods.qvm import QVM
 from rheobase.network.checks import check_input
@@ -68,7 +68,7 @@ class LevelMetric(Result):
 
     Attributes:
         sites: metric of each site, in execution order.
-        alpha: α, the minimum fraction of the activations in a bin that counts as filled.
+        alpha: α, the minimum fraction of the activations in a bin that counts as filled; None: 1/(L + 1) at each site.
         moments: the data of skewness and kurtosis.
         images: number of images that it was measured on.
     """
@@ -76,7 +76,7 @@ class LevelMetric(Result):
     in_json = ("notes",)
 
     sites: tuple[SiteMetric, ...]
-    alpha: float
+    alpha: float | None
     moments: Moments
     images: int
 
@@ -98,6 +98,7 @@ class LevelMetric(Result):
 
     def at(self, alpha: float) -> LevelMetric:
         """The metric for another α, from 0 to 1, from the same histograms."""
+        check_fraction(alpha, "alpha")
         sites = tuple(site_metric(found.site, found.histogram, alpha, self.moments) for found in self.sites)
         return replace(self, sites=sites, alpha=alpha)
 
@@ -133,7 +134,7 @@ class LevelMetric(Result):
 
 
 def level_metric(
-    model: TrainableGraph | Graph,
+    model: nn.Module | Graph,
     images: Batches | Dataset[Any],
     *,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -151,19 +152,26 @@ def level_metric(
     the skewness and the kurtosis of the n activations x, in units of the site's θ/L; s² is their variance with n − 1.
     For n <= 3, K is the kurtosis of the population, n Σ(x − x̄)⁴ / (Σ(x − x̄)²)², because Eq. 5 is not defined.
 
+    With ``moments="counts"``, M is that of the authors' code (``get_stats.py``): x are the n = L + 1 counts of the
+    bins, α is 1/(L + 1), and with the moments m₂, m₃, m₄ of the population
+
+    .. math::
+        g = \frac{m_3}{m_2^{3/2}}, \quad K = \frac{m_4}{m_2^2} - 3 + \frac{3 n^2}{(n - 2)(n - 3)}
+
     If all activations of a site are equal, g and K diverge: M is infinite, and ``notes`` names the site.
 
     Args:
-        model: a quantised and trained network (:func:`rheobase.quantise`), or its graph.
+        model: a trained network with quantised activations: a module with :class:`rheobase.QCFS` activations, a network
+            of :func:`rheobase.quantise`, or its graph.
         images: training images, never test images, as for :func:`rheobase.convert`; labels are ignored.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
-        alpha: α; default: 1 / (2 · number of sites).
-        moments: ``"activations"``: as in the paper's equations; ``"counts"``: x are the L + 1 counts of the bins, as in
-            the authors' code.
+        alpha: α; default: 1 / (2 · number of sites), or with ``moments="counts"`` 1/(L + 1).
+        moments: ``"activations"``: as in the paper's equations; ``"counts"``: as in the authors' code.
         seed: seed of the sample.
 
     Raises:
-        ModelError: if ``model`` is not such a network.
+        ModelError: if ``model`` is not a network.
+        TraceError: if a module cannot be traced.
         RecipeError: if a site is not quantised, or α is not between 0 and 1.
         DataError: if the images do not fit the network.
 
@@ -177,6 +185,9 @@ def level_metric(
         (19, 5)
     """
     drawn = sample(images, num_calibration_images, seed, where="images")
+    if isinstance(model, nn.Module) and not isinstance(model, TrainableGraph):
+        check_bins(alpha, moments)
+        model, _ = traced(model, drawn.images, None, "gate")
     return measure(model, drawn.images.split(_AT_ONCE), alpha, moments)
 
 
@@ -188,14 +199,15 @@ def measure(
         raise ModelError.typed(
             f"is a {type(model).__name__}",
             where="model",
-            remedy="quantise and train it first: rb.quantise(net, rb.Pascal(levels=8), calibration=...), rb.train(...)",
+            remedy="pass a network with quantised activations: rb.quantise(net, rb.Pascal(levels=8), calibration=...)",
         )
     check_bins(alpha, moments)
     graph, _ = fold_batch_norm(model.to_graph() if isinstance(model, TrainableGraph) else model)
     sites = site_table(graph)
     if not sites:
         raise ModelError("has no activation", where="model", remedy="give a network with quantised activations")
-    alpha = 1 / (2 * len(sites)) if alpha is None else alpha
+    if alpha is None and moments == "activations":
+        alpha = 1 / (2 * len(sites))
     activations = [trained(site, graph) for site in sites]
     counts = [torch.zeros(levels + 1, dtype=torch.int64) for _, levels in activations]
 
@@ -213,21 +225,24 @@ def measure(
     return LevelMetric(found, alpha, moments, seen)
 
 
-def site_metric(site: str, histogram: Sequence[int], alpha: float, moments: Moments = "activations") -> SiteMetric:
-    """The AL metric of one histogram of L + 1 bins; see :func:`level_metric`.
+def site_metric(
+    site: str, histogram: Sequence[int], alpha: float | None = None, moments: Moments = "activations"
+) -> SiteMetric:
+    """The AL metric of one histogram of L + 1 bins; see :func:`level_metric`. α is 1/(L + 1) if it is None.
 
     Example:
         >>> round(site_metric("relu", [4, 0, 0, 0, 1], alpha=0.25).metric, 3)  # A = 1, g² = 1.152, K = 13
         27.976
     """
-    check_fraction(alpha, "alpha")
+    check_bins(alpha, moments)
     total = sum(histogram)
-    filled = sum(count >= alpha * total for count in histogram)
+    # whole numbers: equal counts all fill their bins
+    filled = sum(count * len(histogram) >= total if alpha is None else count >= alpha * total for count in histogram)
     agreement = 1 - (max(filled, 1) - 1) / (len(histogram) - 1)
     if moments == "activations":
         squared, skewness, kurtosis = _shape(range(len(histogram)), histogram)
     else:
-        squared, skewness, kurtosis = _shape(histogram, [1] * len(histogram))
+        squared, skewness, kurtosis = _released_shape(histogram)
     # without agreement every level is needed, whatever the shape of the distribution
     metric = agreement * (squared + 1) * kurtosis if agreement > 0 else 0.0
     return SiteMetric(site, tuple(histogram), agreement, skewness, kurtosis, metric)
@@ -277,13 +292,8 @@ def clusters(values: Sequence[float], number: int) -> tuple[int, ...]:
 
 
 def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, float]:
-    """(g², g, K) of values with given counts, in integer arithmetic: sums of billions of powers lose precision."""
-    n = sum(counts)
-    first = sum(count * x for x, count in zip(values, counts, strict=True))
-    # Σ (x − x̄)^p = moment(p) / n^p
-    second, third, fourth = (
-        sum(count * (n * x - first) ** p for x, count in zip(values, counts, strict=True)) for p in (2, 3, 4)
-    )
+    """(g², g, K) of values with given counts, by Eqs. 4 and 5."""
+    n, second, third, fourth = _moments(values, counts)
     if second == 0:
         return math.inf, math.inf, math.inf
     squared = third**2 * (n - 1) ** 3 / (n**2 * second**3)
@@ -291,6 +301,27 @@ def _shape(values: Sequence[int], counts: Sequence[int]) -> tuple[float, float, 
     if n <= 3:
         return squared, skewness, n * fourth / second**2
     return squared, skewness, (n + 1) * n * (n - 1) * fourth / ((n - 2) * (n - 3) * second**2)
+
+
+def _released_shape(counts: Sequence[int]) -> tuple[float, float, float]:
+    """(g², g, K) of the counts themselves, as the authors' code has them."""
+    n, second, third, fourth = _moments(counts, [1] * len(counts))
+    if second == 0:
+        return math.inf, math.inf, math.inf
+    squared = n * third**2 / second**3
+    skewness = math.copysign(math.sqrt(squared), third)
+    shift = 3 * n**2 / ((n - 2) * (n - 3)) - 3 if n > 3 else 0.0  # where it has no value: the population's kurtosis
+    return squared, skewness, n * fourth / second**2 + shift
+
+
+def _moments(values: Sequence[int], counts: Sequence[int]) -> tuple[int, int, int, int]:
+    """n, and Σ (x − x̄)^p · n^p for p = 2, 3, 4, in integers: sums of billions of powers lose precision."""
+    n = sum(counts)
+    first = sum(count * x for x, count in zip(values, counts, strict=True))
+    second, third, fourth = (
+        sum(count * (n * x - first) ** p for x, count in zip(values, counts, strict=True)) for p in (2, 3, 4)
+    )
+    return n, second, third, fourth
 
 
 @dataclass(frozen=True)

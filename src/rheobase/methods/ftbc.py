@@ -13,12 +13,13 @@ from rheobase.passes.thresholds import ThresholdMethod
 def FTBC(
     timesteps: int = 8,
     alpha: float = 0.5,
-    ramp: float = 1.0,
+    ramp: float | None = None,
     updates: int = 20,
     iterations: int = 5,
     batch_size: int = 128,
     batches: int = 2,
-    patience: int = 3,
+    pooled: bool = True,
+    patience: int | None = 3,
     threshold: ThresholdMethod = "mse",
     granularity: Granularity = "channel",
     percentile: float = 99.9,
@@ -32,8 +33,10 @@ def FTBC(
 
     Args:
         timesteps, threshold, granularity, percentile, initial_potential: as for :func:`RateCoding`, before correction.
-        alpha, ramp, updates, iterations, batch_size, batches, patience: see :class:`rheobase.passes.TemporalBias`;
-            ``ramp=0`` is the constant target of the paper.
+        alpha, ramp, updates, iterations, batch_size, batches, pooled, patience: see
+            :class:`rheobase.passes.TemporalBias`. ``ramp=0`` is the constant target of the paper, and its scheme is
+            ``FTBC(timesteps=4, ramp=0, alpha=0.2, updates=1, iterations=10, pooled=False, patience=None)`` (Table 6:
+            ResNet-20, CIFAR-10). By default the ramp is 0 or 1, whichever is better on held-out images.
         scale: as for :func:`RateCoding`. Differs from the paper.
 
     Example:
@@ -49,6 +52,7 @@ def FTBC(
         iterations=iterations,
         batch_size=batch_size,
         batches=batches,
+        pooled=pooled,
         patience=patience,
     )
     return base.replace(name="FTBC", calibration=(*base.calibration, *scaled, correction))

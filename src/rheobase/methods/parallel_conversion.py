@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rheobase.methods.neuron_part import ParallelNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.neurons.parallel import Order
 from rheobase.passes import ErrorCalibration, Thresholds
+from rheobase.passes.error_calibration import Post
 from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
 
@@ -21,6 +24,7 @@ def ParallelConversion(
     percentile: float = 99.9,
     errors: bool = True,
     order: Order = "last",
+    post: Literal[Post, "best"] = "best",
 ) -> Recipe:
     """FS-PC: all spikes of a neuron computed at once from the time-mean of its current (Hao et al. 2025).
 
@@ -31,6 +35,9 @@ def ParallelConversion(
         timesteps, threshold, granularity, percentile: see :func:`RateCoding`.
         errors: calibrate pre- and post-firing values (:class:`rheobase.passes.ErrorCalibration`); the network then runs
             for this T only.
+        post: the rule for φ in that calibration: ``"published"`` is FS-PC's, ``"exact"`` leaves no mean error, and
+            ``"best"`` keeps the best on held-out images. FS-PC as published, for a ReLU network:
+            ``ParallelConversion(threshold="max", post="published")``.
         order: the spikes are the last or the first ones of the T steps.
 
     Example:
@@ -42,5 +49,5 @@ def ParallelConversion(
         name="ParallelConversion",
         timesteps=timesteps,
         neuron=ParallelNeuron(timesteps=timesteps, order=order),
-        calibration=(thresholds, ErrorCalibration()) if errors else (thresholds,),
+        calibration=(thresholds, ErrorCalibration(post=post)) if errors else (thresholds,),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,28 @@ def relative_error(logits: Tensor, reference: Tensor) -> float:
     """Σ‖logits − reference‖² / Σ‖reference‖²."""
     energy = float(reference.square().sum())
     return float((logits.double() - reference).square().sum()) / (energy if energy > 0 else 1.0)
+
+
+@torch.inference_mode()
+def shape_error(network: SpikingNetwork, images: Tensor) -> float:
+    r"""The smallest :func:`logit_error` that one factor c on all logits of the SNN reaches; 0 without images.
+
+    .. math:: \min_c \frac{\sum \|c \, SNN - ANN\|^2}{\sum \|ANN\|^2}, \qquad c \ge 0
+
+    A factor changes no class. Among poor networks the logit error prefers those with small outputs, because it is 1
+    for outputs that are all zero; this error does not.
+    """
+    if len(images) == 0:
+        return 0.0
+    return error_at_best_scale(network(images), network.ann(images.to(network.graph.device)).double())
+
+
+def error_at_best_scale(logits: Tensor, reference: Tensor) -> float:
+    """The smallest :func:`relative_error` of c · logits over c >= 0."""
+    logits = logits.double()
+    energy = float(logits.square().sum())
+    factor = max(float((logits * reference).sum()), 0.0) / (energy if energy > 0 else 1.0)
+    return relative_error(factor * logits, reference)
 
 
 class Snapshot:
@@ -53,27 +76,37 @@ class Snapshot:
         return {name: parameters for name, parameters in found.items() if parameters}
 
 
+Measure = Callable[[SpikingNetwork, Tensor], float]
+NAMES: dict[Measure, str] = {
+    logit_error: "squared logit error",
+    shape_error: "squared logit error at the best scale",
+}
+"""What an error is called in notes."""
+
+
 class HeldOut:
     """The state and held-out error of a network before a pass, to revert the pass if it increases the error.
 
-    The error is :func:`logit_error`, which is squared and over all images, unlike that of :func:`rheobase.evaluate`.
+    The error is :func:`logit_error`, which is squared and over all images, unlike that of :func:`rheobase.evaluate`, or
+    :func:`shape_error`.
 
     Args:
         network: the network before the pass.
         images: held-out images; without any, the pass is not judged and not reverted.
+        error: the error.
     """
 
-    def __init__(self, network: SpikingNetwork, images: Tensor) -> None:
-        self.network, self.images = network, images
+    def __init__(self, network: SpikingNetwork, images: Tensor, error: Measure = logit_error) -> None:
+        self.network, self.images, self.error = network, images, error
         self.original = Snapshot(network)
-        self.before = logit_error(network, images)
+        self.before = error(network, images)
 
     def keep_better(self) -> str:
         """Keep the present state, or revert if it has the larger error; return a note on the decision."""
         if len(self.images) == 0:
             return "not checked: no images are held out"
-        after = logit_error(self.network, self.images)
-        change = f"squared logit error on {len(self.images)} held-out images {self.before:.3g} -> {after:.3g}"
+        after = self.error(self.network, self.images)
+        change = f"{NAMES[self.error]} on {len(self.images)} held-out images {self.before:.3g} -> {after:.3g}"
         if after <= self.before:
             return change
         self.original.restore(self.network)

@@ -10,7 +10,7 @@ from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes, within_budget
 from rheobase.passes.da_stage import DAStage
-from rheobase.passes.error_calibration import calibrate_errors
+from rheobase.passes.error_calibration import calibrate_by, calibrate_errors
 
 
 class SpatialRecalibration(DAStage):
@@ -50,7 +50,11 @@ class SpatialRecalibration(DAStage):
             return []
         errors = any(network.neuron(site.name).fitted for site in network.sites)
         images = within_budget(network, data.fit, self.images, changes)
-        calibrate_errors(network, images, changes, pre=errors, post=errors, statistics=True, progress=progress)
+        if errors:
+            judging = data.held_out if len(data.held_out) else images
+            calibrate_by("best", network, images, judging, changes, statistics=True, progress=progress)
+        else:
+            calibrate_errors(network, images, changes, pre=False, post="none", statistics=True, progress=progress)
         names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
         gains = [f"{site.name}.{gain}" for site in network.sites for gain in ("threshold_gain", "amplitude_gain")]
         return [*names, *gains] if self.neurons else names
