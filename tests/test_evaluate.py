@@ -178,7 +178,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{method: (method, {}) for method in METHODS if METHODS[method]().activation is None},
     "FTBC": ("FTBC", {"batch_size": 8, "iterations": 2}),
     "DAParallel": ("DAParallel", {"batch_size": 8}),
-    "Graded": ("Graded", {"batch_size": 8, "magnitude": 2}),
+    "Graded": ("Graded", {"magnitude": 2}),
     "SNNCalibration advanced": ("SNNCalibration", {"pipeline": "advanced"}),
     "SNNCalibration weights": ("SNNCalibration", {"pipeline": "advanced", "weights": True, "weight_iterations": 2}),
 }

@@ -95,7 +95,6 @@ def converted(method: str) -> tuple[rb.SpikingNetwork, Tensor]:
     options: dict[str, Any] = {
         "FTBC": {"batch_size": 8, "iterations": 1, "updates": 2},
         "DAParallel": {"batch_size": 8},
-        "Graded": {"batch_size": 8},
     }
     options = options.get(method, {})
     return rb.convert(networks.build("MLP"), METHODS[method](timesteps=4, **options), calibration=images), images

@@ -308,7 +308,16 @@ def test_composes_with_a_constant_shift() -> None:
 
 def test_fewer_images_than_one_batch() -> None:
     with pytest.raises(CalibrationError, match=r"16 images to fit on \(4 are held out\), fewer than one batch of 128"):
-        rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2), calibration=grid_images("MLP"))
+        rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2, pooled=False), calibration=grid_images("MLP"))
+
+
+def test_pooled_batches_are_all_that_there_is() -> None:
+    """One pool of all images, however many were asked for."""
+    found = [
+        rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2, batch_size=size), calibration=grid_images("MLP"))
+        for size in (8, 128)
+    ]
+    assert torch.equal(*(snn.neurons[1].bias for snn in found))
 
 
 @pytest.mark.parametrize(

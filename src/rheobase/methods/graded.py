@@ -20,7 +20,6 @@ def Graded(
     ridge: float = 0.03,
     rounds: int = 2,
     iterations: int = 2,
-    batch_size: int = 128,
 ) -> Recipe:
     """Streaming conversion for few time-steps: spikes of −m..m, weights fitted to them, a bias for each step.
 
@@ -39,14 +38,13 @@ def Graded(
         percentile: in percent, for ``threshold="percentile"``.
         ridge, rounds: of the weights' regression.
         iterations: maximum number of corrections of the biases; 0: none, and the network runs for other T too.
-        batch_size: images in each of the two batches that the biases are fitted to.
 
     Example:
         >>> [part.kind for part in Graded(timesteps=2, magnitude=1).calibration]
         ['thresholds', 'weight_regression', 'temporal_bias']
     """
     thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels=levels)
-    biases = (TemporalBias(iterations=iterations, batch_size=batch_size),) if iterations else ()
+    biases = (TemporalBias(iterations=iterations),) if iterations else ()
     return Recipe(
         name="Graded",
         timesteps=timesteps,

@@ -77,7 +77,8 @@ class TemporalBias(CalibrationPass):
         patience: stop after this number of iterations without improvement; None: never.
 
     Raises:
-        CalibrationError: if the images are fewer than one batch, or the neurons have no bias or membrane potential.
+        CalibrationError: if the images are fewer than one batch (not ``pooled``), or the neurons have no bias or
+            membrane potential.
     """
 
     kind: Literal["temporal_bias"] = "temporal_bias"
@@ -146,7 +147,7 @@ class TemporalBias(CalibrationPass):
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
         wanted, available = self.batch_size * self.batches, len(data.fit)
-        if available < self.batch_size:
+        if available < self.batch_size and not self.pooled:
             raise CalibrationError(
                 f"has {available} images to fit on ({len(data.held_out)} are held out), fewer than one batch of "
                 f"{self.batch_size}",
