@@ -71,7 +71,7 @@ class FiringRule:
         else:
             spikes = torch.full_like(x, least)
             for edge, rise in self.edges:
-                spikes = spikes + rise * (x >= edge).to(x.dtype)
+                spikes.add_(x >= edge, alpha=rise)
         if sent is None or least >= 0:
             return spikes
         if self.consecutive:
@@ -79,5 +79,5 @@ class FiringRule:
         allowed = torch.full_like(x, least)
         for low, high in zip(self.values, self.values[1:], strict=False):
             if low < 0:
-                allowed = allowed + (high - low) * (-sent > low).to(x.dtype)
+                allowed.add_(-sent > low, alpha=high - low)
         return torch.maximum(spikes, allowed)
