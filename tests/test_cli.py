@@ -37,6 +37,10 @@ class Pooled(Net):
     def forward(self, x):
         return super().forward(F.max_pool2d(F.relu(x), 2))
 
+class Linear(Net):
+    def forward(self, x):
+        return self.linear(self.mid(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
+
 def smooth():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(72, 3))
 
@@ -270,6 +274,20 @@ def test_max_pooling_is_a_choice(run: Run, tmp_path: Path) -> None:
     refused = run(*conversion(tmp_path / "out", model="cli_nets:Pooled"))
     assert_refused(refused, "max_pool")
     assert run(*conversion(tmp_path / "out", "--max-pool", "gate", model="cli_nets:Pooled")).code == 0
+
+
+@pytest.mark.slow
+def test_sites_at_linear_outputs_are_a_choice(run: Run, tmp_path: Path) -> None:
+    graded = ("--method", "Graded", "--option", "iterations=0", "--sites", "all")
+    assert_refused(run(*conversion(tmp_path / "out", "--sites", "all", model="cli_nets:Linear")), "rb.Graded")
+    assert_refused(run(*conversion(tmp_path / "out", *graded)), "sites", "changes nothing")
+    document = run(*conversion(tmp_path / "out", *graded, "--json", model="cli_nets:Linear")).document
+    assert [site["name"] for site in document["sites"]] == ["relu", "mid.output"]
+    assert document["sites_at"] == "all"
+    assert run("inspect", tmp_path / "out", "--json").document["sites_at"] == "all"
+    assert_refused(run("inspect", tmp_path / "out", "--sites", "all"), "--sites")
+    shown = run("inspect", "cli_nets:Linear", "--input-shape", "1,8,8", "--sites", "all")
+    assert "signed, no limit" in shown.out
 
 
 def test_overwrite_replaces_everything_of_the_earlier_network(run: Run, tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def part(name: str, n: int = 60) -> Pair:
     return images[:n], labels[:n]
 
 
+class Linear(nn.Sequential):
+    """A linear output that the last layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.Linear(8, 10))
+
+
 def compared(folder: Path | None = None, **changes: Any) -> rb.comparison.Comparison:
     arguments: dict[str, Any] = {
         "model": traced(),
@@ -603,3 +610,20 @@ def test_the_number_of_images_for_the_energy_is_said() -> None:
 def test_folders_that_cannot_be(folder: Any) -> None:
     with pytest.raises(StoreError, match=r"pass a path|not a valid path"):
         compared(folder, recipes=[rb.OPI()], timesteps=(1,))
+
+
+@pytest.mark.slow
+def test_linear_outputs_fire_in_every_cell(tmp_path: Path) -> None:
+    recipes = [rb.RateCoding(), rb.Graded(iterations=0)]
+    found = compared(tmp_path / "all", model=Linear(), recipes=recipes, timesteps=(2,), sites="all")
+    refused, done = found.cells
+    assert (found.about.sites, found.about.neurons) == (2, 20)
+    assert any("is linear and read by a weighted layer" in note for note in found.about.notes)
+    assert refused.status == "refused"
+    assert "has negative values" in str(refused.reason)
+    assert done.status == "done"
+    assert done.identity.sites == "all"
+    with pytest.raises(StoreError, match="sites"):
+        compared(tmp_path / "all", model=Linear(), recipes=recipes, timesteps=(2,))
+    with pytest.raises(RecipeError, match="changes nothing"):
+        compared(sites="all")

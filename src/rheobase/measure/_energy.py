@@ -240,7 +240,7 @@ def energy(
     - A **MAC** is counted only where the input is not a spike: for the image, once, because the image is constant; and
       for a weighted operation that reads the result of another one without a neuron between (bottlenecks without
       activation, pre-activation shortcuts): dense, at each step between sites, once in the readout. Max-pooling of a
-      pooled value is dense likewise.
+      pooled value is dense likewise. A network converted with ``sites="all"`` has no such weighted operation.
     - An **update** is one addition per neuron and step, including bias and reset; a second one where a neuron counts
       its net spikes, so as not to take back more than it emitted. PASCAL's neurons have three stages and a
       counter: 5L − 2 updates (section 4.2.1).
