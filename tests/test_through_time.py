@@ -197,6 +197,25 @@ def test_recomputation_gives_the_same_gradient(name: str) -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.parametrize("name", ["MLP", "OptionAResNet", "MobileNetV2"])
+def test_what_is_stored_for_the_backward_pass_is_within_the_estimate(name: str) -> None:
+    trainable, images = TrainableNetwork(converted(name=name)), grid_images(name)
+    own = {parameter.untyped_storage().data_ptr() for parameter in trainable.parameters()}
+    stored: dict[int, int] = {}
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            stored[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        logits = trainable(images)
+    trainable.network.memory_budget = sum(stored.values())
+    assert trainable.images_in_budget() <= len(images)  # their memory is not enough for more
+    assert logits.requires_grad
+
+
 @pytest.mark.parametrize("magnitude", [None, 2])
 def test_forward_it_is_the_spiking_network(magnitude: int | None) -> None:
     neuron = None if magnitude is None else TakesBack(magnitude=magnitude)
@@ -361,6 +380,12 @@ def test_phases_are_refused() -> None:
 def test_bad_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"through_time: .*{next(iter(wrong))}"):
         rb.passes.ThroughTime(**wrong)
+
+
+def test_a_recipe_with_training_is_plain_text() -> None:
+    part = rb.passes.ThroughTime(trains=("weights",), augment=rb.training.Augmentation(crop_padding=0))
+    recipe = rb.Recipe(name="text", timesteps=2, calibration=(rb.passes.Thresholds(), part))
+    assert rb.Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
 # -- rb.train -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection
 from typing import Any, Literal, cast, get_args
 
@@ -87,7 +88,6 @@ class TrainableNetwork(nn.Module):
             neuron, steps = network.neuron(site.name), network.steps_of(site.name)
             self._neurons[site.name] = TrainableNeurons(neuron, site, steps, trains, granularity, rate)
             owner.add_module(leaf, self._neurons[site.name])
-        self._floats = sum(2 * network.steps_of(site.name) * site.neurons for site in network.sites)
 
     def neurons(self, site: str) -> TrainableNeurons:
         """The parameters of a site's neurons."""
@@ -106,8 +106,13 @@ class TrainableNetwork(nn.Module):
     def images_in_budget(self) -> int:
         """Number of images whose simulation can be stored for the backward pass; at least 1."""
         network = self.network
-        live = network._constant_floats + 2 * network.timesteps * network._step_floats
-        return max(1, network.memory_budget // (4 * (self._floats + live)))
+        # sums and neurons do not store their inputs; a neuron stores its potentials and its output
+        read = {name for node, _ in network.between if node.operation not in ("add", "site") for name in node.inputs}
+        stored = [n for n, _ in network.between if n.operation == "site" or n.name in read]
+        step = sum(math.prod(node.shape) * (1 + (node.operation == "site")) for node in stored)
+        constant = sum(math.prod(node.shape) for node in network.graph.nodes)
+        floats = constant + network.timesteps * (step + network._step_floats)  # and the gradients that are live
+        return max(1, network.memory_budget // (4 * floats))
 
     def _logits(self, images: Tensor) -> Tensor:
         network = self.network

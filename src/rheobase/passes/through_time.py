@@ -37,7 +37,7 @@ class ThroughTime(FineTuning):
         trains: what is trained; ``bias`` is a bias for every step, and the network then runs for this T only.
         width: width of the surrogate gradient, in units of θ.
         rate: learning rate of log θ, V0/θ and the biases, as a multiple of that of the weights.
-        augment: augmentation of the images.
+        augment: augmentation of the fitted images, such as random flips: ``rb.training.Augmentation(crop_padding=0)``.
 
     Raises:
         CalibrationError: if the neurons of a site wait for their whole input, with the pass to use instead.
@@ -48,9 +48,11 @@ class ThroughTime(FineTuning):
     epochs: int = Field(default=6, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     batch_size: int = Field(default=32, ge=2)
+    warmup: float = Field(default=0.5, ge=0, lt=1)
     trains: tuple[Trains, ...] = Field(default=get_args(Trains), min_length=1)
     width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     rate: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    patience: int = Field(default=10, ge=1)
     augment: Augmentation | None = None
 
     def check(self, network: SpikingNetwork) -> None:
