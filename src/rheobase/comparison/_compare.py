@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ def compare(
     if budget is not None:
         budget = check_limits(budget)
         checks.check_validation(None if validation is None else True)
-    check_choice(graded_spikes, get_args(GradedSpikes), "graded_spikes")
+    check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     given = {"calibration": calibration, "test": test, "validation": validation}

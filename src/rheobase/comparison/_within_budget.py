@@ -16,7 +16,7 @@ from rheobase.comparison.budget import Candidate, Choice, check_limits, choose
 from rheobase.comparison.checks import check_fits, whole_numbers
 from rheobase.comparison.images import Images
 from rheobase.comparison.runner import measured
-from rheobase.core.checks import check_whole
+from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table, plain_values
@@ -149,6 +149,7 @@ def convert_within_budget(
         whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS),
         whole_numbers(magnitudes, 1, "magnitudes", MAX_TIMESTEPS),
     )
+    check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     fit, held_out = _split(sample(calibration, num_calibration_images, seed), seed)
     network, analog, notes = traced_once(model, fit.images[:4], max_pool)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -274,7 +274,7 @@ def energy(
     """
     steps = check_run(network, timesteps)
     table = read_costs(costs)
-    check_choice(graded_spikes, get_args(GradedSpikes), "graded_spikes")
+    check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     spiking = WorkCounter(network.graph, spiking=True)
     if (images is None) == (spike_rate is None):
         reason = "are both missing" if images is None else "are both given"
