@@ -75,6 +75,9 @@ class Outside(Burst):
 
     alphabet = Alphabet.upto(1)
 
+    def count(self, potential: Tensor, threshold: Tensor, sent: Tensor | None) -> Tensor:
+        return (potential / threshold).floor().clamp(0, 3)
+
 
 class Forgets(IntegrateFire):
     """Steps otherwise than it runs."""
@@ -296,6 +299,7 @@ PASSES: dict[str, tuple[rb.Recipe, CalibrationPass]] = {
         (rb.RateCoding(timesteps=3), rb.passes.BiasCorrection(images=8)),
         (rb.RateCoding(timesteps=3), rb.passes.PotentialCorrection(images=8)),
         (rb.RateCoding(timesteps=3), rb.passes.WeightCalibration(images=8, iterations=3, learning_rate=1e-3)),
+        (rb.Graded(timesteps=3, magnitude=1, iterations=0), rb.passes.WeightRegression(rounds=1)),
         (rb.RateCoding(timesteps=3), rb.passes.TemporalBias(batch_size=8, iterations=2, updates=3)),
         (rb.RateCoding(timesteps=3), rb.passes.SurrogateCalibration(epochs=1, batch_size=8)),
         (rb.RateCoding(timesteps=3), rb.passes.ThroughTime(epochs=1, batch_size=8, learning_rate=1e-4)),

@@ -43,7 +43,7 @@ class LowerThresholds(CalibrationPass):
 class SignedIF(MembraneNeuron):
     """A spike of −θ takes back one of θ (Wang et al. 2022)."""
 
-    kind = "signed"
+    kind = "my_signed"
     alphabet = Alphabet.signed(1)
     remembers = True
 
@@ -134,13 +134,13 @@ def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch:
     from rheobase.neurons import NEURONS
     from rheobase.passes import PASSES
 
-    for known, kind in ((PASSES, "lower_thresholds"), (NEURON_PARTS, "signed_neuron"), (NEURONS, "signed")):
+    for known, kind in ((PASSES, "lower_thresholds"), (NEURON_PARTS, "signed_neuron"), (NEURONS, "my_signed")):
         monkeypatch.delitem(known, kind)
     with pytest.raises(RecipeError, match=r"neuron: kind 'signed_neuron' is unknown.*import the module.*calibration.1"):
         rb.Recipe.from_yaml(text)
     with pytest.raises(RecipeError, match="LowerThresholds is not registered"):
         rb.Recipe(name="x", timesteps=4, calibration=(LowerThresholds(),))
-    with pytest.raises(StoreError, match=r"unknown kind 'signed'.*import the module that registers it"):
+    with pytest.raises(StoreError, match=r"unknown kind 'my_signed'.*import the module that registers it"):
         rb.load(folder)
 
 

@@ -82,8 +82,12 @@ def test_a_small_memory_budget_is_said() -> None:
 def test_what_makes_held_out_logits_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     snn = copy.deepcopy(grid_snn("MLP"))
     before = [neuron.threshold for neuron in snn.neurons]
-    errors = iter([0.5, 0.6])
-    monkeypatch.setattr("rheobase.passes.held_out.logit_error", lambda network, images: next(errors))
+
+    def sweep(network: rb.SpikingNetwork, *rest: object) -> None:
+        for neuron in network.neurons:
+            neuron.threshold = neuron.threshold * 100
+
+    monkeypatch.setattr("rheobase.passes.scale_thresholds._sweep", sweep)
     changes = ScaleThresholds().apply(snn, grid_data("MLP"))
     assert changes.changed == {}
     assert changes.notes[0].startswith("reverted")

@@ -228,7 +228,7 @@ def test_forward_it_is_the_spiking_network(magnitude: int | None) -> None:
 
 # -- the pass -----------------------------------------------------------------------------------------------------
 
-FAST: dict[str, Any] = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-4}
+FAST: dict[str, Any] = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-4}
 
 
 @pytest.mark.parametrize("magnitude", [None, 1])
@@ -390,7 +390,7 @@ def test_a_recipe_with_training_is_plain_text() -> None:
 
 # -- rb.train -----------------------------------------------------------------------------------------------------
 
-SETTINGS = rb.Training(epochs=3, learning_rate=1e-3, optimiser="adamw", batch_size=8, weight_decay=0)
+SETTINGS = rb.Training(epochs=3, learning_rate=3e-4, optimiser="adamw", batch_size=8, weight_decay=0)
 
 
 def test_train_takes_a_spiking_network() -> None:
