@@ -1,14 +1,12 @@
-"""Graded spikes that can be taken back: accuracy, spikes and energy by alphabet and T (docs/graded.md).
+"""ResNet-20 with graded spikes that can be taken back: accuracy, spikes and energy by alphabet and T (docs/graded.md).
 
-    python benchmarks/graded.py resnet20                       # 10,000 test images
-    python benchmarks/graded.py resnet20 --cells 2:1,4:1 --seeds 0,1,2
-    python benchmarks/graded.py efficientnet --cells 4:4,8:4 --sites all
-    python benchmarks/graded.py resnet20 --table
+    python benchmarks/graded.py                                # 10,000 test images
+    python benchmarks/graded.py --cells 2:1,4:1 --seeds 0,1,2
+    python benchmarks/graded.py --table
 
-A cell is T:m. ResNet-20 is calibrated with 512 unlabelled training images, EfficientNet-Lite0 with the 200 images of
-the ImageNet sample that are not for testing. The yardstick is the closed form with as many levels, n = m T
-(``ParallelConversion`` without error calibration), which waits at every site. Cells replace those of the same kind in
-the file next to this script.
+A cell is T:m, calibrated with 512 unlabelled training images. The yardstick is the closed form with as many levels,
+n = m T (``ParallelConversion`` without error calibration), which waits at every site. Cells replace those of the same
+kind in the file next to this script. For EfficientNet-Lite0 see linear_sites.py.
 """
 
 from __future__ import annotations
@@ -18,23 +16,21 @@ import json
 import time
 from typing import Any
 
-from common import HERE, cifar, efficientnet_lite0, imagenet_sample, resnet20
+from common import HERE, cifar, resnet20
 from tabulate import tabulate
 
 import rheobase as rb
 from rheobase.core.versions import versions
 
-CELLS = {"resnet20": "2:1,4:1,8:1,16:1,2:2,4:2,8:2,2:4,4:4", "efficientnet": "4:4,8:4"}
-KEY = ("case", "method", "sites", "magnitude", "timesteps", "images", "seed")
+CELLS = "2:1,4:1,8:1,16:1,2:2,4:2,8:2,2:4,4:4"
+KEY = ("method", "magnitude", "timesteps", "images", "seed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=CELLS)
-    parser.add_argument("--cells", help="T:m, separated by commas")
+    parser.add_argument("--cells", default=CELLS, help="T:m, separated by commas")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--images", type=int, default=10_000, help="test images, a seeded sample")
-    parser.add_argument("--sites", default="activations")
     parser.add_argument("--yardstick", action="store_true", help="the closed form instead")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -44,37 +40,29 @@ def main() -> None:
         for cell in measure(arguments):
             cells = [old for old in cells if any(old[key] != cell[key] for key in KEY)] + [cell]
             kept.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
-    print(table([cell for cell in cells if cell["case"] == arguments.case]))
+    print(table(cells))
 
 
 def measure(arguments: argparse.Namespace) -> Any:
     """Yield a cell for every T:m and seed."""
-    if arguments.case == "resnet20":
-        model, test = resnet20(), cifar("test", limit=arguments.images, seed=0)
-        images, number = cifar("train", limit=10_000, seed=0)[0], 512
-    else:
-        (images, _), test = imagenet_sample(min(arguments.images, 800))
-        model, number = efficientnet_lite0(), 200
+    model, test = resnet20(), cifar("test", limit=arguments.images, seed=0)
+    images, _ = cifar("train", limit=10_000, seed=0)
     for seed in map(int, arguments.seeds.split(",")):
-        for cell in (arguments.cells or CELLS[arguments.case]).split(","):
+        for cell in arguments.cells.split(","):
             steps, magnitude = map(int, cell.split(":"))
             if arguments.yardstick:
                 recipe = rb.ParallelConversion(timesteps=steps * magnitude, errors=False)
             else:
                 recipe = rb.Graded(timesteps=steps, magnitude=magnitude)
             start = time.perf_counter()
-            snn = rb.convert(
-                model, recipe, calibration=images, num_calibration_images=number, seed=seed, sites=arguments.sites
-            )
+            snn = rb.convert(model, recipe, calibration=images, num_calibration_images=512, seed=seed)
             seconds = time.perf_counter() - start
             found = rb.evaluate(snn, test).rows[-1]
             energy = rb.energy(snn, test[0][:64])
             yield {
-                "case": arguments.case,
                 "method": recipe.name,
                 "timesteps": steps,
                 "magnitude": magnitude,
-                "sites": arguments.sites,
                 "seed": seed,
                 "images": len(test[0]),
                 "accuracy": found.accuracy,
@@ -93,7 +81,7 @@ def table(cells: list[dict[str, Any]]) -> str:
         {
             "method": cell["method"],
             "alphabet": f"−{cell['magnitude']}..{cell['magnitude']}",
-            **{name: cell[name] for name in ("sites", "timesteps", "seed", "images")},
+            **{name: cell[name] for name in ("timesteps", "seed", "images")},
             "accuracy, %": f"{100 * cell['accuracy']:.2f}",
             "events / neuron / step": f"{cell['event_rate']:.3f}",
             "spikes / neuron / step": f"{cell['spike_rate']:.3f}",
