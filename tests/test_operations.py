@@ -439,7 +439,7 @@ def token_images() -> Tensor:
 TOKEN_RECIPES: dict[str, rb.Recipe] = {
     "IF": rb.RateCoding(timesteps=4, granularity="channel"),
     "IF by layer": rb.RateCoding(timesteps=4),
-    "parallel": rb.ParallelConversion(timesteps=4),
+    "parallel": rb.ParallelConversion(timesteps=4, errors=False),
     "Pascal": rb.Pascal(levels=4, granularity="channel"),
     "QVM": rb.QVM(levels=4, granularity="channel"),
     "SNNCalibration": rb.SNNCalibration(timesteps=4),

@@ -616,7 +616,8 @@ def test_from_a_qcfs_network() -> None:
     snn = rb.convert(qnet, recipe, calibration=(images, labels))
     thresholds = [module.threshold.detach() for module in qnet.activations.values()]
     for neuron, theta in zip(snn.neurons, thresholds, strict=True):
-        assert torch.equal(neuron.threshold, theta.expand_as(neuron.threshold))
+        # the first stage trains them a little
+        torch.testing.assert_close(neuron.threshold, theta.expand_as(neuron.threshold), rtol=0.02, atol=0)
     assert bool(torch.isfinite(snn(images)).all())
     assert not any(node.operation == "batch_norm" for node in snn.graph.nodes)
 

@@ -74,7 +74,7 @@ def test_data_sorted_by_class_calibrate_as_well_as_shuffled_ones() -> None:
     order = labels.argsort(stable=True)
     images, labels = images[order], labels[order]
     network = capture(train(digits().train, 2, seed=0), images[:4]).graph
-    recipe = rb.FTBC(timesteps=4, batch_size=32, batches=2)
+    recipe = rb.FTBC(timesteps=4, ramp=1, batch_size=32, batches=2)
 
     def accuracy(calibration: Any) -> float:
         snn = rb.convert(network, recipe, calibration=calibration, num_calibration_images=100)

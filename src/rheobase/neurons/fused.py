@@ -49,8 +49,9 @@ class _Policy:
         """The compiled loop; ``constants``, its first arguments, are constants of the compiled code."""
         key = loop, *constants
         if key not in self.compiled:
-            # one variant for each number of unrolled steps, with and without bias, and for each layout
-            torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+            # variants of one loop: each rule, number of unrolled steps, and layout, with and without bias
+            for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
+                setattr(torch._dynamo.config, limit, max(1024, getattr(torch._dynamo.config, limit)))
             # dynamic: one compilation serves every layer's shape; only the number of unrolled steps is part of the code
             self.compiled[key] = torch.compile(partial(loop, *constants), dynamic=True, fullgraph=True)
         return self.compiled[key]

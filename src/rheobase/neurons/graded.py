@@ -87,7 +87,7 @@ class Signed(Graded):
     Example:
         >>> import torch
         >>> neuron = Signed(torch.tensor(1.0), torch.tensor(0.0))
-        >>> currents = torch.tensor([1.0, -0.9, -0.2]).reshape(3, 1, 1)
+        >>> currents = torch.tensor([1.2, -0.1, -1.2]).reshape(3, 1, 1)
         >>> neuron.run(currents, neuron.init((1, 1), currents[0]))[0].flatten()
         tensor([ 1.,  0., -1.])
     """

@@ -21,6 +21,7 @@ class IntegrateFire(MembraneNeuron):
         timesteps: T of this site; None: T of the network.
 
     Example:
+        >>> import torch
         >>> neuron = IntegrateFire(torch.tensor(1.0), torch.tensor(0.5))
         >>> currents = torch.full((4, 1, 1), 0.6)
         >>> neuron.run(currents, neuron.init((1, 1), currents[0]))[0].flatten()

@@ -68,8 +68,8 @@ class MembraneNeuron(Neuron):
 
     @property
     def takes_back(self) -> bool:  # type: ignore[override]
-        """True with negative numbers in the alphabet, unless it fires them at −θ only."""
-        return self.alphabet.least < 0 and self.fires == "floor"
+        """True with negative numbers in the alphabet that the rule ``floor`` fires; override it with :meth:`count`."""
+        return self.alphabet.least < 0 and self.fires == "floor" and type(self).count is MembraneNeuron.count
 
     @property
     def rule(self) -> FiringRule:
