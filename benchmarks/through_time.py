@@ -17,15 +17,11 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Literal
 
 import torch
+from common import cifar, record, resnet20
 
 import rheobase as rb
-from benchmarks.common import cifar, record, resnet20
-from rheobase.graph import Graph
-from rheobase.graph.sites import Site
-from rheobase.neurons import Graded
 
 PATH = Path(__file__).with_name("through_time_resnet20.json")
 IMAGES = 512
@@ -34,22 +30,10 @@ EPOCHS = {2: 16, 4: 10, 8: 6}
 """By T: twelve to fifteen minutes of one core, by the 38, 66 and (estimated) 130 seconds that an epoch takes."""
 
 
-class TakesBack(rb.methods.NeuronPart):
-    """Graded neurons at every site."""
-
-    kind: Literal["benchmark_graded"] = "benchmark_graded"
-    builds = Graded
-    magnitude: int = 1
-
-    def build(self, site: Site, graph: Graph) -> Graded:
-        """Neurons that round to nearest."""
-        return Graded(torch.tensor(1.0), torch.tensor(0.5), magnitude=self.magnitude)
-
-
 def recipe(alphabet: str, timesteps: int, **options: object) -> rb.Recipe:
     """The method of a cell, from its options of :class:`rheobase.passes.ThroughTime`."""
     binary = alphabet == "binary"
-    neuron = rb.methods.IntegrateFireNeuron() if binary else TakesBack(magnitude=int(alphabet))
+    neuron = rb.methods.IntegrateFireNeuron() if binary else rb.methods.GradedNeuron(magnitude=int(alphabet))
     calibration = (
         rb.passes.Thresholds(images=IMAGES),
         rb.passes.WeightRegression(rounds=2, images=IMAGES),
@@ -70,7 +54,6 @@ def main() -> None:
         print(table(json.loads(PATH.read_text())["result"]))
         return
     torch.set_num_threads(1)
-    rb.register(TakesBack)
     calibration = cifar("train", limit=arguments.num_calibration_images, seed=0)[0]
     test = cifar("test", limit=arguments.images, seed=0)
     for cell in arguments.cells:
