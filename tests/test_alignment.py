@@ -211,6 +211,7 @@ def test_equal_steps_of_their_own_change_nothing() -> None:
     assert torch.equal(own.readouts(images, (1, 3, 6)), plain.readouts(images, (1, 3, 6)))
 
 
+@pytest.mark.slow
 def test_averaging_everywhere_is_a_constant_current() -> None:
     """Where T changes on every edge, plain neurons with averaging are those of QVM and QAC: no new neuron."""
     name = "MLP"

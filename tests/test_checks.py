@@ -24,6 +24,7 @@ def test_whole_numbers_of_python_and_numpy(value: Any) -> None:
     assert type(found) is int
 
 
+@pytest.mark.slow
 def test_numpys_integers_at_the_doors() -> None:
     """They give what Python's give, and go into files as numbers."""
     images, small = torch.rand(20, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -192,6 +192,7 @@ def test_convert_writes_a_network_that_loads(run: Run, saved: Path) -> None:
     assert written["images"] == 12
 
 
+@pytest.mark.slow
 def test_convert_prints_one_json_document(run: Run, tmp_path: Path) -> None:
     result = run(*conversion(tmp_path / "out", "--test-folder", "test", "--json", model="cli_nets:talkative"))
     assert result.code == 0
@@ -210,6 +211,7 @@ def test_convert_tells_notes(run: Run, tmp_path: Path) -> None:
     assert "2 sites changed" in result.out
 
 
+@pytest.mark.slow
 def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
     sys.path.insert(0, str(home))
     try:
@@ -260,6 +262,7 @@ def test_seed_chooses_the_calibration_images(run: Run, tmp_path: Path) -> None:
     assert digest(0, "a") == digest(0, "b") != digest(1, "c")
 
 
+@pytest.mark.slow
 def test_data_from_a_function(run: Run, tmp_path: Path) -> None:
     result = run(*conversion(tmp_path / "out", "--test", "data.npz", "--test-folder", "test", data="cli_nets:images"))
     assert result.code == 0
@@ -290,6 +293,7 @@ def test_sites_at_linear_outputs_are_a_choice(run: Run, tmp_path: Path) -> None:
     assert "signed, no limit" in shown.out
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_everything_of_the_earlier_network(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(*conversion(out, "--test-folder", "test")).code == 0
@@ -515,6 +519,7 @@ def test_interrupt(run: Run) -> None:
     assert result == (130, "", "Interrupted.\n")
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device", "accuracy.png")

@@ -234,6 +234,7 @@ def test_no_test_images(run: Run, tmp_path: Path) -> None:
     assert_refused(run(*command, "--test", "compare_nets:train"), "names the calibration images")
 
 
+@pytest.mark.slow
 def test_other_results_are_not_mixed(run: Run, tmp_path: Path) -> None:
     assert run(*comparison(tmp_path / "out", "--methods", "OPI")).code == 0
     other = run(*comparison(tmp_path / "out", "--methods", "OPI", "--checkpoint", "weights.safetensors"))

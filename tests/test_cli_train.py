@@ -341,6 +341,7 @@ def test_options_that_cannot_be(run: Run, tmp_path: Path, more: list[str], said:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
     assert_refused(run(*training(tmp_path / "run", levels=0)), "levels", "(got 0)")
     network = ["train_nets:small", "--data", "train_nets:few", "--out", tmp_path / "run"]

@@ -288,6 +288,7 @@ def test_a_network_that_cannot_be_traced_is_an_error_at_once(tmp_path: Path) -> 
 # Kill and resume; files of something else
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compared(tmp_path / "whole")
     run, ran = Runner.run, []
@@ -318,6 +319,7 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
 
 
+@pytest.mark.slow
 def test_a_comparison_may_grow(tmp_path: Path) -> None:
     first = compared(tmp_path / "out", recipes=[rb.OPI()], timesteps=(4,))
     more = compared(tmp_path / "out", recipes={"mine": rb.OPI(), "other": rb.RateCoding()}, seeds=(0, 1))
@@ -359,6 +361,7 @@ def test_another_network_or_version_is_not_mixed(tmp_path: Path, monkeypatch: py
         compared(tmp_path / "out", recipes=[rb.OPI()])
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     compared(tmp_path / "out", recipes=[rb.OPI()])
     file = tmp_path / "out" / "results.jsonl"
@@ -426,6 +429,7 @@ def test_the_folder_shows_what_was_asked_last(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.new"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_exists(tmp_path: Path) -> None:
     out, foreign = tmp_path / "out", tmp_path / "foreign"
     compared(out, recipes=[rb.OPI()], timesteps=(1,))
@@ -592,6 +596,7 @@ def test_a_network_without_weights_has_no_ratio() -> None:
     assert "no operation that costs energy" in (cell.reason or "")
 
 
+@pytest.mark.slow
 def test_images_of_any_real_type() -> None:
     images = torch.rand(30, 8, dtype=torch.bfloat16)
     small = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)).bfloat16()

@@ -264,6 +264,7 @@ class Log2Net(nn.Module):
         return self.second(torch.ops.conformance.log2_relu(self.first(x)))
 
 
+@pytest.mark.slow
 def test_an_activation_of_another_shape_is_traced_and_converted(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, images = Log2Net().eval(), torch.randn(40, 6, generator=torch.Generator().manual_seed(1))

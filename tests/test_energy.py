@@ -131,6 +131,7 @@ def small(bias: bool = True) -> nn.Module:
     return nn.Sequential(first, rb.QCFS(4, 1.0), second, rb.QCFS(4, 1.0), last).eval()
 
 
+@pytest.mark.slow
 def test_worked_by_hand() -> None:
     # image (1, 0.25), T = 4, θ = 1: currents 1, ¼, 0.625, -1.25; counts 4, 1, 3 (0.625·4 + ½ = 3), 0
     # second: means 1, 0.75·0.75 = 0.5625, 0: counts 4, 2 (2.25 + ½), 0

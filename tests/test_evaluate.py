@@ -21,6 +21,7 @@ def labels_for(name: str) -> torch.Tensor:
     return torch.arange(len(grid_images(name))) % 3
 
 
+@pytest.mark.slow
 def test_numbers_against_their_definitions() -> None:
     snn, images, labels = grid_snn("OptionAResNet"), grid_images("OptionAResNet"), labels_for("OptionAResNet")
     result = rb.evaluate(snn, (images, labels), timesteps=(4, 1))
@@ -50,6 +51,7 @@ def test_results_do_not_depend_on_the_batch_size(batch: int) -> None:
     assert whole == parts
 
 
+@pytest.mark.slow
 def test_without_labels_there_is_no_accuracy() -> None:
     result = rb.evaluate(grid_snn("MLP"), grid_images("MLP"))
     assert result.ann_accuracy is None
@@ -57,6 +59,7 @@ def test_without_labels_there_is_no_accuracy() -> None:
     assert "| ANN | - |" in unpadded(result.to_markdown())
 
 
+@pytest.mark.slow
 def test_an_output_that_is_a_map() -> None:
     snn, images = grid_snn("UNet"), grid_images("UNet")
     result = rb.evaluate(snn, images, timesteps=(4,))

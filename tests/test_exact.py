@@ -103,6 +103,7 @@ def test_max_pooling_is_exact() -> None:
         rb.quantise(networks.build("MaxPoolVGG"), recipe, calibration=images)
 
 
+@pytest.mark.slow
 def test_batches_streams_and_reports() -> None:
     recipe, images = rb.QVM(levels=4), grid_images("OptionAResNet")
     snn = rb.convert(quantised("OptionAResNet", recipe), recipe)
@@ -211,6 +212,7 @@ def test_a_relu_network_is_sent_to_be_quantised() -> None:
         rb.convert(networks.build("VGG"), rb.Pascal(levels=4), example=grid_images("VGG")[:1])
 
 
+@pytest.mark.slow
 def test_levels_of_another_network() -> None:
     qnet = quantised("MLP", rb.Pascal(levels=4))
     with pytest.raises(RecipeError, match="trained with 4 levels"):

@@ -162,6 +162,7 @@ def test_the_papers_figures_for_vgg() -> None:
         assert sum(mixed) / len(mixed) == pytest.approx(expected, abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_papers_figure_for_vgg_on_imagenet() -> None:
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512]
     parts = [*(Fan(9 * c) for c in channels), Fan(25088), Fan(4096)]

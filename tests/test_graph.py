@@ -271,6 +271,7 @@ def test_a_reused_convolution_keeps_its_own_weights() -> None:
 # -- the site table ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sites_are_named_after_modules_and_calls() -> None:
     names = [site.name for site in site_table(grid_graph("ReusedReluResNet"))]
     assert len(set(names)) == len(names)
@@ -333,6 +334,7 @@ def test_every_operation_is_affine(name: str, seed: int, weight: float) -> None:
 # -- max-pooling ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_max_pool_needs_a_choice() -> None:
     model, images = networks.build("MaxPoolVGG"), grid_images("MaxPoolVGG")
     with pytest.raises(TraceError, match='max_pool="gate"'):

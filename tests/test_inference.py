@@ -86,6 +86,7 @@ def test_max_pooling_and_other_t() -> None:
         assert ready.timesteps == steps
 
 
+@pytest.mark.slow
 def test_it_is_apart_from_the_network_and_from_the_batch() -> None:
     images = grid_images("OptionAResNet")
     snn = converted("OptionAResNet", RECIPES["ParallelConversion"])
@@ -103,6 +104,7 @@ def test_it_is_apart_from_the_network_and_from_the_batch() -> None:
     assert torch.equal(copy.deepcopy(ready)(images), whole)
 
 
+@pytest.mark.slow
 def test_a_silent_channel_stays_silent() -> None:
     model, images = networks.build("OptionAResNet"), grid_images("OptionAResNet")
     snn = rb.convert(model, rb.ParallelConversion(timesteps=3, errors=False), calibration=images).double()
@@ -111,6 +113,7 @@ def test_a_silent_channel_stays_silent() -> None:
     torch.testing.assert_close(ready(images.double()), snn(images.double()))
 
 
+@pytest.mark.slow
 def test_what_has_no_closed_form_is_refused() -> None:
     images = grid_images("OptionAResNet")
     snn = rb.convert(networks.build("OptionAResNet"), rb.RateCoding(timesteps=4), calibration=images)

@@ -145,6 +145,7 @@ def test_trains_are_aligned_one_by_one_before_neurons_that_stream() -> None:
     assert (rb.latency(snn).first, rb.latency(snn).final, rb.latency(snn).stalls) == (3, 6, 4)
 
 
+@pytest.mark.slow
 def test_table_and_json() -> None:
     found = rb.latency(pascal(chain(4, 2)))
     written = json.loads(json.dumps(found.to_json()))

@@ -137,6 +137,7 @@ def test_where_the_equations_have_no_value() -> None:
     assert site_metric("relu", [7, 3], moments="counts").kurtosis == pytest.approx(1.0)  # of two counts: always 1
 
 
+@pytest.mark.slow
 def test_a_module_with_qcfs_activations() -> None:
     """As `convert` takes it, max-pooling included; the same numbers as its graph."""
     torch.manual_seed(0)

@@ -169,6 +169,7 @@ def test_channels_at_the_last_axis_are_permuted_for_the_neurons() -> None:
 # -- the choice --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_network_without_linear_outputs_is_refused() -> None:
     images = grid_images("MLP")
     with pytest.raises(RecipeError, match=r"sites: is 'all', which changes nothing.*Remedy: leave it out"):

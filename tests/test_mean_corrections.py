@@ -177,6 +177,7 @@ def test_never_worse_than_it_was_given(kind: str, name: str) -> None:
         assert not original.changed(snn)
 
 
+@pytest.mark.slow
 def test_calibrated_networks_save_and_load(tmp_path) -> None:  # type: ignore[no-untyped-def]
     images = grid_images("OptionAResNet")
     recipe = rb.SNNCalibration(timesteps=4, pipeline="advanced", weights=True, weight_iterations=2)

@@ -216,6 +216,7 @@ def test_an_operation_from_outside_trains_and_is_exact() -> None:
     torch.testing.assert_close(snn(images.double()), quantised.double()(images.double()))
 
 
+@pytest.mark.slow
 def test_an_operation_from_outside_is_lowered(tmp_path: Path) -> None:
     pytest.importorskip("nir")
     rb.register(Shuffle)

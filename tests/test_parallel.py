@@ -274,6 +274,7 @@ def test_a_walk_is_the_network(name: str) -> None:
         torch.testing.assert_close(output, graph(images))
 
 
+@pytest.mark.slow
 def test_statistics_are_those_that_arrive() -> None:
     """After restating, every batch normalisation gives mean β and variance γ² on these images."""
     images = grid_images("OptionAResNet", 40).double()
@@ -335,6 +336,7 @@ def test_other_neurons_and_other_orders_of_passes_are_refused() -> None:
         rb.convert(networks.build("MLP"), recipe, example=images)
 
 
+@pytest.mark.slow
 def test_dead_channels_and_channels_that_never_fire() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
@@ -640,6 +642,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 # -- the distribution view --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_impossible_bins() -> None:
     snn, images = converted("OptionAResNet"), grid_images("OptionAResNet")
     with pytest.raises(RecipeError, match=r"bins: is 2\.5"):

@@ -151,6 +151,7 @@ def test_steps_go_where_the_loss_wants_them() -> None:
     assert levels(fixed.model) == start
 
 
+@pytest.mark.slow
 def test_without_a_mean_steps_grow_to_the_bound() -> None:
     """Case 3 with the equations as they stand: d falls to zero, t = α/d is held at the bound; said, and convertible."""
     recipe = rb.QAC(mean_timesteps="free", parametrisation="d_alpha", max_timesteps=6, rate=1e3)
@@ -316,6 +317,7 @@ def test_recipes_that_do_not_fit_the_network() -> None:
         rb.quantise(by_channel, rb.QAC(mean_timesteps=2, parametrisation="d_alpha"), calibration=digits().train[0][:64])
 
 
+@pytest.mark.slow
 def test_a_site_that_is_never_active() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
@@ -341,6 +343,7 @@ def test_training_that_diverges_names_the_parameter() -> None:
         rb.train(network, digits().train, rb.Training(epochs=1, learning_rate=0.02))
 
 
+@pytest.mark.slow
 def test_sites_of_the_trained_network_are_those_of_its_graph() -> None:
     model = trained("n_d").model
     assert isinstance(model, TrainableGraph)

@@ -244,6 +244,7 @@ def test_two_phases_are_a_protocol(tmp_path: Path) -> None:
     assert torch.equal(torch.cat(seen, 1), torch.where(end < 0, 0.0, values))
 
 
+@pytest.mark.slow
 def test_a_network_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     class Forgetful(SignedIF):
         kind = "forgetful"

@@ -247,6 +247,7 @@ def test_the_page_stands_alone_and_is_well_formed() -> None:
     assert "#0000" not in page  # every colour is the page's
 
 
+@pytest.mark.slow
 def test_the_alphabet_and_the_counting_are_on_the_page() -> None:
     read = Reader(html_page(SMALL))
     assert ["50%_A&B (1 of 2 seeds)", "2", "{-4..4}"] in [row[:3] for row in read.rows]

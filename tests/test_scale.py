@@ -30,6 +30,7 @@ def test_the_error_falls_on_the_images_it_was_fitted_to(name: str) -> None:
     assert after < before if changes.changed else after == before
 
 
+@pytest.mark.slow
 def test_against_a_descent_that_simulates_everything_anew() -> None:
     """What is reused (the part before the site) must not change what is chosen."""
     data = fit_only("ReusedReluResNet")

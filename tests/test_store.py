@@ -139,6 +139,7 @@ def test_the_class_of_the_original_network_is_not_needed(tmp_path: Path) -> None
     assert same_bits(load_file(tmp_path / "logits.safetensors")["logits"], snn(images))
 
 
+@pytest.mark.slow
 def test_what_both_graphs_share_is_stored_once(tmp_path: Path) -> None:
     snn = copy.deepcopy(snn_of("MLP"))
     weights = sum(t.numel() * t.element_size() for t in snn.ann.tensors.values())

@@ -24,6 +24,7 @@ SMALL = TemporalBias(batch_size=8, iterations=3)
 # -- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**31), rate=st.floats(0.02, 0.98), theta=st.floats(0.1, 5.0))
 def test_the_iteration_finds_the_bias_that_gives_the_rate(seed: int, rate: float, theta: float) -> None:
     """Proposition 1 for a continuous distribution with a positive density: b* exists, is unique, and is found."""
@@ -242,6 +243,7 @@ def test_without_patience_every_iteration_runs() -> None:
     assert runs[3] < 9
 
 
+@pytest.mark.slow
 def test_depth_is_the_longest_way() -> None:
     """A residual network's site behind a sum is as deep as its longer branch."""
     depths = relative_depths(grid_snn("OptionAResNet").sites)
@@ -306,6 +308,7 @@ def test_composes_with_a_constant_shift() -> None:
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fewer_images_than_one_batch() -> None:
     with pytest.raises(CalibrationError, match=r"16 images to fit on \(4 are held out\), fewer than one batch of 128"):
         rb.convert(networks.build("MLP"), rb.FTBC(timesteps=2, pooled=False), calibration=grid_images("MLP"))
@@ -329,6 +332,7 @@ def test_impossible_options(option: str, value: float) -> None:
         rb.FTBC(timesteps=2, **{option: value})
 
 
+@pytest.mark.slow
 def test_another_number_of_steps_and_how_to_get_it() -> None:
     images = grid_images("MLP")
     snn = rb.convert(networks.build("MLP"), rb.FTBC(timesteps=8, batch_size=8, iterations=2), calibration=images)
@@ -354,6 +358,7 @@ def test_diverging_biases_stop_and_the_last_good_stay() -> None:
     assert torch.equal(snn(data.fit), before)
 
 
+@pytest.mark.slow
 def test_a_site_without_activity() -> None:
     model = networks.build("MLP")
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))

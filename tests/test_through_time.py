@@ -259,6 +259,7 @@ def test_the_trained_network_is_an_ordinary_one(magnitude: int | None, tmp_path:
         snn(images, timesteps=4)
 
 
+@pytest.mark.slow
 def test_only_what_is_named_is_trained() -> None:
     part = rb.passes.ThroughTime(**FAST, trains=("threshold", "initial_potential"))
     snn, before = converted(part, n=80), converted()
@@ -298,6 +299,7 @@ def test_any_network_and_labels() -> None:
         converted(rb.passes.ThroughTime(target="labels"))
 
 
+@pytest.mark.slow
 def test_a_worse_network_is_reverted() -> None:
     snn, before = converted(rb.passes.ThroughTime(epochs=1, batch_size=8, learning_rate=1.0, warmup=0)), converted()
     record = snn.provenance.passes[-1]
@@ -397,6 +399,7 @@ def test_a_recipe_with_training_is_plain_text() -> None:
 SETTINGS = rb.Training(epochs=3, learning_rate=3e-4, optimiser="adamw", batch_size=8, weight_decay=0)
 
 
+@pytest.mark.slow
 def test_train_takes_a_spiking_network() -> None:
     snn, images = converted(neuron=TakesBack(magnitude=2)), grid_images("MLP")
     start = snn(images)

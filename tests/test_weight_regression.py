@@ -84,6 +84,7 @@ def test_regressors_times_weights_are_the_products(name: str) -> None:
     torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.slow
 def test_sub_batches_and_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 2))
     images = torch.rand(30, 3, 8, 8)
