@@ -315,7 +315,7 @@ def test_a_browser_reads_the_numbers(tmp_path: Path) -> None:
     done = subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     read = Reader(done.stdout)
-    assert ["OPI", "2", "80.00 ± 7.07", "79.75 ± 7.07"] in [row[:4] for row in read.rows]
+    assert ["OPI", "2", "{0, 1}", "80.00 ± 7.07", "79.75 ± 7.07"] in [row[:5] for row in read.rows]
     assert ["OPI", "80.00 ± 7.07", "95.00 ± 0.00"] in read.rows
     document = json.loads(read.document)
     assert document["entries"][0]["accuracy"]["mean"] == pytest.approx(80.0)
