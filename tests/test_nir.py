@@ -344,6 +344,10 @@ def test_changed_files(file: Path) -> None:
     with pytest.raises(StoreError, match="changed after Rheobase wrote it"):
         rb.exchange.import_nir(file)
     document = json.loads(graph.metadata["rheobase"])
+    graph.metadata["rheobase"] = json.dumps({**document, "version": 1})
+    nir.write(file, graph)
+    with pytest.raises(StoreError, match=r"an older rheobase .* convert and save the network again"):
+        rb.exchange.import_nir(file)
     graph.metadata["rheobase"] = json.dumps({**document, "version": 99})
     nir.write(file, graph)
     with pytest.raises(StoreError, match="newer rheobase"):

@@ -321,6 +321,11 @@ def test_forged_structures_are_refused(name: str, folder: Path) -> None:
         rb.load(folder)
 
 
+def test_an_analog_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(rb.core.errors.ModelError, match=r"rb\.convert"):
+        rb.save(torch.nn.ReLU(), tmp_path / "net")  # type: ignore[arg-type]
+
+
 def test_tensors_that_are_none_are_refused(folder: Path) -> None:
     (folder / store.TENSORS_FILE).write_bytes(b"garbage")
     forge(folder, lambda c: c.update(tensors_sha256=hashlib.sha256(b"garbage").hexdigest()))

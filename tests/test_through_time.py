@@ -431,6 +431,31 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(other[name], value), name
 
 
+@pytest.mark.parametrize("change", [{"magnitude": 2}, {"initial_potential": 0.25}])
+def test_the_folder_of_another_spiking_network_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    """Its tensors have the same names and shapes."""
+    images, once = grid_images("MLP"), SETTINGS.replace(epochs=1)
+    one, other = (converted(neuron=rb.methods.GradedNeuron(**options)) for options in ({}, change))
+    rb.train(one, images, once, validation=None, folder=tmp_path)
+    with pytest.raises(TrainingError, match="holds the checkpoint of another run: neurons"):
+        rb.train(other, images, once, validation=None, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trains": "weights"}, "trains: is 'weights'"),
+        ({"trains": ("weight",)}, "trains: is 'weight'"),
+        ({"granularity": "site"}, "granularity: is 'site'"),
+        ({"width": 0}, "width: is 0"),
+        ({"rate": float("nan")}, "rate: is nan"),
+    ],
+)
+def test_bad_options_of_the_trainable_network(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        TrainableNetwork(converted(), **options)
+
+
 def test_a_run_that_diverges_names_the_parameter(tmp_path: Path) -> None:
     snn, images = converted(), grid_images("MLP")
     with pytest.raises(DivergedError, match=r"epoch 1, step 1: sites\.act1\.threshold is not finite"):

@@ -61,6 +61,23 @@ def test_what_is_wrong_is_said_once(make, refusal, said) -> None:  # type: ignor
         make()
 
 
+@pytest.mark.parametrize("number", [True, float("nan"), float("inf")])
+def test_what_is_no_number(number: float) -> None:
+    """Pydantic alone would take True for 1."""
+    for field in ("epochs", "learning_rate", "weight_decay"):
+        with pytest.raises(TrainingError, match=f"^training: {field}: .*got {number}"):
+            rb.Training(**{"epochs": 1, "learning_rate": 0.1, field: number})  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=f"ridge: .*got {number}"):
+        rb.passes.WeightRegression(ridge=number)
+    assert rb.Training(epochs=1, learning_rate=0.1, exact_statistics=True).exact_statistics
+
+
+def test_equal_values_have_equal_hashes() -> None:
+    one, other = (rb.methods.IntegrateFireNeuron(timesteps=steps) for steps in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
 def test_a_part_without_a_kind_is_called_by_its_class() -> None:
     class Nameless(Value):
         kind: str

@@ -14,7 +14,6 @@ from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.settings import read_training
 from rheobase.comparison._compare import all_recipes
 from rheobase.comparison._compare import compare as compare_methods
-from rheobase.comparison.budget import check_limits
 from rheobase.comparison.checks import by_name, check_validation
 from rheobase.comparison.folder import REPORT_FILE
 from rheobase.core.errors import DataError, RecipeError
@@ -64,11 +63,10 @@ def compare(
     if overwrite and number:
         raise RecipeError("cannot be combined with --number", where="--overwrite", remedy="give one of them")
     named = by_name(_recipes(methods, recipes))
-    limits = options.key_values(budget, "--budget", "latency=8")
+    limits = options.limits(budget)
     steps, draws = options.numbers(timesteps, int, "--timesteps"), options.numbers(seeds, int, "--seeds")
     validates = validation is not None or validation_folder is not None
     if limits:
-        check_limits(limits)
         check_validation(validates or None)
     set_fusion(fuse)
     network, images = options.read_model(model, checkpoint, reading.of(data))

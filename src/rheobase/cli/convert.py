@@ -13,9 +13,9 @@ from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.comparison._within_budget import convert_within_budget
-from rheobase.comparison.budget import check_limits
 from rheobase.core.errors import RecipeError
 from rheobase.methods._convert import convert as convert_network
+from rheobase.neurons.fused import set_fusion
 
 
 @command
@@ -41,17 +41,17 @@ def convert(
     With --budget, T and the magnitude of graded spikes are chosen on held-out calibration images (default method:
     Graded).
     """
-    limits = options.key_values(budget, "--budget", "latency=8")
+    limits = options.limits(budget)
     if limits:
-        check_limits(limits)
         family = method.family("Graded")
-        recipe = family(timesteps=timesteps or 1, magnitude=1)
+        recipe = family(timesteps=1 if timesteps is None else timesteps, magnitude=1)
     else:
         if graded_spikes != "additions":
             raise RecipeError("has no effect without --budget", where="--graded-spikes", remedy="leave it out")
         recipe = method.read("RateCoding", timesteps)
     images = reading.of(data)
     running.check(recipe, testing.source(images))
+    set_fusion(running.fuse)
     check_output(out, overwrite)
     trained, images = options.read_model(model, checkpoint, images)
     test = testing.source(images)
@@ -65,7 +65,8 @@ def convert(
     }
     chosen = None
     if limits:
-        given |= {"method": family, "graded_spikes": graded_spikes} | ({"timesteps": (timesteps,)} if timesteps else {})
+        given |= {"method": family, "graded_spikes": graded_spikes}
+        given |= {} if timesteps is None else {"timesteps": (timesteps,)}
         chosen = convert_within_budget(trained, limits, **given)
     network = convert_network(trained, recipe, **given) if chosen is None else chosen.network
     evaluation = save_and_measure(network, out, overwrite, images, test_samples, running.execution)

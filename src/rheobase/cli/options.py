@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from typer import Argument, Option
 
 from rheobase.cli.behaviour import note
+from rheobase.comparison.budget import check_limits
 from rheobase.core import user_code
 from rheobase.core.errors import DataError, ModelError, RecipeError
 from rheobase.core.results import plain_values
@@ -197,7 +199,6 @@ class Running:
 
     def check(self, recipe: Recipe, test: object) -> None:
         """Refuse an execution without test images, or one that the recipe's neurons do not support, before any work."""
-        set_fusion(self.fuse)
         if self.execution != "auto" and test is None:
             raise DataError(
                 "has no effect without test images", where="--execution", remedy="leave it out, or give --test"
@@ -262,6 +263,14 @@ def key_values(texts: list[str] | None, where: str, example: str, taken: tuple[s
             raise RecipeError("is given twice", where=f"{where} {key}", remedy="give it once")
         values[key] = parse_yaml(value, f"{where} {key}")
     return values
+
+
+def limits(texts: list[str] | None) -> dict[str, float]:
+    """Parse and check ``--budget``; empty if it is not given."""
+    values = key_values(texts, "--budget", "latency=8")
+    with contextlib.suppress(ValueError, TypeError):  # YAML 1.1 reads 5e-1 as text
+        values |= {name: float(value) for name, value in values.items() if isinstance(value, str)}
+    return check_limits(values) if values else {}
 
 
 def _short(value: Any) -> str:

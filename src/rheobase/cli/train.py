@@ -25,6 +25,7 @@ from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
 from rheobase.methods.adaptive_levels import ADAPTED, SHARE, UNIFORM, AdaptedLevels, adapt_levels, check_falling, stages
+from rheobase.neurons.fused import set_fusion
 from rheobase.training import Trained, Training
 from rheobase.training import checkpoint as runs
 from rheobase.training import train as train_network
@@ -118,6 +119,7 @@ def train(
     training = read_training(given.pop("training"), images.preprocessing, **given)
     test = testing.source(images)
     running.check(recipe, test)
+    set_fusion(running.fuse)
     adapt = adaptation.read(training)
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
     check_output(out / NETWORK, overwrite=True)

@@ -155,7 +155,7 @@ def convert_within_budget(
     network, analog, notes = traced_once(model, fit.images[:4], max_pool)
     check_fits(analog, "calibration", held_out)
     images = f"{len(held_out)} held-out calibration images"
-    recipes = [(f"{(made := method(timesteps=t, magnitude=m)).name}, m = {m}", made) for t, m in product(*grid)]
+    recipes = [(f"{(made := _recipe(method, t, m)).name}, m = {m}", made) for t, m in product(*grid)]
     expected = [_before_conversion(name, recipe, analog) for name, recipe in recipes]
     possible = [pair for pair, row in zip(recipes, expected, strict=True) if not row.exceeded(limits)]
     if not possible:
@@ -191,6 +191,18 @@ def convert_within_budget(
         raise _nothing_fits(choice)
     chosen.provenance.notes[:0] = [*notes, f"budget: {choice.reason}"]
     return BudgetedConversion(chosen, choice, tuple(rows), len(held_out), graded_spikes)
+
+
+def _recipe(method: Callable[..., Recipe], timesteps: int, magnitude: int) -> Recipe:
+    """Call ``method``; refuse one that has no magnitude, or returns something else."""
+    remedy = "give a function of timesteps and magnitude that returns a recipe, such as rb.Graded or rb.Burst"
+    try:
+        recipe = method(timesteps=timesteps, magnitude=magnitude)
+    except TypeError as error:
+        raise RecipeError.typed(f"cannot be called ({error})", where="method", remedy=remedy) from error
+    if not isinstance(recipe, Recipe):
+        raise RecipeError.typed(f"returns a {type(recipe).__name__}", where="method", remedy=remedy)
+    return recipe
 
 
 def _split(found: RandomSample, seed: int) -> tuple[Images, Images]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rheobase.core.errors import RecipeError
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.measure._energy import GradedSpikes
+from rheobase.methods import Recipe
 from rheobase.neurons.response import Alphabet
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -138,7 +141,15 @@ class Cell(_Entry):
     @property
     def key(self) -> str:
         """Identifies the conversion; cells with the same key and identity have the same results."""
-        return key(self.recipe, self.training, self.timesteps, self.seed)
+        return key(self._normalised, self.training, self.timesteps, self.seed)
+
+    @cached_property
+    def _normalised(self) -> dict[str, Any]:
+        """The recipe as this version writes it: an earlier one may not have had all fields."""
+        try:
+            return Recipe.from_dict(self.recipe).to_dict()
+        except RecipeError:  # of an extension that is not registered now
+            return self.recipe
 
 
 def key(recipe: dict[str, Any], training: dict[str, Any] | None, timesteps: int, seed: int) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from rheobase.core.errors import RecipeError, RheobaseError
 
@@ -19,7 +20,7 @@ class Value(BaseModel):
         RecipeError: (or the class ``refusal``) if a field is unknown or invalid; lists the known fields.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     place: ClassVar[str | None] = None
     """Its name in errors; None: its ``kind``, else its class."""
@@ -48,8 +49,16 @@ class Value(BaseModel):
         except ValidationError as error:
             raise cls._explained(error) from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take True for 1."""
+        if isinstance(value, bool) and bool not in _types(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("is a boolean")
+        return value
+
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # a field may be a dict
+        return hash(json.dumps(self.model_dump(mode="json"), sort_keys=True))  # a field may be a dict
 
     def __setattr__(self, name: str, value: Any) -> None:
         where, remedy = f"{type(self).__name__}.{name}", f"make a new value with .replace({name}=...)"
@@ -62,6 +71,12 @@ class Value(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The same as :meth:`replace`; pydantic's own method does not validate fields."""
         return self.replace(**(update or {}))
+
+
+def _types(annotation: Any) -> set[Any]:
+    """All types within an annotation; those of literals too."""
+    inner = get_args(annotation)
+    return {annotation, *map(type, inner), *(found for part in inner for found in _types(part))}
 
 
 def explained(

@@ -31,7 +31,7 @@ from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.network.protocol import PROTOCOLS
-from rheobase.network.spiking_network import Provenance, SpikingNetwork
+from rheobase.network.spiking_network import Provenance, SpikingNetwork, check_converted
 from rheobase.neurons import NEURONS, Neuron
 from rheobase.signals.alignment import Alignment
 
@@ -61,6 +61,7 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
         >>> rb.save(snn, "out/resnet20")  # doctest: +SKIP
         PosixPath('out/resnet20')
     """
+    check_converted(network)
     folder = as_path(folder, "folder")
     content, tensors = describe(network, str(folder))
     blob = safetensors.torch.save(tensors)
@@ -265,10 +266,12 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def check_version(version: object, known: int, where: str) -> None:
-    """Refuse a file of a newer rheobase."""
-    if isinstance(version, int) and version > known:
-        reason = f"has format version {version} of a newer rheobase (this one reads {known})"
-        raise StoreError(reason, where=where, remedy="upgrade rheobase")
+    """Refuse a file of another rheobase."""
+    if not isinstance(version, int) or version == known:
+        return
+    newer = version > known
+    reason = f"has format version {version} of {'a newer' if newer else 'an older'} rheobase (this one reads {known})"
+    raise StoreError(reason, where=where, remedy="upgrade rheobase" if newer else "convert and save the network again")
 
 
 def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SpikingNetwork:

@@ -60,11 +60,11 @@ class Costs(Value):
     place: ClassVar[str | None] = "costs"
 
     name: str = Field(min_length=1)
-    mac: float = Field(ge=0, allow_inf_nan=False)
-    ac: float = Field(ge=0, allow_inf_nan=False)
-    product: float = Field(default_factory=lambda values: values["mac"], ge=0, allow_inf_nan=False)
-    update: float = Field(default_factory=lambda values: values["ac"], ge=0, allow_inf_nan=False)
-    comparison: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    mac: float = Field(ge=0)
+    ac: float = Field(ge=0)
+    product: float = Field(default_factory=lambda values: values["mac"], ge=0)
+    update: float = Field(default_factory=lambda values: values["ac"], ge=0)
+    comparison: float = Field(default=0.0, ge=0)
 
 
 COSTS: dict[str, Costs] = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
@@ -26,9 +26,11 @@ from rheobase.neurons import (
     Pasc,
     Signed,
 )
+from rheobase.neurons.graded import MAX_MAGNITUDE
 from rheobase.neurons.parallel import Order
 
 Levels = Annotated[int, Field(ge=1, strict=True)]
+Magnitude = Annotated[int, Field(ge=1, le=MAX_MAGNITUDE, strict=True)]
 BySite = Levels | dict[str, Levels]
 """One whole number for all sites, or one by site name."""
 
@@ -142,7 +144,7 @@ class MagnitudePart(MembranePart):
         initial_potential, timesteps: see :class:`MembranePart`.
     """
 
-    magnitude: Levels = 1
+    magnitude: Magnitude = 1
 
     def options(self, site: Site) -> dict[str, Any]:
         """The magnitude; of signed neurons also that the net output is not negative where the activation is not."""
@@ -181,7 +183,13 @@ class MultiThresholdNeuron(MagnitudePart):
 
     kind: Literal["multi_threshold"] = "multi_threshold"
     builds = MultiThreshold
-    magnitude: Levels = 4
+    magnitude: Magnitude = 4
+
+    @field_validator("magnitude")
+    @classmethod
+    def _is_a_power_of_two(cls, magnitude: int) -> int:
+        MultiThreshold.letters(magnitude)
+        return magnitude
 
 
 class BurstNeuron(MagnitudePart):
@@ -193,7 +201,7 @@ class BurstNeuron(MagnitudePart):
 
     kind: Literal["burst"] = "burst"
     builds = Burst
-    magnitude: Levels = 2
+    magnitude: Magnitude = 2
 
 
 class GroupNeuron(MembranePart):
@@ -209,7 +217,7 @@ class GroupNeuron(MembranePart):
 
     kind: Literal["group"] = "group"
     builds = Burst
-    members: Levels = 4
+    members: Magnitude = 4
 
     def options(self, site: Site) -> dict[str, Any]:
         """The members as the magnitude."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rheobase.core.checks import check_choice, check_positive
 from rheobase.core.errors import RheobaseError, TrainingError
 from rheobase.graph.graph import Graph, owner_of
 from rheobase.graph.interpreter import run
@@ -71,6 +72,15 @@ class TrainableNetwork(nn.Module):
         rate: float = 10.0,
     ) -> None:
         super().__init__()
+        if isinstance(trains, str) or not trains:
+            raise TrainingError(
+                f"is {trains!r}", where="trains", remedy=f"give several of {', '.join(get_args(Trains))}"
+            )
+        for what in trains:
+            check_choice(what, Trains, "trains", error=TrainingError)
+        check_choice(granularity, ("layer", "channel"), "granularity", error=TrainingError)
+        check_positive(width, "width", error=TrainingError)
+        check_positive(rate, "rate", error=TrainingError)
         check_differentiable(network)
         graph = network.graph.replace()
         for name in trained_tensors(graph) if "weights" in trains else ():

@@ -11,6 +11,9 @@ from rheobase.core.errors import RecipeError
 from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.response import Alphabet
 
+MAX_MAGNITUDE = 1024
+"""Largest number of spikes in a step: an alphabet is a tuple of numbers, and more bits a spike are an analog value."""
+
 
 class Graded(MembraneNeuron):
     r"""Graded spikes that can be taken back: up to m spikes of either sign in a step.
@@ -55,7 +58,7 @@ class Graded(MembraneNeuron):
         nonnegative: bool = True,
     ) -> None:
         super().__init__(threshold, initial_potential, bias, timesteps)
-        self.magnitude = check_whole(magnitude, "magnitude")
+        self.magnitude = check_whole(magnitude, "magnitude", most=MAX_MAGNITUDE)
         self.remembers = nonnegative
         self.alphabet = self.letters(self.magnitude)
 
@@ -169,7 +172,7 @@ class Burst(MembraneNeuron):
         magnitude: int = 2,
     ) -> None:
         super().__init__(threshold, initial_potential, bias, timesteps)
-        self.magnitude = check_whole(magnitude, "magnitude")
+        self.magnitude = check_whole(magnitude, "magnitude", most=MAX_MAGNITUDE)
         self.alphabet = Alphabet.upto(self.magnitude)
 
     def config(self) -> dict[str, Any]:

@@ -63,9 +63,9 @@ class SurrogateCalibration(CalibrationPass):
     granularity: Granularity = "channel"
     epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=0, ge=0, allow_inf_nan=False)
-    width: float = Field(default=1, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=0, ge=0)
+    width: float = Field(default=1, gt=0)
     seed: int = 0
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:

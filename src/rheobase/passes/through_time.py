@@ -50,8 +50,8 @@ class ThroughTime(FineTuning):
     batch_size: int = Field(default=32, ge=2)
     warmup: float = Field(default=0.5, ge=0, lt=1)
     trains: tuple[Trains, ...] = Field(default=get_args(Trains), min_length=1)
-    width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    rate: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    width: float = Field(default=1.0, gt=0)
+    rate: float = Field(default=10.0, gt=0)
     patience: int = Field(default=10, ge=1)
     augment: Augmentation | None = None
 

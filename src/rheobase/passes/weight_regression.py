@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
 from rheobase.core.seeds import generator
 from rheobase.data import CalibrationData
@@ -60,7 +61,7 @@ class WeightRegression(CalibrationPass):
     """
 
     kind: Literal["weight_regression"] = "weight_regression"
-    ridge: float = Field(default=0.03, gt=0, allow_inf_nan=False)
+    ridge: float = Field(default=0.03, gt=0)
     rounds: int = Field(default=2, ge=1)
     images: int | None = Field(default=None, ge=1)
     positions: int = Field(default=2**16, ge=1)
@@ -108,6 +109,9 @@ class WeightRegression(CalibrationPass):
         features = features.transpose(0, 1)  # [G, rows, F]
         groups = features.shape[0]
         normal = (features.mT @ features).double()
+        if not bool(normal.isfinite().all()):
+            reason = "receives spikes or weights that are not finite, or too large to be squared"
+            raise CalibrationError(reason, where=node.name, remedy="check the weights and the scale of the images")
         scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(torch.float32).tiny)
         identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
         factor = torch.linalg.cholesky(normal + self.ridge * scale[:, None, None] * identity)

@@ -69,8 +69,8 @@ class Augmentation(Value):
             raise ValueError("mean and std must be given together")
         if len(self.mean or ()) != len(self.std or ()):
             raise ValueError(f"{len(self.mean or ())} means but {len(self.std or ())} standard deviations")
-        if min(self.std or (1,)) <= 0:
-            raise ValueError("std must be positive")
+        if self.std is not None and min(self.std, default=0) <= 0:
+            raise ValueError("std must be positive, one number for each channel")
         return self
 
     def check(self, shape: torch.Size) -> None:

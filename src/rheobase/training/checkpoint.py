@@ -27,7 +27,8 @@ from rheobase.graph.trainable import TrainableGraph
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "weights.safetensors"
-VERSION = 1
+VERSION = 2
+"""Version 1 did not record the spiking network."""
 _KEY = "rheobase-training"
 
 

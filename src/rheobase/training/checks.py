@@ -135,6 +135,10 @@ def copied(model: nn.Module, where: str) -> nn.Module:
     """A copy of a network on the CPU, so that the original is not changed."""
     if not isinstance(model, nn.Module):
         raise TrainingError.typed(f"is a {type(model).__name__}", where=where, remedy="give a torch.nn.Module")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            remedy = "call model.float() first; for mixed precision, set precision in rb.Training"
+            raise TrainingError(f"{name} is of type {value.dtype}, not float32", where=where, remedy=remedy)
     try:
         return copy.deepcopy(model).cpu()
     except Exception as cause:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from rheobase.activations.activation import QuantisedActivation
+from rheobase.core.checks import check_whole
 from rheobase.core.errors import TrainingError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
@@ -157,7 +158,10 @@ def train(
     if not isinstance(training, Training):
         remedy = "give rb.Training(epochs=..., learning_rate=...)"
         raise TrainingError.typed(f"is a {type(training).__name__}", where="training", remedy=remedy)
-    seed = check_seed(seed)
+    seed, workers = check_seed(seed), check_whole(workers, "workers", least=0, error=TrainingError)
+    for what, given in {"parameters": parameters, "penalty": penalty, "loss": loss}.items():
+        if given is not None and not callable(given):
+            raise TrainingError.typed(f"is {given!r}", where=what, remedy="give a function, or leave it out")
     spiking = model if isinstance(model, SpikingNetwork) else None
     if spiking is not None:
         check_trains_through_time(spiking)
@@ -181,6 +185,7 @@ def train(
                 "validation data": checked.source.digest() if checked else None,
                 "validation fraction": validation if isinstance(validation, float) else None,
                 "network": {name: list(value.shape) for name, value in module.state_dict().items()},
+                "neurons": None if spiking is None else _described(spiking),
                 "activations": disk.activations(module),
                 "trained parameters": trained_names,
                 "teacher": None if teacher is None else Digest().update(**teacher.state_dict()).hexdigest(),
@@ -483,6 +488,16 @@ def _fabric(
             remedy='use accelerator="auto" and devices=1',
         ) from cause
     return fabric
+
+
+def _described(network: SpikingNetwork) -> dict[str, Any]:
+    """What determines the training of a spiking network besides the settings: T, neurons and weights."""
+    neurons = {site.name: network.neuron(site.name) for site in network.sites}
+    return {
+        "timesteps": network.timesteps,
+        "sites": {name: {"kind": neuron.kind, **neuron.config()} for name, neuron in neurons.items()},
+        "values": Digest().update(**network.state_dict()).hexdigest(),
+    }
 
 
 def _name(function: object) -> str | None:

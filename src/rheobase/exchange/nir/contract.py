@@ -21,7 +21,8 @@ from rheobase.exchange.nir.lower import Lowering
 from rheobase.exchange.store import check_version, describe, digest, rebuild
 from rheobase.network.spiking_network import SpikingNetwork
 
-VERSION = 1
+VERSION = 2
+"""Of the metadata; version 1 had another hash."""
 Reset = Literal["value", "subtract"]
 """Reset of IF nodes in a file's simulator: to a value, as NIR defines it, or by subtraction of θ."""
 
