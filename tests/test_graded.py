@@ -150,7 +150,7 @@ def test_compiled_neurons_give_the_same_bits(name: str) -> None:
     assert all(map(torch.equal, state, fused_state))
 
 
-@pytest.mark.parametrize("m", [0, -1, 1.5, True])
+@pytest.mark.parametrize("m", [0, -1, 1.5, True, 2048])
 @pytest.mark.parametrize("kind", [Graded, Signed, MultiThreshold, Burst])
 def test_a_magnitude_is_a_whole_number_from_one(kind: type[MembraneNeuron], m: object) -> None:
     with pytest.raises(RecipeError, match="magnitude"):
@@ -163,6 +163,8 @@ def test_a_magnitude_is_a_whole_number_from_one(kind: type[MembraneNeuron], m: o
 def test_powers_of_two() -> None:
     with pytest.raises(RecipeError, match="power of two"):
         MultiThreshold(torch.tensor(1.0), HALF, magnitude=3)
+    with pytest.raises(RecipeError, match="power of two"):
+        MultiThresholdNeuron(magnitude=3)
 
 
 def test_levels_are_within_what_the_alphabet_can_emit(digits_data: Tensor) -> None:

@@ -30,6 +30,7 @@ from rheobase.measure._latency import latency
 from rheobase.methods import Graded, Recipe
 from rheobase.methods._convert import convert
 from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
+from rheobase.neurons.graded import MAX_MAGNITUDE
 from rheobase.neurons.response import Alphabet
 
 HELD_OUT = 4
@@ -147,7 +148,7 @@ def convert_within_budget(
     limits = check_limits(budget)
     grid = (
         whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS),
-        whole_numbers(magnitudes, 1, "magnitudes", MAX_TIMESTEPS),
+        whole_numbers(magnitudes, 1, "magnitudes", MAX_MAGNITUDE),
     )
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)

@@ -63,10 +63,9 @@ class Results:
         """Read the lines that were appended since the last call."""
         if self.path is None:
             return
-        data = _content(self.path) if self.path.exists() else b""
-        if len(data) < self._end:
+        if self.path.exists() and self.path.stat().st_size < self._end:
             raise StoreError("has lost lines while it was open", where=str(self.path), remedy="repeat the command")
-        *lines, rest = data[self._end :].split(b"\n")
+        *lines, rest = (_content(self.path, self._end) if self.path.exists() else b"").split(b"\n")
         if not LINE_START.startswith(rest[: len(LINE_START)]):
             raise StoreError(
                 "ends in text that is not a result and would be removed",
@@ -87,9 +86,11 @@ def read(path: Path) -> list[Cell]:
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, start: int = 0) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read()
     except OSError as error:
         raise StoreError(
             f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"

@@ -99,7 +99,7 @@ def _before_firing(network: SpikingNetwork, neuron: Neuron, images: Tensor, site
 
     def watch(node: Node, signal: Signal, t: int) -> Signal:
         nonlocal found
-        if node.name == site:
+        if node.name == site and t == step - 1:
             found = neuron.potential(*simulation.before(node, signal), t)
         return simulation.fire(node, signal)
 
