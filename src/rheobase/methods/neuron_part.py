@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
+from rheobase.core.seeds import MAX_SEED, derive
 from rheobase.core.values import Value
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
@@ -24,6 +25,7 @@ from rheobase.neurons import (
     Neuron,
     ParallelIF,
     Pasc,
+    Probabilistic,
     Signed,
 )
 from rheobase.neurons.graded import MAX_MAGNITUDE
@@ -276,6 +278,24 @@ class ParallelNeuron(NeuronPart):
         return ParallelIF(torch.tensor(1.0), self.timesteps, self.initial_potential, order=self.order)
 
 
+class ProbabilisticNeuron(NeuronPart):
+    """Temporally probabilistic neurons at every site (TPP); see :class:`rheobase.neurons.Probabilistic`.
+
+    Args:
+        timesteps: T.
+        seed: of all random numbers; each site has its own.
+    """
+
+    kind: Literal["probabilistic"] = "probabilistic"
+    builds = Probabilistic
+    timesteps: Levels
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
+
+    def build(self, site: Site, graph: Graph) -> Probabilistic:
+        """Build the neurons of a site, with θ = 1 until a pass sets it."""
+        return Probabilistic(torch.tensor(1.0), self.timesteps, derive(self.seed, site.name))
+
+
 NEURON_PARTS: dict[str, type[NeuronPart]] = {
     cls.model_fields["kind"].default: cls
     for cls in (
@@ -288,6 +308,7 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
         PascNeuron,
         ConstantCurrentNeuron,
         ParallelNeuron,
+        ProbabilisticNeuron,
     )
 }
 """Neurons that a recipe can name, by kind; :func:`rheobase.register` adds one."""

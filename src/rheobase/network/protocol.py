@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 
+from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value
 from rheobase.neurons import Neuron, State
 from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, step_by_step
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a site, for :meth:`Protocol.between`.
+
+    Attributes:
+        number: from 0.
+        start: the state of the neurons at its start.
+        end: the state at its end.
+        spikes: the spikes, [t, B, C, ...].
+    """
+
+    number: int
+    start: State
+    end: State
+    spikes: SpikeTrain
 
 
 class Protocol(Value, ABC):
@@ -29,25 +48,37 @@ class Protocol(Value, ABC):
         """The number of steps of each phase, for a site that emits ``timesteps`` steps; the last is ``timesteps``."""
 
     @abstractmethod
-    def between(self, neuron: Neuron, start: State, end: State, spikes: SpikeTrain, phase: int) -> State:
+    def between(self, neuron: Neuron, start: State, done: Phase) -> State:
         """The state from which the next phase starts.
 
         Args:
             neuron: the neurons of the site.
             start: the initial state, before the first phase.
-            end: the state at the end of this phase.
-            spikes: the spikes of this phase, [t, B, C, ...].
-            phase: the number of this phase, from 0.
+            done: the phase that has just ended.
         """
+
+    def check(self, neuron: Neuron, where: str) -> None:
+        """Refuse neurons that cannot run in these phases: those that wait for their whole input.
+
+        Raises:
+            RecipeError: naming ``where``, the site.
+        """
+        if not neuron.streams:
+            raise RecipeError(
+                f"has {type(neuron).__name__} neurons, which wait for their whole input and have no phases",
+                where=where,
+                remedy="use streaming neurons, such as integrate_fire",
+            )
 
     def emit(self, neuron: Neuron, signal: Signal, timesteps: int) -> SpikeTrain:
         """Run all phases over the whole input of a site and return its spike train."""
         like = signal.values if isinstance(signal, Constant) else signal.values[0]
         start = state = neuron.init(like.shape, like)
         *before, last = self.phases(timesteps)
-        for phase, steps in enumerate(before):
+        for number, steps in enumerate(before):
             values, end = neuron.run(_input(signal, steps), state)
-            state = self.between(neuron, start, end, SpikeTrain(values, neuron.amplitude), phase)
+            done = Phase(number, state, end, SpikeTrain(values, neuron.amplitude))
+            state = self.between(neuron, start, done)
         return SpikeTrain(neuron.run(_input(signal, last), state)[0], neuron.amplitude)
 
     def internal_steps(self, timesteps: int) -> int:

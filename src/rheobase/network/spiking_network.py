@@ -115,6 +115,9 @@ class SpikingNetwork(nn.Module):
         if len(self.sites) != len(self.neurons):
             reason = f"has {len(self.neurons)} layers of neurons for {len(self.sites)} sites"
             raise RecipeError(reason, where="network", remedy="give one layer of neurons for each site")
+        if self.protocol is not None:
+            for site, neuron in zip(self.sites, self.neurons, strict=True):
+                self.protocol.check(cast(Neuron, neuron), site.name)
         self._index = {site.name: site.index for site in self.sites}
         site_steps = {site.name: self.steps_of(site.name) for site in self.sites}
         waiting = {site.name for site in self.sites if self.waits(site.name)}

@@ -8,11 +8,13 @@ from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.neuron import Neuron, State
 from rheobase.neurons.parallel import ParallelIF
 from rheobase.neurons.pasc import Pasc
+from rheobase.neurons.probabilistic import Probabilistic
 from rheobase.neurons.response import Alphabet, Response
 from rheobase.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {
-    cls.kind: cls for cls in (IntegrateFire, Graded, Signed, MultiThreshold, Burst, ConstantCurrent, Pasc, ParallelIF)
+    cls.kind: cls
+    for cls in (IntegrateFire, Graded, Signed, MultiThreshold, Burst, ConstantCurrent, Pasc, ParallelIF, Probabilistic)
 }
 """Every neuron class by its name in saved networks; :func:`rheobase.register` adds to it."""
 
@@ -28,6 +30,7 @@ __all__ = [
     "Neuron",
     "ParallelIF",
     "Pasc",
+    "Probabilistic",
     "Response",
     "Signed",
     "State",

@@ -144,7 +144,8 @@ def _saturation(graph: Graph, site: Site, like: Tensor) -> Tensor:
         raise CalibrationError(
             "has an activation that never saturates",
             where=site.name,
-            remedy='use threshold="mse", "percentile" or "max"',
+            remedy='use threshold="mse", "percentile" or "max"; or quantise and train the network first: rb.quantise, '
+            "rb.train",
         )
     return torch.full_like(like, site.upper)
 
