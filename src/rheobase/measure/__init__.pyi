@@ -3,6 +3,8 @@ from ._diagnose import Diagnosis as Diagnosis
 from ._diagnose import diagnose as diagnose
 from ._distribution import Distribution as Distribution
 from ._distribution import distribution as distribution
+from ._early_exit import EarlyExit as EarlyExit
+from ._early_exit import early_exit as early_exit
 from ._energy import Costs as Costs
 from ._energy import Energy as Energy
 from ._energy import energy as energy
@@ -21,6 +23,7 @@ __all__ = [
     "Costs",
     "Diagnosis",
     "Distribution",
+    "EarlyExit",
     "Energy",
     "Evaluation",
     "Inspection",
@@ -29,6 +32,7 @@ __all__ = [
     "Unevenness",
     "diagnose",
     "distribution",
+    "early_exit",
     "energy",
     "evaluate",
     "inspect",
