@@ -35,6 +35,7 @@ from .methods import RTS as RTS
 from .methods import SNM as SNM
 from .methods import SRP as SRP
 from .methods import TPP as TPP
+from .methods import AdaFire as AdaFire
 from .methods import Burst as Burst
 from .methods import DAParallel as DAParallel
 from .methods import Graded as Graded
@@ -65,6 +66,7 @@ __all__ = [
     "SNM",
     "SRP",
     "TPP",
+    "AdaFire",
     "Burst",
     "DAParallel",
     "Graded",

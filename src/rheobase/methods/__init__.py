@@ -4,6 +4,7 @@ from rheobase.methods._convert import convert as convert
 from rheobase.methods._convert import quantise as quantise
 from rheobase.methods.activation_part import ActivationPart as ActivationPart
 from rheobase.methods.activation_part import StaircaseActivation as StaircaseActivation
+from rheobase.methods.adafire import AdaFire as AdaFire
 from rheobase.methods.adaptive_levels import AdaptedLevels as AdaptedLevels
 from rheobase.methods.adaptive_levels import LevelMetric as LevelMetric
 from rheobase.methods.adaptive_levels import adapt_levels as adapt_levels

@@ -6,6 +6,7 @@ from rheobase.passes.calibration_pass import CalibrationPass as CalibrationPass
 from rheobase.passes.calibration_pass import Changes as Changes
 from rheobase.passes.calibration_pass import settable as settable
 from rheobase.passes.error_calibration import ErrorCalibration as ErrorCalibration
+from rheobase.passes.firing_search import FiringSearch as FiringSearch
 from rheobase.passes.held_out import Best as Best
 from rheobase.passes.held_out import HeldOut as HeldOut
 from rheobase.passes.layers import Layer as Layer
@@ -29,6 +30,7 @@ PASSES: dict[str, type[CalibrationPass]] = {
     for cls in (
         Thresholds,
         ScaleThresholds,
+        FiringSearch,
         ShiftCurrent,
         BiasCorrection,
         PotentialCorrection,
