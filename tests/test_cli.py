@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,11 @@ def dead():
 def talkative():
     print("building the network")
     return Net()
+
+def sized(classes):
+    net = Net()
+    net.linear = nn.Linear(6, classes)
+    return net
 
 def images():
     return torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
@@ -226,6 +232,25 @@ def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
     assert result.code == 0
     images = torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(rb.load(tmp_path / "out").ann(images), trained.eval()(images))
+
+
+def test_paths_with_a_tilde_and_arguments_of_the_function(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(home / "data.npz", tmp_path)
+    torch.save(models.load("cli_nets:sized", options={"classes": 4}).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "recipe.yaml").write_text("{method: RateCoding, timesteps: 2}")
+    given = ["--checkpoint", "~/w.pt", "--model-option", "classes=4", "--data", "~/data.npz"]
+    result = run(
+        "convert", "cli_nets:sized", *given, "--folder", "train", "--recipe", "~/recipe.yaml", "--out", "~/snn"
+    )
+    assert result.code == 0, result.err
+    assert run("inspect", "~/snn").code == 0
+    assert run("evaluate", "~/snn", "--data", "~/data.npz", "--folder", "test").code == 0
+    assert run("inspect", "cli_nets:sized", *given[:4], "--input-shape", "1,8,8").code == 0
+    assert_refused(run("inspect", "cli_nets:sized", "--input-shape", "1,8,8"), "--model-option name=value")
+    assert_refused(run("inspect", "~/snn", *given[2:4]), "--model-option: has no effect on ~/snn, a saved network")
 
 
 def test_a_saved_network_is_converted_anew(run: Run, saved: Path, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
 from rheobase.core.errors import RheobaseError, RheobaseWarning
+from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
@@ -58,6 +60,9 @@ def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*, as_json: bool, **given: Any) -> None:
         with reported_errors():
+            for name, value in given.items():
+                if isinstance(value, Path):
+                    given[name] = user_path(value)
             for name, group in groups.items():
                 given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
             with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a user's function may print

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rheobase.core.checks import check_whole, is_whole
 from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.folders import user_path
 from rheobase.core.values import Value
 from rheobase.data.readers.image_dataset import reading
 from rheobase.data.sampling import sample_order
@@ -186,7 +187,7 @@ def load(
         if value is not None:
             check_whole(value, name, error=DataError)
     if isinstance(source, str | os.PathLike):
-        recordings, classes = _in_folder(Path(source))
+        recordings, classes = _in_folder(user_path(source))
     else:
         recordings, classes = source, getattr(source, "classes", [])
     positions = sample_order(len(recordings), limit, seed)

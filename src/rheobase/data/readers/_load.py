@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from rheobase.core import user_code
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError
+from rheobase.core.folders import user_path
 from rheobase.data.batches import Batches, as_batch
 from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
 from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
@@ -68,7 +69,7 @@ def load(
         if value is not None:
             check_whole(value, name, error=DataError)
     preprocessing = preprocessing or Preprocessing()
-    path, spec = Path(spec), str(spec)
+    path, spec = user_path(spec), str(spec)
     with reading(spec):
         exists = path.exists()
     if not exists and user_code.names_function(spec):
