@@ -28,7 +28,7 @@ from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import Fusion, set_fusion
 
-SPEC = "a folder, .tar, .npz, IDX folder, or module:function"
+SPEC = "a folder, .tar, .npz, .npy, IDX folder, or module:function"
 Execution = Literal["auto", "counts", "steps"]
 
 Model = Annotated[str, Argument(help="module:function that returns the network, or folder of a saved network.")]
@@ -101,16 +101,27 @@ class Source:
         return None if self.is_function else plain_values(self.preprocessing or Preprocessing())
 
     def seen_by(self, network: SpikingNetwork) -> Source:
-        """Return the images with the preprocessing of the network's calibration images, unless one is given."""
-        if self.preprocessing is not None or self.is_function:
+        """Return the images with the preprocessing of the network's calibration images.
+
+        Options that are given replace single fields of it. Files become grayscale for a network of one channel, also
+        if it was converted on arrays, which need no such option.
+        """
+        if self.is_function:
             return self
         stored = network.provenance.calibration.get("preprocessing")
-        if stored is None:
+        if stored is None and self.preprocessing is None:
             note("No preprocessing is stored with the network: pixels are divided by 255.")
-            return self
-        shown = (f"{name} {_short(value)}" for name, value in stored.items() if value not in (None, False))
-        note(f"Preprocessing as stored with the network: {', '.join(shown)}.")
-        return replace(self, preprocessing=Preprocessing(**stored))
+        given = {} if self.preprocessing is None else self.preprocessing.model_dump(exclude_unset=True)
+        values = {**(stored or {}), **given}
+        if stored is not None:
+            shown = [f"{name} {_short(value)}" for name, value in values.items() if value not in (None, False)]
+            but = f" except {', '.join(given)}" if given else ""
+            note(f"Preprocessing as stored with the network{but}: {', '.join(shown) or 'the default'}.")
+        if len(network.graph.input_shape) == 3 and network.graph.input_shape[0] == 1:
+            if not values.get("grayscale") and not self.data.endswith((".npz", ".npy")):
+                note("The network has one channel: images are converted to grayscale.")
+            values["grayscale"] = True
+        return replace(self, preprocessing=Preprocessing(**values))
 
 
 @dataclass(frozen=True)
@@ -122,8 +133,8 @@ class Reading:
     crop: Annotated[int | None, Option(help="Crop to a centred square of this side in pixels.")] = None
     mean: Annotated[str | None, Option(help="Channel means, subtracted after scaling, as 0.485,0.456,0.406.")] = None
     std: Annotated[str | None, Option(help="Channel deviations, divided by after that, as 0.229,0.224,0.225.")] = None
-    scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default 255).")] = None
-    grayscale: Annotated[bool, Option("--grayscale", help="Decode image files to one channel.")] = False
+    scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default: 255 for images).")] = None
+    grayscale: Annotated[bool, Option("--grayscale", help="Convert images to one channel.")] = False
 
     def of(self, data: str) -> Source:
         """Return the images of ``data``."""

@@ -90,7 +90,7 @@ def _fields(batch: Mapping[Any, Any], where: str) -> list[Any]:
     return [named[name] for names in found for name in names]
 
 
-def _is_one_batch(data: object) -> bool:
+def is_one_batch(data: object) -> bool:
     """True for one batch, such as ``next(iter(loader))``; False for a tuple or list of batches of images.
 
     A list [images, targets] is told from two batches of images by the targets: they are whole numbers, have fewer axes
@@ -113,7 +113,7 @@ def _is_one_batch(data: object) -> bool:
 
 def tensors(data: object, where: str) -> Batch | None:
     """Images and labels (or None), if the data are one batch and not empty; None for an iterable of batches."""
-    if not _is_one_batch(data):
+    if not is_one_batch(data):
         return None
     images, labels = as_batch(data, where)
     if images.dim() < 2 or len(images) == 0:
@@ -123,7 +123,7 @@ def tensors(data: object, where: str) -> Batch | None:
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    images = as_batch(data, "data")[0] if _is_one_batch(data) else data
+    images = as_batch(data, "data")[0] if is_one_batch(data) else data
     return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 
