@@ -575,7 +575,7 @@ def test_unknown_commands_and_values_are_usage_errors(run: Run, saved: Path) -> 
 
 def test_interrupt(run: Run) -> None:
     result = run("inspect", "cli_nets:interrupted", "--input-shape", "1,8,8")
-    assert result == (130, "", "Interrupted.\n")
+    assert result == (130, "", "Interrupted. Repeat the command to start again.\n")
 
 
 @pytest.mark.slow
