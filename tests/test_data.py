@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+import stand_ins
 from rheobase.core.errors import DataError, RheobaseWarning
+from rheobase.data.batches import batches
 from rheobase.data.readers import Preprocessing, load, read_all
 from rheobase.data.sampling import sample_order
+from test_docs import ROOT, write_modules
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
@@ -654,3 +658,22 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("os.scandir", deny)
     error = refusal(tmp_path)
     assert (error.where, error.reason) == (str(tmp_path), "may not be read")
+
+
+# Data sets of the guide
+
+
+@pytest.mark.parametrize("name", ["cifar10", "hugging_face"])
+def test_data_sets_of_the_guide_by_module_and_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    stand_ins.install(monkeypatch)
+    write_modules(ROOT / "docs" / "data.md")
+    loader = load(f"my_data:{name}", limit=30, seed=0, batch_size=20)
+    images, labels = zip(*batches(loader, where="data"), strict=True)
+    order = sample_order(len(stand_ins.PIXELS), 30, 0)
+    assert torch.cat(labels).tolist() == [stand_ins.LABELS[i] for i in order]
+    first = (stand_ins.PIXELS[order[0]] / 255 - (0.49, 0.48, 0.45)) / (0.25, 0.24, 0.26)
+    np.testing.assert_allclose(images[0][0].numpy(), first.transpose(2, 0, 1), atol=1e-5)

@@ -136,8 +136,9 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
         images, labels = _checked(source, spec)
         source = TensorDataset(images) if labels is None else TensorDataset(images, labels)
     if is_map_style(source):
-        if len(OnDisk(source, 0, spec)) and (limit is not None or seed is not None):
-            source = _chosen(source, sample_order(len(source), limit, seed))
+        size = len(OnDisk(source, 0, spec))  # refuses an empty one
+        if limit is not None or seed is not None:
+            source = _chosen(source, sample_order(size, limit, seed))
         return DataLoader(source, batch_size=batch_size)
     if limit is not None or seed is not None:
         raise DataError(
