@@ -319,6 +319,10 @@ def test_signals_and_tables(run: Run, tmp_path: Path, name: str, shape: tuple[in
     assert result.document["evaluation"] == json.loads((tmp_path / "snn" / "evaluation.json").read_text())
     unlabelled = run("evaluate", tmp_path / "snn", "--data", tmp_path / "train.npz", "--json").document["evaluation"]
     assert unlabelled["rows"][0]["accuracy"] is None
+    given = ["--data", tmp_path / "test.npz", "--test", tmp_path / "train.npz", "--timesteps", 4]
+    result = run("convert", f"cli_nets:{model}", *given, "--out", tmp_path / "other")
+    assert result.code == 0, result.err
+    assert not (tmp_path / "other" / "accuracy.png").exists()
 
 
 def test_a_grayscale_network_is_evaluated_on_arrays_and_on_files(run: Run, tmp_path: Path) -> None:

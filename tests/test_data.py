@@ -237,7 +237,7 @@ def test_idx_files(tmp_path: Path, ending: str) -> None:
 
 def test_floats_within_one_are_mentioned(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.full((2, 2, 2), 0.5), labels=[0, 1])
-    with pytest.warns(RheobaseWarning, match="set scale to 1"):
+    with pytest.warns(RheobaseWarning, match=r"set scale \(--scale\) to 1"):
         load(tmp_path / "d.npz")
     images, _ = everything(load(tmp_path / "d.npz", preprocessing=Preprocessing(scale=1)))
     assert images.unique().tolist() == [0.5]

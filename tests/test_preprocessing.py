@@ -128,7 +128,7 @@ def test_an_option_replaces_one_field_of_what_is_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "fields", "said"),
     [
-        (np.zeros((2, 2, 9, 9), np.uint8), {"grayscale": True}, "give images of 1 or 3 channels, or leave grayscale"),
+        (np.zeros((2, 2, 9, 9), np.uint8), {"grayscale": True}, "give images of 1 or 3 channels"),
         (GRAY, {"mean": (0.1, 0.2, 0.3)}, "give images of 3 channels, or one value for each of the 1"),
         (RGB, {"std": (0.1,)}, "give images of 1 channels, or one value for each of the 3"),
         (GRAY, {"crop": 10}, "smaller crop"),

@@ -117,9 +117,9 @@ class Source:
             shown = [f"{name} {_short(value)}" for name, value in values.items() if value not in (None, False)]
             but = f" except {', '.join(given)}" if given else ""
             note(f"Preprocessing as stored with the network{but}: {', '.join(shown) or 'the default'}.")
-        if len(network.graph.input_shape) == 3 and network.graph.input_shape[0] == 1:
-            if not values.get("grayscale") and not self.data.endswith((".npz", ".npy")):
-                note("The network has one channel: images are converted to grayscale.")
+        has_one_channel = len(network.graph.input_shape) == 3 and network.graph.input_shape[0] == 1
+        if has_one_channel and not values.get("grayscale") and not self.data.lower().endswith((".npz", ".npy")):
+            note("The network has one channel: images are converted to grayscale.")
             values["grayscale"] = True
         return replace(self, preprocessing=Preprocessing(**values))
 

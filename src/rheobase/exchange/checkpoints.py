@@ -6,7 +6,7 @@ import re
 import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -40,8 +40,13 @@ def _numpy_globals() -> list[Any]:
     return [*named, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
 
 
-_SAFE = [*_numpy_globals(), Namespace]
-"""What a checkpoint may contain in addition to what torch allows: numbers, arrays, and the arguments of a script."""
+_PATHS = [
+    (kind, f"{module}.{name}")
+    for module in ("pathlib", "pathlib._local")  # before Python 3.13, and since
+    for name, kind in (("PosixPath", PurePosixPath), ("WindowsPath", PureWindowsPath))
+]
+_SAFE = [*_numpy_globals(), *_PATHS, Namespace]
+"""What a checkpoint may contain in addition to what torch allows: numbers, arrays, paths, arguments of a script."""
 
 
 def load(spec: str, checkpoint: str | Path | None = None, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -70,7 +75,7 @@ def load(spec: str, checkpoint: str | Path | None = None, options: Mapping[str, 
     Example:
         >>> net = load("my_nets:resnet", "resnet.ckpt", {"depth": 20})  # doctest: +SKIP
     """
-    how = "--model-option name=value, in Python options={...}"
+    how = "--model-option name=value (in Python: options={...})"
     model = user_code.call(spec, ModelError, options, how=how)
     if not isinstance(model, nn.Module):
         reason = f"returned {type(model).__name__}, not a torch.nn.Module"
@@ -105,7 +110,10 @@ def _read(path: Path) -> Any:
             found = re.search(r"unsupported (?:global: )?\w+ \S+", str(cause), re.IGNORECASE)
             reason = "is refused, because it is damaged or holds objects other than tensors, which can run code"
             reason += f" ({found[0]})" if found else ""
-            remedy = "if you trust the file, load it with torch and save it with torch.save(model.state_dict(), path)"
+            remedy = (
+                "if you trust the file, load it with torch.load(path, weights_only=False), and save "
+                "model.state_dict() with torch.save"
+            )
         raise ModelError(reason, where=where, remedy=remedy) from cause
 
 
@@ -149,7 +157,7 @@ def _fill(model: nn.Module, state: dict[str, Any], where: str) -> None:
     own = model.state_dict()
     renamed = _renamed(state, own)
     if text := "; ".join(f"{name}: {_some(keys)}" for name, keys in _problems(renamed, own).items()):
-        remedy = "give the function of the network that the checkpoint was saved from, or another checkpoint"
+        remedy = "give the function, and its arguments, of the network that the checkpoint was saved from"
         raise ModelError(f"does not fit the network ({text})", where=where, remedy=remedy)
     read = set(map(id, renamed.values()))
     others = [key for key, value in state.items() if id(value) not in read]

@@ -136,7 +136,7 @@ def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tupl
     scale = preprocessing.scale_of(values[0])
     if values.dtype != np.uint8 and scale == 255.0 and values.max() <= 1:
         warnings.warn(
-            f"{where}: the images are at most 1 and are divided by 255. Remedy: set scale to 1.",
+            f"{where}: the images are at most 1 and are divided by 255. Remedy: set scale (--scale) to 1.",
             RheobaseWarning,
             stacklevel=4,
         )

@@ -211,7 +211,7 @@ def _luminance(pixels: np.ndarray, name: str) -> np.ndarray:
         return pixels
     if channels != 3:
         reason = f"has {channels} channels, which grayscale cannot convert to one"
-        raise DataError(reason, where=name, remedy="give images of 1 or 3 channels, or leave grayscale out")
+        raise DataError(reason, where=name, remedy="give images of 1 or 3 channels")
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0).copy()).convert("L"))[None]
     return np.tensordot(np.array([0.299, 0.587, 0.114], pixels.dtype), pixels, 1)[None]
