@@ -131,6 +131,7 @@ def test_batches_that_are_none(data: Any, said: str) -> None:
         list(batches(data, where="data"))
 
 
+@pytest.mark.slow
 def test_every_function_takes_them() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))

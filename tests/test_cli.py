@@ -243,6 +243,7 @@ def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(rb.load(tmp_path / "out").ann(images), trained.eval()(images))
 
 
+@pytest.mark.slow
 def test_paths_with_a_tilde_and_arguments_of_the_function(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +308,7 @@ def test_data_from_a_function(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "model"), [("signals", (30, 2, 9), "wave"), ("x", (30, 9), "table")])
 def test_signals_and_tables(run: Run, tmp_path: Path, name: str, shape: tuple[int, ...], model: str) -> None:
     values = np.random.default_rng(0).normal(size=shape)
@@ -325,6 +327,7 @@ def test_signals_and_tables(run: Run, tmp_path: Path, name: str, shape: tuple[in
     assert not (tmp_path / "other" / "accuracy.png").exists()
 
 
+@pytest.mark.slow
 def test_a_grayscale_network_is_evaluated_on_arrays_and_on_files(run: Run, tmp_path: Path) -> None:
     write_tree(tmp_path / "tree", {f"{i % 3}/{i}.png": plain(9 * i, 0, 5 * i, width=8, height=8) for i in range(12)})
     pixels = np.stack([np.full((8, 8, 3), (9 * i, 0, 5 * i), np.uint8) for i in range(12)])

@@ -42,6 +42,7 @@ MEASURES: dict[str, Callable[[rb.SpikingNetwork, torch.Tensor], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", MEASURES)
 def test_every_measurement_warns_once_of_another_scale(snn: rb.SpikingNetwork, measure: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
@@ -56,6 +57,7 @@ def test_every_measurement_warns_once_of_another_scale(snn: rb.SpikingNetwork, m
     MEASURES[measure](snn, IMAGES)  # warnings are errors in these tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", [lambda x: 255 * x, lambda x: (x - 0.5) / 0.09, lambda x: x / 255])
 def test_which_scales_are_told_apart(snn: rb.SpikingNetwork, normalise: Callable[[torch.Tensor], torch.Tensor]) -> None:
     with pytest.warns(RheobaseWarning, match="on another scale"):
