@@ -138,7 +138,11 @@ def test_an_interrupted_run_goes_on_to_the_same_network(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", interrupted)
         result = run(*training(tmp_path / "stopped", *augmented))
-    assert (result.code, result.out, result.err.splitlines()[-1]) == (130, "", "Interrupted.")
+    assert (result.code, result.out, result.err.splitlines()[-1]) == (
+        130,
+        "",
+        "Interrupted. Repeat the command to continue; what is finished is kept.",
+    )
     assert not (tmp_path / "stopped" / "network").exists()
     (tmp_path / "stopped" / ".network-half").mkdir()  # what a kill while saving leaves behind
     resumed = run(*training(tmp_path / "stopped", *augmented))

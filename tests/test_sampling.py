@@ -244,7 +244,7 @@ def test_networks_whose_answer_is_no_score_a_class() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ([torch.zeros(2, 3), torch.zeros(2, 4)], r"mixes shapes \[3\] and \[4\]"),
+        ([torch.zeros(3, 3), torch.zeros(2, 4)], r"mixes shapes \[3\] and \[4\]"),
         ([(torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3)], "has labels for some batches only"),
         ([torch.zeros(0, 3)], "is empty"),
         (TensorDataset(torch.zeros(0, 3)), "is empty"),

@@ -34,9 +34,9 @@ def compare(
     out: Annotated[Path, Option(help="Folder for results.jsonl, report.html, tables and plots.")],
     reading: options.Reading,
     testing: options.TestImages,
+    weights: options.Weights,
     conversion: options.Conversion,
     placement: options.Placement,
-    checkpoint: options.Checkpoint = None,
     validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None,
     validation_folder: Annotated[
         str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
@@ -69,7 +69,7 @@ def compare(
     if limits:
         check_validation(validates or None)
     set_fusion(fuse)
-    network, images = options.read_model(model, checkpoint, reading.of(data))
+    network, images = options.read_model(model, weights, reading.of(data))
     test = testing.source(images)
     if test is None:
         raise DataError("is missing", where="--test", remedy="give --test or --test-folder")

@@ -20,7 +20,6 @@ from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
-from rheobase.exchange import checkpoints
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
@@ -98,13 +97,13 @@ def train(
     out: Annotated[Path, Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
     reading: options.Reading,
     testing: options.TestImages,
+    weights: options.Weights,
     method: options.Method,
     settings: Settings,
     adaptation: Adaptation,
     conversion: options.Conversion,
     running: options.Running,
     hardware: Hardware,
-    checkpoint: options.Checkpoint = None,
     validation: Annotated[float, Option(help="Fraction of the training images held out to validate; 0: none.")] = 0.1,
     distil: Annotated[bool, Option("--distil", help="Distil the original network into the quantised one.")] = False,
     seed: options.Seed = 0,
@@ -124,16 +123,18 @@ def train(
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
     check_output(out / NETWORK, overwrite=True)
 
-    original = checkpoints.load(model, checkpoint)
+    original = weights.load(model)
     loader, test_images = images.read(seed), None if test is None else test.read()
     quantised = quantise(original, recipe, calibration=loader, seed=seed, **asdict(conversion))
+    file = weights.checkpoint
     inputs = {
         "model": model,
-        "checkpoint": None if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
         "recipe": recipe.to_dict(),
         "max_pool": conversion.max_pool,
         "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
+        **({"model options": weights.options()} if weights.model_option else {}),
     }
     first = _is_first_process()
     _claim(out, inputs, training.epochs, first)

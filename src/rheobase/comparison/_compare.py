@@ -33,6 +33,7 @@ from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
+from rheobase.data.spread import Spread, warn_of_another_scale
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -133,8 +134,10 @@ def compare(
     network, analog, rewrites = traced_once(model, parts["calibration"].images[:4], max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
+    known = {"values": Spread().add(parts["calibration"].images).to_dict()}
     for part, data in parts.items():
         checks.check_fits(analog, part, data)
+        warn_of_another_scale(Spread().add(data.images), known, f"{part} data")
     quantised = all(site.levels is not None for site in analog.sites)
     checks.check_training(training, named, quantised)
     digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}

@@ -14,7 +14,7 @@ from rheobase.comparison.cells import Cell
 from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES
 from rheobase.comparison.grid import QUANTITIES, Comparison, Entry, Quantity, group
 from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
-from rheobase.core.folders import write_whole
+from rheobase.core.folders import user_path, write_whole
 from rheobase.measure._energy import COUNTED
 from rheobase.methods import METHODS, Recipe
 
@@ -28,7 +28,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     Raises:
         StoreError: if a file cannot be written.
     """
-    plots = draw(comparison)
+    folder, plots = user_path(folder), draw(comparison)
     tables = {"markdown": comparison.to_markdown(), "csv": comparison.to_csv(), "latex": comparison.to_latex()}
     files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
     files |= {PLOT_FILES[kind]: plot.file for kind, plot in plots.items()}

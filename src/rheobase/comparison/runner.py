@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,16 @@ from torch import nn
 from rheobase.comparison.cells import Cell, Delay, Identity, Measured, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
-from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
+from rheobase.core.errors import (
+    CalibrationError,
+    DataError,
+    ModelError,
+    RecipeError,
+    RheobaseError,
+    RheobaseWarning,
+    TraceError,
+)
+from rheobase.data.spread import MESSAGE
 from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
@@ -156,8 +166,10 @@ def measured(
     graded_spikes: GradedSpikes,
 ) -> Measured:
     """Evaluate a network on images, and count its energy on some of them."""
-    result = evaluate(network, images.data, (timesteps,))
-    spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
+    with warnings.catch_warnings():  # the comparison has warned, once for all cells
+        warnings.filterwarnings("ignore", f".*{MESSAGE}", RheobaseWarning)
+        result = evaluate(network, images.data, (timesteps,))
+        spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
     (row,) = result.rows
     if not spent.ann_picojoules > 0:
         raise CalibrationError(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import length_hint
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import DataError
 
-Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
-"""Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
+Batches = Tensor | tuple[Tensor, Tensor] | Mapping[str, Any] | Iterable[Any]
+"""One batch, or an iterable of batches. A batch is what loaders yield: images [B, ...], a tuple or list (images,
+labels [B], ...), or a dictionary with named fields, such as ``image`` and ``label``."""
 Batch = tuple[Tensor, Tensor | None]
 """Images [B, ...], and labels [B] or None."""
 
+IMAGE_FIELDS = ("image", "images", "pixel_values", "img", "x", "input", "inputs", "data")
+LABEL_FIELDS = ("label", "labels", "y", "target", "targets")
+"""Names of the fields of a batch that is a dictionary, in any case."""
 _CHECKED_AT_ONCE = 1000
 
 
@@ -46,12 +51,22 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
 
 
 def as_batch(batch: Any, where: str) -> Batch:
-    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
+    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels.
+
+    Example:
+        >>> images, labels = as_batch({"image": torch.zeros(2, 1, 4, 4), "label": [0, 1]}, "batch")
+        >>> labels.tolist()
+        [0, 1]
+    """
+    if isinstance(batch, Mapping):
+        batch = _fields(batch, where)
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
+    if isinstance(images, np.ndarray):
+        images = torch.as_tensor(images)
     if not isinstance(images, Tensor):
         remedy = "make each batch a tensor or (images, labels), with all images of one shape"
         raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
-    if not labels:
+    if not labels or labels[0] is None:
         return images, None
     try:
         given = torch.as_tensor(labels[0])
@@ -62,15 +77,45 @@ def as_batch(batch: Any, where: str) -> Batch:
     return images, given
 
 
+def _fields(batch: Mapping[Any, Any], where: str) -> list[Any]:
+    """Images, and labels if there are any, of a batch with named fields."""
+    named = {str(name).lower(): value for name, value in batch.items()}
+    found = [[name for name in fields if name in named] for fields in (IMAGE_FIELDS, LABEL_FIELDS)]
+    for names, what, fields in zip(found, ("images", "labels"), (IMAGE_FIELDS, LABEL_FIELDS), strict=True):
+        if len(names) > 1 or (not names and what == "images"):
+            reason = f"has {'the fields ' + ' and '.join(names) if names else 'no field'} for {what}"
+            reason += f" (fields: {', '.join(map(str, batch))})"
+            remedy = f"yield (images, labels), or name one field {', '.join(fields)}"
+            raise DataError(reason, where=where, remedy=remedy)
+    return [named[name] for names in found for name in names]
+
+
+def is_one_batch(data: object) -> bool:
+    """True for one batch, such as ``next(iter(loader))``; False for a tuple or list of batches of images.
+
+    A list [images, targets] is told from two batches of images by the targets: they are whole numbers, have fewer axes
+    or have another number of channels.
+    """
+    if isinstance(data, Tensor | Mapping):
+        return True
+    if not isinstance(data, tuple | list) or len(data) < 2 or not isinstance(data[0], Tensor | np.ndarray):
+        return False
+    images, targets = data[:2]
+    if isinstance(targets, tuple | list | Mapping):
+        return not any(isinstance(part, Tensor | np.ndarray) for part in targets)
+    if not isinstance(targets, Tensor | np.ndarray) or (isinstance(data, tuple) and len(data) == 2):
+        return True
+    targets = torch.as_tensor(targets)
+    if images.shape[:1] != targets.shape[:1]:
+        return targets.ndim < images.ndim
+    return not targets.is_floating_point() or targets.ndim < images.ndim or images.shape[1] != targets.shape[1]
+
+
 def tensors(data: object, where: str) -> Batch | None:
-    """Images and labels (or None), if the data are tensors and not empty; None for an iterable of batches."""
-    if isinstance(data, Tensor):
-        images, labels = data, None
-    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        images, labels = data
-        check_as_many(images, labels, where)
-    else:
+    """Images and labels (or None), if the data are one batch and not empty; None for an iterable of batches."""
+    if not is_one_batch(data):
         return None
+    images, labels = as_batch(data, where)
     if images.dim() < 2 or len(images) == 0:
         raise DataError("is empty", where=where, remedy="give at least one image")
     return images, labels
@@ -78,7 +123,7 @@ def tensors(data: object, where: str) -> Batch | None:
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    images = data[0] if isinstance(data, tuple) and data else data
+    images = as_batch(data, "data")[0] if is_one_batch(data) else data
     return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 

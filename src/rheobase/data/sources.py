@@ -140,8 +140,9 @@ def join(parts: Iterable[Batch], where: str) -> Batch:
 
 
 def is_map_style(data: object) -> TypeGuard[Dataset[Any]]:
-    """True for a data set whose images are read by index."""
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
+    """True for a data set whose images are read by index: torch's, or Hugging Face's, which has column names."""
+    is_dataset = isinstance(data, Dataset) or (hasattr(data, "column_names") and hasattr(data, "__getitem__"))
+    return is_dataset and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
 
 
 def dataset_of(loader: object) -> Dataset[Any] | None:
@@ -164,6 +165,6 @@ def _collate(items: list[Any], where: str) -> Batch:
     try:
         batch = collate(items)
     except (TypeError, RuntimeError) as cause:
-        remedy = "let the data set return (image tensor, label), with all images of one shape"
+        remedy = "let the data set's transform return (image tensor, label), with all images of one shape"
         raise DataError(f"has items that cannot be batched ({cause})", where=where, remedy=remedy) from cause
     return as_batch(batch, where)

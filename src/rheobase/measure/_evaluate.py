@@ -14,6 +14,7 @@ from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, check_logits, count
+from rheobase.data.spread import Spread, warn_of_another_scale
 from rheobase.graph.sites import Site
 from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
@@ -115,6 +116,9 @@ def evaluate(
         DataError: if the data is empty, of another shape or dtype, or a label is not one of the network's classes.
         RecipeError: if the network cannot run for one of the numbers of time-steps.
 
+    Warns:
+        RheobaseWarning: if the images are on another scale than the calibration images.
+
     Example:
         >>> import torch, rheobase as rb
         >>> from rheobase import zoo
@@ -136,10 +140,12 @@ def evaluate(
         counts[:, site.index, [wanted.index(t) for t in run]] += _spikes_after(run, emitted, network.streams)
 
     seen = labelled = ann_correct = 0
+    spread = Spread()
     for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
         digest.update(images=images, labels=labels)
         logits = torch.cat([network.readouts(images, run, monitor=partial(add_spikes, run)) for run in runs]).cpu()
         reference = network.ann(images.to(network.graph.device)).cpu()
+        spread.add(images)
         predicted, ann = logits.argmax(2), reference.argmax(1)
         same = (predicted == ann).reshape(len(wanted), len(images), -1)
         agree += same.double().mean(2).sum(1)  # of a dense output: the fraction of its positions
@@ -151,6 +157,8 @@ def evaluate(
             correct += (predicted == labels).sum(1)
             ann_correct += int((ann == labels).sum())
             labelled += len(labels)
+
+    warn_of_another_scale(spread, network.provenance.calibration, "test data")
 
     def places(sites: Sequence[Site], t: int) -> int:
         return seen * sum(site.neurons * network.steps_of(site.name, t) for site in sites)

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rheobase.core.errors import DataError, StoreError
+from rheobase.core.folders import user_path
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._diagnose import TERMS, Diagnosis
 from rheobase.measure._distribution import Distribution
@@ -236,7 +237,7 @@ def distribution_plot(
 def _drawing(path: str | Path, size: tuple[float, float] = (6.4, 4.2), **layout: Any) -> Iterator[Any]:
     """Yield the axes of a new figure, arranged as by :meth:`Figure.subplots`; at the end write the figure."""
     with rc_context(STYLE):
-        figure = Figure(figsize=size)
+        path, figure = user_path(path), Figure(figsize=size)
         yield figure.subplots(**layout)
         try:
             figure.savefig(path)

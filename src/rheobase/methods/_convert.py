@@ -229,6 +229,7 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
+        "values": data.spread().to_dict(),
     }
     if not data.complete:
         drawn = f"a random sample of {len(data)} of {data.given} images, drawn by seed {provenance.seed}"

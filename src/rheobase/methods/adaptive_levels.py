@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from rheobase.activations.activation import check_levels
 from rheobase.core.checks import check_choice, check_fraction, check_whole
 from rheobase.core.errors import ModelError, RecipeError, TrainingError
+from rheobase.core.folders import user_path
 from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.core.seeds import check_seed, derive
 from rheobase.data import Batches, sample
@@ -456,7 +457,7 @@ def adapt_levels(
     options |= {"validation": validation, "seed": seed, "workers": workers}
 
     def stage(network: TrainableGraph, settings: Training, name: str) -> tuple[TrainableGraph, Trained]:
-        place = None if folder is None else Path(folder) / name
+        place = None if folder is None else user_path(folder) / name
         done = train(network, pool, settings, folder=place, **options)
         return cast(TrainableGraph, done.model), done
 

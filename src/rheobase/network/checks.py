@@ -22,6 +22,9 @@ def check_input(graph: Graph, images: Tensor) -> None:
     if shape != expected:
         reason = f"have shape {shape}, the network was converted for {expected}"
         remedy = "resize or crop them, or convert again with an example of this size"
+        if len(shape) == len(expected) and shape[1:] == expected[1:]:
+            channels = "1 channel (--grayscale on the command line)" if expected[0] == 1 else f"{expected[0]} channels"
+            remedy = f"give images of {channels}, or convert again with an example of this shape"
     elif not images.is_floating_point():
         reason, remedy = f"have dtype {images.dtype}", "convert to float and normalise as in training"
     elif images.dtype != graph.dtype:
