@@ -134,29 +134,3 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
             first = int((~torch.isfinite(part)).flatten(1).any(1).nonzero()[0]) + start * _CHECKED_AT_ONCE
             reason = f"image {first if numbers is None else numbers[first]} holds NaN or infinite values"
             raise DataError(reason, where=where, remedy="repair or remove the image")
-
-
-def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number below ``classes`` for each image, counted from ``offset``."""
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        reason = f"have shape {list(labels.shape)} and dtype {labels.dtype}"
-        raise DataError(reason, where=f"labels of the {where}", remedy="give one whole number for each image")
-    bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        problem = f"is {int(labels[first])}"
-        if classes is not None:
-            problem += f", but the network has {classes} classes (0 to {classes - 1})"
-        remedy = "number the classes from 0, and give the network one output for each class"
-        raise DataError(problem, where=f"label of image {offset + first} of the {where}", remedy=remedy)
-
-
-def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
-    """Refuse labels that do not fit the outputs [B, ...] of the network."""
-    if answers.dim() != 2:
-        raise DataError(
-            f"have no effect, because the output of the network has shape {list(answers.shape[1:])} for each image",
-            where=f"labels of the {where}",
-            remedy="leave the labels out, or give a network with logits [B, classes]",
-        )
-    check_labels(labels, where, answers.shape[1], offset)

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate as collate
 
 from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, check_labels, tensors
+from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, tensors
 
 _AT_ONCE = 100
 
@@ -112,7 +112,7 @@ def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
     """Make a source: tensors and a map-style data set are not copied, any other loader is read once to its end.
 
     Raises:
-        DataError: if there is no image, shapes differ, an image holds NaN, or labels are not one whole number each.
+        DataError: if there is no image, shapes differ, or an image holds NaN.
     """
     if is_map_style(data):
         source = OnDisk(data, workers, where)
@@ -120,8 +120,6 @@ def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
         return source
     images, labels = tensors(data, where) or join(batches(cast(Batches, data), where=where), where)
     check_images(images, where)
-    if labels is not None:
-        check_labels(labels, where)
     return InMemory(images, labels)
 
 

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from rheobase.core.checks import check_fraction
 from rheobase.core.errors import DataError, DivergedError, TrainingError
 from rheobase.core.seeds import derive, random_state
-from rheobase.data.batches import Batches, check_labels
+from rheobase.data.batches import Batches
 from rheobase.data.sources import InMemory, Part, read, split
 from rheobase.network.trainable import TrainableNetwork
+from rheobase.tasks import Task, inferred, task_for
 from rheobase.training.checkpoint import CHECKPOINT_FILE
 from rheobase.training.settings import Training
 
@@ -68,16 +69,22 @@ def check_task(
     fitted: Part,
     checked: Part | None,
     training: Training,
-) -> bool:
-    """Check on two images that networks, images and labels fit each other; True if the network outputs logits."""
+    task: str | None,
+) -> Task | None:
+    """Check on two images that networks, images and labels fit each other.
+
+    Returns:
+        The task: as given, or inferred from the labels; with a loss of one's own None if they leave a doubt.
+    """
     outputs: dict[str, torch.Size] = {}
+    found: Task | None = None
     for part, where in ((fitted, "training data"), (checked, "validation data")):
         if part is None:
             continue
         source = part.source
         if not source.labelled and teacher is None and loss is None:
             remedy = "give labels, or a teacher in place of them"
-            raise DataError("has no labels, which the cross-entropy needs", where=where, remedy=remedy)
+            raise DataError("has no labels, which the loss needs", where=where, remedy=remedy)
         with random_state(0, None):
             images, labels = next(iter(source.batches([part.numbers[:2]])))
         if part is fitted and training.augment is not None:
@@ -85,17 +92,26 @@ def check_task(
         for network, name in ((module, "model"), (teacher, "teacher")):
             if network is not None:
                 outputs[name] = _output_shape(network, name, images, where)
-        if labels is None or loss is not None:
-            continue
-        if len(outputs["model"]) != 2:
-            remedy = "let it return logits [B, classes], or give a loss of your own"
-            raise TrainingError(f"has an output of shape {list(outputs['model'])}", where="model", remedy=remedy)
+        shape = outputs["model"][1:]
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
-        check_labels(every, where, outputs["model"][1])
+        if loss is None or (task is not None and found is None):
+            found = found or task_for(task, shape, every, where)
+        elif every is not None and part is fitted:
+            found = inferred(shape, every)
+        if found is None or every is None:
+            continue
+        try:
+            found.check(shape, every, where)
+        except DataError:
+            if loss is None or task is not None:
+                raise
+            found = None  # they mean something to the loss
+    if found is not None and found.name == "regression" and training.label_smoothing and loss is None:
+        raise TrainingError("has no effect on a regression", where="label_smoothing", remedy="leave it out")
     if teacher is not None and loss is None and outputs["teacher"] != outputs["model"]:
         reason = f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}"
         raise TrainingError(reason, where="teacher", remedy="give a teacher for the same classes")
-    return len(outputs["model"]) == 2
+    return found
 
 
 def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:

@@ -1,4 +1,4 @@
-"""Loading of image data from any source. A batch is float32 images [B, C, H, W] and int64 labels [B]."""
+"""Loading of image data from any source. A batch is float32 images [B, C, H, W] and labels, mostly int64 [B]."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def load(
         seed: shuffle the samples once with this seed, before the limit is applied.
 
     Returns:
-        A loader of (float32 images [B, C, H, W], int64 labels [B]).
+        A loader of (float32 images [B, C, H, W], int64 labels [B]). Arrays and functions may also give the targets of
+        other tasks than classification, [B, ...]: whole numbers, float32 or truth values (:mod:`rheobase.tasks`).
 
     Raises:
         DataError: if the data does not exist, cannot be read, or has another layout; while iterating, if an image is
@@ -155,15 +156,17 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
 
 
 def _checked(pair: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Float images [B, C, H, W] and integer labels [B] of a batch."""
+    """Float images [B, C, H, W] of a batch, and its labels: int64, float32 or truth values [B, ...]."""
     images, labels = as_batch(pair, where)
     is_wrong = not images.is_floating_point() or images.ndim < 2 or not len(images)
-    if labels is None or labels.is_floating_point() or labels.ndim != 1 or is_wrong:
+    if labels is None or is_wrong:
         found = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
         reason = f"has images {images.dtype} {list(images.shape)} and {found}"
-        remedy = "return at least one float image [B, C, H, W], and integer labels [B]"
+        remedy = "return at least one float image [B, C, H, W], and a label or other target for each"
         raise DataError(reason, where=where, remedy=remedy)
-    return images.float(), labels.long()
+    if labels.is_floating_point():
+        return images.float(), labels.float()
+    return images.float(), labels if labels.dtype == torch.bool else labels.long()
 
 
 class _Batches(IterableDataset[tuple[Tensor, Tensor]]):

@@ -78,18 +78,21 @@ def _parse_idx(path: Path, ndim: int) -> np.ndarray:
 def as_samples(
     images: np.ndarray, labels: np.ndarray, where: str, preprocessing: Preprocessing
 ) -> tuple[list[Sample], list[str]]:
-    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1]."""
+    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1].
+
+    Other numbers [N, ...] are targets of another task than classification; they have no class names.
+    """
     if preprocessing.grayscale:
         reason = f"has no effect on the arrays in {where}"
         raise DataError(reason, where="grayscale", remedy="leave it out; it is for image files only")
     images = _as_pixels(images, where)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (len(labels) and labels.min() < 0):
+    if labels.dtype.kind not in "biuf" or labels.ndim == 0:
         raise DataError(
-            f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
+            f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not numbers",
             where=where,
-            remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
+            remedy="give one class index from 0 for each image, or the targets of another task",
         )
     check_as_many(images, labels, where)
     if not len(images):
@@ -100,8 +103,11 @@ def as_samples(
             RheobaseWarning,
             stacklevel=4,
         )
-    names = [str(i) for i in range(int(labels.max()) + 1)]
-    pairs = zip(images, labels.tolist(), strict=True)
+    if labels.dtype.kind in "iu" and labels.ndim == 1:
+        names, values = [str(i) for i in range(int(labels.max()) + 1)], labels.tolist()
+    else:
+        names, values = [], list(torch.from_numpy(labels))
+    pairs = zip(images, values, strict=True)
     return [Sample(f"{where} image {i}", label, image) for i, (image, label) in enumerate(pairs)], names
 
 

@@ -93,14 +93,14 @@ class Preprocessing(Value):
 
 
 class Sample(NamedTuple):
-    """An image and its class; ``content`` is a file, encoded bytes, or pixels [C, H, W]."""
+    """An image and its class or other target; ``content`` is a file, encoded bytes, or pixels [C, H, W]."""
 
     name: str
-    label: int
+    label: int | Tensor
     content: Path | bytes | np.ndarray
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """A data set of at least one image, each decoded and preprocessed on access.
 
     Raises:
@@ -132,7 +132,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         sample = self.samples[index]
         pixels = _pixels(sample, self.preprocessing)
         if pixels.shape != self.shape:
