@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import length_hint
 from typing import Any
@@ -15,14 +15,14 @@ from rheobase.core.errors import DataError
 
 Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
-Batch = tuple[Tensor, Tensor | None]
-"""Images [B, ...], and labels [B] or None."""
+Batch = tuple[Tensor, Any]
+"""Images [B, ...], and labels [B, ...] or None; for a loss of one's own also a dict of labels."""
 
 _CHECKED_AT_ONCE = 1000
 
 
-def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Batch]:
-    """Iterate over (images, labels or None) in the order given.
+def batches(data: Batches, *, where: str, batch_size: int = 100, fields: bool = False) -> Iterator[Batch]:
+    """Iterate over (images, labels or None) in the order given; ``fields``: labels may be a dict of tensors.
 
     Raises:
         DataError: if the data is empty, or an item is not a batch.
@@ -40,12 +40,12 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
     empty = True
     for batch in data:
         empty = False
-        yield as_batch(batch, where)
+        yield as_batch(batch, where, fields)
     if empty:
         raise DataError("is empty", where=where, remedy="give at least one image")
 
 
-def as_batch(batch: Any, where: str) -> Batch:
+def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:
     """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
     if not isinstance(images, Tensor):
@@ -53,6 +53,8 @@ def as_batch(batch: Any, where: str) -> Batch:
         raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
     if not labels:
         return images, None
+    if isinstance(labels[0], Mapping):
+        return images, _with_fields(images, labels[0], where, fields)
     try:
         given = torch.as_tensor(labels[0])
     except (TypeError, ValueError, RuntimeError) as error:
@@ -62,13 +64,35 @@ def as_batch(batch: Any, where: str) -> Batch:
     return images, given
 
 
-def tensors(data: object, where: str) -> Batch | None:
+def _with_fields(images: Tensor, labels: Mapping[str, Any], where: str, fields: bool) -> dict[str, Tensor]:
+    """A dict of labels, of which each tensor has one entry for each image."""
+    if not fields:
+        reason = f"has labels with the fields {', '.join(map(str, labels))}, which only a loss of your own can take"
+        raise DataError(reason, where=where, remedy="give one tensor of labels, or rb.train(loss=...)")
+    for name, value in labels.items():
+        if not isinstance(value, Tensor):
+            remedy = "collate the labels of a batch to tensors"
+            raise DataError(f"has {type(value).__name__} as labels {name!r}", where=where, remedy=remedy)
+        check_as_many(images, value, where)
+    return dict(labels)
+
+
+def each(labels: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to labels, or to each field of a dict of labels; None stays."""
+    if isinstance(labels, Mapping):
+        return {name: function(value) for name, value in labels.items()}
+    return None if labels is None else function(labels)
+
+
+def tensors(data: object, where: str, fields: bool = False) -> Batch | None:
     """Images and labels (or None), if the data are tensors and not empty; None for an iterable of batches."""
     if isinstance(data, Tensor):
         images, labels = data, None
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         images, labels = data
         check_as_many(images, labels, where)
+    elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor) and isinstance(data[1], Mapping):
+        images, labels = as_batch(data, where, fields)
     else:
         return None
     if images.dim() < 2 or len(images) == 0:
@@ -88,10 +112,12 @@ class Digest:
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
-    def update(self, **tensors: Tensor | None) -> Digest:
-        """Add one batch, and return the digest; each keyword is a separate stream of values."""
+    def update(self, **tensors: Any) -> Digest:
+        """Add one batch, and return the digest; each keyword, and field of a dict, is a separate stream of values."""
         for name, tensor in tensors.items():
-            if tensor is not None:
+            if isinstance(tensor, Mapping):
+                self.update(**{f"{name}.{field}": value for field, value in tensor.items()})
+            elif tensor is not None:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from rheobase.training.settings import Training
 _CHECK_EVERY = 20
 """Steps between two checks, if a check waits for a GPU or another process."""
 
+_LABELS_READ = 32
+"""Images of a data set whose labels may show the task."""
+
 _WATCHED = ("threshold", "step_size", "steps", "bits")
 """Names of the checked parameters; of bits n, 2ⁿ is checked."""
 
@@ -34,16 +37,17 @@ def split_data(
     training: Training,
     seed: int,
     workers: int,
+    fields: bool = False,
 ) -> tuple[Part, Part | None]:
     """The images to train on and those to validate on, as many as the settings need."""
-    source = read(data, where="training data", workers=workers)
+    source = read(data, where="training data", workers=workers, fields=fields)
     fitted, checked = Part(source, torch.arange(len(source))), None
     if isinstance(validation, float | int):
         remedy = "give a fraction between 0 and 1, images, or None"
         fraction = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
         fitted, checked = split(source, fraction, derive(seed, "validation"))
     elif validation is not None:
-        separate = read(validation, where="validation data", workers=workers)
+        separate = read(validation, where="validation data", workers=workers, fields=fields)
         checked = Part(separate, torch.arange(len(separate)))
     if checked is not None and len(checked) == 0:
         remedy = "give a larger fraction, or None to train without validation"
@@ -71,7 +75,7 @@ def check_task(
     training: Training,
     task: str | None,
 ) -> Task | None:
-    """Check on two images that networks, images and labels fit each other.
+    """Check on two images that networks, images and labels fit each other, with the labels of some more.
 
     Returns:
         The task: as given, or inferred from the labels; with a loss of one's own None if they leave a doubt.
@@ -86,9 +90,12 @@ def check_task(
             remedy = "give labels, or a teacher in place of them"
             raise DataError("has no labels, which the loss needs", where=where, remedy=remedy)
         with random_state(0, None):
-            images, labels = next(iter(source.batches([part.numbers[:2]])))
+            some = part.numbers[: 2 if isinstance(source, InMemory) else _LABELS_READ]
+            images, labels = next(iter(source.batches([some])))
+        images = images[:2]
         if part is fitted and training.augment is not None:
             training.augment.check(images.shape)
+            _check_moved(training, labels)
         for network, name in ((module, "model"), (teacher, "teacher")):
             if network is not None:
                 outputs[name] = _output_shape(network, name, images, where)
@@ -96,7 +103,7 @@ def check_task(
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
         if loss is None or (task is not None and found is None):
             found = found or task_for(task, shape, every, where)
-        elif every is not None and part is fitted:
+        elif isinstance(every, Tensor) and part is fitted:
             found = inferred(shape, every)
         if found is None or every is None:
             continue
@@ -112,6 +119,16 @@ def check_task(
         reason = f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}"
         raise TrainingError(reason, where="teacher", remedy="give a teacher for the same classes")
     return found
+
+
+def _check_moved(training: Training, labels: Any) -> None:
+    """Refuse an augmentation that moves the images, but not the maps or boxes that are their labels."""
+    augment = training.augment
+    if augment is None or not (augment.crop_padding or augment.flip or augment.autoaugment):
+        return
+    if isinstance(labels, Mapping) or (isinstance(labels, Tensor) and labels.dim() > 2):
+        reason = "moves the images, but not labels that depend on the place in the image"
+        raise TrainingError(reason, where="augment", remedy="augment in a Dataset of your own, images and labels alike")
 
 
 def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:

@@ -23,7 +23,7 @@ from rheobase.core.errors import TrainingError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
-from rheobase.data.batches import Batch, Batches, Digest
+from rheobase.data.batches import Batch, Batches, Digest, each
 from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
@@ -36,8 +36,8 @@ from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
 
-Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-"""(logits, labels or None, teacher's logits or None) -> mean loss over the images."""
+Loss = Callable[[Tensor, Any, Tensor | None], Tensor]
+"""(outputs, labels or None, teacher's outputs or None) -> mean loss over the images."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def train(
             statistics of batch norms are always updated.
         penalty: returns a penalty that is added to the loss; called with the network in training.
         loss: a loss in place of that of the task and distillation. It gets the labels as they are: whole numbers as
-            int64, other numbers as float32, of any shape, or a dict or tuple of such tensors.
+            int64, other numbers as float32, of any shape, or a dict of such tensors.
         task: what the outputs are for: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or
             ``"segmentation"``, which decides on loss and accuracy (:mod:`rheobase.tasks`). Default: that of a spiking
             network's conversion, or as inferred from the labels.
@@ -173,11 +173,11 @@ def train(
         check_trains_through_time(spiking)
         model = TrainableNetwork(spiking)
     module = copied(model, "model")
-    fitted, checked = split_data(data, validation, training, seed, workers)
+    fitted, checked = split_data(data, validation, training, seed, workers, fields=loss is not None)
     if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
         teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
-    known = None if spiking is None else spiking.provenance.task
+    known = None if spiking is None or loss is not None else spiking.provenance.task
     found_task = check_task(module, teacher, loss, fitted, checked, training, task or known)
     trained_names = choose(module, parameters)
     target = None if folder is None else as_path(folder, "folder")
@@ -396,8 +396,8 @@ class _Run:
     def _on_device(self, images: Tensor, labels: Tensor | None) -> Batch:
         device = self.fabric.device
         if labels is not None:
-            own = self.loss is not None or self.task is None
-            labels = (_plain(labels) if own else self.task.targets(labels)).to(device)
+            task = self.task if self.loss is None else None
+            labels = each(_plain(labels) if task is None else task.targets(labels), lambda values: values.to(device))
         return images.to(device, torch.float32), labels
 
     @torch.no_grad()
@@ -516,11 +516,15 @@ def _score(record: Epoch, by_accuracy: bool) -> tuple[float, float]:
     return ((by_accuracy and record.validation_accuracy) or 0.0, -loss)
 
 
-def _plain(labels: Tensor) -> Tensor:
+def _plain(labels: Any) -> Any:
     """Labels for a loss: whole numbers as int64, other numbers as float32; truth values stay."""
-    if labels.is_floating_point():
-        return labels.float()
-    return labels if labels.dtype == torch.bool else labels.long()
+
+    def plain(values: Tensor) -> Tensor:
+        if values.is_floating_point():
+            return values.float()
+        return values if values.dtype == torch.bool else values.long()
+
+    return each(labels, plain)
 
 
 def _channels_last(images: Tensor) -> Tensor:
