@@ -91,7 +91,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "classes.npz", images=test["x"], labels=np.full(12, 3))
     np.savez(folder / "empty.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int))
     np.savez(folder / "scaled.npz", images=train["x"].astype(np.float32) / 255, labels=train["y"])
-    np.savez(folder / "floats.npz", images=train["x"].astype(np.float32), labels=train["y"] * 1.0)
     return folder
 
 
@@ -460,7 +459,6 @@ def test_convert_refuses_options(run: Run, tmp_path: Path, more: list[str], said
     [
         ("nothing.npz", ["nothing.npz", "does not exist"]),
         ("empty.npz", ["empty.npz", "no sample"]),
-        ("floats.npz", ["labels of type float64"]),
         ("cli_nets:Net", ["not data"]),
         ("cli_nets:absent", ["absent"]),
     ],

@@ -374,7 +374,8 @@ def test_runs_that_cannot_be(run: Run, home: Path, tmp_path: Path, more: list[st
     result = run(*training(tmp_path / "run", *more))
     assert result.out == ""
     assert_refused(result._replace(err=result.err.splitlines()[-1]), *said)
-    assert [path.name for path in (tmp_path / "run").iterdir() if path.is_file()] == ["run.json"]
+    files = [path.name for path in (tmp_path / "run").glob("*") if path.is_file()]
+    assert files == ([] if "train_nets:many_classes" in more else ["run.json"])  # the first is refused by quantisation
 
 
 @pytest.mark.slow

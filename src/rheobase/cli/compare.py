@@ -45,6 +45,7 @@ def compare(
     recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None,
     timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
     seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0",
+    task: options.Task = None,
     budget: options.Budget = None,
     graded_spikes: options.GradedSpikes = "additions",
     training: Annotated[
@@ -86,6 +87,7 @@ def compare(
         validation=_read(chosen_on) if validates else None,
         budget=limits or None,
         graded_spikes=graded_spikes,
+        task=task,
         training=settings,
         folder=out,
         on_existing="overwrite" if overwrite else "number" if number else "keep",

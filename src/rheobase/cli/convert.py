@@ -33,6 +33,7 @@ def convert(
     timesteps: Annotated[int | None, Option(help="Number of time-steps T (default: that of the method).")] = None,
     budget: options.Budget = None,
     graded_spikes: options.GradedSpikes = "additions",
+    task: options.Task = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
 ) -> Answer:
@@ -58,6 +59,7 @@ def convert(
     samples, test_samples = images.read(seed), None if test is None else test.read()
     given = {
         "calibration": samples,
+        "task": task,
         "seed": seed,
         "progress": show_progress(),
         **asdict(conversion),

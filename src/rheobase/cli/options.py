@@ -29,6 +29,7 @@ from rheobase.measure._energy import GradedSpikes as Counting
 from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import Fusion, set_fusion
+from rheobase.tasks import TaskName
 
 SPEC = "a folder, .tar, .npz, .npy, IDX folder, or module:function"
 Execution = Literal["auto", "counts", "steps"]
@@ -48,6 +49,10 @@ Budget = Annotated[
         help="latency=8 (steps), energy=0.5 (of the ANN's) or bits=3 (bits a spike): choose the most accurate within "
         "these limits; may be repeated."
     ),
+]
+Task = Annotated[
+    TaskName | None,
+    Option(help="What the outputs are for (default: as stored with the network, or as the labels show)."),
 ]
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]

@@ -50,7 +50,7 @@ def save_and_measure(
     network.execution = execution
     evaluation = evaluate(network, test, progress=show_progress())
     (out / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-    if evaluation.ann_accuracy is not None:  # the test images have labels
+    if evaluation.ann_scores:
         accuracy_plot({evaluation.method: evaluation}, out / PLOT)
     return evaluation
 

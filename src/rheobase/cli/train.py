@@ -106,6 +106,7 @@ def train(
     hardware: Hardware,
     validation: Annotated[float, Option(help="Fraction of the training images held out to validate; 0: none.")] = 0.1,
     distil: Annotated[bool, Option("--distil", help="Distil the original network into the quantised one.")] = False,
+    task: options.Task = None,
     seed: options.Seed = 0,
 ) -> Answer | None:
     """Quantise a trained network's activations, train it for a few epochs, convert and save it.
@@ -125,7 +126,7 @@ def train(
 
     original = weights.load(model)
     loader, test_images = images.read(seed), None if test is None else test.read()
-    quantised = quantise(original, recipe, calibration=loader, seed=seed, **asdict(conversion))
+    quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, **asdict(conversion))
     file = weights.checkpoint
     inputs = {
         "model": model,
@@ -135,12 +136,13 @@ def train(
         "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
         **({"model options": weights.options()} if weights.model_option else {}),
+        **({} if task is None else {"task": task}),
     }
     first = _is_first_process()
     _claim(out, inputs, training.epochs, first)
     samples = readers.read_all(loader, progress=show_progress() and first)
     how: dict[str, Any] = {"validation": validation or None, "teacher": original if distil else None}
-    how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress(), **asdict(hardware)}
+    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **asdict(hardware)}
     adapted = None
     if adapt is None:
         trained = train_network(quantised, samples, training, **how)
@@ -155,7 +157,13 @@ def train(
     levels = None if adapted is None else _keep(adapted, out, adaptation.plots)
     number = conversion.num_calibration_images
     network = convert_network(
-        trained.model, recipe, calibration=samples, num_calibration_images=number, seed=seed, progress=show_progress()
+        trained.model,
+        recipe,
+        calibration=samples,
+        task=task,
+        num_calibration_images=number,
+        seed=seed,
+        progress=show_progress(),
     )
     evaluation = save_and_measure(network, out / NETWORK, True, images, test_images, running.execution)
 

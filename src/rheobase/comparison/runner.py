@@ -31,6 +31,7 @@ from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert, quantise
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.tasks import TaskName
 from rheobase.training import Training, train
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
@@ -133,13 +134,14 @@ class Runner:
         }
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
-        counting = self.identity.energy_images, self.identity.graded_spikes
-        return measured(network, self.parts[part], timesteps, part, *counting)
+        identity = self.identity
+        options = identity.energy_images, identity.graded_spikes, identity.task
+        return measured(network, self.parts[part], timesteps, part, *options)
 
     def _calibration(self, seed: int) -> dict[str, Any]:
         """Arguments for conversion and quantisation: calibration images, their number and the seed."""
         data, number = self.parts["calibration"].data, self.identity.num_calibration_images
-        return {"calibration": data, "num_calibration_images": number, "seed": seed}
+        return {"calibration": data, "task": self.identity.task, "num_calibration_images": number, "seed": seed}
 
     def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """Return the trained network with the recipe's activation, and the duration of the training in seconds."""
@@ -152,7 +154,8 @@ class Runner:
         if name not in self.trained:
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
             folder = None if self.home is None else self.home / TRAINING_FOLDER / name
-            trained = train(network, self.parts["calibration"].data, self.training, folder=folder, seed=seed)
+            data, task = self.parts["calibration"].data, self.identity.task
+            trained = train(network, data, self.training, task=task, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
 
@@ -164,11 +167,12 @@ def measured(
     part: str,
     energy_images: int,
     graded_spikes: GradedSpikes,
+    task: TaskName,
 ) -> Measured:
     """Evaluate a network on images, and count its energy on some of them."""
     with warnings.catch_warnings():  # the comparison has warned, once for all cells
         warnings.filterwarnings("ignore", f".*{MESSAGE}", RheobaseWarning)
-        result = evaluate(network, images.data, (timesteps,))
+        result = evaluate(network, images.data, (timesteps,), task=task)
         spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
     (row,) = result.rows
     if not spent.ann_picojoules > 0:
@@ -186,10 +190,11 @@ def measured(
             remedy="calibrate on more images, or with a smaller learning rate",
         )
     return Measured(
-        **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate")},
+        **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate", "scores")},
         **{name: getattr(spent, name) for name in ("picojoules", "ann_picojoules", "not_counted")},
         images=result.images,
         ann_accuracy=result.ann_accuracy,
+        ann_scores=result.ann_scores,
         energy_ratio=spent.ratio,
         energy_images=spent.images,
     )

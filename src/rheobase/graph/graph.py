@@ -78,6 +78,11 @@ class Graph(nn.Module):
         """Shape of one input sample."""
         return self.nodes[0].shape
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one input sample."""
+        return next(node.shape for node in self.nodes if node.name == self.output)
+
     def replace(
         self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> Graph:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
 from rheobase.signals import Alignment
+from rheobase.tasks import TaskName, inferred, named, task_for, uncertain
 
 
 def convert(
@@ -40,6 +41,7 @@ def convert(
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
+    task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
     progress: bool = False,
@@ -60,6 +62,10 @@ def convert(
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
             once, after its additions). Every weighted layer but the first then receives spikes only. Linear outputs
             need neurons that emit spikes of both signs; the readout remains affine.
+        task: what the outputs are for, which decides on the loss of passes that train, and on what labels are:
+            ``"classification"``, ``"binary"`` (one logit), ``"multilabel"``, ``"regression"`` or ``"segmentation"``;
+            see :mod:`rheobase.tasks`. Default: as inferred from labels, if these leave no doubt; without labels,
+            several outputs are logits of classes, one output is a quantity.
         num_calibration_images: size of the random sample of them to use, drawn by the seed. A fifth, at most 2,000, is
             held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`) benefit from more images.
             All are kept in memory, twice.
@@ -72,13 +78,14 @@ def convert(
     Raises:
         TraceError: if operations of the network cannot become spiking, listing all, each with a remedy.
         ModelError: if a weight is NaN or infinite.
-        DataError: if the calibration images do not fit.
+        DataError: if the calibration images, or labels of the task, do not fit.
         CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
         RecipeError: if ``recipe`` is not a recipe; if ``sites="all"`` changes nothing, or the neurons cannot emit the
             negative values of linear outputs.
 
     Warns:
-        RheobaseWarning: if labels show that classes are missing among the calibration images.
+        RheobaseWarning: if labels show that classes are missing among the calibration images; if labels are ignored,
+            because they do not tell the task.
 
     Example:
         >>> import torch, rheobase as rb
@@ -97,13 +104,15 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
-    written, notes = _analog(model, data, example, max_pool)
+    written, notes = _analog(model, data, example, max_pool, task)
     written, linear = place_sites(written, sites)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
-    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites)
+    known = model.provenance.task if isinstance(model, SpikingNetwork) else None
+    data, task = _with_task(data, graph, task or known, notes)
+    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites, task=task)
     if data is not None:
-        notes += [note for note in class_notes(data, graph) if note not in notes]
+        notes += [note for note in class_notes(data, graph, task) if note not in notes]
         _record(data, provenance)
     notes += folded
 
@@ -131,6 +140,7 @@ def quantise(
     calibration: Batches | Dataset[Any],
     example: Tensor | None = None,
     max_pool: MaxPool = "refuse",
+    task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TrainableGraph:
@@ -147,7 +157,7 @@ def quantise(
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
-        max_pool: as for :func:`rheobase.convert`.
+        max_pool, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
 
@@ -187,7 +197,9 @@ def quantise(
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
-    return TrainableGraph(graph, modules, [*notes, *class_notes(data, graph)], activation.constraint).to(graph.device)
+    data, task = _with_task(data, graph, task, notes)
+    notes += class_notes(data, graph, task)
+    return TrainableGraph(graph, modules, notes, activation.constraint).to(graph.device)
 
 
 def _check_recipe(recipe: object) -> None:
@@ -198,14 +210,14 @@ def _check_recipe(recipe: object) -> None:
 
 
 def _analog(
-    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool, task: str | None
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         images = None if data is None else data.fit
         graph, notes = traced(model, images, example, max_pool)
         if max_pool == "average" and any("average pooling" in note for note in notes):
-            notes.append(_cost_of_average(model, graph, example if images is None else images))
+            notes.append(_cost_of_average(model, graph, example if images is None else images, task))
         return graph, notes
     if max_pool != "refuse" or example is not None:
         raise RecipeError(
@@ -240,10 +252,34 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
         )
 
 
-def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
+D = TypeVar("D", CalibrationData, CalibrationData | None)
+
+
+def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tuple[D, TaskName | None]:
+    """The data with labels of the task, and its name; without labels if these do not tell it, with a note and warning.
+
+    Raises:
+        DataError: if the task does not fit the outputs, or labels are not those of the task.
+    """
+    outputs = graph.output_shape
+    found = None if task is None else named(task, outputs)
+    if data is None or data.fit_labels is None or data.held_out_labels is None:
+        return data, None if found is None else cast(TaskName, found.name)
+    where = "calibration images, in their seeded order"
+    labels = torch.cat([data.fit_labels, data.held_out_labels])
+    found = found or inferred(outputs, labels)
+    if found is not None:
+        found.check(outputs, labels, where)
+        return data, cast(TaskName, found.name)
+    problem = uncertain(outputs, labels, "calibration data")
+    notes.append(f"ignored: {problem}")
+    warnings.warn(f"ignored: {problem}", RheobaseWarning, stacklevel=3)
+    return replace(data, fit_labels=None, held_out_labels=None), None
+
+
+def class_notes(data: CalibrationData, graph: Graph, task: str | None) -> list[str]:
     """A note and a warning if labels show that classes are missing among the calibration images."""
-    (output,) = (node.shape for node in graph.nodes if node.name == graph.output)
-    missing = data.missing_classes(output[0] if len(output) == 1 else None)
+    missing = data.missing_classes(graph.output_shape[0]) if task == "classification" else None
     if missing is None:
         return []
     warnings.warn(f"{missing}.", RheobaseWarning, stacklevel=3)
@@ -319,7 +355,7 @@ def traced(
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> str:
+def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None, task: str | None) -> str:
     assert images is not None
     images, training = images[:32].to(graph.device), model.training
     try:
@@ -327,8 +363,9 @@ def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> s
     finally:
         model.train(training)
     replaced = graph(images)
-    agree = float((original.argmax(1) == replaced.argmax(1)).float().mean())
+    agree = task_for(task, graph.output_shape, None, "network").agreement(replaced, original)
+    same = "" if agree is None else f", and {float(agree.mean()):.0%} of the predictions are the same"
     return (
         f"max-pooling by average: on {len(images)} calibration images the analog network's logits change by up to "
-        f"{relative_difference(replaced, original):.2g} of the largest, and {agree:.0%} of the predictions are the same"
+        f"{relative_difference(replaced, original):.2g} of the largest{same}"
     )

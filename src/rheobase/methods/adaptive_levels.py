@@ -453,7 +453,7 @@ def adapt_levels(
     pool = _kept(data, "training data", workers)
     if not isinstance(validation, float | int | None):
         validation = _kept(validation, "validation data", workers)
-    fitted, _ = split_data(pool, validation, training, seed, workers)
+    fitted, _ = split_data(pool, validation, training, seed, workers, fields=True)
     options |= {"validation": validation, "seed": seed, "workers": workers}
 
     def stage(network: TrainableGraph, settings: Training, name: str) -> tuple[TrainableGraph, Trained]:
@@ -495,7 +495,7 @@ def switch(model: TrainableGraph, levels: dict[str, int]) -> TrainableGraph:
 
 def _kept(data: Batches | Dataset[Any], where: str, workers: int) -> Batches | Dataset[Any]:
     """Data in an order that is the same in both stages: a loader that shuffles is read once."""
-    source = read(data, where=where, workers=workers)
+    source = read(data, where=where, workers=workers, fields=True)
     if isinstance(source, OnDisk):
         return data
     return source.images if source.labels is None else (source.images, source.labels)

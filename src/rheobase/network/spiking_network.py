@@ -25,6 +25,7 @@ from rheobase.neurons import Neuron
 from rheobase.neurons.response import Alphabet
 from rheobase.signals.alignment import Alignment
 from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, prefix_means
+from rheobase.tasks import Task, task_for
 
 DEFAULT_MEMORY_BUDGET = 2**30
 MAX_TIMESTEPS = 2**16
@@ -38,7 +39,10 @@ Execution = Literal["steps", "counts"]
 
 @dataclass
 class Provenance:
-    """How a network was converted: seed, versions, calibration data, notes, a record of each pass, and ``sites``."""
+    """How a network was converted: seed, versions, calibration data, notes, a record of each pass, and ``sites``.
+
+    ``task`` is the name of the task that was given or inferred from labels; None if neither.
+    """
 
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
@@ -46,6 +50,7 @@ class Provenance:
     notes: list[str] = field(default_factory=list)
     passes: list[dict[str, Any]] = field(default_factory=list)
     sites: str = "activations"
+    task: str | None = None
 
 
 class SpikingNetwork(nn.Module):
@@ -98,6 +103,11 @@ class SpikingNetwork(nn.Module):
         self.execution = "auto"
         self.plan()
         self.eval()
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are for: the task of the conversion, or by default that of the shape of the outputs."""
+        return task_for(self.provenance.task, self.ann.output_shape, None, "network")
 
     @property
     def execution(self) -> Execution | Literal["auto"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes
+from rheobase.tasks import share
 
 
 @torch.inference_mode()
@@ -34,7 +35,7 @@ def shape_error(network: SpikingNetwork, images: Tensor) -> float:
 
     .. math:: \min_c \frac{\sum \|c \, SNN - ANN\|^2}{\sum \|ANN\|^2}, \qquad c \ge 0
 
-    A factor changes no class. Among poor networks the logit error prefers those with small outputs, because it is 1
+    A factor changes no decision. Among poor networks the logit error prefers those with small outputs, because it is 1
     for outputs that are all zero; this error does not.
     """
     if len(images) == 0:
@@ -82,6 +83,11 @@ NAMES: dict[Measure, str] = {
     shape_error: "squared logit error at the best scale",
 }
 """What an error is called in notes."""
+
+
+def best_error(network: SpikingNetwork) -> Measure:
+    """:func:`shape_error` for a task with decisions; :func:`logit_error` for quantities, which a factor does change."""
+    return shape_error if network.task.decides else logit_error
 
 
 class HeldOut:
@@ -147,11 +153,14 @@ class Best:
         if len(self.images):
             with torch.inference_mode():
                 logits = self.network(self.images)
-            predicted = logits.argmax(1)
+            task = self.network.task
             record["logit_error"] = relative_error(logits, self.reference)
-            record["agreement"] = float((predicted == self.reference.argmax(1)).double().mean())
-            if self.labels is not None:
-                record["accuracy"] = float((predicted.cpu() == self.labels).double().mean())
+            agreement = task.agreement(logits, self.reference)
+            if agreement is not None:
+                record["agreement"] = float(agreement.mean())
+            right = None if self.labels is None else task.right(logits.cpu(), task.targets(self.labels))
+            if right is not None:
+                record["accuracy"] = share(right)
         if not len(self.images) or record["logit_error"] < self.error:
             self.round, self.error, self.kept = (
                 len(self.history),

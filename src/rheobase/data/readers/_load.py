@@ -1,4 +1,4 @@
-"""Loading of image data from any source. A batch is float32 images [B, C, H, W], and int64 labels [B] if any."""
+"""Loading of data from any source. A batch is float32 images [B, C, H, W], and labels if any, mostly int64 [B]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from rheobase.core import user_code
@@ -59,7 +60,9 @@ def load(
         seed: shuffle the samples once with this seed, before the limit is applied.
 
     Returns:
-        A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone.
+        A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone. Arrays and functions may also
+        give the targets of other tasks than classification, [B, ...]: whole numbers, float32 or truth values
+        (:mod:`rheobase.tasks`).
 
     Raises:
         DataError: if the data does not exist, cannot be read, or has another layout; while iterating, if an image is
@@ -165,15 +168,16 @@ def _chosen(dataset: Dataset[Any], order: list[int]) -> Dataset[Any]:
 
 
 def _checked(batch: Any, where: str) -> Batch:
-    """Float images [B, C, H, W] and integer labels [B], or None, of a batch."""
+    """Float images [B, C, H, W] of a batch, and its labels, if any: int64, float32 or truth values [B, ...]."""
     images, labels = as_batch(batch, where)
-    is_wrong = not images.is_floating_point() or images.ndim < 2 or not len(images)
-    if is_wrong or (labels is not None and (labels.is_floating_point() or labels.ndim != 1)):
+    if not images.is_floating_point() or images.ndim < 2 or not len(images):
         found = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
         reason = f"has images {images.dtype} {list(images.shape)} and {found}"
-        remedy = "return at least one float image [B, C, H, W], and integer labels [B]"
+        remedy = "return at least one float image [B, C, H, W], and a label or other target for each"
         raise DataError(reason, where=where, remedy=remedy)
-    return images.float(), None if labels is None else labels.long()
+    if labels is None or labels.dtype == torch.bool:
+        return images.float(), labels
+    return images.float(), labels.float() if labels.is_floating_point() else labels.long()
 
 
 class _Batches(IterableDataset[Any]):

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,6 +117,8 @@ def _parse_idx(path: Path, ndim: int) -> np.ndarray:
 def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
     """Samples and class names from values [N, ...] and labels [N], [N, 1] or None.
 
+    Other labels than whole numbers [N] are targets of another task than classification; they have no class names.
+
     Values are images [N, H, W], [N, C, H, W] or [N, H, W, C], signals [N, C, L], or tables [N, F].
     """
     labels = arrays.labels
@@ -124,11 +126,11 @@ def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tupl
     if labels is not None:
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
-        if labels.dtype.kind not in "iu" or labels.ndim != 1 or (len(labels) and labels.min() < 0):
+        if labels.dtype.kind not in "biuf" or labels.ndim == 0:
             raise DataError(
-                f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
+                f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not numbers",
                 where=where,
-                remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
+                remedy="give one class index from 0 for each image, or the targets of another task",
             )
         check_as_many(values, labels, where)
     if not len(values):
@@ -140,8 +142,12 @@ def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tupl
             RheobaseWarning,
             stacklevel=4,
         )
-    names = [] if labels is None else [str(i) for i in range(int(labels.max()) + 1)]
-    of_each: list[int] | list[None] = [None] * len(values) if labels is None else labels.tolist()
+    names: list[str] = []
+    of_each: list[Any] = [None] * len(values)
+    if labels is not None and labels.dtype.kind in "iu" and labels.ndim == 1:
+        names, of_each = [str(i) for i in range(int(labels.max()) + 1)], labels.tolist()
+    elif labels is not None:
+        of_each = list(torch.from_numpy(labels))
     pairs = zip(values, of_each, strict=True)
     return [Sample(f"{where} image {i}", label, value) for i, (value, label) in enumerate(pairs)], names
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, FiniteFloat, model_validator
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from rheobase.core.errors import DataError, RheobaseError
@@ -110,13 +111,13 @@ class Preprocessing(Value):
 
 
 class Sample(NamedTuple):
-    """An image and its class, None if it has no label.
+    """An image and its class or other target, None if it has no label.
 
     ``content`` is a file, encoded bytes, pixels [C, H, W], a signal [C, L], or a table's row [F].
     """
 
     name: str
-    label: int | None
+    label: int | Tensor | None
     content: Path | bytes | np.ndarray
 
 
