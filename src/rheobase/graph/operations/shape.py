@@ -168,7 +168,7 @@ class Slice(Route):
         else:
             sizes = [1 if call.name == "unbind" else shape[dim - 1] for shape in call.outputs]
             pieces = [(stop - n, stop, 1) for n, stop in zip(sizes, accumulate(sizes), strict=True)]
-        slices = [_write_slice(builder, x, dim, *piece) for piece in pieces]
+        slices = [write_slice(builder, x, dim, *piece) for piece in pieces]
         names = tuple(write_reshape(builder, name, shape) for name, shape in zip(slices, call.outputs, strict=True))
         return names if len(names) > 1 else names[0]
 
@@ -190,7 +190,7 @@ class Slice(Route):
         return replace(value, shape=node.shape, stride=stride)
 
 
-def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int) -> str:
+def write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int) -> str:
     """Write ``x[start:stop:step]`` along ``dim``; returns ``x`` if the slice covers the whole axis."""
     old = builder.shapes[x]
     if (start, stop, step) == (0, old[dim - 1], 1):
