@@ -106,9 +106,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         if node.name in needed:
             needed.update(node.inputs)
     kept = [node for node in builder.nodes if node.name in needed]
-    graph, moved = Graph(kept, output, builder.tensors), []
-    if not refusals:
-        graph, moved = channels_first(graph)
+    graph = Graph(kept, output, builder.tensors)
+    graph, moved = (graph, []) if refusals else channels_first(graph)
     for path, module in model.named_modules():
         if isinstance(module, ACTIVATION_MODULES) and path not in builder.reached:
             text = "is never reached: the output for this example does not depend on it"
