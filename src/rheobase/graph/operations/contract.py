@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheobase.graph.operations.affine import write_affine
 from rheobase.graph.operations.select import write_expanded
-from rheobase.graph.operations.shape import write_reshape
+from rheobase.graph.operations.shape import write_permuted, write_reshape
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused
 
 if TYPE_CHECKING:
@@ -135,11 +135,7 @@ def _arrange(
 
 def _permuted(builder: Builder, x: str, axes: list[str], order: list[str]) -> str:
     """Write ``x`` with its axes in another order."""
-    if axes == order:
-        return x
-    dims = [0, *(axes.index(c) + 1 for c in order)]
-    shape = tuple(builder.shapes[x][d - 1] for d in dims[1:])
-    return builder.add("permute", (x,), shape, attributes={"dims": dims})
+    return write_permuted(builder, x, [axes.index(c) for c in order])
 
 
 def _sum(builder: Builder, x: str, dims: list[int], sizes: dict[str, int], kept: list[str]) -> str:

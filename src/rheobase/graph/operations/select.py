@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
-from rheobase.graph.operations.shape import compact, write_reshape, write_slice
+from rheobase.graph.operations.shape import compact, write_permuted, write_reshape, write_slice
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed
 from rheobase.graph.trace.places import CONSTANT, Places, follow
@@ -129,6 +129,12 @@ def write_selection(builder: Builder, places: Places) -> str:
         along = _one_axis(renumbered, builder.shapes[x])
         if along is not None:
             return _write_along(builder, x, *along, shape)
+        sizes = [n for axis in range(len(shape)) for n in _factors(_vector(renumbered, axis))]
+        order = _order(renumbered.reshape(sizes), prod(builder.shapes[x]))
+        if order is not None:
+            x = write_reshape(builder, x, tuple(sizes[i] for i in order))
+            x = write_permuted(builder, x, [order.index(i) for i in sorted(order)])
+            return write_reshape(builder, x, shape)
     return _write(builder, tuple(sources), renumbered.flatten(), 0, shape)
 
 
@@ -140,12 +146,40 @@ def _one_axis(position: Tensor, shape: tuple[int, ...]) -> tuple[int, Tensor] | 
     for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         if any(i != axis and n != position.shape[i] for i, n in enumerate(shape)):
             continue
-        first = position[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
-        index = first // stride % size
+        index = _vector(position, axis) // stride % size
         expected = [_along(index if i == axis else torch.arange(n), i, position.shape) for i, n in enumerate(shape)]
         if torch.equal(sum(e * s for e, s in zip(expected, strides, strict=True)), position):  # type: ignore[arg-type]
             return axis, index
     return None
+
+
+def _vector(tensor: Tensor, axis: int) -> Tensor:
+    """The elements along an axis at index 0 of the others."""
+    return tensor[tuple(slice(None) if i == axis else 0 for i in range(tensor.dim()))]
+
+
+def _factors(positions: Tensor) -> list[int]:
+    """Sizes of the axes with equal steps into which an axis with these positions splits, such as blocks of pixels."""
+    steps = positions.diff()
+    other = (steps != steps[:1]).nonzero()
+    size = int(other[0]) + 1 if len(other) else len(positions)
+    if size in (0, len(positions)) or len(positions) % size:
+        return [len(positions)]
+    return [*_factors(positions[::size]), size]
+
+
+def _order(position: Tensor, size: int) -> list[int] | None:
+    """The axes of a permutation, without those of size 1, as their elements follow in the input; None if it is none."""
+    axes = [i for i, n in enumerate(position.shape) if n > 1]
+    steps = {i: int(position.movedim(i, 0)[1].flatten()[0]) for i in axes}
+    axes.sort(key=lambda i: -steps[i])
+    expected = torch.zeros((), dtype=torch.long)
+    for i in axes:
+        expected = expected + _along(torch.arange(position.shape[i]), i, position.shape) * steps[i]
+    found = position.numel() == size and all(
+        steps[i] == prod(position.shape[j] for j in axes[k + 1 :]) for k, i in enumerate(axes)
+    )
+    return axes if found and torch.equal(expected.expand(position.shape), position) else None
 
 
 def _write_along(builder: Builder, x: str, axis: int, index: Tensor, shape: tuple[int, ...]) -> str:

@@ -135,6 +135,14 @@ class Permute(Route):
         return replace(value.select(channels), view=() if node.shape == value.shape else node.shape)
 
 
+def write_permuted(builder: Builder, x: str, axes: Sequence[int]) -> str:
+    """Write ``x`` with the axes of a sample in another order, counted from 0; returns ``x`` for the same order."""
+    if list(axes) == list(range(len(axes))):
+        return x
+    shape = tuple(builder.shapes[x][axis] for axis in axes)
+    return builder.add("permute", (x,), shape, attributes={"dims": [0, *(axis + 1 for axis in axes)]})
+
+
 def _axes(attributes: Mapping[str, Any]) -> list[int]:
     """The permutation of a sample's axes."""
     return [d - 1 for d in attributes["dims"][1:]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from rheobase.activations import ACTIVATIONS
-from rheobase.core.errors import TraceError
+from rheobase.core.errors import RheobaseError, TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.trace import elsewhere, piecewise
@@ -23,7 +23,7 @@ from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Note
 from rheobase.graph.trace.elsewhere import items, nodes_of
 from rheobase.graph.trace.piecewise import SITE_MODULES
 from rheobase.graph.trace.places import Places
-from rheobase.graph.trace.refusals import random_refused, unknown_call, whole_numbers_refused
+from rheobase.graph.trace.refusals import broken_refused, random_refused, unknown_call, whole_numbers_refused
 
 EQUIVALENCE_TOLERANCE = 1e-4
 _CASTS = ("_to_copy", "to", "type_as")
@@ -199,7 +199,10 @@ class Builder:
                 text = "moves or mixes the batch axis, which must remain axis 0"
                 raise Refused(text, "keep axis 0 for the batch in every operation")
             return piecewise.combined(self, call) or handler(self, call)
-        except Refused as refused:
+        except RheobaseError:
+            raise
+        except Exception as error:
+            refused = error if isinstance(error, Refused) else broken_refused(error)
             if call.name in elsewhere.MOVING and not random:
                 try:  # the batch may leave axis 0 and return
                     return OPERATIONS["select"].trace(self, call)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ REFUSED_MODULES: dict[Any, str] = {
     (nn.RNNBase, nn.RNNCellBase): "recurrent layers have their own time axis, which conflicts with the time-steps",
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
+DECOMPOSED = frozenset(
+    (
+        *("multiply", "subtract", "divide", "true_divide", "negative", "concat", "concatenate"),
+        *("hstack", "vstack", "dstack", "column_stack", "fliplr", "flipud", "atleast_1d", "atleast_2d", "atleast_3d"),
+        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot"),
+    )
+)
+"""Names of calls that are other calls put together, or only other names of them."""
 
 
 @dataclass
@@ -194,13 +203,20 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     batch = example.repeat((TRACE_BATCH,) + (1,) * (example.dim() - 1))[:TRACE_BATCH]
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(model, (batch,), strict=False).run_decompositions({})
+            return torch.export.export(model, (batch,), strict=False).run_decompositions(_decompositions())
     except Exception as error:
         reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
             remedy = "replace it by operations that do not depend on values"
         raise TraceError(reason, where=_user_frame(error) or "the network", remedy=remedy) from error
+
+
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """PyTorch's own rules for the calls in ``DECOMPOSED``."""
+    rules = torch.export.default_decompositions().items()
+    return {call: rule for call, rule in rules if call.overloadpacket.__name__ in DECOMPOSED}
 
 
 @contextmanager

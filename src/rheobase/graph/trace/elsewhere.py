@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations.affine import BatchNorm
 from rheobase.graph.operations.select import write_places, write_selection
-from rheobase.graph.operations.shape import Route
+from rheobase.graph.operations.shape import Route, write_permuted, write_reshape
+from rheobase.graph.operations.weighted import Convolution
+from rheobase.graph.operations.windows import Spatial
 from rheobase.graph.trace import piecewise
-from rheobase.graph.trace.call import Call, Fixed, Ref, Refused
+from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, whole_numbers
 from rheobase.graph.trace.places import Layout, Places
 
 if TYPE_CHECKING:
@@ -30,9 +34,17 @@ MOVING = frozenset(
     for call in operation.traced_from
 ).union(_COPIES)
 """Names of the calls that only move values."""
+_OPERATION_OF = {call: operation for operation in OPERATIONS.values() for call in operation.traced_from}
 _ELEMENTWISE = frozenset(
     (*piecewise.TRACED, "add", "sub", "rsub", "mul", "div", "neg", "dropout", "_to_copy", "to", "type_as")
 )
+_SPATIAL = frozenset(
+    call
+    for operation in OPERATIONS.values()
+    if isinstance(operation, Spatial | Convolution | BatchNorm)
+    for call in operation.traced_from
+)
+"""Calls on maps [B, C, ...]."""
 _OVER_LAST_AXIS = ("linear", "matmul", "mm", "addmm")
 _REDUCTIONS = ("mean", "sum")
 
@@ -67,6 +79,10 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
     first, layout = given[0], Layout.of(given[0])
     rank = first.image.dim()
     last = call.name in _OVER_LAST_AXIS and layout.axis != rank - 1
+    if call.name in _SPATIAL and layout.axis == 0:
+        name = _frames(builder, call, handler, first, layout)
+        places = Places.of(name, builder.shapes[name]).map(layout.batch_back)
+        return write_places(builder, places)
     if not (call.name in _ELEMENTWISE or last or call.name in _REDUCTIONS):
         raise Refused(
             f"reads a value whose batch is part of axis {layout.axis}, next to other elements of an image",
@@ -81,6 +97,8 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         elif isinstance(value, Ref):
             raise Refused("reads values whose batch is at different axes", "move the batch to axis 0 of both")
         elif isinstance(value, Fixed) and call.name in _ELEMENTWISE and torch.as_tensor(value.value).numel() > 1:
+            if torch.broadcast_shapes(value.value.shape, first.image.shape) != first.image.shape:
+                raise Refused("makes its input larger while the batch is not at axis 0", "move the batch to axis 0")
             arguments[name] = Fixed(layout.batch_to_front(value.value.expand(first.image.shape)), value.name)
     if call.name in _REDUCTIONS:
         dims = call.get("dim") or range(rank)
@@ -100,6 +118,58 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
     name = piecewise.combined(builder, moved) or handler(builder, moved)
     places = Places.of(name, builder.shapes[name]).map(layout.batch_back)
     return write_places(builder, places)
+
+
+def _frames(
+    builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], places: Places, layout: Layout
+) -> str:
+    """Write a call on maps whose batch is merged with frames, [B N, C, ...]; returns the node with [B, N, C, ...].
+
+    Pooling and resizing treat channels alone, so frames may be more of them. The weights of a convolution are those of
+    all frames: it becomes one with another axis, along which its kernel has size 1.
+    """
+    x, argument = _to_front(builder, places, layout), "input" if "input" in call else "self"
+    frames = tuple(n for n in (layout.outer, layout.inner) if n > 1)
+    number, (channels, *space) = prod(frames), places.image.shape[1:]
+
+    def traced(x: str, shape: tuple[int, ...], **changed: Any) -> str:
+        name = changed.pop("name", call.name)
+        arguments = {**call.arguments, argument: Ref(x), **changed}
+        made: str = handler(builder, replace(call, name=name, arguments=arguments, outputs=(shape,)))
+        return made
+
+    if isinstance(_OPERATION_OF[call.name], Spatial):
+        merged = write_reshape(builder, x, (number * channels, *space))
+        x = traced(merged, (number * call.shape[0], *call.shape[1:]))
+        return write_reshape(builder, x, (*frames, *call.shape))
+    x = write_reshape(builder, x, (number, channels, *space))
+    x = write_permuted(builder, x, [1, 0, *range(2, 2 + len(space))])
+    shape = (call.shape[0], number, *call.shape[1:])
+    if isinstance(_OPERATION_OF[call.name], BatchNorm):
+        x = traced(x, shape)
+    else:
+        x = traced(x, shape, **_with_another_axis(call, len(space)))
+    x = write_permuted(builder, x, [1, 0, *range(2, 2 + len(space))])
+    return write_reshape(builder, x, (*frames, *call.shape))
+
+
+def _with_another_axis(call: Call, axes: int) -> dict[str, Any]:
+    """The changed arguments of a convolution with another first axis, along which its kernel has size 1."""
+    if axes > 2:
+        raise Refused("is a 3-d convolution of a batch merged with frames", "keep axis 0 for the batch")
+    weight = call.weight("weight")
+    assert weight is not None
+    neutral = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
+    numbers = {
+        name: [first, *whole_numbers(call[name], axes)]
+        for name, first in neutral.items()
+        if name in call and not isinstance(call[name], str)
+    }
+    return {
+        "name": call.name.replace(f"{axes}d", f"{axes + 1}d"),
+        "weight": Fixed(weight.value.unsqueeze(2)),
+        **numbers,
+    }
 
 
 def _to_front(builder: Builder, places: Places, layout: Layout) -> str:

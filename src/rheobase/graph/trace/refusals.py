@@ -45,6 +45,12 @@ def unknown_call(call: Call) -> Refused:
     return Refused(text, "rewrite it with supported operations, or register an operation for it (rb.register)")
 
 
+def broken_refused(error: Exception) -> Refused:
+    """The refusal of a call with arguments for which an operation has no rule."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Refused(f"cannot be traced with these arguments ({reason})", "rewrite it, or report the error")
+
+
 def random_refused() -> Refused:
     """The refusal of a call that draws random numbers outside training."""
     text = "draws random numbers although the network is in eval mode (dropout or noise that is always on)"
@@ -80,9 +86,12 @@ def product_refused(builder: Builder, left: str, right: str) -> Refused:
         return Refused("", "")  # a factor is refused already
     for factor, other in ((left, right), (right, left)):
         path = before(factor)
-        if other in path[1:] and any(nodes[name].operation == "site" for name in path):
+        between = path[: path.index(other)] if other in path else []
+        pointwise = all(nodes[name].operation in ("affine", "site") for name in between)
+        if pointwise and any(nodes[name].operation == "site" for name in between):
             return Refused("is a hard-swish, x * relu6(x + 3) / 6, written by hand: it is not linear", RELU)
-    if builder.shapes[left] != builder.shapes[right] or "site" in (nodes[n].operation for n in before(right)):
+    bounded = any(nodes[name].attributes.get("upper") for name in (*before(left), *before(right)))
+    if builder.shapes[left] != builder.shapes[right] or bounded:
         text = "is a gate: it multiplies activations by a factor that is computed from activations, which is not linear"
         return Refused(text, "train the network without the gate")
     return Refused("multiplies two activations, which is not linear", "train the network without the product")
