@@ -308,6 +308,8 @@ MOVES: dict[str, Function] = {
     "slice writes": written,
     "in-place sum": summed_in_place,
     "constants of the forward": lambda x: torch.cat([x + torch.arange(6.0), x.new_ones(x.shape[0], 1, 6, 6)], 1),
+    "constants cast to the type of a value": lambda x: x + torch.arange(6).type_as(x),
+    "a single number": lambda x: x.sum((1, 2, 3)).unsqueeze(1) / x[0].numel(),
     "like": lambda x: x + torch.full_like(x, 0.5) * torch.ones_like(x),
     "constant mask": lambda x: torch.where(torch.arange(6) > 2, x, 0.5),
     "masked_fill by a constant": lambda x: x.masked_fill(torch.eye(6) > 0, 0.0),
@@ -332,6 +334,12 @@ ELSEWHERE: dict[str, Function] = {
         F.avg_pool2d(F.conv_transpose2d(x.transpose(0, 1).reshape(-1, 1, 6, 6), waves(1, 2, 3, 3), stride=2), 3)
         .view(4, -1, 32)
         .sum(0)
+    ),
+    "windows": lambda x: (
+        F.linear(x.view(-1, 4, 2, 3, 2, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, 4), waves(4, 4))
+        .relu()
+        .view(-1, 2, 2, 36)
+        .permute(0, 3, 1, 2)
     ),
     "transposed": lambda x: (x.flatten(1).t() * 2 + waves(144, 1)).t(),
     "channels first of all": lambda x: (x.permute(1, 0, 2, 3) + 2 * x.transpose(0, 1)).transpose(0, 1),

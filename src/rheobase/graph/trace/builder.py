@@ -181,7 +181,8 @@ class Builder:
         name = target.overloadpacket.__name__
         if name in _CASTS:
             self._note_cast(node)
-        depends = any(isinstance(values[source], str | tuple | Elsewhere) for source in node.all_input_nodes)
+        read = node.all_input_nodes[:1] if name in _CASTS else node.all_input_nodes  # x.type_as(y) does not read y
+        depends = any(isinstance(values[source], str | tuple | Elsewhere) for source in read)
         if not random and (not depends or name in _OF_SHAPE):
             return self._constant(node, values)
         call = _recorded(node, values)
