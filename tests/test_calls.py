@@ -194,6 +194,15 @@ def test_a_refusal_names_the_call_and_a_remedy(function: Function, words: tuple[
     assert "parts of the network" not in text  # one cause, one message
 
 
+def test_a_refusal_does_not_cause_another_for_the_place_of_the_batch() -> None:
+    for function in (
+        lambda x: F.group_norm(x.reshape(-1, 4, 3, 3), 2).relu().view(x.shape),
+        lambda x: torch.stack([x, torch.tanh(x)]).mean(0),
+        lambda x: torch.tanh(x.transpose(0, 1)).transpose(0, 1).relu(),
+    ):
+        assert "parts of the network" not in message(function)
+
+
 def test_the_remedies_for_leaky_relu_and_maxout_convert() -> None:
     traced(lambda x: F.relu(x) - 0.1 * F.relu(-x), relu=False)
     traced(lambda x: x[:, 2:] + F.relu(x[:, :2] - x[:, 2:]), relu=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -19,7 +21,7 @@ from rheobase.core.errors import RheobaseError, TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.trace import elsewhere, piecewise
-from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Note
+from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
 from rheobase.graph.trace.elsewhere import items, nodes_of
 from rheobase.graph.trace.piecewise import SITE_MODULES
 from rheobase.graph.trace.places import Places
@@ -198,19 +200,22 @@ class Builder:
             first = first[0] if isinstance(first, (tuple, list)) else first
             if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
                 text = "moves or mixes the batch axis, which must remain axis 0"
-                raise Refused(text, "keep axis 0 for the batch in every operation")
+                raise Misplaced(text, "keep axis 0 for the batch in every operation")
             return piecewise.combined(self, call) or handler(self, call)
         except RheobaseError:
             raise
         except Exception as error:
             refused = error if isinstance(error, Refused) else broken_refused(error)
             if call.name in elsewhere.MOVING and not random:
-                try:  # the batch may leave axis 0 and return
+                with suppress(Refused):  # the batch may leave axis 0 and return
                     return OPERATIONS["select"].trace(self, call)
-                except Refused:
-                    pass
             sources = tuple(dict.fromkeys(source for value in items(call) for source in nodes_of(value)))
-            return self.write_refused(sources, call.shape, name, refused)
+            if isinstance(refused, Misplaced) and any(self.written[s].operation == "refused" for s in sources):
+                refused = Refused("", "")
+            write = partial(self.write_refused, sources, label=name, refused=refused)
+            placed = next((v for v in items(call) if isinstance(v, Places) and v.image.shape in shapes[:1]), None)
+            # the batch of the result is where that of the input is
+            return write(call.shape) if placed is None else elsewhere.write_like(self, placed, write)
 
     def _constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
         """The value of a call that does not depend on the input: a standardised weight, zeros to pad channels with."""
