@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,23 @@ from rheobase.core.errors import DataError, ModelError, RheobaseError, TraceErro
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.rewrites.channels import channels_first
-from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
-from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.builder import Builder
+from rheobase.graph.trace.call import TRACE_BATCH, Note
+from rheobase.graph.trace.refusals import NO_SPIKING
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[Any, str] = {
     (nn.RNNBase, nn.RNNCellBase): "recurrent layers have their own time axis, which conflicts with the time-steps",
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
-EQUIVALENCE_TOLERANCE = 1e-4
+DECOMPOSED = frozenset(
+    (
+        *("multiply", "subtract", "divide", "true_divide", "negative", "concat", "concatenate"),
+        *("hstack", "vstack", "dstack", "column_stack", "fliplr", "flipud", "atleast_1d", "atleast_2d", "atleast_3d"),
+        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot"),
+    )
+)
+"""Names of calls that are other calls put together, or only other names of them."""
 
 
 @dataclass
@@ -106,7 +115,8 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         if node.name in needed:
             needed.update(node.inputs)
     kept = [node for node in builder.nodes if node.name in needed]
-    graph, moved = channels_first(Graph(kept, output, builder.tensors))
+    graph = Graph(kept, output, builder.tensors)
+    graph, moved = (graph, []) if refusals else channels_first(graph)
     for path, module in model.named_modules():
         if isinstance(module, ACTIVATION_MODULES) and path not in builder.reached:
             text = "is never reached: the output for this example does not depend on it"
@@ -118,7 +128,7 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
         with torch.no_grad():
             difference = relative_difference(graph(example), reference)
-        if not difference <= EQUIVALENCE_TOLERANCE:
+        if not difference <= builder.tolerance:
             reason = f"differs from its traced graph (largest relative logit difference {difference:.2g})"
             remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
             raise TraceError(reason, where="the network", remedy=remedy)
@@ -171,6 +181,10 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
         place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
         reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
         remedy = "pass an example of the size, channels and dtype it was trained with"
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
+        if dtype != example.dtype:
+            reason = f"has weights of dtype {dtype}, but the example has dtype {example.dtype}"
+            remedy = f"convert the images (images.to({dtype})) or the network (network.to({example.dtype}))"
         raise TraceError(reason, where="the network", remedy=remedy) from error
     where = "the network's output"
     if not isinstance(output, Tensor):
@@ -189,13 +203,20 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     batch = example.repeat((TRACE_BATCH,) + (1,) * (example.dim() - 1))[:TRACE_BATCH]
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(model, (batch,), strict=False).run_decompositions({})
+            return torch.export.export(model, (batch,), strict=False).run_decompositions(_decompositions())
     except Exception as error:
         reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
             remedy = "replace it by operations that do not depend on values"
         raise TraceError(reason, where=_user_frame(error) or "the network", remedy=remedy) from error
+
+
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """PyTorch's own rules for the calls in ``DECOMPOSED``."""
+    rules = torch.export.default_decompositions().items()
+    return {call: rule for call, rule in rules if call.overloadpacket.__name__ in DECOMPOSED}
 
 
 @contextmanager
