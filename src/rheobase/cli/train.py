@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from rich.console import Console
 from typer import Argument, Option
 
@@ -21,6 +22,7 @@ from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
 from rheobase.exchange import checkpoints
+from rheobase.graph.trace.capture import capture, device_of
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
@@ -132,11 +134,16 @@ def train(
         "max_pool": conversion.max_pool,
         "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
+        **({} if conversion.output is None else {"output": conversion.output}),
     }
     first = _is_first_process()
     _claim(out, inputs, training.epochs, first)
     samples = readers.read_all(loader, progress=show_progress() and first)
-    how: dict[str, Any] = {"validation": validation or None, "teacher": original if distil else None}
+    teacher = None
+    if distil:  # its graph: the same output as the quantised network's, and logits where the network has a softmax
+        example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
+        teacher = capture(original, example, output=conversion.output).graph
+    how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
     how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress(), **asdict(hardware)}
     adapted = None
     if adapt is None:

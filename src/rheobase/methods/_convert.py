@@ -21,7 +21,8 @@ from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
-from rheobase.graph.trace.capture import device_of, relative_difference
+from rheobase.graph.trace.agreement import relative_difference
+from rheobase.graph.trace.capture import check_no_output, device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
@@ -38,6 +39,7 @@ def convert(
     *,
     calibration: Batches | Dataset[Any] | None = None,
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -55,6 +57,9 @@ def convert(
             map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
+        output: the output to convert, if the network returns several: its key in a dict, field of a dataclass or
+            position in a tuple ("aux.0": position 0 of the key "aux"). Default: the only one, or the one named
+            "logits" or "out".
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
@@ -97,7 +102,7 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
-    written, notes = _analog(model, data, example, max_pool)
+    written, notes = _analog(model, data, example, output, max_pool)
     written, linear = place_sites(written, sites)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
@@ -130,6 +135,7 @@ def quantise(
     *,
     calibration: Batches | Dataset[Any],
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
@@ -147,7 +153,7 @@ def quantise(
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
-        max_pool: as for :func:`rheobase.convert`.
+        output, max_pool: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
 
@@ -181,9 +187,10 @@ def quantise(
     check_choice(max_pool, MaxPool, "max_pool")
     data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
+        check_no_output(output, "a quantised network")
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        graph, notes = traced(model, data.fit, example, max_pool)
+        graph, notes = traced(model, data.fit, example, max_pool, output)
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
@@ -198,19 +205,20 @@ def _check_recipe(recipe: object) -> None:
 
 
 def _analog(
-    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module,
+    data: CalibrationData | None,
+    example: Tensor | None,
+    output: str | int | None,
+    max_pool: MaxPool,
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         images = None if data is None else data.fit
-        graph, notes = traced(model, images, example, max_pool)
-        if max_pool == "average" and any("average pooling" in note for note in notes):
-            notes.append(_cost_of_average(model, graph, example if images is None else images))
-        return graph, notes
-    if max_pool != "refuse" or example is not None:
+        return traced(model, images, example, max_pool, output)
+    if max_pool != "refuse" or example is not None or output is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
-            where="max_pool and example",
+            where="max_pool, example and output",
             remedy="leave them out, or pass the original network",
         )
     if isinstance(model, SpikingNetwork):
@@ -306,25 +314,29 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
 
 
 def traced(
-    model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module,
+    images: Tensor | None,
+    example: Tensor | None,
+    max_pool: MaxPool,
+    output: str | int | None = None,
 ) -> tuple[Graph, list[str]]:
     """The graph of a network, traced on ``example`` or on the first images, and notes on what was rewritten."""
     batch = images[:4] if example is None and images is not None else example
     if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    found = replace_max_pool(capture(model, batch.to(device_of(model))), max_pool)
+    original = capture(model, batch.to(device_of(model)), output=output, images=images)
+    found = replace_max_pool(original, max_pool)
     found.raise_if_refused()
-    return found.graph, [*map(str, found.rewrites)]
+    notes = [*map(str, found.rewrites)]
+    if found.graph is not original.graph and max_pool == "average":
+        notes.append(_cost_of_average(original.graph, found.graph, batch if images is None else images))
+    return found.graph, notes
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> str:
-    assert images is not None
-    images, training = images[:32].to(graph.device), model.training
-    try:
-        original = model.eval()(images)
-    finally:
-        model.train(training)
+def _cost_of_average(before: Graph, graph: Graph, images: Tensor) -> str:
+    images = images[:32].to(graph.device)
+    original = before(images)
     replaced = graph(images)
     agree = float((original.argmax(1) == replaced.argmax(1)).float().mean())
     return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, fx
 
 from rheobase.activations import ACTIVATIONS
-from rheobase.core.errors import TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.trace.call import Note
@@ -46,12 +46,15 @@ class Builder:
             **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
             **TRACED,
         }
-        self.refused_modules: frozenset[str] = frozenset()
+        self.refused_modules: dict[str, Note] = {}
         self.nodes: list[Node] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, Tensor] = {}
         self.rewrites: list[Note] = []
-        self.refusals: list[Note] = []
+        self.refused: dict[str, Note] = {}
+        """Refused nodes: those of refused calls, and all in refused modules."""
+        self.functions: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {}
+        """Refused node with one input -> name and function of its call."""
         self.reached: set[str] = set()
         self.stack: list[tuple[str, str]] = []
         """(path, class name) of the modules around the present call, outermost first."""
@@ -97,10 +100,13 @@ class Builder:
         origin = f"{path or 'the network'} ({kind})" if kind else name
         self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin))
         self.shapes[name] = shape
+        for module, note in self.refused_modules.items():
+            if path == module or path.startswith(f"{module}.") or not module:
+                self.refused.setdefault(name, note)
         return name
 
-    def build(self, program: torch.export.ExportedProgram) -> str:
-        """Walk the program and return the name of the output node."""
+    def build(self, program: torch.export.ExportedProgram) -> list[str | None]:
+        """Walk the program, and return the output node of each returned tensor; None if it is a constant."""
         values = dict(self._placeholders(program))
         for node in program.graph.nodes:
             if node.op == "call_function":
@@ -108,11 +114,9 @@ class Builder:
                 self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
                 self.reached.update(path for path, _ in self.stack)
                 values[node] = self._call(node, values)
-        ((output,),) = program.graph.output_node().args
-        if not isinstance(values[output], str):
-            remedy = "return a tensor computed from the input"
-            raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
-        return values[output]
+        by_name = {node.name: value for node, value in values.items()}  # without the new values of buffers
+        found = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
+        return [value if isinstance(value, str) else None for value in found]
 
     def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""
@@ -154,19 +158,20 @@ class Builder:
             return handler(self, call)
         except Refused as refused:
             label = cast(Any, node.target).overloadpacket.__name__
-            self._refuse(label, refused)
             inputs = [v for v in map(values.get, node.all_input_nodes) if isinstance(v, str | tuple)]
             first_input = inputs[0] if isinstance(inputs[0], str) else inputs[0][0]
-            return self.add("refused", (first_input,), call.shape, label=label)
+            name = self.add("refused", (first_input,), call.shape, label=label)
+            path, kind = self.place()
+            note = Note(f"{path or 'the network'} ({kind})", f"{label}: {refused.text}", refused.remedy)
+            self.refused.setdefault(name, note)
+            if len(node.all_input_nodes) == 1:
+                self.functions[name] = call.name, partial(_call_again, node)
+            return name
 
-    def _refuse(self, operation: str, refused: Refused) -> None:
-        """Record a refusal, once for each module; tracing continues, to find all of them."""
-        path, kind = self.place()
-        if any(path == known or path.startswith(known + ".") for known in self.refused_modules):
-            return  # the whole module is already refused
-        note = Note(f"{path or 'the network'} ({kind})", f"{operation}: {refused.text}", refused.remedy)
-        if note not in self.refusals:
-            self.refusals.append(note)
+
+def _call_again(node: fx.Node, x: Tensor) -> Tensor:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: x)
+    return cast(Any, node.target)(*args, **kwargs)
 
 
 def _class_name(kind: Any) -> str:

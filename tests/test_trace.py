@@ -1,0 +1,324 @@
+"""Networks as people bring them: how each kind is traced, and the sentence where it cannot be."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+import rheobase as rb
+from rheobase.core.errors import ModelError, TraceError
+from rheobase.graph import capture
+
+
+class Net(nn.Module):
+    """Two linear layers with a ReLU, and a function of (the network, its input, its logits) that returns the output."""
+
+    def __init__(self, function: Callable[[Any, Tensor, Tensor], Any] = lambda net, x, z: z) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.first, self.relu, self.last = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)
+            self.aux = nn.Linear(6, 3)
+        self.function, self.cache = function, None
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(4))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x, self.last(self.relu(self.first(x))))
+
+
+def image(rows: int = 3) -> Tensor:
+    return torch.randn(rows, 4, generator=torch.Generator().manual_seed(1))
+
+
+# -- the graph is compared with the network on more than the example ---------------------------------------------------
+
+
+class Clipped(nn.Module):
+    """Traced without its clipping, which no value of a small example reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.limit = 5.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.ops.rheobase_test.clipped(x, self.limit))
+
+
+@pytest.fixture(scope="module")
+def misread_operation() -> Iterator[None]:
+    """An operation of torch, and a wrong implementation of it for graphs: they differ for large values."""
+    library = torch.library.Library("rheobase_test", "DEF")
+    library.define("clipped(Tensor x, float limit) -> Tensor")
+    library.impl("clipped", lambda x, limit: x.clamp(-limit, limit), "CompositeExplicitAutograd")
+    yield
+    library._destroy()
+
+
+class Unclipped(rb.graph.operations.Operation):
+    name = "unclipped"
+    traced_from = ("rheobase_test::clipped",)
+
+    def apply(self, x: Tensor, limit: float) -> Tensor:
+        return x.clone()
+
+
+@pytest.mark.parametrize(
+    ("example", "images", "place"),
+    [
+        (torch.zeros(2, 4), None, "random inputs"),
+        (torch.tensor([[-9.0, 9.0, 0.1, 0.2]]), None, "the example"),
+        (image(), 10 * image(), "calibration images"),
+    ],
+)
+def test_a_wrong_graph_is_refused_whatever_the_example(
+    misread_operation: None, example: Tensor, images: Tensor | None, place: str
+) -> None:
+    rb.register(Unclipped)
+    network = Clipped()
+    network.limit = 1.0 if images is None else 4.0
+    with pytest.raises(
+        TraceError, match=rf"differs from its traced graph on .*{place}: by [\d.]+ of .* first at net.first"
+    ):
+        capture(network, example, images=images)
+
+
+def test_convert_compares_on_the_calibration_images(misread_operation: None) -> None:
+    rb.register(Unclipped)
+    with pytest.raises(TraceError, match="calibration images"):
+        rb.convert(Clipped(), rb.RateCoding(timesteps=2), example=image(), calibration=10 * image(20))
+
+
+def test_rounding_of_a_quantised_network_is_no_difference() -> None:
+    network = nn.Sequential(nn.Linear(4, 64), rb.QCFS(16), nn.Linear(64, 64), rb.QCFS(16), nn.Linear(64, 1)).eval()
+    capture(network, torch.zeros(2, 4)).raise_if_refused()
+
+
+# -- parts that the output does not depend on --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x, z: (torch.tanh(net.aux(F.relu(net.first(x)))), z)[1],
+        lambda net, x, z: z if net.aux(x.new_zeros(1, 6)).tanh() is not None else x,
+    ],
+)
+def test_what_the_output_does_not_depend_on_is_left_out(function: Callable[..., Any]) -> None:
+    network = Net(function)
+    network.unused = nn.ReLU()
+    found = capture(network, image())
+    found.raise_if_refused()
+    assert [node.name for node in found.graph.sites] == ["relu"]
+    assert "unused (ReLU): left out" in " ".join(map(str, found.rewrites))
+    torch.testing.assert_close(found.graph(image()), network(image()))
+
+
+# -- a final softmax or sigmoid ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "inverse"),
+    [
+        (lambda net, x, z: z.softmax(1), torch.log),
+        (lambda net, x, z: F.log_softmax(z, dim=-1), lambda y: y),
+        (lambda net, x, z: torch.sigmoid(z)[:, 1:].unsqueeze(2), torch.logit),
+        (lambda net, x, z: torch.cat([z.sigmoid(), F.relu(net.first(x))], 1), None),
+        (lambda net, x, z: {"logits": F.logsigmoid(z), "p": z.tanh()}, None),
+    ],
+)
+def test_a_final_softmax_or_sigmoid_is_removed(function: Any, inverse: Any) -> None:
+    network = Net(function)
+    found = capture(network, torch.zeros(1, 4))
+    found.raise_if_refused()
+    assert any("the outputs are the logits" in str(note) for note in found.rewrites)
+    if inverse is not None:
+        logits, expected = found.graph(image()), inverse(network(image()))
+        if logits.dim() == 2:  # a softmax leaves the mean of the logits open
+            logits, expected = logits - logits.mean(1, True), expected - expected.mean(1, True)
+        torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x, z: z.softmax(1)[:, 1:],  # another order over images than that of the logits
+        lambda net, x, z: z * z.sigmoid(),
+        lambda net, x, z: net.aux(net.first(x).sigmoid()),
+    ],
+)
+def test_other_softmax_and_sigmoid_calls_are_refused(function: Any) -> None:
+    assert capture(Net(function), image()).refusals
+
+
+# -- state, normalised weights, masks, TorchScript ---------------------------------------------------------------------
+
+
+def writes_buffers(net: Any, x: Tensor, z: Tensor) -> Tensor:
+    net.calls += 1
+    net.seen.mul_(0.9).add_(x.mean(0))
+    return z
+
+
+def stores_activations(net: Any, x: Tensor, z: Tensor) -> Tensor:
+    net.cache = [x, z]
+    return net.cache[1]
+
+
+def asserts(net: Any, x: Tensor, z: Tensor) -> Tensor:
+    assert (x > -100).all(), "values"
+    torch._assert((z < 1000).all(), "values")
+    return z
+
+
+def changed(change: Callable[[Net], Any]) -> nn.Module:
+    network = Net()
+    result = change(network)
+    network(image())  # with gradients: masks and norms keep the computed weight
+    return (result if isinstance(result, nn.Module) and not isinstance(result, nn.Linear) else network).eval()
+
+
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    "a forward that writes buffers": lambda: Net(writes_buffers),
+    "stored activations": lambda: Net(stores_activations),
+    "asserts on values": lambda: Net(asserts),
+    "old weight norm": lambda: changed(lambda net: weight_norm(net.first)),
+    "old spectral norm": lambda: changed(lambda net: spectral_norm(net.first)),
+    "weight norm": lambda: changed(lambda net: parametrizations.weight_norm(net.first)),
+    "spectral norm": lambda: changed(lambda net: parametrizations.spectral_norm(net.last)),
+    "pruning": lambda: changed(lambda net: prune.l1_unstructured(net.first, "weight", 0.5)),
+    "iterated pruning": lambda: changed(
+        lambda net: prune.random_unstructured(prune.random_unstructured(net.first, "weight", 0.2), "weight", 0.3)
+    ),
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()),
+    "jit-traced": lambda: torch.jit.trace(Net(), image()),
+    "compiled": lambda: torch.compile(Net()),
+    "data parallel": lambda: nn.DataParallel(Net()),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_network_is_traced_and_not_changed(kind: str) -> None:
+    network = KINDS[kind]()
+    if kind == "stored activations":
+        network(image())
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    found = capture(network, image())
+    found.raise_if_refused()
+    after = network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    expected = network(image(5)).detach()
+    torch.testing.assert_close(found.graph(image(5)), expected)
+    if kind not in ("jit-traced", "scripted"):
+        assert {"first.weight", "last.weight"} <= set(found.graph.tensor_names)
+    if "norm" in kind or "pruning" in kind:
+        assert any("'weight' is part of the weight now" in str(note) for note in found.rewrites)
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def meta() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+
+
+class TwoInputs(Net):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.relu(self.first(x + y))
+
+
+class Uncopied(Net):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("cannot pickle this object")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lazy, ModelError, "weight '0.weight': has no shape yet"),
+        (meta, ModelError, "weight '0.weight': is on the meta device"),
+        (TwoInputs, TraceError, r"takes 2 inputs \(x, y\).*wrap it"),
+        (Uncopied, ModelError, "cannot be copied"),
+        (
+            lambda: nn.Sequential(torch.jit.script(nn.ReLU()), torch.jit.script(nn.Linear(4, 2))),
+            TraceError,
+            "TorchScript",
+        ),
+    ],
+)
+def test_other_kinds_get_a_sentence(make: Callable[[], nn.Module], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        capture(make(), image())
+    assert "Remedy" in str(caught.value)
+
+
+# -- several outputs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    hidden: Any = None
+
+
+Pair = namedtuple("Pair", "out aux")
+
+
+@pytest.mark.parametrize(
+    ("function", "output", "expected"),
+    [
+        (lambda net, x, z: {"aux": net.aux(F.relu(net.first(x))), "out": z}, None, "last"),
+        (lambda net, x, z: OrderedDict(out=z, aux=net.aux(F.relu(net.first(x)))), "aux", "aux"),
+        (lambda net, x, z: (z, net.aux(F.relu(net.first(x)))), 1, "aux"),
+        (lambda net, x, z: [z.tanh(), [None, z]], "1.1", "last"),
+        (lambda net, x, z: Answer(z, (x.tanh(), z.tanh())), None, "last"),
+        (lambda net, x, z: Pair(z, z.tanh()), None, "last"),
+        (lambda net, x, z: (z, 3.0, "text"), None, "last"),
+    ],
+)
+def test_one_of_several_outputs_is_converted(function: Any, output: str | int | None, expected: str) -> None:
+    network = Net(function)
+    found = capture(network, image(), output=output)
+    found.raise_if_refused()
+    expected_values = getattr(network, expected)(F.relu(network.first(image())))
+    torch.testing.assert_close(found.graph(image()), expected_values)
+
+
+@pytest.mark.parametrize(
+    ("function", "output", "words"),
+    [
+        (lambda net, x, z: (z, x), None, r"tuple of 2 tensors: 0 \[3, 3\], 1 \[3, 4\].*such as output=0"),
+        (lambda net, x, z: {"a": z}, "b", r"has no 'b'; it has 'a' \[3, 3\]"),
+        (lambda net, x, z: z, "out", "is one tensor"),
+        (lambda net, x, z: (z, torch.zeros(3, 2)), 1, "does not depend on the input.*choose another"),
+        (lambda net, x, z: "logits", None, "is a str without tensors"),
+        (lambda net, x, z: (z, x.mean(0)), 1, r"output '1'.*shape \[4\] for a batch of 3"),
+    ],
+)
+def test_a_choice_that_is_missing_or_wrong_lists_the_outputs(function: Any, output: Any, words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        capture(Net(function), image(), output=output)
+
+
+def test_the_users_network_keeps_its_forward() -> None:
+    network = Net(lambda net, x, z: {"out": z, "aux": x})
+    before = copy.copy(vars(network))
+    capture(network, image())
+    assert vars(network) == before
+    assert set(network(image())) == {"out", "aux"}
