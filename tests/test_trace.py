@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import rheobase as rb
-from rheobase.core.errors import ModelError, TraceError
+from rheobase.core.errors import ModelError, RecipeError, TraceError
 from rheobase.graph import capture
+from rheobase.graph.trace.outputs import outputs_of
 
 
 class Net(nn.Module):
@@ -322,3 +324,89 @@ def test_the_users_network_keeps_its_forward() -> None:
     capture(network, image())
     assert vars(network) == before
     assert set(network(image())) == {"out", "aux"}
+
+
+class Pyramid(nn.Module):
+    """Feature maps of two sizes and a classifier, as detection and segmentation networks return them."""
+
+    def __init__(self, arrange: Callable[..., Any]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+            self.box, self.head = nn.Conv2d(4, 2, 1), nn.Linear(4, 5)
+        self.arrange = arrange
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        fine = F.relu(self.stem(x))
+        coarse = F.relu(self.down(fine))
+        return self.arrange(fine, self.box(coarse), self.head(coarse.mean((2, 3))))
+
+
+ARRANGEMENTS: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "dict": (lambda fine, box, z: {"out": z, "maps": [fine, box], "size": 3}, ["out", "maps.0", "maps.1"]),
+    "tuple": (lambda fine, box, z: (box, None, z), ["0", "2"]),
+    "dataclass": (lambda fine, box, z: Answer(z, (box.sigmoid(),)), ["logits", "hidden.0"]),
+    "constant": (lambda fine, box, z: [z, torch.ones(len(z), 2), fine], ["0", "2"]),
+}
+
+
+def photos(count: int = 12) -> Tensor:
+    return torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_all_outputs_are_converted_in_their_structure(name: str, tmp_path: Path) -> None:
+    arrange, names = ARRANGEMENTS[name]
+    network = Pyramid(arrange)
+    found = capture(network, photos(2), output="all")
+    assert found.graph.structure is not None
+    assert list(found.graph.structure.shapes) == names
+    returned = outputs_of(network(photos()))
+    analog = outputs_of(found.graph.unpack(found.graph(photos())))
+    for key in names:
+        expected = torch.logit(returned[key]) if name == "dataclass" and key == "hidden.0" else returned[key]
+        torch.testing.assert_close(analog[key], expected, rtol=1e-4, atol=1e-4)
+
+    snn = rb.convert(network, rb.RateCoding(timesteps=4), calibration=photos(), output="all")
+    spiking = snn(photos())
+    assert set(outputs_of(spiking)) == set(names)
+    assert type(spiking) is (dict if name == "dataclass" else type(network(photos())))
+    again = rb.load(rb.save(snn, tmp_path / "snn"))
+    steps = dict(snn.stream(photos()))
+    for key, value in outputs_of(spiking).items():
+        assert torch.equal(outputs_of(again(photos()))[key], value)
+        torch.testing.assert_close(outputs_of(steps[4])[key], value)
+        torch.testing.assert_close(snn.select(key)(photos()), value)
+
+
+@pytest.mark.slow
+def test_measurements_take_networks_with_several_outputs() -> None:
+    network, labels = Pyramid(ARRANGEMENTS["dict"][0]), torch.arange(12) % 5
+    calibration = (photos(), labels)
+    snn = rb.convert(network, rb.RateCoding(timesteps=64), calibration=calibration, output="all")
+    for measured in (snn, snn.select("out"), rb.convert(network, rb.RateCoding(timesteps=64), calibration=calibration)):
+        assert rb.evaluate(measured, (photos(), labels), [64]).rows[0].agreement > 0.8
+        assert rb.energy(measured, photos()).rows
+        assert rb.diagnose(measured, photos())
+    quantised = rb.quantise(network, rb.Pascal(levels=4), calibration=photos(), output="all")
+    exact = rb.convert(quantised, rb.Pascal(levels=4), calibration=photos())
+    for key, value in outputs_of(exact(photos())).items():
+        torch.testing.assert_close(value, outputs_of(quantised.eval()(photos()))[key])
+        torch.testing.assert_close(value, outputs_of(rb.for_inference(exact)(photos()))[key])
+    unnamed = rb.convert(
+        Pyramid(ARRANGEMENTS["tuple"][0]), rb.RateCoding(timesteps=2), calibration=photos(), output="all"
+    )
+    with pytest.raises(TraceError, match=r"joins 2 tensors: 0 \[2, 3, 3\], 2 \[5\].*network.select\(0\)"):
+        rb.evaluate(unnamed, (photos(), labels))
+    with pytest.raises(ModelError, match=r"several outputs .* needs one"):
+        rb.train(snn, calibration, rb.Training(epochs=1, learning_rate=0.1))
+
+
+def test_an_output_has_no_effect_on_a_traced_or_converted_network() -> None:
+    graph = capture(Net(), image()).graph
+    snn = rb.convert(Net(), rb.RateCoding(timesteps=2), calibration=image(8))
+    for converted in (graph, snn, rb.quantise(Net(), rb.Pascal(levels=2), calibration=image(8))):
+        with pytest.raises(RecipeError, match=r"output: .*no effect"):
+            rb.convert(converted, rb.RateCoding(timesteps=2), calibration=image(8), output="out")

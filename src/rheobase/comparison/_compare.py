@@ -227,11 +227,12 @@ def traced_once(
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return model, convert(model, plain, output=output, max_pool=max_pool), []
+        return model, convert(model, plain, output=output, max_pool=max_pool).select(), []
     example = images[:4].to(device_of(model))
     found = capture(model, example, output=output, images=images)
     replace_max_pool(found, max_pool).raise_if_refused()
-    return found.graph, convert(found.graph, plain, example=example, max_pool=max_pool), [*map(str, found.rewrites)]
+    analog = convert(found.graph, plain, example=example, max_pool=max_pool).select()
+    return found.graph, analog, [*map(str, found.rewrites)]
 
 
 def _graph_digest(graph: Graph) -> str:

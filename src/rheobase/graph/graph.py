@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from rheobase.activations import ACTIVATIONS
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
+from rheobase.graph.operations.outputs import Structure, choose_output, structure_of
 from rheobase.signals.signal import Constant, Signal, lift
 
 
@@ -77,6 +79,41 @@ class Graph(nn.Module):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input sample."""
         return self.nodes[0].shape
+
+    @property
+    def structure(self) -> Structure | None:
+        """How the output is divided into the outputs of the network; None if it is one output."""
+        return structure_of(next(node for node in self.nodes if node.name == self.output))
+
+    def unpack(self, values: Tensor) -> Any:
+        """The outputs of the network, in its structure, from values [..., F] of the output."""
+        return values if (structure := self.structure) is None else structure.unpack(values)
+
+    def select(self, output: str | int | None = None) -> Graph:
+        """The graph with one output of several; ``self`` if it has only one.
+
+        Args:
+            output: name or position of the output (:class:`rheobase.graph.operations.outputs.Structure`). Default: the
+                one named "logits" or "out".
+
+        Raises:
+            TraceError: if no output is chosen, or the graph has no such output.
+        """
+        if (structure := self.structure) is None and output is None:
+            return self
+        shapes = {"": ()} if structure is None else structure.shapes
+        name = choose_output(shapes, output, "joins", "choose one, such as network.select({})")
+        by_name = {node.name: node for node in self.nodes}
+        flat = by_name[by_name[self.output].inputs[list(shapes).index(name)]]
+        shape = list(shapes[name])
+        last = Node(f"{self.output}.{name}", "reshape", (flat.name,), {"shape": shape}, {}, shapes[name], flat.origin)
+        needed = {last.name}
+        nodes = []
+        for node in reversed([*self.nodes, last]):
+            if node.name in needed or node.operation in ("site", "input"):
+                needed.update(node.inputs)
+                nodes.append(node)
+        return self.replace(nodes=nodes[::-1], output=last.name)
 
     def replace(
         self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None

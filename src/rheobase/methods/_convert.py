@@ -58,8 +58,8 @@ def convert(
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
         output: the output to convert, if the network returns several: its key in a dict, field of a dataclass or
-            position in a tuple ("aux.0": position 0 of the key "aux"). Default: the only one, or the one named
-            "logits" or "out".
+            position in a tuple ("aux.0": position 0 of the key "aux"); or "all": ``snn(images)`` returns them in the
+            network's structure. Default: the only one, or the one named "logits" or "out".
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
@@ -249,6 +249,8 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
 
 def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
     """A note and a warning if labels show that classes are missing among the calibration images."""
+    if graph.structure is not None:
+        return []
     (output,) = (node.shape for node in graph.nodes if node.name == graph.output)
     missing = data.missing_classes(output[0] if len(output) == 1 else None)
     if missing is None:

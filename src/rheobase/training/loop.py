@@ -26,6 +26,7 @@ from rheobase.data.batches import Batch, Batches, Digest
 from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
+from rheobase.network.checks import check_one_output
 from rheobase.network.trainable import TrainableNetwork, TrainableNeurons, check_trains_through_time
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
@@ -161,6 +162,7 @@ def train(
     spiking = model if isinstance(model, SpikingNetwork) else None
     if spiking is not None:
         check_trains_through_time(spiking)
+        check_one_output(spiking.graph, "training")
         model = TrainableNetwork(spiking)
     module = copied(model, "model")
     fitted, checked = split_data(data, validation, training, seed, workers)

@@ -13,7 +13,7 @@ from rheobase.core.errors import TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.node import Node
-from rheobase.graph.trace.outputs import OneOutput
+from rheobase.graph.trace.outputs import Traced
 from rheobase.signals.signal import Constant, Signal
 
 TOLERANCE = 1e-4
@@ -46,7 +46,11 @@ def inputs_to_compare(example: Tensor, images: Tensor | None) -> dict[str, Tenso
 
 @torch.no_grad()
 def check_agreement(
-    graph: Graph, network: OneOutput, batches: Mapping[str, Tensor], functions: Mapping[str, Function]
+    graph: Graph,
+    network: Traced,
+    batches: Mapping[str, Tensor],
+    functions: Mapping[str, Function],
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Refuse a graph whose outputs differ from the network's.
 
@@ -54,16 +58,17 @@ def check_agreement(
 
     Args:
         graph: as traced.
-        network: the network, with the output that was traced.
+        network: the network, with the outputs that were traced.
         batches: input batches by name; the first is the example.
         functions: node -> function of its input, for nodes that the graph does not compute itself.
+        tolerance: largest difference, divided by the largest output.
 
     Raises:
         TraceError: naming the batch, the difference, and the first layer with different values.
     """
     for name, batch in batches.items():
         difference = _difference(graph, network, batch, functions)
-        if difference <= TOLERANCE or _agree_in_double(graph, network, batch, functions):
+        if difference <= tolerance or _agree_in_double(graph, network, batch, functions):
             continue
         reason = f"differs from its traced graph on {name}: by {difference:.2g} of the largest output"
         if layer := _first_difference(graph, network, batch, functions):
@@ -72,7 +77,7 @@ def check_agreement(
         raise TraceError(reason, where="the network", remedy=f"{remedy}; if there are none, report the error")
 
 
-def _difference(graph: Graph, network: OneOutput, batch: Tensor, functions: Mapping[str, Function]) -> float:
+def _difference(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> float:
     try:
         expected = network(batch)
     except Exception:  # the network refuses these values, and is never called on them
@@ -82,7 +87,7 @@ def _difference(graph: Graph, network: OneOutput, batch: Tensor, functions: Mapp
     return relative_difference(_values(graph, batch, functions)[graph.output], expected)
 
 
-def _agree_in_double(graph: Graph, network: OneOutput, batch: Tensor, functions: Mapping[str, Function]) -> bool:
+def _agree_in_double(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> bool:
     """True if the difference is rounding: a quantised activation or a deep network amplifies it in float32."""
     try:
         exact = copy.deepcopy(graph).double()
@@ -104,7 +109,7 @@ def _values(graph: Graph, batch: Tensor, functions: Mapping[str, Function]) -> d
     return {name: value.mean() for name, value in values.items()}
 
 
-def _first_difference(graph: Graph, network: OneOutput, batch: Tensor, functions: Mapping[str, Function]) -> str | None:
+def _first_difference(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> str | None:
     """The first node that is a whole module of the network, and has other values than the module."""
     returned: dict[str, Tensor] = {}
     handles = [

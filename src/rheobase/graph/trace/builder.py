@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from itertools import count
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, fx
 from rheobase.activations import ACTIVATIONS
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
+from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace.call import Note
 
 TRACE_BATCH = 2
@@ -117,6 +120,17 @@ class Builder:
         by_name = {node.name: value for node, value in values.items()}  # without the new values of buffers
         found = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
         return [value if isinstance(value, str) else None for value in found]
+
+    def join(self, outputs: Mapping[str, str], structure: Structure) -> str:
+        """Write the node that joins several outputs, and return its name."""
+        self.stack = []
+        flat = []
+        for name in outputs.values():
+            shape = (prod(self.shapes[name]),)
+            same = self.shapes[name] == shape
+            flat.append(name if same else self.add("reshape", (name,), shape, attributes={"shape": list(shape)}))
+        total = (sum(prod(self.shapes[name]) for name in flat),)
+        return self.add("outputs", tuple(flat), total, attributes={"structure": json.dumps(structure.tree)})
 
     def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""

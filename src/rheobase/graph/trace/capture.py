@@ -11,7 +11,7 @@ import inspect
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +24,13 @@ from rheobase.activations.staircase import Staircase
 from rheobase.core.errors import DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
+from rheobase.graph.operations.outputs import choose_output
 from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.agreement import check_agreement, inputs_to_compare
 from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.final import without_final_activations
-from rheobase.graph.trace.outputs import OneOutput, choose, outputs_of, returning_tensors
+from rheobase.graph.trace.outputs import Traced, outputs_of, returning_tensors, structure_with
 from rheobase.graph.trace.prepare import check_initialised, prepared
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
@@ -38,6 +39,7 @@ REFUSED_MODULES: dict[Any, str] = {
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
 FINAL = "removed from the end: the outputs are the logits, whose order is the same"
+SEVERAL = 'choose one, such as output={}, or convert all of them with output="all"'
 LISTED = 4
 """Modules that a note names."""
 ONE_INPUT = "wrap it into a module with one input, which splits its channels into the inputs"
@@ -78,8 +80,8 @@ def capture(
             that one trace serves many conversions.
         example: a batch of inputs, [B, ...], B >= 1, of the size that the network will be used with.
         output: name or position of the output to convert, for a network that returns several
-            (:func:`rheobase.graph.trace.outputs.outputs_of`). Default: the only one, or the only one named "logits" or
-            "out".
+            (:func:`rheobase.graph.trace.outputs.outputs_of`), or "all": the graph's output is all of them, flattened
+            and joined (:meth:`Graph.unpack`). Default: the only one, or the only one named "logits" or "out".
         images: inputs as the network will get them, [N, ...], such as calibration images.
 
     Returns:
@@ -104,35 +106,44 @@ def capture(
     _check_one_input(network)
     batches = inputs_to_compare(example, images)
     with torch.no_grad():
-        index = _output_of(network, example, output)
-    chosen = OneOutput(network, index)
+        returned = _run(network, example)
+    values = outputs_of(returned)
+    names = _chosen(values, output, type(returned).__name__, len(example))
+    positions = tuple(list(values).index(name) for name in names)
     builder = Builder()
     builder.refused_modules = dict(_refused_modules(network))
     try:
-        found = builder.build(_export(network, example))[index]
-        if found is None:
+        every = builder.build(_export(network, example))
+        found = {name: node for name, i in zip(names, positions, strict=True) if (node := every[i]) is not None}
+        if not found:
             remedy = "choose another with output=" if output is not None else "return a tensor computed from the input"
             raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
+        joined = output == "all" and [*values] != [""] and "all" not in values
+        last = builder.join(found, structure_with(returned, found)) if joined else next(iter(found.values()))
     except TraceError as error:
         if not builder.refused_modules:
             raise
         cause = Note(error.where or "the network", error.reason, error.remedy or "")
         nodes = [Node("input", "input", shape=tuple(example.shape[1:]))]
         return Capture(Graph(nodes, "input", {}), [], [*builder.refused_modules.values(), cause])
-    nodes = _needed(builder.nodes, found)
-    graph, moved = channels_first(Graph(nodes, found, builder.tensors))
+    chosen = Traced(network, tuple(i for i in positions if every[i] is not None), joined)
+    nodes = _needed(builder.nodes, last)
+    graph, moved = channels_first(Graph(nodes, last, builder.tensors))
     calls = {name: call for name, (call, _) in builder.functions.items()}
     kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
     refused = [builder.refused[n.name] for n in kept if n.name in builder.refused]
     refusals = list(dict.fromkeys(refused))
     origins = {node.name: node.origin for node in builder.nodes}
+    constant = [
+        Note(f"output {name!r}", "left out: it does not depend on the input") for name in names if name not in found
+    ]
     dropped = [Note(origins[name], f"{calls[name].strip('_')}: {FINAL}") for name in removed]
     if not refusals:
         if not graph.sites:
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
         check_agreement(graph, chosen, batches, {name: builder.functions[name][1] for name in removed})
-    rewrites = [*folded, *builder.rewrites, *moved, *dropped, *_unused(network, builder, nodes)]
+    rewrites = [*folded, *builder.rewrites, *moved, *dropped, *constant, *_unused(network, builder, nodes)]
     return Capture(graph.replace(nodes=kept, output=last), list(dict.fromkeys(rewrites)), refusals)
 
 
@@ -224,10 +235,9 @@ def _check_one_input(network: nn.Module) -> None:
         raise TraceError(reason, where="the network", remedy=ONE_INPUT)
 
 
-def _output_of(network: nn.Module, example: Tensor, output: str | int | None) -> int:
-    """Run the network on the example, and return the position of the output to convert."""
+def _run(network: nn.Module, example: Tensor) -> Any:
     try:
-        returned = network(example)
+        return network(example)
     except RheobaseError:
         raise
     except Exception as error:
@@ -235,16 +245,27 @@ def _output_of(network: nn.Module, example: Tensor, output: str | int | None) ->
         reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
         remedy = "pass an example of the size, channels and dtype it was trained with"
         raise TraceError(reason, where="the network", remedy=remedy) from error
-    found = outputs_of(returned)
-    name = choose(found, output, type(returned).__name__)
-    where, value = f"the network's output{f' {name!r}' if name else ''}", found[name]
-    if value.dim() < 2 or value.shape[0] != example.shape[0]:
-        reason = f"has shape {list(value.shape)} for a batch of {example.shape[0]}"
-        raise TraceError(reason, where=where, remedy="return one row for each image of the batch")
-    if not bool(torch.isfinite(value).all()):
-        reason = "is NaN or infinite on the example"
-        raise ModelError(reason, where=where, remedy="check weights and preprocessing")
-    return list(found).index(name)
+
+
+def _chosen(values: Mapping[str, Tensor], output: str | int | None, kind: str, batch: int) -> list[str]:
+    """Names of the outputs to convert, each of which has a row for each image."""
+    if not values:
+        reason, remedy = f"is a {kind} without tensors", "return the logits as a tensor"
+        raise TraceError.typed(reason, where="the network's output", remedy=remedy)
+    shapes = {name: value.shape for name, value in values.items()}
+    if output == "all" and "all" not in values:
+        names = list(values)
+    else:
+        names = [choose_output(shapes, output, f"is a {kind} of", SEVERAL)]
+    for name in names:
+        where, value = f"the network's output{f' {name!r}' if name else ''}", values[name]
+        if value.dim() < 2 or value.shape[0] != batch:
+            reason = f"has shape {list(value.shape)} for a batch of {batch}"
+            raise TraceError(reason, where=where, remedy="return one row for each image of the batch")
+        if not bool(torch.isfinite(value).all()):
+            reason = "is NaN or infinite on the example"
+            raise ModelError(reason, where=where, remedy="check weights and preprocessing")
+    return names
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

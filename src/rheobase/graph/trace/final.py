@@ -9,7 +9,7 @@ from rheobase.graph.node import Node
 
 _ELEMENTWISE = ("sigmoid", "log_sigmoid", "log_sigmoid_forward")
 _NORMALISED = ("softmax", "_softmax", "log_softmax", "_log_softmax")
-_MOVES = ("reshape", "permute", "concat")
+_MOVES = ("reshape", "permute", "concat", "outputs")
 _SELECTS = ("slice",)
 
 

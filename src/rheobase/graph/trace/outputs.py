@@ -1,22 +1,20 @@
-"""The tensors that a network returns, by name, and the choice of one of them."""
+"""The tensors that a network returns, by name."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from rheobase.core.errors import TraceError
+from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace.prepare import IgnoredAsserts
-
-MAIN = ("logits", "out")
-"""Names of the output that is converted if several are returned and none is chosen."""
 
 
 def outputs_of(returned: Any) -> dict[str, Tensor]:
@@ -36,16 +34,38 @@ def outputs_of(returned: Any) -> dict[str, Tensor]:
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     if isinstance(value, Tensor):
         yield path, value
-        return
-    if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif isinstance(value, tuple | list):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
+    else:
+        for key, entry in (_entries(value) or {}).items():
             yield from _leaves(entry, (*path, str(key)))
+
+
+def _entries(value: Any) -> dict[Any, Any] | None:
+    """The entries of a container by key or position; None for any other value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if isinstance(value, tuple | list):
+        return dict(enumerate(value))
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def structure_with(returned: Any, kept: Container[str]) -> Structure:
+    """The structure of a returned value, with the outputs in ``kept``; the others are None.
+
+    A dataclass, named tuple or other mapping becomes a dict.
+    """
+
+    def tree(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, Tensor):
+            return {"tensor": list(value.shape[1:])} if ".".join(path) in kept else None
+        if (entries := _entries(value)) is None:
+            return None
+        trees = {str(key): tree(entry, (*path, str(key))) for key, entry in entries.items()}
+        kind = next((kind for kind in (list, tuple) if isinstance(value, kind) and not hasattr(value, "_asdict")), dict)
+        return {kind.__name__: trees if kind is dict else list(trees.values())}
+
+    return Structure(tree(returned, ()))
 
 
 @contextmanager
@@ -68,52 +88,19 @@ def returning_tensors(network: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class OneOutput:
-    """A network as a function that returns its output at position ``index``."""
+class Traced:
+    """A network as a function that returns the outputs at some positions: one, or several flattened and joined."""
 
     network: nn.Module
-    index: int
+    positions: tuple[int, ...]
+    joined: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output for a batch."""
-        return list(outputs_of(self.network(x)).values())[self.index]
+        """The outputs for a batch."""
+        values = list(outputs_of(self.network(x)).values())
+        chosen = [values[i] for i in self.positions]
+        return torch.cat([value.flatten(1) for value in chosen], 1) if self.joined else chosen[0]
 
-    def double(self) -> OneOutput:
+    def double(self) -> Traced:
         """A copy that computes in float64."""
-        return OneOutput(copy.deepcopy(self.network).double(), self.index)
-
-
-def choose(found: Mapping[str, Tensor], output: str | int | None, kind: str) -> str:
-    """The name of the output to convert.
-
-    Args:
-        found: the outputs (:func:`outputs_of`).
-        output: name or position of one; None: the only one, or the only one named "logits" or "out".
-        kind: class of the returned value, for messages.
-
-    Raises:
-        TraceError: if ``output`` names none of them, or several are returned and none is chosen.
-    """
-    where, names = "the network's output", list(found)
-    if not found:
-        raise TraceError.typed(f"is a {kind} without tensors", where=where, remedy="return the logits as a tensor")
-    listed = ", ".join(f"{_shown(name)} {list(tensor.shape)}" for name, tensor in found.items() if name)
-    if output is None:
-        main = names if len(names) == 1 else [name for name in MAIN if name in found]
-        if len(main) == 1:
-            return main[0]
-        reason = f"is a {kind} of {len(names)} tensors: {listed}"
-        raise TraceError(reason, where=where, remedy=f"choose the one to convert, such as output={_shown(names[0])}")
-    if isinstance(output, int) and -len(names) <= output < len(names):
-        return names[output]
-    if str(output) in found:
-        return str(output)
-    if names == [""]:
-        reason, remedy = f"is one tensor, and has no {output!r}", "leave output out"
-    else:
-        reason, remedy = f"has no {output!r}; it has {listed}", "choose one of these"
-    raise TraceError(reason, where=where, remedy=remedy)
-
-
-def _shown(name: str) -> str:
-    return name if name.isdigit() else repr(name)
+        return dataclasses.replace(self, network=copy.deepcopy(self.network).double())
