@@ -292,6 +292,7 @@ Pair = namedtuple("Pair", "out aux")
         (lambda net, x, z: Answer(z, (x.tanh(), z.tanh())), None, "last"),
         (lambda net, x, z: Pair(z, z.tanh()), None, "last"),
         (lambda net, x, z: (z, 3.0, "text"), None, "last"),
+        (lambda net, x, z: (x.mean(), z), None, "last"),
     ],
 )
 def test_one_of_several_outputs_is_converted(function: Any, output: str | int | None, expected: str) -> None:
@@ -311,6 +312,7 @@ def test_one_of_several_outputs_is_converted(function: Any, output: str | int | 
         (lambda net, x, z: (z, torch.zeros(3, 2)), 1, "does not depend on the input.*choose another"),
         (lambda net, x, z: "logits", None, "is a str without tensors"),
         (lambda net, x, z: (z, x.mean(0)), 1, r"output '1'.*shape \[4\] for a batch of 3"),
+        (lambda net, x, z: [{"boxes": x[:0]}, {"boxes": x[:1]}], None, "none of which has a row.*before"),
     ],
 )
 def test_a_choice_that_is_missing_or_wrong_lists_the_outputs(function: Any, output: Any, words: str) -> None:
@@ -348,7 +350,7 @@ ARRANGEMENTS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "dict": (lambda fine, box, z: {"out": z, "maps": [fine, box], "size": 3}, ["out", "maps.0", "maps.1"]),
     "tuple": (lambda fine, box, z: (box, None, z), ["0", "2"]),
     "dataclass": (lambda fine, box, z: Answer(z, (box.sigmoid(),)), ["logits", "hidden.0"]),
-    "constant": (lambda fine, box, z: [z, torch.ones(len(z), 2), fine], ["0", "2"]),
+    "constant": (lambda fine, box, z: [z, torch.ones(len(z), 2), fine, z.sum()], ["0", "2"]),
 }
 
 

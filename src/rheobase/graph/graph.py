@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.activations import ACTIVATIONS
+from rheobase.core.errors import DataError
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
@@ -148,7 +149,14 @@ class Graph(nn.Module):
         return ACTIVATIONS[attributes.pop("activation")].apply(x, overwrite=overwrite, **attributes, **tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The analog network: ``x`` [B, ...] -> output [B, ...]."""
+        """The analog network: ``x`` [B, ...] -> output [B, ...].
+
+        Raises a DataError for images of another size: shapes in the graph are those of the traced example.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            reason = f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}"
+            remedy = "resize or crop them, or trace the network again with an example of this size"
+            raise DataError(reason, where="images", remedy=remedy)
         return self.on_means(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
 
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:

@@ -209,8 +209,10 @@ def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
 
 def _check_example(example: Tensor) -> Tensor:
     if not isinstance(example, Tensor):
-        reason = f"must be a tensor, not {type(example).__name__}"
-        raise DataError.typed(reason, where="example", remedy="pass a batch of images")
+        tensors = len(outputs_of(example))
+        reason = f"is a {type(example).__name__}{f' of {tensors} tensors' if tensors else ''}, not one tensor"
+        remedy = ONE_INPUT if tensors > 1 else "pass a batch of images, [batch, ...]"
+        raise DataError.typed(reason, where="example", remedy=remedy)
     reason = remedy = None
     if not example.is_floating_point():
         reason, remedy = f"has dtype {example.dtype}", "convert to float and normalise as in training"
@@ -252,10 +254,16 @@ def _chosen(values: Mapping[str, Tensor], output: str | int | None, kind: str, b
     if not values:
         reason, remedy = f"is a {kind} without tensors", "return the logits as a tensor"
         raise TraceError.typed(reason, where="the network's output", remedy=remedy)
-    shapes = {name: value.shape for name, value in values.items()}
+    rows = {name: value for name, value in values.items() if value.dim() >= 2 and value.shape[0] == batch}
+    if len(values) > 1 and not rows:
+        reason = f"is a {kind} of {len(values)} tensors, none of which has a row for each image of the batch"
+        remedy = "convert the part of the network before, such as the backbone and the head of a detector"
+        raise TraceError(reason, where="the network's output", remedy=remedy)
     if output == "all" and "all" not in values:
-        names = list(values)
+        names = list(rows or values)
     else:
+        listed = values if output is not None or not rows else rows
+        shapes = {name: value.shape for name, value in listed.items()}
         names = [choose_output(shapes, output, f"is a {kind} of", SEVERAL)]
     for name in names:
         where, value = f"the network's output{f' {name!r}' if name else ''}", values[name]
