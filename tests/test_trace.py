@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import rheobase as rb
-from rheobase.core.errors import ModelError, RecipeError, TraceError
+from rheobase.core.errors import DataError, ModelError, RecipeError, TraceError
 from rheobase.graph import capture
 from rheobase.graph.trace.outputs import outputs_of
 
@@ -94,6 +94,19 @@ def test_a_wrong_graph_is_refused_whatever_the_example(
         TraceError, match=rf"differs from its traced graph on .*{place}: by [\d.]+ of .* first at net.first"
     ):
         capture(network, example, images=images)
+
+
+def test_each_of_several_outputs_is_compared(misread_operation: None) -> None:
+    rb.register(Unclipped)
+
+    class Two(Clipped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x), 1e6 * F.relu(x)  # type: ignore[return-value]
+
+    network = Two()
+    network.limit = 0.1
+    with pytest.raises(TraceError, match="differs from its traced graph"):
+        capture(network, image(), output="all")
 
 
 def test_convert_compares_on_the_calibration_images(misread_operation: None) -> None:
@@ -237,6 +250,20 @@ def lazy() -> nn.Module:
 def meta() -> nn.Module:
     with torch.device("meta"):
         return nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+
+
+def test_refused_modules_that_the_output_does_not_depend_on_are_left_out() -> None:
+    class WithMemory(Net):
+        def __init__(self, returned: int) -> None:
+            super().__init__()
+            self.memory, self.returned = nn.LSTM(4, 3), returned
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (super().forward(x), self.memory(x.unsqueeze(1))[0].flatten(1))[self.returned]  # type: ignore[no-any-return]
+
+    capture(WithMemory(0), image()).raise_if_refused()
+    with pytest.raises(TraceError, match=r"memory \(LSTM\): recurrent layers"):
+        capture(WithMemory(1), image()).raise_if_refused()
 
 
 class TwoInputs(Net):
@@ -412,3 +439,54 @@ def test_an_output_has_no_effect_on_a_traced_or_converted_network() -> None:
     for converted in (graph, snn, rb.quantise(Net(), rb.Pascal(levels=2), calibration=image(8))):
         with pytest.raises(RecipeError, match=r"output: .*no effect"):
             rb.convert(converted, rb.RateCoding(timesteps=2), calibration=image(8), output="out")
+
+
+# -- another image size ------------------------------------------------------------------------------------------------
+
+
+class AnySize(nn.Module):
+    """Convolutions, a mean, a resize and a slice, whose sizes follow from the image's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(8)
+            self.first, self.norm, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.first(x)))
+        means = F.interpolate(y.mean((2, 3), keepdim=True), x.shape[2:])
+        y = F.interpolate(y[:, :, : y.shape[2] // 2], x.shape[2:], mode="bilinear") + means
+        return self.last(F.relu(y))
+
+
+@pytest.mark.parametrize("recipe", [rb.RateCoding(timesteps=32), rb.FTBC(timesteps=4), rb.Graded(timesteps=4)])
+def test_a_network_calibrated_on_crops_runs_at_the_size_of_the_example(recipe: rb.Recipe) -> None:
+    network, large = AnySize(), torch.rand(3, 3, 14, 10, generator=torch.Generator().manual_seed(4))
+    snn = rb.convert(network, recipe, calibration=photos(20), example=large)
+    torch.testing.assert_close(snn.ann(large), network(large))
+    direct = rb.convert(network, recipe, calibration=photos(20))
+    for mine, other in zip(snn.neurons, direct.neurons, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine.buffers(), other.buffers(), strict=True))
+    error = (snn(large) - network(large)).norm() / network(large).norm()
+    assert error < 0.2
+    assert "runs on [3, 14, 10]" in snn.provenance.notes[-1]
+    with pytest.raises(DataError, match=r"\[3, 6, 6\].*converted for \[3, 14, 10\].*example of this size"):
+        snn(photos())
+    with pytest.raises(DataError, match="trace the network again"):
+        snn.ann(photos())
+
+
+class Positions(AnySize):
+    """With a parameter for each position, as position embeddings are when they are resized."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.linspace(0, 1, x.shape[3]).expand(x.shape).clone())
+
+
+def test_values_for_each_position_are_refused_at_another_size() -> None:
+    with pytest.raises(RecipeError, match=r"needs the tensor .* with shape .*Remedy: calibrate with images of shape"):
+        rb.convert(Positions(), rb.RateCoding(timesteps=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))
+    with pytest.raises(DataError, match="converted for"):
+        rb.quantise(AnySize(), rb.Pascal(levels=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))

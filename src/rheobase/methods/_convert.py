@@ -27,6 +27,7 @@ from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
 from rheobase.network.checks import check_input
+from rheobase.network.resize import resized
 from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
@@ -56,7 +57,8 @@ def convert(
         calibration: training images (never test images), in any order: a tensor [N, ...], a pair (images, labels), a
             map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
-        example: a batch of the input's shape, to trace the network; default: the first calibration images.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images. A network
+            that runs on images of any size may be calibrated on crops: it is then converted for the example's size.
         output: the output to convert, if the network returns several: its key in a dict, field of a dataclass or
             position in a tuple ("aux.0": position 0 of the key "aux"); or "all": ``snn(images)`` returns them in the
             network's structure. Default: the only one, or the one named "logits" or "out".
@@ -80,7 +82,7 @@ def convert(
         DataError: if the calibration images do not fit.
         CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
         RecipeError: if ``recipe`` is not a recipe; if ``sites="all"`` changes nothing, or the neurons cannot emit the
-            negative values of linear outputs.
+            negative values of linear outputs; if a network calibrated on crops cannot run at the example's size.
 
     Warns:
         RheobaseWarning: if labels show that classes are missing among the calibration images.
@@ -102,7 +104,8 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
-    written, notes = _analog(model, data, example, output, max_pool)
+    resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
+    written, notes = _analog(model, data, None if resizes else example, output, max_pool)
     written, linear = place_sites(written, sites)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
@@ -126,6 +129,9 @@ def convert(
     network.to(graph.device)
     if data is not None:
         _calibrate(network, recipe.calibration, data, progress)
+    if resizes:
+        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites)
+        return resized(network, fold_batch_norm(larger)[0])
     return network
 
 
@@ -191,6 +197,7 @@ def quantise(
         graph, notes = model.to_graph(), list(model.notes)
     else:
         graph, notes = traced(model, data.fit, example, max_pool, output)
+    check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)

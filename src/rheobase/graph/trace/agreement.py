@@ -13,7 +13,7 @@ from rheobase.core.errors import TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.node import Node
-from rheobase.graph.trace.outputs import Traced
+from rheobase.graph.trace.outputs import Traced, outputs_of
 from rheobase.signals.signal import Constant, Signal
 
 TOLERANCE = 1e-4
@@ -84,7 +84,9 @@ def _difference(graph: Graph, network: Traced, batch: Tensor, functions: Mapping
         return 0.0
     if not bool(torch.isfinite(expected).all()):
         return 0.0
-    return relative_difference(_values(graph, batch, functions)[graph.output], expected)
+    found = _values(graph, batch, functions)[graph.output]
+    pairs = zip(*(outputs_of(graph.unpack(value)).values() for value in (found, expected)), strict=True)
+    return max(relative_difference(value, reference) for value, reference in pairs)
 
 
 def _agree_in_double(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> bool:
