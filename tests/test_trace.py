@@ -76,6 +76,7 @@ class Unclipped(rb.graph.operations.Operation):
         return x.clone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "images", "place"),
     [
@@ -96,6 +97,7 @@ def test_a_wrong_graph_is_refused_whatever_the_example(
         capture(network, example, images=images)
 
 
+@pytest.mark.slow
 def test_each_of_several_outputs_is_compared(misread_operation: None) -> None:
     rb.register(Unclipped)
 
@@ -115,6 +117,7 @@ def test_convert_compares_on_the_calibration_images(misread_operation: None) -> 
         rb.convert(Clipped(), rb.RateCoding(timesteps=2), example=image(), calibration=10 * image(20))
 
 
+@pytest.mark.slow
 def test_rounding_of_a_quantised_network_is_no_difference() -> None:
     network = nn.Sequential(nn.Linear(4, 64), rb.QCFS(16), nn.Linear(64, 64), rb.QCFS(16), nn.Linear(64, 1)).eval()
     capture(network, torch.zeros(2, 4)).raise_if_refused()
@@ -123,6 +126,7 @@ def test_rounding_of_a_quantised_network_is_no_difference() -> None:
 # -- parts that the output does not depend on --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [
@@ -143,6 +147,7 @@ def test_what_the_output_does_not_depend_on_is_left_out(function: Callable[..., 
 # -- a final softmax or sigmoid ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "inverse"),
     [
@@ -165,6 +170,7 @@ def test_a_final_softmax_or_sigmoid_is_removed(function: Any, inverse: Any) -> N
         torch.testing.assert_close(logits, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [
@@ -218,11 +224,12 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     ),
     "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()),
     "jit-traced": lambda: torch.jit.trace(Net(), image()),
-    "compiled": lambda: torch.compile(Net()),
+    "compiled": lambda: torch.compile(Net(), backend="eager"),
     "data parallel": lambda: nn.DataParallel(Net()),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_network_is_traced_and_not_changed(kind: str) -> None:
@@ -252,6 +259,7 @@ def meta() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 6), nn.ReLU())
 
 
+@pytest.mark.slow
 def test_refused_modules_that_the_output_does_not_depend_on_are_left_out() -> None:
     class WithMemory(Net):
         def __init__(self, returned: int) -> None:
@@ -309,6 +317,7 @@ class Answer:
 Pair = namedtuple("Pair", "out aux")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "output", "expected"),
     [
@@ -385,6 +394,7 @@ def photos(count: int = 12) -> Tensor:
     return torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_all_outputs_are_converted_in_their_structure(name: str, tmp_path: Path) -> None:
     arrange, names = ARRANGEMENTS[name]
@@ -433,6 +443,7 @@ def test_measurements_take_networks_with_several_outputs() -> None:
         rb.train(snn, calibration, rb.Training(epochs=1, learning_rate=0.1))
 
 
+@pytest.mark.slow
 def test_an_output_has_no_effect_on_a_traced_or_converted_network() -> None:
     graph = capture(Net(), image()).graph
     snn = rb.convert(Net(), rb.RateCoding(timesteps=2), calibration=image(8))
@@ -461,6 +472,7 @@ class AnySize(nn.Module):
         return self.last(F.relu(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [rb.RateCoding(timesteps=32), rb.FTBC(timesteps=4), rb.Graded(timesteps=4)])
 def test_a_network_calibrated_on_crops_runs_at_the_size_of_the_example(recipe: rb.Recipe) -> None:
     network, large = AnySize(), torch.rand(3, 3, 14, 10, generator=torch.Generator().manual_seed(4))
@@ -485,6 +497,7 @@ class Positions(AnySize):
         return super().forward(x + torch.linspace(0, 1, x.shape[3]).expand(x.shape).clone())
 
 
+@pytest.mark.slow
 def test_values_for_each_position_are_refused_at_another_size() -> None:
     with pytest.raises(RecipeError, match=r"needs the tensor .* with shape .*Remedy: calibrate with images of shape"):
         rb.convert(Positions(), rb.RateCoding(timesteps=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))
