@@ -98,6 +98,20 @@ def test_a_wrong_graph_is_refused_whatever_the_example(
 
 
 @pytest.mark.slow
+def test_a_difference_is_not_excused_by_a_network_that_fails_in_float64(misread_operation: None) -> None:
+    rb.register(Unclipped)
+
+    class Fixed(Clipped):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype != torch.float32:
+                raise TypeError("float32 only")
+            return super().forward(x)
+
+    with pytest.raises(TraceError, match="calibration images"):
+        capture(Fixed(), image() / 100, images=9 * image())
+
+
+@pytest.mark.slow
 def test_each_of_several_outputs_is_compared(misread_operation: None) -> None:
     rb.register(Unclipped)
 
@@ -402,6 +416,8 @@ def test_all_outputs_are_converted_in_their_structure(name: str, tmp_path: Path)
     found = capture(network, photos(2), output="all")
     assert found.graph.structure is not None
     assert list(found.graph.structure.shapes) == names
+    left_out = [note.where for note in found.rewrites if "left out" in note.text]
+    assert left_out == (["output '1'", "output '3'"] if name == "constant" else [])
     returned = outputs_of(network(photos()))
     analog = outputs_of(found.graph.unpack(found.graph(photos())))
     for key in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from rheobase.core.errors import TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.node import Node
+from rheobase.graph.operations import in_memory_format
 from rheobase.graph.trace.outputs import Traced, outputs_of
 from rheobase.signals.signal import Constant, Signal
 
@@ -67,7 +68,13 @@ def check_agreement(
         TraceError: naming the batch, the difference, and the first layer with different values.
     """
     for name, batch in batches.items():
-        difference = _difference(graph, network, batch, functions)
+        try:
+            expected = network(batch)
+        except Exception:  # the network refuses these values, and is never called on them
+            continue
+        if not bool(torch.isfinite(expected).all()):
+            continue
+        difference = _difference(graph, expected, batch, functions)
         if difference <= tolerance or _agree_in_double(graph, network, batch, functions):
             continue
         reason = f"differs from its traced graph on {name}: by {difference:.2g} of the largest output"
@@ -77,14 +84,8 @@ def check_agreement(
         raise TraceError(reason, where="the network", remedy=f"{remedy}; if there are none, report the error")
 
 
-def _difference(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> float:
-    try:
-        expected = network(batch)
-    except Exception:  # the network refuses these values, and is never called on them
-        return 0.0
-    if not bool(torch.isfinite(expected).all()):
-        return 0.0
-    found = _values(graph, batch, functions)[graph.output]
+def _difference(graph: Graph, expected: Tensor, batch: Tensor, functions: Mapping[str, Function]) -> float:
+    found = _values(graph, batch, functions, keep={graph.output})[graph.output]
     pairs = zip(*(outputs_of(graph.unpack(value)).values() for value in (found, expected)), strict=True)
     return max(relative_difference(value, reference) for value, reference in pairs)
 
@@ -92,22 +93,22 @@ def _difference(graph: Graph, network: Traced, batch: Tensor, functions: Mapping
 def _agree_in_double(graph: Graph, network: Traced, batch: Tensor, functions: Mapping[str, Function]) -> bool:
     """True if the difference is rounding: a quantised activation or a deep network amplifies it in float32."""
     try:
-        exact = copy.deepcopy(graph).double()
-        return _difference(exact, network.double(), batch.double(), functions) <= TOLERANCE
+        exact, expected = copy.deepcopy(graph).double(), network.double()(batch.double())
+        return _difference(exact, expected, batch.double(), functions) <= TOLERANCE
     except Exception:  # code with a fixed dtype
         return False
 
 
-def _values(graph: Graph, batch: Tensor, functions: Mapping[str, Function]) -> dict[str, Tensor]:
-    """Value of every node."""
-    values: dict[str, Signal] = {graph.nodes[0].name: Constant(batch)}
+def _values(graph: Graph, batch: Tensor, functions: Mapping[str, Function], keep: Collection[str]) -> dict[str, Tensor]:
+    """Values of the nodes in ``keep``."""
+    values: dict[str, Signal] = {graph.nodes[0].name: Constant(in_memory_format(batch))}
 
     def nonlinear(node: Node, signal: Signal) -> Signal:
         if node.name in functions:
             return Constant(functions[node.name](signal.mean()))
         return graph.analog(node, signal)
 
-    run(graph, schedule(graph.nodes[1:], keep={node.name for node in graph.nodes}), values, nonlinear)
+    run(graph, schedule(graph.nodes[1:], keep), values, nonlinear)
     return {name: value.mean() for name, value in values.items()}
 
 
@@ -124,7 +125,7 @@ def _first_difference(graph: Graph, network: Traced, batch: Tensor, functions: M
     finally:
         for handle in handles:
             handle.remove()
-    values = _values(graph, batch, functions)
+    values = _values(graph, batch, functions, keep=[node.name for node in graph.nodes])
     for node in graph.nodes:
         value, expected = values[node.name], returned.get(node.name)
         comparable = isinstance(expected, Tensor) and expected.shape == value.shape

@@ -108,8 +108,9 @@ def capture(
     with torch.no_grad():
         returned = _run(network, example)
     values = outputs_of(returned)
-    names = _chosen(values, output, type(returned).__name__, len(example))
-    positions = tuple(list(values).index(name) for name in names)
+    joined = output == "all" and list(values) != [""] and "all" not in values
+    names = _chosen(values, None if joined else output, joined, type(returned).__name__, len(example))
+    positions = [list(values).index(name) for name in names]
     builder = Builder()
     builder.refused_modules = dict(_refused_modules(network))
     try:
@@ -118,7 +119,6 @@ def capture(
         if not found:
             remedy = "choose another with output=" if output is not None else "return a tensor computed from the input"
             raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
-        joined = output == "all" and [*values] != [""] and "all" not in values
         last = builder.join(found, structure_with(returned, found)) if joined else next(iter(found.values()))
     except TraceError as error:
         if not builder.refused_modules:
@@ -131,19 +131,17 @@ def capture(
     graph, moved = channels_first(Graph(nodes, last, builder.tensors))
     calls = {name: call for name, (call, _) in builder.functions.items()}
     kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
-    refused = [builder.refused[n.name] for n in kept if n.name in builder.refused]
-    refusals = list(dict.fromkeys(refused))
+    refusals = list(dict.fromkeys(builder.refused[node.name] for node in kept if node.name in builder.refused))
     origins = {node.name: node.origin for node in builder.nodes}
-    constant = [
-        Note(f"output {name!r}", "left out: it does not depend on the input") for name in names if name not in found
-    ]
     dropped = [Note(origins[name], f"{calls[name].strip('_')}: {FINAL}") for name in removed]
+    absent = [name for name in values if joined and name not in found]
+    dropped += [Note(f"output {name!r}", "left out: has no row for each image that depends on it") for name in absent]
     if not refusals:
         if not graph.sites:
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
         check_agreement(graph, chosen, batches, {name: builder.functions[name][1] for name in removed})
-    rewrites = [*folded, *builder.rewrites, *moved, *dropped, *constant, *_unused(network, builder, nodes)]
+    rewrites = [*folded, *builder.rewrites, *moved, *dropped, *_unused(network, builder, nodes)]
     return Capture(graph.replace(nodes=kept, output=last), list(dict.fromkeys(rewrites)), refusals)
 
 
@@ -249,8 +247,8 @@ def _run(network: nn.Module, example: Tensor) -> Any:
         raise TraceError(reason, where="the network", remedy=remedy) from error
 
 
-def _chosen(values: Mapping[str, Tensor], output: str | int | None, kind: str, batch: int) -> list[str]:
-    """Names of the outputs to convert, each of which has a row for each image."""
+def _chosen(values: Mapping[str, Tensor], output: str | int | None, every: bool, kind: str, batch: int) -> list[str]:
+    """Names of the outputs to convert, each of which has a row for each image: one, or every such output."""
     if not values:
         reason, remedy = f"is a {kind} without tensors", "return the logits as a tensor"
         raise TraceError.typed(reason, where="the network's output", remedy=remedy)
@@ -259,7 +257,7 @@ def _chosen(values: Mapping[str, Tensor], output: str | int | None, kind: str, b
         reason = f"is a {kind} of {len(values)} tensors, none of which has a row for each image of the batch"
         remedy = "convert the part of the network before, such as the backbone and the head of a detector"
         raise TraceError(reason, where="the network's output", remedy=remedy)
-    if output == "all" and "all" not in values:
+    if every:
         names = list(rows or values)
     else:
         listed = values if output is not None or not rows else rows
