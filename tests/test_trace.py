@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +213,11 @@ def stores_activations(net: Any, x: Tensor, z: Tensor) -> Tensor:
     return net.cache[1]
 
 
+def stores_objects(net: Any, x: Tensor, z: Tensor) -> Tensor:
+    net.cache = SimpleNamespace(logits=z, lock=threading.Lock())
+    return z
+
+
 def asserts(net: Any, x: Tensor, z: Tensor) -> Tensor:
     assert (x > -100).all(), "values"
     torch._assert((z < 1000).all(), "values")
@@ -227,6 +234,7 @@ def changed(change: Callable[[Net], Any]) -> nn.Module:
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "a forward that writes buffers": lambda: Net(writes_buffers),
     "stored activations": lambda: Net(stores_activations),
+    "stored objects": lambda: changed(lambda net: setattr(net, "function", stores_objects)),
     "asserts on values": lambda: Net(asserts),
     "old weight norm": lambda: changed(lambda net: weight_norm(net.first)),
     "old spectral norm": lambda: changed(lambda net: spectral_norm(net.first)),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import linecache
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import IOBase
+from types import FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
@@ -18,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from rheobase.core.errors import ModelError
 from rheobase.graph.trace.call import Note
+
+SHARED = (type(threading.Lock()), type(threading.RLock()), IOBase, ModuleType)
 
 
 def prepared(model: nn.Module) -> tuple[nn.Module, list[Note]]:
@@ -35,7 +40,7 @@ def prepared(model: nn.Module) -> tuple[nn.Module, list[Note]]:
     model = getattr(model, "_orig_mod", model)
     try:
         with torch.no_grad():
-            network = copy.deepcopy(model, dict(_detached(model)))
+            network = copy.deepcopy(model, dict(_not_copied(model)))
     except Exception as error:
         reason = f"cannot be copied: {_first_line(error)}"
         remedy = "remove attributes that are neither tensors nor plain values before the conversion"
@@ -62,8 +67,11 @@ def check_initialised(model: nn.Module) -> None:
         raise ModelError(reason, where=f"weight '{name}'", remedy=remedy)
 
 
-def _detached(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """(id, detached copy) of the tensors with a gradient history among the attributes; deepcopy refuses them."""
+def _not_copied(model: nn.Module) -> Iterator[tuple[int, Any]]:
+    """(id, value in the copy) of what deepcopy refuses among the attributes.
+
+    Tensors with a gradient history are detached; locks, files and Python modules are shared.
+    """
     seen: set[int] = set()
     pending: list[Any] = [vars(module) for module in model.modules()]
     while pending:
@@ -76,8 +84,12 @@ def _detached(model: nn.Module) -> Iterator[tuple[int, Tensor]]:
                 yield id(value), value.detach().clone()
         elif isinstance(value, Mapping):
             pending += value.values()
+        elif isinstance(value, SHARED):
+            yield id(value), value
         elif isinstance(value, Sequence | set) and not isinstance(value, str | bytes):
             pending += value
+        elif hasattr(value, "__dict__") and not isinstance(value, type | FunctionType):
+            pending.append(vars(value))
 
 
 def _with_plain_weights(network: nn.Module) -> Iterator[Note]:
