@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import rheobase as rb
-from rheobase.core.errors import DataError, ModelError, RecipeError, TraceError
+from rheobase.core.errors import DataError, ModelError, RecipeError, TraceError, TrainingError
 from rheobase.graph import capture
 from rheobase.graph.trace.outputs import outputs_of
 
@@ -197,6 +197,16 @@ def test_a_final_softmax_or_sigmoid_is_removed(function: Any, inverse: Any) -> N
 )
 def test_other_softmax_and_sigmoid_calls_are_refused(function: Any) -> None:
     assert capture(Net(function), image()).refusals
+
+
+@pytest.mark.slow
+def test_probabilities_do_not_teach_logits() -> None:
+    network = Net(lambda net, x, z: z.softmax(1))
+    quantised = rb.quantise(network, rb.Pascal(levels=4), calibration=image(12))
+    training = rb.Training(epochs=1, learning_rate=0.01, batch_size=4)
+    with pytest.raises(TrainingError, match=r"teacher: returns values from 0 to 1.*rb.graph.capture"):
+        rb.train(quantised, image(12), training, teacher=network)
+    rb.train(quantised, image(12), training, teacher=capture(network, image(2)).graph)
 
 
 # -- state, normalised weights, masks, TorchScript ---------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rheobase.network.checks import check_one_output
 from rheobase.network.trainable import TrainableNetwork, TrainableNeurons, check_trains_through_time
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
-from rheobase.training.checks import Guard, check_task, choose, copied, split_data
+from rheobase.training.checks import Guard, check_task, check_teacher_returns_logits, choose, copied, split_data
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
@@ -169,6 +169,7 @@ def train(
     if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
         teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
+    check_teacher_returns_logits(module, teacher, fitted)
     classifies = check_task(module, teacher, loss, fitted, checked, training)
     trained_names = choose(module, parameters)
     target = None if folder is None else as_path(folder, "folder")
