@@ -731,7 +731,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "SiLU": (lambda: OneActivation(nn.SiLU()), (3, 8, 8), "silu"),
     "GELU": (lambda: OneActivation(nn.GELU()), (3, 8, 8), "gelu"),
     "LeakyReLU": (lambda: OneActivation(nn.LeakyReLU(0.1)), (3, 8, 8), "leaky_relu"),
-    "SignedHardtanh": (lambda: OneActivation(nn.Hardtanh(-1, 1)), (3, 8, 8), "hardtanh"),
     "SqueezeExcite": (SqueezeExcite, (3, 8, 8), "sigmoid"),
     "SoftmaxAttention": (SoftmaxAttention, (3, 8, 8), "softmax"),
     "LayerNorm": (LayerNormMLP, (3, 8, 8), "layer_norm"),

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations.outputs import choose_output
 from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.agreement import check_agreement, inputs_to_compare
-from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
-from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.builder import Builder
+from rheobase.graph.trace.call import TRACE_BATCH, Note
 from rheobase.graph.trace.final import without_final_activations
 from rheobase.graph.trace.outputs import Traced, outputs_of, returning_tensors, structure_with
 from rheobase.graph.trace.prepare import check_initialised, prepared
+from rheobase.graph.trace.refusals import NO_SPIKING
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[Any, str] = {
@@ -43,6 +45,14 @@ SEVERAL = 'choose one, such as output={}, or convert all of them with output="al
 LISTED = 4
 """Modules that a note names."""
 ONE_INPUT = "wrap it into a module with one input, which splits its channels into the inputs"
+DECOMPOSED = frozenset(
+    (
+        *("multiply", "subtract", "divide", "true_divide", "negative", "concat", "concatenate"),
+        *("hstack", "vstack", "dstack", "column_stack", "fliplr", "flipud", "atleast_1d", "atleast_2d", "atleast_3d"),
+        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot"),
+    )
+)
+"""Names of calls that are other calls put together, or only other names of them."""
 
 
 @dataclass
@@ -128,7 +138,7 @@ def capture(
         return Capture(Graph(nodes, "input", {}), [], [*builder.refused_modules.values(), cause])
     chosen = Traced(network, tuple(i for i in positions if every[i] is not None), joined)
     nodes = _needed(builder.nodes, last)
-    graph, moved = channels_first(Graph(nodes, last, builder.tensors))
+    graph, moved = Graph(nodes, last, builder.tensors), list[Note]()
     calls = {name: call for name, (call, _) in builder.functions.items()}
     kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
     refusals = list(dict.fromkeys(builder.refused[node.name] for node in kept if node.name in builder.refused))
@@ -140,7 +150,10 @@ def capture(
         if not graph.sites:
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
-        check_agreement(graph, chosen, batches, {name: builder.functions[name][1] for name in removed})
+        graph, moved = channels_first(graph)
+        kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
+        functions = {name: builder.functions[name][1] for name in removed}
+        check_agreement(graph, chosen, batches, functions, builder.tolerance)
     rewrites = [*folded, *builder.rewrites, *moved, *dropped, *_unused(network, builder, nodes)]
     return Capture(graph.replace(nodes=kept, output=last), list(dict.fromkeys(rewrites)), refusals)
 
@@ -244,6 +257,10 @@ def _run(network: nn.Module, example: Tensor) -> Any:
         place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
         reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
         remedy = "pass an example of the size, channels and dtype it was trained with"
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example.dtype)
+        if dtype != example.dtype:
+            reason = f"has weights of dtype {dtype}, but the example has dtype {example.dtype}"
+            remedy = f"convert the images (images.to({dtype})) or the network (network.to({example.dtype}))"
         raise TraceError(reason, where="the network", remedy=remedy) from error
 
 
@@ -282,7 +299,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 return _export_script(model, batch)
             with returning_tensors(model):
                 program = torch.export.export(model, (batch,), strict=False)
-            return program.run_decompositions({})
+            return program.run_decompositions(_decompositions())
     except Exception as error:
         reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
@@ -300,7 +317,15 @@ def _export_script(model: torch.jit.ScriptModule, batch: Tensor) -> torch.export
     """Export a TorchScript module, which torch.export itself does not take."""
     from torch._export.converter import TS2EPConverter
 
-    return TS2EPConverter(model, (batch,)).convert().run_decompositions({})
+    program = TS2EPConverter(model, (batch,)).convert()
+    return torch.export.export(program.module(), (batch,), strict=False).run_decompositions(_decompositions())
+
+
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """PyTorch's own rules for the calls in ``DECOMPOSED``."""
+    rules = torch.export.default_decompositions().items()
+    return {call: rule for call, rule in rules if call.overloadpacket.__name__ in DECOMPOSED}
 
 
 @contextmanager
