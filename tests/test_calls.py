@@ -171,6 +171,9 @@ def test_a_clip_at_other_values_says_what_its_neurons_emit() -> None:
         (lambda x: x * F.relu6(x + 3) / 6, ("hard-swish", "ReLU")),
         (lambda x: F.hardtanh(x / 6 + 0.5, 0, 1) * x, ("hard-swish", "ReLU")),
         (lambda x: x * F.relu6(x.mean((2, 3), keepdim=True) + 3), ("gate", "without the gate")),
+        (lambda x: x * F.relu(x.mean((2, 3), keepdim=True)).expand_as(x), ("gate", "without the gate")),
+        (lambda x: F.normalize(x), ("linalg_vector_norm", "statistics", "batch normalisation")),
+        (lambda x: x + (x.round() - x).detach(), ("round", "quantiser", "rb.QCFS")),
         (lambda x: x * F.hardtanh(x.flip(1), 0, 1), ("gate", "without the gate")),
         (lambda x: x * x.flip(1), ("multiplies two activations", "without the product")),
         (lambda x: F.dropout(x, 0.5), ("dropout", "always on", "training=self.training")),
@@ -189,6 +192,15 @@ def test_a_refusal_names_the_call_and_a_remedy(function: Function, words: tuple[
     text = message(function)
     assert all(word in text for word in words), text
     assert "parts of the network" not in text  # one cause, one message
+
+
+def test_a_refusal_does_not_cause_another_for_the_place_of_the_batch() -> None:
+    for function in (
+        lambda x: F.group_norm(x.reshape(-1, 4, 3, 3), 2).relu().view(x.shape),
+        lambda x: torch.stack([x, torch.tanh(x)]).mean(0),
+        lambda x: torch.tanh(x.transpose(0, 1)).transpose(0, 1).relu(),
+    ):
+        assert "parts of the network" not in message(function)
 
 
 def test_the_remedies_for_leaky_relu_and_maxout_convert() -> None:
@@ -308,6 +320,8 @@ MOVES: dict[str, Function] = {
     "slice writes": written,
     "in-place sum": summed_in_place,
     "constants of the forward": lambda x: torch.cat([x + torch.arange(6.0), x.new_ones(x.shape[0], 1, 6, 6)], 1),
+    "constants cast to the type of a value": lambda x: x + torch.arange(6).type_as(x),
+    "a single number": lambda x: x.sum((1, 2, 3)).unsqueeze(1) / x[0].numel(),
     "like": lambda x: x + torch.full_like(x, 0.5) * torch.ones_like(x),
     "constant mask": lambda x: torch.where(torch.arange(6) > 2, x, 0.5),
     "masked_fill by a constant": lambda x: x.masked_fill(torch.eye(6) > 0, 0.0),
@@ -332,6 +346,12 @@ ELSEWHERE: dict[str, Function] = {
         F.avg_pool2d(F.conv_transpose2d(x.transpose(0, 1).reshape(-1, 1, 6, 6), waves(1, 2, 3, 3), stride=2), 3)
         .view(4, -1, 32)
         .sum(0)
+    ),
+    "windows": lambda x: (
+        F.linear(x.view(-1, 4, 2, 3, 2, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, 4), waves(4, 4))
+        .relu()
+        .view(-1, 2, 2, 36)
+        .permute(0, 3, 1, 2)
     ),
     "transposed": lambda x: (x.flatten(1).t() * 2 + waves(144, 1)).t(),
     "channels first of all": lambda x: (x.permute(1, 0, 2, 3) + 2 * x.transpose(0, 1)).transpose(0, 1),

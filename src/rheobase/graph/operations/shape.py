@@ -55,6 +55,8 @@ class Reshape(Route):
         if axis is None:
             return None
         (old,), new = at.inputs, at.shape
+        if not old:  # a single number
+            return 1
         begins = [1, *accumulate(new, mul)]
         before, size = prod(old[: axis - 1]), old[axis - 1]
         same = [i for i in range(len(new)) if begins[i] == before]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from math import prod
@@ -24,7 +25,7 @@ from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
 from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace import elsewhere, piecewise
 from rheobase.graph.trace.agreement import TOLERANCE
-from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Note
+from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
 from rheobase.graph.trace.elsewhere import items, nodes_of
 from rheobase.graph.trace.piecewise import SITE_MODULES
 from rheobase.graph.trace.places import Places
@@ -189,7 +190,8 @@ class Builder:
         name = target.overloadpacket.__name__
         if name in _CASTS:
             self._note_cast(node)
-        depends = any(isinstance(values[source], str | tuple | Elsewhere) for source in node.all_input_nodes)
+        read = node.all_input_nodes[:1] if name in _CASTS else node.all_input_nodes  # x.type_as(y) does not read y
+        depends = any(isinstance(values[source], str | tuple | Elsewhere) for source in read)
         if not random and (not depends or name in _OF_SHAPE):
             return self._constant(node, values)
         call = _recorded(node, values)
@@ -205,19 +207,24 @@ class Builder:
             first = first[0] if isinstance(first, (tuple, list)) else first
             if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
                 text = "moves or mixes the batch axis, which must remain axis 0"
-                raise Refused(text, "keep axis 0 for the batch in every operation")
+                raise Misplaced(text, "keep axis 0 for the batch in every operation")
             return piecewise.combined(self, call) or handler(self, call)
         except RheobaseError:
             raise
         except Exception as error:
             refused = error if isinstance(error, Refused) else broken_refused(error)
             if call.name in elsewhere.MOVING and not random:
-                try:  # the batch may leave axis 0 and return
+                with suppress(Refused):  # the batch may leave axis 0 and return
                     return OPERATIONS["select"].trace(self, call)
-                except Refused:
-                    pass
             sources = tuple(dict.fromkeys(source for value in items(call) for source in nodes_of(value)))
-            written = self.write_refused(sources, call.shape, name, refused)
+            if isinstance(refused, Misplaced) and any(self.written[s].operation == "refused" for s in sources):
+                refused = Refused("", "")
+            write = partial(self.write_refused, sources, label=name, refused=refused)
+            placed = next((v for v in items(call) if isinstance(v, Places) and v.image.shape in shapes[:1]), None)
+            # the batch of the result is where that of the input is
+            if placed is not None:
+                return elsewhere.write_like(self, placed, write)
+            written = write(call.shape)
             if len(node.all_input_nodes) == 1:
                 self.functions[written] = call.name, partial(_call_again, node)
             return written

@@ -36,6 +36,10 @@ class Refused(Exception):
         self.text, self.remedy = text, remedy
 
 
+class Misplaced(Refused):
+    """A refusal for the place of the batch; after another refusal it says nothing new."""
+
+
 @dataclass(frozen=True)
 class Note:
     """A rewrite or a refusal of a part of the network; a refusal has a remedy."""

@@ -20,7 +20,7 @@ from rheobase.graph.operations.shape import Route, write_permuted, write_reshape
 from rheobase.graph.operations.weighted import Convolution
 from rheobase.graph.operations.windows import Spatial
 from rheobase.graph.trace import piecewise
-from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, whole_numbers
+from rheobase.graph.trace.call import Call, Fixed, Misplaced, Ref, Refused, whole_numbers
 from rheobase.graph.trace.places import Layout, Places
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         places = Places.of(name, builder.shapes[name]).map(layout.batch_back)
         return write_places(builder, places)
     if not (call.name in _ELEMENTWISE or last or call.name in _REDUCTIONS):
-        raise Refused(
+        raise Misplaced(
             f"reads a value whose batch is part of axis {layout.axis}, next to other elements of an image",
             "keep axis 0 for the batch in this operation",
         )
@@ -92,19 +92,19 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
     for name, value in arguments.items():
         if isinstance(value, Places):
             if value.image.shape != first.image.shape or Layout.of(value) != layout:
-                raise Refused("reads values whose batch is at different axes", "move the batch to axis 0 of both")
+                raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
             arguments[name] = Ref(_to_front(builder, value, layout))
         elif isinstance(value, Ref):
-            raise Refused("reads values whose batch is at different axes", "move the batch to axis 0 of both")
+            raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
         elif isinstance(value, Fixed) and call.name in _ELEMENTWISE and torch.as_tensor(value.value).numel() > 1:
             if torch.broadcast_shapes(value.value.shape, first.image.shape) != first.image.shape:
-                raise Refused("makes its input larger while the batch is not at axis 0", "move the batch to axis 0")
+                raise Misplaced("makes its input larger while the batch is not at axis 0", "move the batch to axis 0")
             arguments[name] = Fixed(layout.batch_to_front(value.value.expand(first.image.shape)), value.name)
     if call.name in _REDUCTIONS:
         dims = call.get("dim") or range(rank)
         axes = [axis for dim in dims for axis in layout.axes(dim, rank)]
         if any(dim % rank == layout.axis for dim in dims):
-            raise Refused("averages over the batch", "average over channels or space only")
+            raise Misplaced("averages over the batch", "average over channels or space only")
         arguments["dim"] = axes
     shape = builder.shapes[next(value for value in arguments.values() if isinstance(value, Ref))]
     if call.name in _OVER_LAST_AXIS:
@@ -156,7 +156,7 @@ def _frames(
 def _with_another_axis(call: Call, axes: int) -> dict[str, Any]:
     """The changed arguments of a convolution with another first axis, along which its kernel has size 1."""
     if axes > 2:
-        raise Refused("is a 3-d convolution of a batch merged with frames", "keep axis 0 for the batch")
+        raise Misplaced("is a 3-d convolution of a batch merged with frames", "keep axis 0 for the batch")
     weight = call.weight("weight")
     assert weight is not None
     neutral = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
@@ -170,6 +170,16 @@ def _with_another_axis(call: Call, axes: int) -> dict[str, Any]:
         "weight": Fixed(weight.value.unsqueeze(2)),
         **numbers,
     }
+
+
+def write_like(builder: Builder, places: Places, write: Callable[[tuple[int, ...]], str]) -> Any:
+    """A value whose batch is where that of ``places`` is, from a function that writes its node for a shape."""
+    try:
+        layout = Layout.of(places)
+    except Refused:
+        return write(tuple(places.image.shape[1:]))
+    name = write(tuple(layout.batch_to_front(places.image).shape[1:]))
+    return write_places(builder, Places.of(name, builder.shapes[name]).map(layout.batch_back))
 
 
 def _to_front(builder: Builder, places: Places, layout: Layout) -> str:

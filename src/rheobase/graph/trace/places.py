@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rheobase.graph.trace.call import TRACE_BATCH, Call, Elsewhere, Fixed, Ref, Refused
+from rheobase.graph.trace.call import TRACE_BATCH, Call, Elsewhere, Fixed, Misplaced, Ref
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -108,14 +108,14 @@ def follow(builder: Builder, call: Call) -> list[Places]:
             plus, minus, checks = run(codes), run(lambda p: -codes(p)), run(lambda p: numbers[codes(p).clamp(min=0)])
     except Exception as error:
         text = f"moves values in a way that cannot be followed ({str(error).strip().splitlines()[0]})"
-        raise Refused(text, "rewrite it with slices, torch.cat and reshapes") from error
+        raise Misplaced(text, "rewrite it with slices, torch.cat and reshapes") from error
     found = []
     for code, negative, check in zip(plus, minus, checks, strict=True):
         constant = code == negative
         index = torch.where(constant, 1, code).round().long()
         inside = bool(((index >= 1) & (index < len(numbers))).all())
         if not inside or not torch.equal(torch.where(constant, code, numbers[index.clamp(0, len(numbers) - 1)]), check):
-            raise Refused("computes with values in a way that is not linear", "use moves of values only")
+            raise Misplaced("computes with values in a way that is not linear", "use moves of values only")
         zero = torch.zeros((), dtype=torch.long)
         image = torch.where(constant, CONSTANT, (index - 1) // max(total, 1))
         position = torch.where(constant, zero, (index - 1) % max(total, 1))
@@ -149,7 +149,7 @@ class Layout:
             layout = cls(axis, size // (TRACE_BATCH * inner), inner)
             if places.map(layout.batch_to_front).batch_first():
                 return layout
-        raise Refused("mixes images of the batch", "keep axis 0 for the batch in every operation")
+        raise Misplaced("mixes images of the batch", "keep axis 0 for the batch in every operation")
 
     def batch_to_front(self, tensor: Tensor) -> Tensor:
         """The tensor with the batch at axis 0, and the axis that it was part of split."""

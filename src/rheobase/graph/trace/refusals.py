@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from rheobase.graph.trace.call import Call, Refused
@@ -18,6 +19,7 @@ _SMOOTH = (
 _GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention", "glu")
 _ROUNDING = ("round", "floor", "ceil", "trunc", "fix", "frac", "sign", "sgn", "floor_divide", "remainder", "fmod")
 _LARGEST = ("max", "amax", "min", "amin", "topk", "sort", "argmax", "argmin", "maximum", "minimum", "fmax", "fmin")
+_STATISTICS = ("std", "var", "std_mean", "var_mean", "linalg_vector_norm", "norm", "median", "quantile", "logsumexp")
 
 
 def unknown_call(call: Call) -> Refused:
@@ -33,6 +35,9 @@ def unknown_call(call: Call) -> Refused:
     if base in _LARGEST:
         text = "picks the largest or smallest of several activations, which is not linear"
         return Refused(text, "use nn.MaxPool2d with max_pool=..., or a mean")
+    if base in _STATISTICS:
+        text = "normalises by statistics of its input, or picks by them, which is not linear"
+        return Refused(text, "train the network with batch normalisation")
     if base in ("pow", "square"):
         return Refused("multiplies an activation by itself, which is not linear", RELU)
     if any(kind in base for kind in ("layer_norm", "group_norm", "instance_norm")):
@@ -90,8 +95,10 @@ def product_refused(builder: Builder, left: str, right: str) -> Refused:
         pointwise = all(nodes[name].operation in ("affine", "site") for name in between)
         if pointwise and any(nodes[name].operation == "site" for name in between):
             return Refused("is a hard-swish, x * relu6(x + 3) / 6, written by hand: it is not linear", RELU)
-    bounded = any(nodes[name].attributes.get("upper") for name in (*before(left), *before(right)))
-    if builder.shapes[left] != builder.shapes[right] or bounded:
+    paths = [nodes[name] for name in (*before(left), *before(right))]
+    bounded = any(node.attributes.get("upper") for node in paths)
+    repeated = any(prod(node.shape) > prod(nodes[name].shape) for node in paths for name in node.inputs)
+    if builder.shapes[left] != builder.shapes[right] or bounded or repeated:
         text = "is a gate: it multiplies activations by a factor that is computed from activations, which is not linear"
         return Refused(text, "train the network without the gate")
     return Refused("multiplies two activations, which is not linear", "train the network without the product")
