@@ -713,20 +713,6 @@ class NoActivation(nn.Module):
         return self.fc(self.bn(self.conv(x)).mean([2, 3]))
 
 
-class NeverCalled(nn.Module):
-    """Two ReLU modules, of which the forward calls one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(12, 16)
-        self.relu1 = nn.ReLU()
-        self.fc2 = nn.Linear(16, CLASSES)
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.relu1(self.fc1(x)))
-
-
 class ActivationProduct(nn.Module):
     """Two activations multiplied with one another."""
 
@@ -752,7 +738,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "GRU": (lambda: Recurrent(nn.GRU), (6, 4), "GRU"),
     "DataDependent": (DataDependent, (12,), "control flow"),
     "NoActivation": (NoActivation, (3, 8, 8), "no activation"),
-    "NeverCalled": (NeverCalled, (12,), "never"),
     "ActivationProduct": (ActivationProduct, (12,), "mul"),
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.core.errors import StoreError, TraceError
 from rheobase.graph import Graph, capture
-from rheobase.graph.trace.capture import relative_difference
+from rheobase.graph.trace.agreement import relative_difference
 
 pytestmark = pytest.mark.slow
 

@@ -43,6 +43,11 @@ class Linear(Net):
     def forward(self, x):
         return self.linear(self.mid(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
 
+class Heads(Net):
+    def forward(self, x):
+        x = F.relu(self.mid(F.relu(self.bn(self.conv(x)))))
+        return {"classes": self.linear(x.mean((2, 3))).softmax(1), "maps": x}
+
 def smooth():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(72, 3))
 
@@ -343,6 +348,17 @@ def test_max_pooling_is_a_choice(run: Run, tmp_path: Path) -> None:
     refused = run(*conversion(tmp_path / "out", model="cli_nets:Pooled"))
     assert_refused(refused, "max_pool")
     assert run(*conversion(tmp_path / "out", "--max-pool", "gate", model="cli_nets:Pooled")).code == 0
+
+
+@pytest.mark.slow
+def test_one_of_several_outputs_is_a_choice(run: Run, tmp_path: Path) -> None:
+    wanted = conversion(tmp_path / "out", "--test-folder", "test", model="cli_nets:Heads")
+    assert_refused(run(*wanted), "dict of 2 tensors: 'classes' [4, 3], 'maps' [4, 6, 3, 3]", "output='classes'")
+    result = run(*wanted, "--output", "classes", "--json")
+    assert result.document["evaluation"]["rows"]
+    assert any("softmax: removed from the end" in note for note in result.document["notes"])
+    assert run("inspect", "cli_nets:Heads", "--input-shape", "1,8,8", "--output", "maps").code == 0
+    assert_refused(run("inspect", tmp_path / "out", "--output", "maps"), "--output", "no effect")
 
 
 @pytest.mark.slow

@@ -29,12 +29,13 @@ def inspect(
     weights: options.Weights,
     reading: options.Reading,
     placement: options.Placement,
+    output: options.Output = None,
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
     """List the sites of a network, its rewrites, and its refusals with their remedies."""
     saved = options.is_folder(model)
-    unused = {"--input-shape": input_shape, "--data": data} if saved else {}
+    unused = {"--output": output, "--input-shape": input_shape, "--data": data} if saved else {}
     names = weights.given() if saved else []
     names += [name for name, value in unused.items() if value is not None]
     if reading != options.Reading() and (data is None or saved):
@@ -48,7 +49,7 @@ def inspect(
         network = store.load(model)
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
     example = _example(input_shape, data, reading)
-    found = inspect_network(weights.load(model), example, sites=placement.sites)
+    found = inspect_network(weights.load(model), example, output=output, sites=placement.sites)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 

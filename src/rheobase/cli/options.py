@@ -55,6 +55,7 @@ Task = Annotated[
     Option(help="What the outputs are for (default: as stored with the network, or as the labels show)."),
 ]
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
+Output = Annotated[str | None, Option(help="Output to convert if the network returns several: its key or position.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
 
@@ -215,6 +216,7 @@ class Method:
 class Conversion:
     """Options of the conversion that do not depend on the method, as arguments of the library."""
 
+    output: Output = None
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
     num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from rich.console import Console
 from typer import Argument, Option
 
@@ -20,6 +21,7 @@ from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
+from rheobase.graph.trace.capture import capture, device_of
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
@@ -137,11 +139,16 @@ def train(
         "adapt": adapt,
         **({"model options": weights.options()} if weights.model_option else {}),
         **({} if task is None else {"task": task}),
+        **({} if conversion.output is None else {"output": conversion.output}),
     }
     first = _is_first_process()
     _claim(out, inputs, training.epochs, first)
     samples = readers.read_all(loader, progress=show_progress() and first)
-    how: dict[str, Any] = {"validation": validation or None, "teacher": original if distil else None}
+    teacher = None
+    if distil:  # its graph: the same output as the quantised network's, and logits where the network has a softmax
+        example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
+        teacher = capture(original, example, output=conversion.output).graph
+    how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
     how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **asdict(hardware)}
     adapted = None
     if adapt is None:

@@ -61,6 +61,7 @@ def compare(
     training: Training | None = None,
     folder: str | Path | None = None,
     on_existing: OnExisting = "keep",
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -82,7 +83,7 @@ def compare(
     results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
-        model, max_pool, sites: as for :func:`rheobase.convert`.
+        model, output, max_pool, sites: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
             like the test and validation images.
@@ -138,7 +139,7 @@ def compare(
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
     repeated = checks.check_apart(parts)
-    network, analog, rewrites = traced_once(model, parts["calibration"].images[:4], max_pool)
+    network, analog, rewrites = traced_once(model, parts["calibration"].images, output, max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
     labelled = next((part for part in ("test", "calibration") if parts[part].labelled), "test")
@@ -234,17 +235,21 @@ def all_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
 
 
-def traced_once(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
+def traced_once(
+    model: nn.Module, images: Tensor, output: str | int | None, max_pool: MaxPool
+) -> tuple[nn.Module, SpikingNetwork, list[str]]:
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return model, convert(model, plain, max_pool=max_pool), []
-    found = capture(model, images.to(device_of(model)))
+        return model, convert(model, plain, output=output, max_pool=max_pool).select(), []
+    example = images[:4].to(device_of(model))
+    found = capture(model, example, output=output, images=images)
     replace_max_pool(found, max_pool).raise_if_refused()
-    return found.graph, convert(found.graph, plain, example=images, max_pool=max_pool), [*map(str, found.rewrites)]
+    analog = convert(found.graph, plain, example=example, max_pool=max_pool).select()
+    return found.graph, analog, [*map(str, found.rewrites)]
 
 
 def _graph_digest(graph: Graph) -> str:

@@ -104,6 +104,7 @@ def convert_within_budget(
     magnitudes: Sequence[int] = (1, 2, 4),
     graded_spikes: GradedSpikes = "additions",
     energy_images: int = 64,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
     task: TaskName | None = None,
@@ -130,7 +131,7 @@ def convert_within_budget(
         magnitudes: each m to try.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
         energy_images: maximum number of held-out images on which spikes are counted.
-        max_pool, sites, task: as for :func:`rheobase.convert`.
+        output, max_pool, sites, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of the images to use, held-out ones included.
         seed: seed of the sample, of what is held out, and of the conversions.
         progress: show a progress bar over the candidates.
@@ -160,7 +161,7 @@ def convert_within_budget(
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     fit, held_out = _split(sample(calibration, num_calibration_images, seed), seed)
-    network, analog, notes = traced_once(model, fit.images[:4], max_pool)
+    network, analog, notes = traced_once(model, fit.images, output, max_pool)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     # The labels of all images: a quarter of them may leave the task open.
     labels = None if fit.labels is None or held_out.labels is None else torch.cat([fit.labels, held_out.labels])

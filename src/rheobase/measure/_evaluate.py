@@ -129,7 +129,8 @@ def evaluate(
     the steps after t. A network with waiting neurons runs once for each T.
 
     Args:
-        network: a converted network.
+        network: a converted network. Of several outputs, the one named "logits" or "out" is measured; another one with
+            ``network.select("aux")``.
         data: (images, labels) in batches; without labels no accuracy or other score is reported.
         timesteps: numbers of time-steps to report; default 1, 2, 4, ... and the T of the conversion, as far as the
             network can run for them (a network with biases for T steps runs for T only). If sites have different T,
@@ -157,6 +158,7 @@ def evaluate(
         [1, 2, 4]
     """
     check_converted(network)
+    network = network.select()
     if timesteps is None:
         timesteps = [t for t in default_timesteps(network.timesteps) if network.runs_for(t)]
     wanted = tuple(sorted(set(network.step_counts(timesteps))))

@@ -21,11 +21,13 @@ from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
-from rheobase.graph.trace.capture import device_of, relative_difference
+from rheobase.graph.trace.agreement import relative_difference
+from rheobase.graph.trace.capture import check_no_output, device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
 from rheobase.network.checks import check_input
+from rheobase.network.resize import resized
 from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
@@ -39,6 +41,7 @@ def convert(
     *,
     calibration: Batches | Dataset[Any] | None = None,
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
     task: TaskName | None = None,
@@ -56,7 +59,11 @@ def convert(
         calibration: training images (never test images), in any order: a tensor [N, ...], a pair (images, labels), a
             map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
-        example: a batch of the input's shape, to trace the network; default: the first calibration images.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images. A network
+            that runs on images of any size may be calibrated on crops: it is then converted for the example's size.
+        output: the output to convert, if the network returns several: its key in a dict, field of a dataclass or
+            position in a tuple ("aux.0": position 0 of the key "aux"); or "all": ``snn(images)`` returns them in the
+            network's structure. Default: the only one, or the one named "logits" or "out".
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
@@ -81,7 +88,7 @@ def convert(
         DataError: if the calibration images, or labels of the task, do not fit.
         CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
         RecipeError: if ``recipe`` is not a recipe; if ``sites="all"`` changes nothing, or the neurons cannot emit the
-            negative values of linear outputs.
+            negative values of linear outputs; if a network calibrated on crops cannot run at the example's size.
 
     Warns:
         RheobaseWarning: if labels show that classes are missing among the calibration images; if labels are ignored,
@@ -104,7 +111,8 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
-    written, notes = _analog(model, data, example, max_pool, task)
+    resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
+    written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
     written, linear = place_sites(written, sites)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
@@ -130,6 +138,9 @@ def convert(
     network.to(graph.device)
     if data is not None:
         _calibrate(network, recipe.calibration, data, progress)
+    if resizes:
+        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites)
+        return resized(network, fold_batch_norm(larger)[0])
     return network
 
 
@@ -139,6 +150,7 @@ def quantise(
     *,
     calibration: Batches | Dataset[Any],
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -157,7 +169,7 @@ def quantise(
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
-        max_pool, task: as for :func:`rheobase.convert`.
+        output, max_pool, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
 
@@ -191,9 +203,11 @@ def quantise(
     check_choice(max_pool, MaxPool, "max_pool")
     data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
+        check_no_output(output, "a quantised network")
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        graph, notes = traced(model, data.fit, example, max_pool)
+        graph, notes = traced(model, data.fit, example, max_pool, output)
+    check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
@@ -210,19 +224,21 @@ def _check_recipe(recipe: object) -> None:
 
 
 def _analog(
-    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool, task: str | None
+    model: nn.Module,
+    data: CalibrationData | None,
+    example: Tensor | None,
+    output: str | int | None,
+    max_pool: MaxPool,
+    task: str | None,
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         images = None if data is None else data.fit
-        graph, notes = traced(model, images, example, max_pool)
-        if max_pool == "average" and any("average pooling" in note for note in notes):
-            notes.append(_cost_of_average(model, graph, example if images is None else images, task))
-        return graph, notes
-    if max_pool != "refuse" or example is not None:
+        return traced(model, images, example, max_pool, output, task)
+    if max_pool != "refuse" or example is not None or output is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
-            where="max_pool and example",
+            where="max_pool, example and output",
             remedy="leave them out, or pass the original network",
         )
     if isinstance(model, SpikingNetwork):
@@ -261,6 +277,14 @@ def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tup
     Raises:
         DataError: if the task does not fit the outputs, or labels are not those of the task.
     """
+    if graph.structure is not None:  # labels of which output?
+        if task is not None:
+            raise DataError(
+                f"is {task!r}, but several outputs are converted together",
+                where="task",
+                remedy="leave it out, or choose one output, such as output=0",
+            )
+        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), None  # type: ignore[return-value]
     outputs = graph.output_shape
     found = None if task is None else named(task, outputs)
     if data is None or data.fit_labels is None or data.held_out_labels is None:
@@ -279,7 +303,9 @@ def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tup
 
 def class_notes(data: CalibrationData, graph: Graph, task: str | None) -> list[str]:
     """A note and a warning if labels show that classes are missing among the calibration images."""
-    missing = data.missing_classes(graph.output_shape[0]) if task == "classification" else None
+    if graph.structure is not None or task != "classification":
+        return []
+    missing = data.missing_classes(graph.output_shape[0])
     if missing is None:
         return []
     warnings.warn(f"{missing}.", RheobaseWarning, stacklevel=3)
@@ -343,25 +369,30 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
 
 
 def traced(
-    model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module,
+    images: Tensor | None,
+    example: Tensor | None,
+    max_pool: MaxPool,
+    output: str | int | None = None,
+    task: str | None = None,
 ) -> tuple[Graph, list[str]]:
     """The graph of a network, traced on ``example`` or on the first images, and notes on what was rewritten."""
     batch = images[:4] if example is None and images is not None else example
     if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    found = replace_max_pool(capture(model, batch.to(device_of(model))), max_pool)
+    original = capture(model, batch.to(device_of(model)), output=output, images=images)
+    found = replace_max_pool(original, max_pool)
     found.raise_if_refused()
-    return found.graph, [*map(str, found.rewrites)]
+    notes = [*map(str, found.rewrites)]
+    if found.graph is not original.graph and max_pool == "average":
+        notes.append(_cost_of_average(original.graph, found.graph, batch if images is None else images, task))
+    return found.graph, notes
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None, task: str | None) -> str:
-    assert images is not None
-    images, training = images[:32].to(graph.device), model.training
-    try:
-        original = model.eval()(images)
-    finally:
-        model.train(training)
+def _cost_of_average(before: Graph, graph: Graph, images: Tensor, task: str | None) -> str:
+    images = images[:32].to(graph.device)
+    original = before(images)
     replaced = graph(images)
     agree = task_for(task, graph.output_shape, None, "network").agreement(replaced, original)
     same = "" if agree is None else f", and {float(agree.mean()):.0%} of the predictions are the same"

@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rheobase.core.errors import DataError
+from rheobase.core.errors import DataError, ModelError
 from rheobase.graph.graph import Graph
+
+
+def check_one_output(graph: Graph, what: str) -> None:
+    """Refuse a network with several outputs for ``what``, which needs one.
+
+    Raises:
+        ModelError: if the graph joins several outputs.
+    """
+    if graph.structure is not None:
+        reason = f"has several outputs ({', '.join(graph.structure.shapes)}), and {what} needs one"
+        raise ModelError(reason, where="network", remedy='choose one with output="name" instead of output="all"')
 
 
 def check_input(graph: Graph, images: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
 from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
+from rheobase.network.checks import check_one_output
 from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import Snapshot
 from rheobase.tasks import TaskName
@@ -64,6 +65,7 @@ class FineTuning(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Train; keep the best epoch on the held-out images, or revert."""
         self.check(network)
+        check_one_output(network.graph, self.stage.rstrip(","))
         if self.target != "ann":
             self._check_labels(network, data)
         started = time.perf_counter()

@@ -20,7 +20,7 @@ def logit_error(network: SpikingNetwork, images: Tensor) -> float:
     """Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits over all images; 0 without images."""
     if len(images) == 0:
         return 0.0
-    return relative_error(network(images), network.ann(images.to(network.graph.device)).double())
+    return relative_error(network.logits(images), network.ann(images.to(network.graph.device)).double())
 
 
 def relative_error(logits: Tensor, reference: Tensor) -> float:
@@ -40,7 +40,7 @@ def shape_error(network: SpikingNetwork, images: Tensor) -> float:
     """
     if len(images) == 0:
         return 0.0
-    return error_at_best_scale(network(images), network.ann(images.to(network.graph.device)).double())
+    return error_at_best_scale(network.logits(images), network.ann(images.to(network.graph.device)).double())
 
 
 def error_at_best_scale(logits: Tensor, reference: Tensor) -> float:
@@ -152,7 +152,7 @@ class Best:
         record = {self.unit: len(self.history), **values}
         if len(self.images):
             with torch.inference_mode():
-                logits = self.network(self.images)
+                logits = self.network.logits(self.images)
             task = self.network.task
             record["logit_error"] = relative_error(logits, self.reference)
             agreement = task.agreement(logits, self.reference)

@@ -16,6 +16,9 @@ from rheobase.core.errors import DataError, DivergedError, TrainingError
 from rheobase.core.seeds import derive, random_state
 from rheobase.data.batches import Batches
 from rheobase.data.sources import InMemory, Part, read, split
+from rheobase.graph.graph import Graph
+from rheobase.graph.trace.capture import FINAL
+from rheobase.graph.trainable import TrainableGraph
 from rheobase.network.trainable import TrainableNetwork
 from rheobase.tasks import Task, inferred, task_for
 from rheobase.training.checkpoint import CHECKPOINT_FILE
@@ -129,6 +132,20 @@ def _check_moved(training: Training, labels: Any) -> None:
     if isinstance(labels, Mapping) or (isinstance(labels, Tensor) and labels.dim() > 2):
         reason = "moves the images, but not labels that depend on the place in the image"
         raise TrainingError(reason, where="augment", remedy="augment in a Dataset of your own, images and labels alike")
+
+
+def check_teacher_returns_logits(module: nn.Module, teacher: nn.Module | None, fitted: Part) -> None:
+    """Refuse the probabilities of a network with a final softmax or sigmoid as the targets of a network without it."""
+    removed = [note for note in getattr(module, "notes", ()) if FINAL in note]
+    if not removed or teacher is None or isinstance(teacher, Graph | TrainableGraph):
+        return
+    with torch.no_grad(), random_state(0, None):
+        images, _ = next(iter(fitted.source.batches([fitted.numbers[:2]])))
+        values = teacher(images.cpu().float())
+    if isinstance(values, Tensor) and float(values.min()) >= 0 and float(values.max()) <= 1:
+        reason = f"returns values from 0 to 1, and the model logits ({removed[0]})"
+        remedy = "give the teacher's graph, which returns logits: rb.graph.capture(net, images[:4]).graph"
+        raise TrainingError(reason, where="teacher", remedy=remedy)
 
 
 def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:

@@ -28,11 +28,12 @@ from rheobase.data.batches import Batch, Batches, Digest, each
 from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
+from rheobase.network.checks import check_one_output
 from rheobase.network.trainable import TrainableNetwork, TrainableNeurons, check_trains_through_time
 from rheobase.tasks import Task, TaskName, share
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
-from rheobase.training.checks import Guard, check_task, choose, copied, split_data
+from rheobase.training.checks import Guard, check_task, check_teacher_returns_logits, choose, copied, split_data
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
@@ -175,12 +176,14 @@ def train(
     spiking = model if isinstance(model, SpikingNetwork) else None
     if spiking is not None:
         check_trains_through_time(spiking)
+        check_one_output(spiking.graph, "training")
         model = TrainableNetwork(spiking)
     module = copied(model, "model")
     fitted, checked = split_data(data, validation, training, seed, workers, fields=loss is not None)
     if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
         teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
+    check_teacher_returns_logits(module, teacher, fitted)
     known = None if spiking is None or loss is not None else spiking.provenance.task
     found_task = check_task(module, teacher, loss, fitted, checked, training, task or known)
     trained_names = choose(module, parameters)

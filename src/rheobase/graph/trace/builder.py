@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -20,14 +22,15 @@ from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import RheobaseError, TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
+from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace import elsewhere, piecewise
+from rheobase.graph.trace.agreement import TOLERANCE
 from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
 from rheobase.graph.trace.elsewhere import items, nodes_of
 from rheobase.graph.trace.piecewise import SITE_MODULES
 from rheobase.graph.trace.places import Places
 from rheobase.graph.trace.refusals import broken_refused, random_refused, unknown_call, whole_numbers_refused
 
-EQUIVALENCE_TOLERANCE = 1e-4
 _CASTS = ("_to_copy", "to", "type_as")
 _OF_SHAPE = ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
 """Calls that read the shape and the dtype of a tensor, not its values."""
@@ -50,9 +53,11 @@ class Builder:
             **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
             **TRACED,
         }
-        self.refused_modules: frozenset[str] = frozenset()
+        self.refused_modules: dict[str, Note] = {}
         self.refused: dict[str, Note] = {}
-        """Refused node -> why; reported if the output depends on the node."""
+        """Refused node -> why, for refused calls and all nodes of refused modules; reported if the output needs it."""
+        self.functions: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {}
+        """Refused node with one input -> name and function of its call."""
         self.pieces = piecewise.Pieces()
         self.moved: dict[Places, str] = {}
         """Values whose batch was not at axis 0 -> node with the batch there."""
@@ -64,7 +69,6 @@ class Builder:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, Tensor] = {}
         self.rewrites: list[Note] = []
-        self.refusals: list[Note] = []
         self.reached: set[str] = set()
         self.stack: list[tuple[str, str]] = []
         """(path, class name) of the modules around the present call, outermost first."""
@@ -76,7 +80,7 @@ class Builder:
     @property
     def tolerance(self) -> float:
         """Largest relative difference between network and graph that rounding explains."""
-        return EQUIVALENCE_TOLERANCE if self.rounds is None else 8 * torch.finfo(self.rounds).eps
+        return TOLERANCE if self.rounds is None else 8 * torch.finfo(self.rounds).eps
 
     def add(
         self,
@@ -118,10 +122,13 @@ class Builder:
         self.nodes.append(node)
         self.written[name] = node
         self.shapes[name] = shape
+        for module, note in self.refused_modules.items():
+            if path == module or path.startswith(f"{module}.") or not module:
+                self.refused.setdefault(name, note)
         return name
 
-    def build(self, program: torch.export.ExportedProgram) -> str:
-        """Walk the program and return the name of the output node."""
+    def build(self, program: torch.export.ExportedProgram) -> list[str | None]:
+        """Walk the program, and return the output node of each returned tensor; None if it is a constant."""
         values = dict(self._placeholders(program))
         for node in program.graph.nodes:
             if node.op == "call_function":
@@ -129,23 +136,23 @@ class Builder:
                 self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
                 self.reached.update(path for path, _ in self.stack)
                 values[node] = self._call(node, values)
-        ((output,),) = program.graph.output_node().args
-        if not isinstance(values[output], str):
-            reason, remedy = "does not depend on the input", "return a tensor computed from the input"
-            if isinstance(values[output], Elsewhere):
-                reason, remedy = "has no batch axis of its own", "return one row for each image of the batch"
+        by_name = {node.name: value for node, value in values.items()}  # without the new values of buffers
+        found = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
+        if any(isinstance(value, Elsewhere) for value in found):
+            reason, remedy = "has no batch axis of its own", "return one row for each image of the batch"
             raise TraceError(reason, where="the network's output", remedy=remedy)
-        self._report_refusals(values[output])
-        return values[output]
+        return [value if isinstance(value, str) else None for value in found]
 
-    def _report_refusals(self, output: str) -> None:
-        """Add the refusals of the nodes that the output depends on to ``refusals``, each once."""
-        needed = {output}
-        for node in reversed(self.nodes):
-            if node.name in needed:
-                needed.update(node.inputs)
-        notes = [note for name, note in self.refused.items() if name in needed]
-        self.refusals += [note for note in dict.fromkeys(notes) if note not in self.refusals]
+    def join(self, outputs: Mapping[str, str], structure: Structure) -> str:
+        """Write the node that joins several outputs, and return its name."""
+        self.stack = []
+        flat = []
+        for name in outputs.values():
+            shape = (prod(self.shapes[name]),)
+            same = self.shapes[name] == shape
+            flat.append(name if same else self.add("reshape", (name,), shape, attributes={"shape": list(shape)}))
+        total = (sum(prod(self.shapes[name]) for name in flat),)
+        return self.add("outputs", tuple(flat), total, attributes={"structure": json.dumps(structure.tree)})
 
     def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""
@@ -215,7 +222,12 @@ class Builder:
             write = partial(self.write_refused, sources, label=name, refused=refused)
             placed = next((v for v in items(call) if isinstance(v, Places) and v.image.shape in shapes[:1]), None)
             # the batch of the result is where that of the input is
-            return write(call.shape) if placed is None else elsewhere.write_like(self, placed, write)
+            if placed is not None:
+                return elsewhere.write_like(self, placed, write)
+            written = write(call.shape)
+            if len(node.all_input_nodes) == 1:
+                self.functions[written] = call.name, partial(_call_again, node)
+            return written
 
     def _constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
         """The value of a call that does not depend on the input: a standardised weight, zeros to pad channels with."""
@@ -265,6 +277,11 @@ def _draws(node: fx.Node) -> bool:
     given = dict(zip((argument.name for argument in target._schema.arguments), node.args, strict=False))
     given = {**{a.name: a.default_value for a in target._schema.arguments}, **given, **node.kwargs}
     return given.get("train", given.get("training", True)) is not False and given.get("p", 1) != 0
+
+
+def _call_again(node: fx.Node, x: Tensor) -> Tensor:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: x)
+    return cast(Any, node.target)(*args, **kwargs)
 
 
 def _class_name(kind: Any) -> str:
