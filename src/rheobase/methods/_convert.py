@@ -284,7 +284,7 @@ def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tup
                 where="task",
                 remedy="leave it out, or choose one output, such as output=0",
             )
-        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), None  # type: ignore[return-value]
+        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), None
     outputs = graph.output_shape
     found = None if task is None else named(task, outputs)
     if data is None or data.fit_labels is None or data.held_out_labels is None:
