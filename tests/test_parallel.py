@@ -587,7 +587,7 @@ def test_labels_that_do_not_fit(target: Any, stage: dict[str, Any]) -> None:
         (labels + networks.CLASSES, r"label of image \d+ of the calibration images.* classes"),
         (torch.full_like(labels, -1), r"is -1, but the network has"),
         (labels.float(), "dtype torch.float32"),
-        (F.one_hot(labels), "labels of the fitted calibration images"),
+        (F.one_hot(labels), "labels of the calibration data"),
     ):
         with pytest.raises(DataError, match=words):
             rb.convert(networks.build("MLP"), recipe, calibration=(images, wrong))

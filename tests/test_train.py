@@ -524,7 +524,7 @@ def images(*shape: int) -> Tensor:
         ({"data": (images(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "training data: is empty"),
         ({"data": []}, "training data: is empty"),
         ({"data": (images(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64))}, "4 images but 3 labels"),
-        ({"data": (images(4, 1, 8, 8), torch.zeros(4))}, "one whole number for each image"),
+        ({"data": (images(40, 1, 8, 8), torch.zeros(40))}, "one whole number for each image"),
         ({"data": few(21)}, "19 images, fewer than one batch of 20"),
         ({"data": few(30), "validation": 0.01}, "validation: .* 30 images"),
         ({"validation": 1.5}, "fraction between 0 and 1"),

@@ -117,7 +117,8 @@ def convert(
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
-    data, task = _with_task(data, graph, task or known, notes)
+    needed = any(part.needs_labels for part in recipe.calibration)
+    data, task = _with_task(data, graph, task or known, notes, needed)
     provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites, task=task)
     if data is not None:
         notes += [note for note in class_notes(data, graph, task) if note not in notes]
@@ -271,11 +272,14 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
 D = TypeVar("D", CalibrationData, CalibrationData | None)
 
 
-def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tuple[D, TaskName | None]:
+def _with_task(
+    data: D, graph: Graph, task: str | None, notes: list[str], needed: bool = False
+) -> tuple[D, TaskName | None]:
     """The data with labels of the task, and its name; without labels if these do not tell it, with a note and warning.
 
     Raises:
-        DataError: if the task does not fit the outputs, or labels are not those of the task.
+        DataError: if the task does not fit the outputs, labels are not those of the task, or ``needed`` labels do not
+            tell it.
     """
     if graph.structure is not None:  # labels of which output?
         if task is not None:
@@ -296,6 +300,8 @@ def _with_task(data: D, graph: Graph, task: str | None, notes: list[str]) -> tup
         found.check(outputs, labels, where)
         return data, cast(TaskName, found.name)
     problem = uncertain(outputs, labels, "calibration data")
+    if needed:
+        raise problem
     notes.append(f"ignored: {problem}")
     warnings.warn(f"ignored: {problem}", RheobaseWarning, stacklevel=3)
     return replace(data, fit_labels=None, held_out_labels=None), None

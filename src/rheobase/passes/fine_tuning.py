@@ -58,6 +58,11 @@ class FineTuning(CalibrationPass):
     patience: int = Field(default=3, ge=1)
     seed: int = 0
 
+    @property
+    def needs_labels(self) -> bool:
+        """True for the targets ``labels`` and ``both``."""
+        return self.target != "ann"
+
     @abstractmethod
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
         """Prepare the network; return the names of the parameters to train, or none to skip the stage."""
@@ -66,7 +71,7 @@ class FineTuning(CalibrationPass):
         """Train; keep the best epoch on the held-out images, or revert."""
         self.check(network)
         check_one_output(network.graph, self.stage.rstrip(","))
-        if self.target != "ann":
+        if self.needs_labels:
             self._check_labels(network, data)
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
@@ -186,9 +191,9 @@ class FineTuning(CalibrationPass):
         fit, held_out = data.fit_labels, data.held_out_labels
         if fit is None or held_out is None:
             raise CalibrationError(
-                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none (of a task)",
+                f"{self.stage} needs labels for target={self.target!r}, but the calibration data has none",
                 where=self.kind,
-                remedy='give (images, labels), with task=... if they leave it open, or use target="ann"',
+                remedy='give (images, labels), or use target="ann"',
             )
         for labels, part in ((fit, "fitted"), (held_out, "held-out")):
             network.task.check(network.ann.output_shape, labels, f"{part} calibration images, in their seeded order")
