@@ -40,6 +40,10 @@ def wrapped():  # as C extensions do
     except KeyboardInterrupt:
         raise ImportError("initialisation failed")
 
+def without_the_first():
+    press()
+    raise RuntimeError("connection closed by peer")
+
 def twice():
     try:
         press()
@@ -157,3 +161,14 @@ def test_a_comparison_of_several_processes_continues(home: Path) -> None:
     assert again.returncode == 0, err
     assert len(json.loads(out)["cells"]) == 36
     assert results.read_text().splitlines()[: len(kept)] == kept
+
+
+@pytest.mark.slow
+def test_the_other_processes_of_a_distributed_run_wait_for_the_first(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They continue after Ctrl-C, and say nothing when the first one is gone."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    process = start(home, "-m", "rheobase", "convert", "nets:without_the_first", *CONVERT)
+    assert process.communicate(timeout=120) == ("", "")
+    assert process.returncode == 130

@@ -112,7 +112,8 @@ def reported_errors(*, resumes: bool = False) -> Iterator[None]:
                 yield
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or interrupted():
-                sys.stderr.write(interruption.sentence(resumes))
+                if interruption.is_first():
+                    note(interruption.sentence(resumes).strip())
                 raise typer.Exit(interruption.CODE) from None
             if isinstance(error, RheobaseError):
                 note(f"Error: {error}")

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 CODE = 130
 _happened: list[bool] = []
@@ -30,13 +30,7 @@ def handle() -> None:
 
 
 def sentence(resumes: bool = True) -> str:
-    """The line after Ctrl-C, empty in all but the first process of a distributed run.
-
-    Args:
-        resumes: True for a command that continues from what is finished.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return ""
+    """The line after Ctrl-C; ``resumes`` if the command continues from what is finished."""
     again = "continue; what is finished is kept" if resumes else "start again"
     return f"Interrupted. Repeat the command to {again}.\n"
 
@@ -50,8 +44,8 @@ def raising() -> Iterator[Callable[[], bool]]:
     """
 
     def stop(*_: Any) -> None:
-        if _happened:
-            _leave()
+        if _happened or not is_first():
+            return _leave()
         _happened.append(True)
         raise KeyboardInterrupt
 
@@ -65,7 +59,19 @@ def raising() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, before)
 
 
-def _leave(*_: Any) -> NoReturn:
+def is_first() -> bool:
+    """False in all but the first process of a distributed run.
+
+    Ctrl-C reaches every process. The others continue until the first one is gone, and then fail without a word: if they
+    left at once, the first would wait for them, or be killed by Lightning.
+    """
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _leave(*_: Any) -> None:
+    if not is_first():
+        _happened.append(True)
+        return
     os.write(2, sentence().encode())  # print may be in use
     os._exit(CODE)
 
@@ -81,9 +87,9 @@ def _keep_code() -> None:
 def _unraisable(others: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Leave at Ctrl-C within a destructor or a callback of a library, which could not raise it."""
 
-    def hook(found: Any) -> None:
+    def hook(found: Any) -> Any:
         if issubclass(found.exc_type, KeyboardInterrupt):
-            _leave()
-        others(found)
+            return _leave()
+        return others(found)
 
     return hook
