@@ -468,6 +468,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", default=",".join(PACKAGES))
     parser.add_argument("--only", help="regular expression of package/name; rows are printed, not kept")
+    parser.add_argument("--skip", help="regular expression of package/name")
     parser.add_argument("--retry", help="run the networks with this outcome again")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no network after that")
     parser.add_argument("--memory", type=float, default=8, help="GiB of address space for each network")
@@ -493,11 +494,12 @@ def main() -> None:
     for definition in definitions.values():
         if definition.key not in rows:
             rows[definition.key] = add(in_process(survey, definition, options), options.file)
-    wanted = [row for key, row in rows.items() if row["outcome"] == (options.retry or "waiting") and key in definitions]
-    if options.trace:
-        wanted = [row for row in wanted if not row.get("classes")]
     job = functools.partial(examine, convert=not options.trace)
-    for row in wanted if options.retry else in_turn(wanted):
+    for row in in_turn([row for key, row in rows.items() if key in definitions]):
+        if row["outcome"] != (options.retry or "waiting") or (options.trace and row.get("classes")):
+            continue
+        if options.skip and re.search(options.skip, key_of(row)):
+            continue
         if time.monotonic() - start > 60 * options.minutes:
             break
         add(in_process(job, definitions[key_of(row)], options), options.file)
@@ -521,9 +523,9 @@ def add(row: dict[str, Any], path: Path) -> dict[str, Any]:
 def in_turn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The smallest network of each file, then the second of each, and so on; the family ``other`` once a file."""
     files: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (bool(row["classes"]), row["parameters"] or math.inf)):
+    for row in sorted(rows, key=lambda row: (bool(row.get("classes")), row.get("parameters") or math.inf)):
         of_file = files[row["package"], row["file"]]
-        if not (row["classes"] and any(one["classes"] for one in of_file)):
+        if not (row["outcome"] == "waiting" and row.get("classes") and any(one.get("classes") for one in of_file)):
             of_file.append(row)
     return [row for turn in zip_longest(*files.values()) for row in turn if row]
 
