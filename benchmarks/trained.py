@@ -172,9 +172,20 @@ def faces() -> Task:
 
 
 def onet() -> Task:
-    """The face classifier of MTCNN, before its softmax: its first output is dropped."""
+    """The face classifier of MTCNN, before its softmax; its other outputs (box, landmarks) are left out.
+
+    Parametric ReLU is written as its refusal advises: relu(x) - a relu(-x), two layers of neurons.
+    """
     import_torchvision()
     from facenet_pytorch.models.mtcnn import ONet
+
+    class TwoSided(nn.Module):
+        def __init__(self, slope: Tensor) -> None:
+            super().__init__()
+            self.slope = slope
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x) - self.slope.view(-1, *(1,) * (x.dim() - 2)) * F.relu(-x)
 
     class Faces(ONet):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
@@ -183,11 +194,14 @@ def onet() -> Task:
                 x = getattr(self, f"pool{i}")(x) if i < 4 else x
             return self.dense6_1(self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1))))
 
+    model = Faces().eval()
+    for i in range(1, 6):
+        setattr(model, f"prelu{i}", TwoSided(getattr(model, f"prelu{i}").weight.detach()))
     images, labels = face_images(48)
     images = (255 * images - 127.5) / 128
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     calibration, test, labels = images[order[:80]], images[order[80:]], labels[order[80:]]
-    return Task(Faces().eval(), calibration, test, labels, lambda outputs: outputs.argmax(1), max_pool="gate")
+    return Task(model, calibration, test, labels, lambda outputs: outputs.argmax(1), max_pool="gate")
 
 
 # --- features ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
     python benchmarks/zoo.py                       # all; resumes where the file of rows ends
     python benchmarks/zoo.py --only timm/resnet18  # one, printed
     python benchmarks/zoo.py --retry fails         # again those with this outcome
-    python benchmarks/zoo.py --largest             # the largest network of each package at full size
+    python benchmarks/zoo.py --full --only timm/vgg19_bn$    # seconds and memory at its own image size, kept
     python benchmarks/zoo.py --table               # the tables of docs/results.md
     python benchmarks/zoo.py --kinds               # one line for each kind of failure
 
@@ -51,7 +51,6 @@ from torch.utils._pytree import tree_flatten
 import rheobase as rb
 from rheobase.core.errors import RheobaseError
 from rheobase.graph import capture
-from rheobase.graph.trace.capture import relative_difference
 
 FILE = Path(__file__).with_name("zoo.jsonl")
 SIZES = (64, 96, 128)
@@ -339,6 +338,13 @@ def difference(value: Any, reference: Any) -> float:
     return worst
 
 
+def relative_difference(value: Tensor, reference: Tensor) -> float:
+    """Largest absolute difference, divided by the largest absolute reference value."""
+    if value.shape != reference.shape:
+        return math.inf
+    return float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
+
+
 def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
     """The row of a network, run in the present process."""
     row: dict[str, Any] = {"outcome": "not run"}
@@ -355,15 +361,18 @@ def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
     try:
         if not all(bool(t.isfinite().all()) for t in outputs(reference)):
             return {**row, "reason": "its own output is not finite"}
-        graph = _graph(capture(model, images[:2]))
+        several = {} if isinstance(reference, Tensor) else {"output": "all"}
+        graph = _graph(capture(model, images[:2], **several))
         fresh = torch.rand(2, *images.shape[1:])
-        row["difference"] = max(difference(graph(x), model(x)) for x in (images, fresh))
+        row["difference"] = max(difference(_returned(graph, graph(x)), model(x)) for x in (images, fresh))
         row["sites"] = len(graph.sites)
         if not convert:
             exact = row["difference"] <= TOLERANCE
             return {**row, "outcome": "traces"} if exact else {**row, "outcome": "fails", "reason": "differs"}
         snn = rb.convert(graph, rb.RateCoding(timesteps=2), calibration=images, max_pool="gate")
-        row["difference"] = max(row["difference"], *(difference(snn.ann(x), model(x)) for x in (images, fresh)))
+        row["difference"] = max(
+            row["difference"], *(difference(_returned(graph, snn.ann(x)), model(x)) for x in (images, fresh))
+        )
         finite = all(bool(t.isfinite().all()) for t in outputs(snn(images[:1])))
         exact = row["difference"] <= TOLERANCE and finite
         row |= {"outcome": "converts" if exact else "fails"}
@@ -373,13 +382,18 @@ def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
         right = row["family"] != "relu" and any(_named(call, str(error)) for call in foreign)
         row |= {"outcome": "refused" if right else "fails", "reason": str(error)[:1000]}
     except Exception as error:
-        row |= {"outcome": "fails", "reason": f"{type(error).__name__}: {_line(error)}"}
+        row |= {"outcome": "not run" if "allocate memory" in str(error) else "fails", "reason": _line(error)}
     return {**row, "seconds": round(time.perf_counter() - start, 1), "peak_mib": peak_mib()}
 
 
 def _graph(found: Any) -> Any:
     found.raise_if_refused()
     return found.graph
+
+
+def _returned(graph: Any, value: Tensor) -> Any:
+    """The outputs of a network with several, which a graph joins into one tensor."""
+    return graph.unpack(value) if graph.nodes[-1].operation == "outputs" else value
 
 
 def _named(call: str, text: str) -> bool:
@@ -406,8 +420,8 @@ def peak_mib() -> int:
 def full_size(definition: Definition) -> dict[str, Any]:
     """Seconds of ``inspect`` and ``convert`` and the peak memory, at the network's own image size."""
     model, images = prepare(definition, full_size=True)
-    row: dict[str, Any] = {"input": list(images.shape[1:]), "parameters": sum(p.numel() for p in model.parameters())}
-    row["peak_mib_before"] = peak_mib()
+    row: dict[str, Any] = {"outcome": "measured", "input": list(images.shape[1:])}
+    row |= {"parameters": sum(p.numel() for p in model.parameters()), "peak_mib_before": peak_mib()}
     start = time.perf_counter()
     model(images)
     middle = time.perf_counter()
@@ -475,7 +489,10 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each network")
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--trace", action="store_true", help="quicker: trace without converting, none of family other")
-    for flag in ("largest", "table", "kinds"):
+    parser.add_argument(
+        "--full", action="store_true", help="measure inspect and convert at the network's own image size"
+    )
+    for flag in ("table", "kinds"):
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -486,15 +503,18 @@ def main() -> None:
     if options.kinds:
         return print(kinds(list(rows.values())))
     definitions = {d.key: d for name in options.packages.split(",") for d in PACKAGES[name]()}
+    job = functools.partial(examine, convert=not options.trace)
     if options.only:
         for definition in definitions.values():
             if re.search(options.only, definition.key):
-                print(json.dumps(in_process(examine, definition, options)), flush=True)
+                row = in_process(full_size if options.full else job, definition, options)
+                print(json.dumps(row), flush=True)
+                if options.full:
+                    add({**row, "name": f"{row['name']} (full size)"}, options.file)
         return None
     for definition in definitions.values():
         if definition.key not in rows:
             rows[definition.key] = add(in_process(survey, definition, options), options.file)
-    job = functools.partial(examine, convert=not options.trace)
     for row in in_turn([row for key, row in rows.items() if key in definitions]):
         if row["outcome"] != (options.retry or "waiting") or (options.trace and row.get("classes")):
             continue
@@ -536,13 +556,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| package | family | {' | '.join(outcomes)} |", "| --- | --- |" + " --: |" * len(outcomes)]
     for package in PACKAGES:
         for family in FAMILIES:
-            of_family = [r for r in rows if r["package"] == package and family_of_row(r) == family]
+            of_package = [r for r in rows if r["package"] == package and r["outcome"] != "measured"]
+            of_family = [r for r in of_package if family_of_row(r) == family]
             counts = Counter("not run" if r["outcome"] == "waiting" else r["outcome"] for r in of_family)
             if of_family:
                 lines.append(f"| {package} | {family} | {' | '.join(str(counts[o] or '') for o in outcomes)} |")
     reasons = Counter(call for r in rows if r["outcome"] == "refused" for call in r["calls"])
     lines += ["", "| call | networks refused that have it |", "| --- | --: |"]
-    return "\n".join(lines + [f"| {call} | {number} |" for call, number in reasons.most_common()])
+    lines += [f"| {call} | {number} |" for call, number in reasons.most_common()]
+    lines += ["", "| full size | parameters, M | input | sites | forward, s | inspect, s | convert, s | peak, MiB |"]
+    lines.append("| --- | --: | --- | --: | --: | --: | --: | --: |")
+    for r in rows:
+        if r["outcome"] == "measured":
+            cells = [key_of(r), f"{r['parameters'] / 1e6:.0f}", "×".join(map(str, r["input"])), r["sites"]]
+            cells += [r["forward_4_images_s"], r["inspect_s"], r["convert_s"], r["peak_mib"]]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 FAMILIES = ("relu", "leaky", "gated", "other", "unknown")
