@@ -292,7 +292,7 @@ def table() -> str:
     lines.append("| --- | --- | --: | --: | --: | --: | --: |")
     for task, rows in json.loads(FILE.read_text())["result"].items():
         lines.append(f"| {task} | analog | | | {rows['analog']['accuracy']} | | |")
-        for setting, row in sorted(rows.items()):
+        for setting, row in sorted(rows.items(), key=lambda item: (item[0].split(":")[0], item[1].get("latency"))):
             if setting != "analog":
                 cells = (
                     task,

@@ -144,60 +144,19 @@ def _natural(name: str) -> list[Any]:
 
 # --- the family of a network ---
 
-RELU = {
-    "relu",
-    "hardtanh",
-    "relu6",
-    "threshold",
-    "clamp",
-    "clamp_min",
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-}
-RELU |= {"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"}
-LEAKY = {"leaky_relu", "_prelu_kernel", "prelu", "rrelu_with_noise"}
-SMOOTH = {
-    "silu",
-    "gelu",
-    "elu",
-    "selu",
-    "celu",
-    "mish",
-    "softplus",
-    "hardswish",
-    "tanh",
-    "exp",
-    "log",
-    "erf",
-    "sin",
-    "cos",
-}
-SMOOTH |= {
-    "_softmax",
-    "_log_softmax",
-    "native_layer_norm",
-    "native_group_norm",
-    "_fused_rms_norm",
-    "rsqrt",
-    "sqrt",
-    "pow",
-}
-SMOOTH |= {
-    "abs",
-    "maximum",
-    "minimum",
-    "var",
-    "var_mean",
-    "std",
-    "linalg_vector_norm",
-    "norm",
-    "sort",
-    "topk",
-    "argmax",
-}
-SMOOTH |= {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "amax", "max", "log1p"}
-SMOOTH |= {"grid_sampler_2d", "reciprocal", "gt", "lt", "ge", "le", "where", "sign", "round", "floor"}
-GATES = {"sigmoid", "hardsigmoid"}
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+RELU = _words("""relu hardtanh relu6 threshold clamp clamp_min max_pool1d max_pool2d max_pool3d max_pool2d_with_indices
+    max_pool3d_with_indices adaptive_max_pool2d""")
+LEAKY = _words("leaky_relu _prelu_kernel prelu rrelu_with_noise")
+GATES = _words("sigmoid hardsigmoid")
+SMOOTH = _words("""silu gelu elu selu celu mish softplus hardswish tanh exp log log1p erf sin cos rsqrt sqrt reciprocal
+    pow abs sign round floor maximum minimum amax max argmax sort topk gt lt ge le where grid_sampler_2d var var_mean std
+    norm linalg_vector_norm native_layer_norm native_group_norm native_instance_norm _fused_rms_norm _softmax
+    _log_softmax _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math""")
 PRODUCTS = {"mul", "div", "bmm", "mm", "addmm", "baddbmm", "matmul", "convolution", "addcmul"}
 """Calls that are not linear if both factors depend on the input."""
 
@@ -227,6 +186,8 @@ class Calls(TorchDispatchMode):
             name = name.removesuffix("_") if not name.startswith("__") else name
             if name in RELU | LEAKY | SMOOTH | GATES:
                 self.calls.append(name)
+            elif "batch_norm" in name and any(value is True for value in args):  # statistics of its input
+                self.calls.append("native_instance_norm")
             elif name in PRODUCTS and len(dependent) > 1:
                 self.calls.append(f"product ({name})")
             for value in tree_flatten(output)[0]:
@@ -380,7 +341,7 @@ def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
             row["reason"] = f"differs by {row['difference']:.2g}" if finite else "spiking output is not finite"
     except RheobaseError as error:
         right = row["family"] != "relu" and any(_named(call, str(error)) for call in foreign)
-        row |= {"outcome": "refused" if right else "fails", "reason": str(error)[:1000]}
+        row |= {"outcome": "refused" if right else "fails", "reason": str(error)[:400]}
     except Exception as error:
         row |= {"outcome": "not run" if "allocate memory" in str(error) else "fails", "reason": _line(error)}
     return {**row, "seconds": round(time.perf_counter() - start, 1), "peak_mib": peak_mib()}
@@ -404,7 +365,8 @@ def _named(call: str, text: str) -> bool:
         .replace("_", ".?")
     )
     text = text.lower()
-    return bool(re.search(words, text)) or ("norm" in call and "normalisation" in text)
+    kinds = {"norm": "normalisation", "product": "product|multipl|gate|swish", "softmax": "attention|softmax"}
+    return bool(re.search(words, text)) or any(kind in call and re.search(kinds[kind], text) for kind in kinds)
 
 
 def _line(error: BaseException) -> str:
@@ -489,9 +451,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each network")
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--trace", action="store_true", help="quicker: trace without converting, none of family other")
-    parser.add_argument(
-        "--full", action="store_true", help="measure inspect and convert at the network's own image size"
-    )
+    parser.add_argument("--full", action="store_true", help="measure costs at the network's own image size")
     for flag in ("table", "kinds"):
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
