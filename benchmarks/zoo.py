@@ -154,9 +154,9 @@ RELU = _words("""relu hardtanh relu6 threshold clamp clamp_min max_pool1d max_po
 LEAKY = _words("leaky_relu _prelu_kernel prelu rrelu_with_noise")
 GATES = _words("sigmoid hardsigmoid")
 SMOOTH = _words("""silu gelu elu selu celu mish softplus hardswish tanh exp log log1p erf sin cos rsqrt sqrt reciprocal
-    pow abs sign round floor maximum minimum amax max argmax sort topk max_unpool2d gt lt ge le where grid_sampler_2d std
-    var var_mean norm linalg_vector_norm native_layer_norm native_group_norm native_instance_norm _fused_rms_norm _softmax
-    _log_softmax _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math""")
+    pow abs sign round floor maximum minimum amax max argmax sort topk max_unpool2d gt lt ge le where grid_sampler_2d
+    std var var_mean norm linalg_vector_norm native_layer_norm native_group_norm native_instance_norm _fused_rms_norm
+    _softmax _log_softmax _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math""")
 PRODUCTS = {"mul", "div", "bmm", "mm", "addmm", "baddbmm", "matmul", "convolution", "addcmul"}
 """Calls that are not linear if both factors depend on the input."""
 
