@@ -60,8 +60,8 @@ def load(
         seed: shuffle the samples once with this seed, before the limit is applied.
 
     Returns:
-        A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone. Arrays and functions may also
-        give the targets of other tasks than classification, [B, ...]: whole numbers, float32 or truth values
+        A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone. Arrays and functions may
+        also give targets of other tasks than classification, [B, ...]: whole numbers, float32 or truth values
         (:mod:`rheobase.tasks`).
 
     Raises:
