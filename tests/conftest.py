@@ -88,9 +88,9 @@ def _trace(name: str) -> Any:
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace ``grid_network`` once for all methods: that takes most of a conversion. test_graph.py tests tracing."""
 
-    def trace(model: nn.Module, example: torch.Tensor) -> Any:
+    def trace(model: nn.Module, example: torch.Tensor, **options: Any) -> Any:
         name = next((name for name in networks.GRID if grid_network(name) is model), None)
-        return capture(model, example) if name is None else copy.deepcopy(_trace(name))
+        return capture(model, example, **options) if name is None else copy.deepcopy(_trace(name))
 
     monkeypatch.setattr(importlib.import_module("rheobase.methods._convert"), "capture", trace)
 

@@ -713,20 +713,6 @@ class NoActivation(nn.Module):
         return self.fc(self.bn(self.conv(x)).mean([2, 3]))
 
 
-class NeverCalled(nn.Module):
-    """Two ReLU modules, of which the forward calls one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(12, 16)
-        self.relu1 = nn.ReLU()
-        self.fc2 = nn.Linear(16, CLASSES)
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.relu1(self.fc1(x)))
-
-
 class ActivationProduct(nn.Module):
     """Two activations multiplied with one another."""
 
@@ -745,7 +731,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "SiLU": (lambda: OneActivation(nn.SiLU()), (3, 8, 8), "silu"),
     "GELU": (lambda: OneActivation(nn.GELU()), (3, 8, 8), "gelu"),
     "LeakyReLU": (lambda: OneActivation(nn.LeakyReLU(0.1)), (3, 8, 8), "leaky_relu"),
-    "SignedHardtanh": (lambda: OneActivation(nn.Hardtanh(-1, 1)), (3, 8, 8), "hardtanh"),
     "SqueezeExcite": (SqueezeExcite, (3, 8, 8), "sigmoid"),
     "SoftmaxAttention": (SoftmaxAttention, (3, 8, 8), "softmax"),
     "LayerNorm": (LayerNormMLP, (3, 8, 8), "layer_norm"),
@@ -753,7 +738,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "GRU": (lambda: Recurrent(nn.GRU), (6, 4), "GRU"),
     "DataDependent": (DataDependent, (12,), "control flow"),
     "NoActivation": (NoActivation, (3, 8, 8), "no activation"),
-    "NeverCalled": (NeverCalled, (12,), "never"),
     "ActivationProduct": (ActivationProduct, (12,), "mul"),
 }
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import rheobase as rb
 from command_line import Run, assert_refused
 from rheobase import cli
 from rheobase.exchange import checkpoints as models
+from test_data import plain, write_tree
 
 SOURCE = """
 import torch
@@ -41,6 +43,11 @@ class Linear(Net):
     def forward(self, x):
         return self.linear(self.mid(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
 
+class Heads(Net):
+    def forward(self, x):
+        x = F.relu(self.mid(F.relu(self.bn(self.conv(x)))))
+        return {"classes": self.linear(x.mean((2, 3))).softmax(1), "maps": x}
+
 def smooth():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(72, 3))
 
@@ -52,6 +59,19 @@ def dead():
 def talkative():
     print("building the network")
     return Net()
+
+def wave():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(28, 3))
+
+def table():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+
+def sized(classes):
+    net = Net()
+    net.linear = nn.Linear(6, classes)
+    return net
 
 def images():
     return torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
@@ -76,7 +96,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "classes.npz", images=test["x"], labels=np.full(12, 3))
     np.savez(folder / "empty.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros(0, int))
     np.savez(folder / "scaled.npz", images=train["x"].astype(np.float32) / 255, labels=train["y"])
-    np.savez(folder / "floats.npz", images=train["x"].astype(np.float32), labels=train["y"] * 1.0)
     return folder
 
 
@@ -228,6 +247,26 @@ def test_convert_with_checkpoint(run: Run, home: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(rb.load(tmp_path / "out").ann(images), trained.eval()(images))
 
 
+@pytest.mark.slow
+def test_paths_with_a_tilde_and_arguments_of_the_function(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(home / "data.npz", tmp_path)
+    torch.save(models.load("cli_nets:sized", options={"classes": 4}).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "recipe.yaml").write_text("{method: RateCoding, timesteps: 2}")
+    given = ["--checkpoint", "~/w.pt", "--model-option", "classes=4", "--data", "~/data.npz"]
+    result = run(
+        "convert", "cli_nets:sized", *given, "--folder", "train", "--recipe", "~/recipe.yaml", "--out", "~/snn"
+    )
+    assert result.code == 0, result.err
+    assert run("inspect", "~/snn").code == 0
+    assert run("evaluate", "~/snn", "--data", "~/data.npz", "--folder", "test").code == 0
+    assert run("inspect", "cli_nets:sized", *given[:4], "--input-shape", "1,8,8").code == 0
+    assert_refused(run("inspect", "cli_nets:sized", "--input-shape", "1,8,8"), "--model-option name=value")
+    assert_refused(run("inspect", "~/snn", *given[2:4]), "--model-option: has no effect on ~/snn, a saved network")
+
+
 def test_a_saved_network_is_converted_anew(run: Run, saved: Path, tmp_path: Path) -> None:
     result = run(*conversion(tmp_path / "out", "--method", "OPI", model=str(saved)))
     assert result.code == 0, result.err
@@ -273,10 +312,53 @@ def test_data_from_a_function(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape", "model"), [("signals", (30, 2, 9), "wave"), ("x", (30, 9), "table")])
+def test_signals_and_tables(run: Run, tmp_path: Path, name: str, shape: tuple[int, ...], model: str) -> None:
+    values = np.random.default_rng(0).normal(size=shape)
+    np.savez(tmp_path / "train.npz", **{name: values})
+    np.savez(tmp_path / "test.npz", **{name: values, "labels": np.arange(30) % 3})
+    given = ["--data", tmp_path / "train.npz", "--mean", ",".join(["0.5"] * shape[1]), "--test", tmp_path / "test.npz"]
+    result = run("convert", f"cli_nets:{model}", *given, "--out", tmp_path / "snn", "--timesteps", 4)
+    assert result.code == 0, result.err
+    result = run("evaluate", tmp_path / "snn", "--data", tmp_path / "test.npz", "--json")
+    assert result.document["evaluation"] == json.loads((tmp_path / "snn" / "evaluation.json").read_text())
+    unlabelled = run("evaluate", tmp_path / "snn", "--data", tmp_path / "train.npz", "--json").document["evaluation"]
+    assert unlabelled["rows"][0]["accuracy"] is None
+    given = ["--data", tmp_path / "test.npz", "--test", tmp_path / "train.npz", "--timesteps", 4]
+    result = run("convert", f"cli_nets:{model}", *given, "--out", tmp_path / "other")
+    assert result.code == 0, result.err
+    assert not (tmp_path / "other" / "accuracy.png").exists()
+
+
+@pytest.mark.slow
+def test_a_grayscale_network_is_evaluated_on_arrays_and_on_files(run: Run, tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {f"{i % 3}/{i}.png": plain(9 * i, 0, 5 * i, width=8, height=8) for i in range(12)})
+    pixels = np.stack([np.full((8, 8, 3), (9 * i, 0, 5 * i), np.uint8) for i in range(12)])
+    np.savez(tmp_path / "d.npz", images=pixels, labels=np.arange(12) % 3)
+    given = ["--grayscale", "--mean", "0.1", "--out", tmp_path / "snn", "--timesteps", 2]
+    assert run("convert", "cli_nets:Net", "--data", tmp_path / "tree", *given).code == 0
+    found = [run("evaluate", tmp_path / "snn", "--data", tmp_path / name, "--json") for name in ("tree", "d.npz")]
+    assert "grayscale True" in found[0].err
+    logits = [result.document["evaluation"]["rows"][0]["logit_error"] for result in found]
+    assert logits[0] == pytest.approx(logits[1])
+
+
 def test_max_pooling_is_a_choice(run: Run, tmp_path: Path) -> None:
     refused = run(*conversion(tmp_path / "out", model="cli_nets:Pooled"))
     assert_refused(refused, "max_pool")
     assert run(*conversion(tmp_path / "out", "--max-pool", "gate", model="cli_nets:Pooled")).code == 0
+
+
+@pytest.mark.slow
+def test_one_of_several_outputs_is_a_choice(run: Run, tmp_path: Path) -> None:
+    wanted = conversion(tmp_path / "out", "--test-folder", "test", model="cli_nets:Heads")
+    assert_refused(run(*wanted), "dict of 2 tensors: 'classes' [4, 3], 'maps' [4, 6, 3, 3]", "output='classes'")
+    result = run(*wanted, "--output", "classes", "--json")
+    assert result.document["evaluation"]["rows"]
+    assert any("softmax: removed from the end" in note for note in result.document["notes"])
+    assert run("inspect", "cli_nets:Heads", "--input-shape", "1,8,8", "--output", "maps").code == 0
+    assert_refused(run("inspect", tmp_path / "out", "--output", "maps"), "--output", "no effect")
 
 
 @pytest.mark.slow
@@ -315,7 +397,7 @@ def test_evaluate_with_other_preprocessing_and_steps(run: Run, saved: Path) -> N
     options = ["--data", "data.npz", "--folder", "test", "--timesteps", "8,1", "--fuse", "never"]
     own = run("evaluate", saved, *options, "--json").document
     other = run("evaluate", saved, *options, "--scale", 255, "--json")
-    assert other.err == ""
+    assert "as stored with the network except scale: mean 0.25, scale 255" in other.err
     assert [row["timesteps"] for row in other.document["evaluation"]["rows"]] == [1, 8]
     assert other.document["evaluation"]["data_sha256"] != own["evaluation"]["data_sha256"]
 
@@ -378,7 +460,6 @@ def recipe_file(folder: Path, text: str) -> Path:
         (["--mean", "0.5,0.5"], ["mean", "2 values", "1 channel"]),
         (["--std", "0"], ["std", "greater than 0"]),
         (["--size", "0"], ["size", "greater than or equal to 1"]),
-        (["--grayscale"], ["grayscale", "no effect"]),
         (["--test-folder", "train"], ["--test", "calibration images"]),
         (["--test-folder", "validation"], ["x_validation"]),
         (["--test", "empty.npz"], ["empty.npz", "no sample"]),
@@ -394,7 +475,6 @@ def test_convert_refuses_options(run: Run, tmp_path: Path, more: list[str], said
     [
         ("nothing.npz", ["nothing.npz", "does not exist"]),
         ("empty.npz", ["empty.npz", "no sample"]),
-        ("floats.npz", ["labels of type float64"]),
         ("cli_nets:Net", ["not data"]),
         ("cli_nets:absent", ["absent"]),
     ],
@@ -516,7 +596,7 @@ def test_unknown_commands_and_values_are_usage_errors(run: Run, saved: Path) -> 
 
 def test_interrupt(run: Run) -> None:
     result = run("inspect", "cli_nets:interrupted", "--input-shape", "1,8,8")
-    assert result == (130, "", "Interrupted.\n")
+    assert result == (130, "", "Interrupted. Repeat the command to start again.\n")
 
 
 @pytest.mark.slow

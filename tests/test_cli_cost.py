@@ -37,7 +37,7 @@ def test_cost(run: Run, home: Path) -> None:
     expected = rb.energy(rb.load(home / "snn"), rb.data.readers.load("data.npz"))
     assert document["energy"]["picojoules"] == pytest.approx(expected.picojoules)
     assert document["latency"]["final"] == 4
-    assert document["preprocessing"]["scale"] == 255
+    assert document["preprocessing"]["scale"] is None
     own = run("cost", "snn", "--data", "data.npz", "--costs", "chip.yaml", "--json").document["energy"]
     assert own["picojoules"] == pytest.approx(2 * own["macs"] + own["acs"] + own["updates"])
 

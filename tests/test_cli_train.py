@@ -138,7 +138,11 @@ def test_an_interrupted_run_goes_on_to_the_same_network(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", interrupted)
         result = run(*training(tmp_path / "stopped", *augmented))
-    assert (result.code, result.out, result.err.splitlines()[-1]) == (130, "", "Interrupted.")
+    assert (result.code, result.out, result.err.splitlines()[-1]) == (
+        130,
+        "",
+        "Interrupted. Repeat the command to continue; what is finished is kept.",
+    )
     assert not (tmp_path / "stopped" / "network").exists()
     (tmp_path / "stopped" / ".network-half").mkdir()  # what a kill while saving leaves behind
     resumed = run(*training(tmp_path / "stopped", *augmented))
@@ -370,7 +374,8 @@ def test_runs_that_cannot_be(run: Run, home: Path, tmp_path: Path, more: list[st
     result = run(*training(tmp_path / "run", *more))
     assert result.out == ""
     assert_refused(result._replace(err=result.err.splitlines()[-1]), *said)
-    assert [path.name for path in (tmp_path / "run").iterdir() if path.is_file()] == ["run.json"]
+    files = [path.name for path in (tmp_path / "run").glob("*") if path.is_file()]
+    assert files == ([] if "train_nets:many_classes" in more else ["run.json"])  # the first is refused by quantisation
 
 
 @pytest.mark.slow

@@ -580,7 +580,7 @@ def test_labels_that_have_no_place_in_the_answers_are_refused_before_the_work(tm
     images = torch.rand(40, 1, 6, 6)
     maps = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 1))
     first, second = (images[:20], torch.zeros(20).long()), (images[20:], torch.zeros(20).long())
-    with pytest.raises(DataError, match=r"labels of the calibration data: .*\[2, 4, 4\]"):
+    with pytest.raises(DataError, match=r"labels of the test data: .*\[2, 4, 4\]"):
         rb.compare(maps, [rb.OPI()], first, second, (1,), folder=tmp_path / "out")
     assert rb.compare(maps, [rb.OPI()], images[:20], images[20:], (1,)).cells[0].status == "done"
     labels = part("test")[1].clone()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+import stand_ins
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.readers import Preprocessing, load
+from rheobase.data.batches import batches
+from rheobase.data.readers import Preprocessing, load, read_all
+from rheobase.data.sampling import sample_order
+from test_docs import ROOT, write_modules
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
@@ -232,10 +237,92 @@ def test_idx_files(tmp_path: Path, ending: str) -> None:
 
 def test_floats_within_one_are_mentioned(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=np.full((2, 2, 2), 0.5), labels=[0, 1])
-    with pytest.warns(RheobaseWarning, match="set scale to 1"):
+    with pytest.warns(RheobaseWarning, match=r"set scale \(--scale\) to 1"):
         load(tmp_path / "d.npz")
     images, _ = everything(load(tmp_path / "d.npz", preprocessing=Preprocessing(scale=1)))
     assert images.unique().tolist() == [0.5]
+
+
+# Without labels, and other values than images
+
+
+@pytest.mark.parametrize("folder", [None, "test"])
+@pytest.mark.parametrize("kind", ["tree", "data.tar"])
+def test_a_folder_of_images_alone_has_no_labels(tmp_path: Path, kind: str, folder: str | None) -> None:
+    inside = f"{folder}/" if folder else ""
+    tree = {f"{inside}{name}": plain(255, 0, value) for name, value in (("b.png", 51), ("a.png", 0))}
+    tree[f"{inside}notes/readme.txt"] = b""
+    loader = load(dict(zip(["tree", "data.tar"], in_both(tmp_path, tree), strict=True))[kind], folder=folder)
+    (images,) = list(loader)
+    assert images.shape == (2, 3, 4, 4)
+    assert images[:, 2, 0, 0].tolist() == pytest.approx([0, 0.2])
+    assert loader.dataset.classes == []  # type: ignore[attr-defined]
+    assert torch.equal(read_all(loader), images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"), [(["images"], None), (["arr_0"], None), (["x_test", "x_train", "y_train"], "test"), ([], None)]
+)
+def test_arrays_without_labels(tmp_path: Path, names: list[str], folder: str | None) -> None:
+    pixels = np.full((2, 3, 5), 51, np.uint8)
+    path = tmp_path / ("d.npz" if names else "d.npy")
+    np.savez(path, **dict.fromkeys(names, pixels)) if names else np.save(path, pixels)
+    (images,) = list(load(path, folder=folder))
+    torch.testing.assert_close(images, torch.full((2, 1, 3, 5), 0.2))
+
+
+def test_labels_of_another_name_are_not_passed_over(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", images=np.zeros((2, 2, 2)), classes=[0, 1])
+    assert "only images, classes" in refusal(tmp_path / "d.npz").reason
+
+
+@pytest.mark.parametrize(
+    "names", [("TRAIN_images", "train_labels"), ("X_train", "y_train"), ("images_train", "targets_train")]
+)
+def test_names_of_arrays_in_either_order(tmp_path: Path, names: tuple[str, str]) -> None:
+    arrays: dict[str, Any] = {names[0]: np.zeros((2, 2, 2), np.uint8), names[1]: np.array([1, 0])}
+    np.savez(tmp_path / "d.npz", **arrays, test_images=np.zeros(1), test_labels=np.zeros(1))
+    assert everything(load(tmp_path / "d.npz", folder="train"))[1].tolist() == [1, 0]
+    assert "(--folder) test or train" in str(refusal(tmp_path / "d.npz").remedy)
+
+
+def test_parts_of_the_data_are_no_classes(tmp_path: Path) -> None:
+    for source in in_both(tmp_path, {"train/a.png": BLACK, "Test/b.png": BLACK}):
+        error = refusal(source)
+        assert "contains the folders Test, train" in error.reason
+        assert "(--folder) Test or train" in str(error.remedy)
+        assert len(load(source, folder="Test").dataset) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "becomes"),
+    [("signals", (4, 2, 9), (2, 9)), ("signals", (4, 9), (1, 9)), ("x", (4, 9), (9,)), ("signals", (4, 9, 9), (9, 9))],
+)
+@pytest.mark.parametrize("kind", ["float64", "int16", "uint8"])
+def test_signals_and_tables(
+    tmp_path: Path, name: str, shape: tuple[int, ...], becomes: tuple[int, ...], kind: str
+) -> None:
+    values = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
+    np.savez(tmp_path / "d.npz", **{name: values, "y": np.arange(4)})
+    expected = values.reshape(4, *becomes).astype(np.float64)
+    images, _ = everything(load(tmp_path / "d.npz"))
+    np.testing.assert_allclose(images.numpy(), expected / (255 if kind == "uint8" else 1), rtol=1e-6)
+    mean = np.arange(1.0, becomes[0] + 1)
+    preprocessing = Preprocessing(mean=tuple(mean), std=tuple(2 * mean), scale=2)
+    images, _ = everything(load(tmp_path / "d.npz", preprocessing=preprocessing))
+    column = mean.reshape(-1, *[1] * (len(becomes) - 1))
+    np.testing.assert_allclose(images.numpy(), (expected / 2 - column) / (2 * column), rtol=1e-5, atol=1e-6)
+
+
+def test_a_transparent_image_is_mentioned(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 4), dtype=np.uint8)
+    write_tree(tmp_path / "tree", {f"a/{i}.png": encode(image) for i, image in enumerate(pixels)})
+    np.savez(tmp_path / "d.npz", images=pixels, labels=[0, 0])
+    with pytest.warns(RheobaseWarning, match=r"opacity, is ignored.*\[N, 4, H, W\]"):
+        images, _ = everything(load(tmp_path / "d.npz"))
+    assert torch.equal(images, everything(load(tmp_path / "tree"))[0])
+    np.savez(tmp_path / "d.npz", images=pixels.transpose(0, 3, 1, 2), labels=[0, 0])
+    assert everything(load(tmp_path / "d.npz"))[0].shape == (2, 4, 5, 5)
 
 
 # A user's function
@@ -274,10 +361,9 @@ def test_batches_can_be_gone_through_twice(module, how: str) -> None:  # type: i
         ("def make(): return []", "returned no sample"),
         ("def make(): return DataLoader([])", "returned no sample"),
         ("def make(): return torch.zeros(0, 1), torch.zeros(0).long()", "images torch.float32 [0, 1]"),
-        ("def make(): return [torch.zeros(1)]", "no labels"),
+        ("def make(): return [torch.zeros(1)]", "images torch.float32 [1] and no labels"),
+        ("def make(): return TensorDataset(torch.zeros(0, 1))", "is empty"),
         ("def make(): return [(torch.zeros(2, 1), torch.zeros(3).long())]", "has 2 images but 3 labels"),
-        ("def make(): return torch.zeros(2, 1), torch.zeros(2)", "labels torch.float32 [2]"),
-        ("def make(): return torch.zeros(2, 1), torch.zeros(2, 3).long()", "labels torch.int64 [2, 3]"),
         (
             "def make(): return torch.zeros(2, 1, dtype=torch.uint8), torch.zeros(2).long()",
             "images torch.uint8",
@@ -315,6 +401,22 @@ def test_options_without_effect_on_a_function_are_refused(module, options: dict,
     assert "has no effect" in error.reason
 
 
+def test_a_data_set_is_batched_limited_and_shuffled(module) -> None:  # type: ignore[no-untyped-def]
+    spec = module("""class Nine(Dataset):
+    def __len__(self): return 9
+    def __getitem__(self, i): return {"image": torch.full((1, 2, 2), float(i)), "label": i}
+def make(): return Nine()""")
+    loader = load(spec, batch_size=4, limit=6, seed=1)
+    images, labels = zip(*((batch["image"], batch["label"]) for batch in loader), strict=True)
+    assert [len(part) for part in images] == [4, 2]
+    assert torch.cat(images)[:, 0, 0, 0].tolist() == torch.cat(labels).tolist() == sample_order(9, 6, 1)
+
+
+def test_a_function_need_not_return_labels(module) -> None:  # type: ignore[no-untyped-def]
+    loader = load(module("def make(): return torch.arange(8.).view(4, 1, 2, 1)"), seed=1)
+    assert torch.equal(read_all(loader)[:, 0, 0, 0] / 2, torch.tensor(sample_order(4, None, 1)))  # type: ignore[index]
+
+
 # What is refused
 
 
@@ -346,7 +448,7 @@ def test_a_folder_to_choose_is_proposed(source: Path) -> None:
     ("tree", "options", "where", "reason", "remedy"),
     [
         ({}, {}, "", "holds no images", "store images as <class>/<name> with one of the endings"),
-        ({"a/0.png": BLACK}, {"folder": "a"}, "", "holds no images in the folder 'a'", ", or leave folder out"),
+        ({"a/0.png": BLACK}, {"folder": "b"}, "", "holds no images in the folder 'b'", ", or leave folder out"),
         ({"a/0.png": encode(np.full((2, 2), 4000, np.uint16))}, {}, "a/0.png", "has more than 8 bits", ".npz"),
         ({"a/0.png": BLACK}, {"preprocessing": Preprocessing(crop=5)}, "a/0.png", "is 4x4, smaller than", "crop"),
     ],
@@ -458,11 +560,11 @@ def test_impossible_counts(tmp_path: Path, name: str) -> None:
     [
         (np.zeros((3, 2, 2), np.uint8), [0, 1], "has 3 images but 2 labels"),
         (np.zeros((0, 2, 2), np.uint8), np.zeros(0, int), "holds no sample"),
-        (np.zeros((2, 4), np.uint8), [0, 1], "shape [2, 4]"),
+        (np.zeros((2, 1, 4, 4, 4), np.uint8), [0, 1], "shape [2, 1, 4, 4, 4]"),
+        (np.zeros(2), [0, 1], "shape [2]"),
+        (np.zeros((2, 3, 5)), [0, 1], "may be images [N, H, W] or signals [N, C, L]"),
         (np.zeros((2, 2, 2), bool), [0, 1], "type bool"),
-        (np.zeros((2, 2, 2), np.uint8), [0.0, 1.0], "labels of type float64"),
-        (np.zeros((2, 2, 2), np.uint8), [0, -1], "not class indices"),
-        (np.zeros((2, 2, 2), np.uint8), [[0, 1], [1, 0]], "shape [2, 2]"),
+        (np.zeros((2, 2, 2), np.uint8), ["cat", "dog"], "labels of type <U3"),
         (np.full((2, 2, 2), np.nan), [0, 1], "NaN"),
         (np.array([{}]), [0], "allow_pickle=False"),
     ],
@@ -473,6 +575,13 @@ def test_faulty_arrays(tmp_path: Path, images: np.ndarray, labels: list, reason:
     error = refusal(path)
     assert str(error.where).startswith(str(path))
     assert reason in error.reason
+
+
+@pytest.mark.parametrize("labels", [[0.5, 2.0], [[0, 1], [1, 0]], [[True], [False]], np.ones((2, 3, 3), np.uint8)])
+def test_arrays_may_hold_other_targets_than_classes(tmp_path: Path, labels: list) -> None:
+    np.savez(tmp_path / "d.npz", images=np.zeros((2, 3, 3), np.uint8), labels=labels)
+    _, found = next(iter(load(tmp_path / "d.npz")))
+    assert found.tolist() == (np.squeeze(labels, 1) if np.shape(labels) == (2, 1) else np.asarray(labels)).tolist()
 
 
 def test_npz_without_the_arrays(tmp_path: Path) -> None:
@@ -497,11 +606,6 @@ def test_a_damaged_npz(tmp_path: Path) -> None:
     np.save(tmp_path / "single.npy", np.zeros(2))
     (tmp_path / "single.npy").rename(path)
     assert "one array without a name" in refusal(path).reason
-
-
-def test_grayscale_has_no_effect_on_arrays(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", images=np.zeros((1, 2, 2), np.uint8), labels=[0])
-    assert refusal(tmp_path / "d.npz", preprocessing=Preprocessing(grayscale=True)).where == "grayscale"
 
 
 def test_idx_is_not_guessed(tmp_path: Path) -> None:
@@ -534,6 +638,15 @@ def test_damaged_idx(tmp_path: Path, ending: str, damage) -> None:  # type: igno
         assert refusal(tmp_path).where == str(path)
 
 
+def test_a_file_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+    loader = load(write_tree(tmp_path, {"a/0.png": BLACK, "a/1.png": BLACK}))
+    (tmp_path / "a" / "1.png").unlink()
+    with pytest.raises(DataError) as caught:
+        everything(loader)
+    assert caught.value.where == str(tmp_path / "a" / "1.png")
+    assert caught.value.reason == "cannot be read (No such file or directory)"
+
+
 def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, {"a/0.png": BLACK})
 
@@ -548,3 +661,22 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("os.scandir", deny)
     error = refusal(tmp_path)
     assert (error.where, error.reason) == (str(tmp_path), "may not be read")
+
+
+# Data sets of the guide
+
+
+@pytest.mark.parametrize("name", ["cifar10", "hugging_face"])
+def test_data_sets_of_the_guide_by_module_and_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    stand_ins.install(monkeypatch)
+    write_modules(ROOT / "docs" / "data.md")
+    loader = load(f"my_data:{name}", limit=30, seed=0, batch_size=20)
+    images, labels = zip(*batches(loader, where="data"), strict=True)
+    order = sample_order(len(stand_ins.PIXELS), 30, 0)
+    assert torch.cat(labels).tolist() == [stand_ins.LABELS[i] for i in order]
+    first = (stand_ins.PIXELS[order[0]] / 255 - (0.49, 0.48, 0.45)) / (0.25, 0.24, 0.26)
+    np.testing.assert_allclose(images[0][0].numpy(), first.transpose(2, 0, 1), atol=1e-5)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import rheobase
+import stand_ins
 from command_line import runner
 from rheobase.zoo.digits import digits, train
 
@@ -27,6 +28,13 @@ MODULES = ["rheobase", *(m.name for m in pkgutil.walk_packages(rheobase.__path__
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def write_modules(page: Path) -> None:
+    """Blocks that begin with the name of a file become that file, for ``module:function``."""
+    for code in blocks(page, "python"):
+        if named := re.match(r"# (\w+\.py)\n", code):
+            Path(named[1]).write_text(code)
 
 
 def commands(page: Path) -> list[str]:
@@ -53,6 +61,7 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, object] = {}  # a page is read from top to bottom: later examples go on from earlier ones
+    stand_ins.install(monkeypatch)
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec", dont_inherit=True), names)
 
@@ -76,6 +85,8 @@ def test_command_lines(
     monkeypatch.chdir(tmp_path)
     Path("rheobase-demo").mkdir()
     save_file(demo_weights, "rheobase-demo/weights.safetensors")
+    stand_ins.install(monkeypatch)
+    write_modules(page)
     run = runner(capsys)
     for command in commands(page):
         done = run(*shlex.split(command)[1:])

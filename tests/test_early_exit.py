@@ -105,5 +105,5 @@ def test_bad_input(make: Any, error: type[Exception], said: str) -> None:
 def test_one_output_has_no_classes() -> None:
     net, images = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), torch.rand(12, 4)
     snn = rb.convert(net, rb.RateCoding(timesteps=2), calibration=images)
-    with pytest.raises(DataError, match="classification only"):
+    with pytest.raises(RecipeError, match="classification only"):
         early_exit(snn, images)

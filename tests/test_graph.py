@@ -17,7 +17,7 @@ from conftest import grid_graph, grid_images
 from rheobase.core.errors import DataError, ModelError, TraceError
 from rheobase.graph import capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.sites import site_table, split_at_sites
-from rheobase.graph.trace.capture import relative_difference
+from rheobase.graph.trace.agreement import relative_difference
 
 
 @pytest.mark.slow
@@ -382,15 +382,6 @@ def test_bad_examples(example: torch.Tensor, word: str) -> None:
 def test_an_example_of_the_wrong_size_says_so() -> None:
     with pytest.raises(TraceError, match=r"example of shape \[2, 5\]"):
         capture(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(2, 5))
-
-
-def test_a_network_with_two_outputs_is_refused() -> None:
-    class Two(nn.Module):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return x.relu(), x
-
-    with pytest.raises(TraceError, match="not one tensor"):
-        capture(Two(), torch.zeros(2, 3))
 
 
 def test_operations_across_the_batch_are_refused() -> None:

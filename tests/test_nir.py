@@ -219,7 +219,8 @@ def foreign(*nodes: Any, **more: Any) -> Any:
     names = ["input", *(f"n{i}" for i in range(len(nodes))), "output"]
     every = [nir.Input(np.array([2])), *nodes, nir.Output(np.array([2]))]
     edges = list(pairwise(names)) + more.get("edges", [])
-    return nir.NIRGraph(nodes=dict(zip(names, every, strict=True)), edges=edges)
+    unchecked = {} if more.get("checked", True) else {"type_check": False}
+    return nir.NIRGraph(nodes=dict(zip(names, every, strict=True)), edges=edges, **unchecked)
 
 
 def affine(*bias: float) -> Any:
@@ -264,6 +265,33 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "n0: holds NaN or infinite values",
     ),
+    "another number of inputs": (
+        lambda: foreign(nir.Linear(np.ones((2, 3), dtype=np.float32)), fire(), checked=False),
+        {},
+        r"n0: does not fit its input of shape \[2\]",
+    ),
+    "another number of neurons": (
+        lambda: foreign(nir.Linear(np.ones((3, 2), dtype=np.float32)), fire(), checked=False),
+        {},
+        r"n1: has thresholds of shape \[2\] for currents of shape \[3\]",
+    ),
+    "another output": (
+        lambda: foreign(affine(), fire(), nir.Linear(np.ones((3, 2), dtype=np.float32)), checked=False),
+        {},
+        r"output: has shape \[2\] in the file and receives \[3\]",
+    ),
+    "a sum of different shapes": (
+        lambda: foreign(
+            fire(), nir.Linear(np.ones((1, 2), dtype=np.float32)), affine(), edges=[("input", "n2")], checked=False
+        ),
+        {},
+        r"n2: receives different shapes: \[1\] and \[2\]",
+    ),
+    "an edge twice": (
+        lambda: foreign(affine(), fire(), edges=[("n0", "n1")], checked=False),
+        {},
+        "has the edge from 'n0' to 'n1' twice",
+    ),
     "no neurons": (lambda: foreign(affine()), {}, "has no neurons"),
 }
 
@@ -294,8 +322,22 @@ def test_mixed_types_become_the_widest_of_the_weights(tmp_path: Path) -> None:
 def test_refused_files_of_others(case: str, tmp_path: Path) -> None:
     make, options, words = REFUSED[case]
     nir.write(tmp_path / "net.nir", make())
-    with pytest.raises(StoreError, match=words):
+    with pytest.raises(StoreError, match=words) as caught:
         rb.exchange.import_nir(tmp_path / "net.nir", **{"timesteps": 4, "reset": "subtract", **options})
+    assert "damaged" not in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_nodes_that_nir_refuses_are_not_called_damaged(tmp_path: Path) -> None:
+    import h5py
+
+    nir.write(tmp_path / "net.nir", foreign(affine(), fire()))
+    with h5py.File(tmp_path / "net.nir", "r+") as file:
+        del file["node/nodes/n1/r"]
+        file["node/nodes/n1/r"] = np.ones(3, dtype=np.float32)
+    with pytest.raises(StoreError, match="a graph that the package nir refuses") as caught:
+        rb.exchange.import_nir(tmp_path / "net.nir", timesteps=4, reset="subtract")
+    assert "damaged" not in str(caught.value)
 
 
 # -- bad files -------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Ten
     "add": ("add", [(2, 3), (2, 3), (2, 3)], {}, {}),
     "concat channels": ("concat", [(2, 3, 2), (4, 3, 2)], {"dim": 1}, {}),
     "concat space": ("concat", [(2, 3, 2), (2, 1, 2)], {"dim": 2}, {}),
+    "outputs": ("outputs", [(3,), (4,)], {"structure": '{"list": [{"tensor": [3]}, {"tensor": [2, 2]}]}'}, {}),
     "constant": ("constant", [], {}, tensors(value=(1, 2, 3))),
     "avg_pool 1d": ("avg_pool", [(2, 7)], {"kernel_size": [3], "stride": [2], "padding": [1]}, {}),
     "avg_pool": ("avg_pool", [(2, 6, 5)], {**POOL, "ceil_mode": True, "count_include_pad": False}, {}),
@@ -90,8 +91,48 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Ten
     "pad": ("pad", [(2, 3, 3)], PAD, {}),
     "pad by ones": ("pad", [(2, 3, 3)], {**PAD, "value": 1.0}, {}),
     "pad by the border": ("pad", [(2, 3, 3)], {"pad": [1, 1, 2, 0], "mode": "reflect", "value": None}, {}),
+    "select channels": (
+        "select",
+        [(4, 2, 3)],
+        {"dim": 1, "shape": [5, 2, 3]},
+        {"index": torch.tensor([2, 0, 0, 3, 1], dtype=torch.int32)},
+    ),
+    "select space": (
+        "select",
+        [(2, 4, 3)],
+        {"dim": 2, "shape": [2, 3, 3]},
+        {"index": torch.tensor([3, 1, 0], dtype=torch.int32)},
+    ),
+    "select elements": (
+        "select",
+        [(4, 2), (3,)],
+        {"dim": 0, "shape": [2, 3]},
+        {"index": torch.tensor([9, 0, 5, 5, 8, 1], dtype=torch.int32)},
+    ),
+    "pixel shuffle": (
+        "select",
+        [(4, 2, 2)],
+        {"dim": 0, "shape": [1, 4, 4]},
+        {"index": torch.pixel_shuffle(torch.arange(16.0).reshape(4, 2, 2), 2).flatten().int()},
+    ),
     "upsample": ("upsample", [(2, 3, 2)], {"size": [6, 4], "mode": "nearest", "align_corners": None}, {}),
     "bilinear": ("upsample", [(1, 4, 3)], {"size": [7, 5], "mode": "bilinear", "align_corners": True}, {}),
+    **{
+        f"upsample {mode} {scale} {antialias}": (
+            "upsample",
+            [(2, *shape)],
+            {"size": size, "mode": mode, "align_corners": align, "scale": scale, "antialias": antialias},
+            {},
+        )
+        for mode, shape, size, align, scale, antialias in (
+            ("nearest", (7,), [11], None, [1.7], False),
+            ("nearest-exact", (4, 3), [7, 5], None, None, False),
+            ("linear", (5,), [8], False, [1.7], False),
+            ("bilinear", (5, 4), [3, 3], False, [0.6, 0.8], True),
+            ("bicubic", (4, 5), [6, 8], False, [1.7, 1.7], False),
+            ("bicubic", (6, 5), [3, 4], False, None, True),
+        )
+    },
 }
 
 

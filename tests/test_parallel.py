@@ -584,10 +584,10 @@ def test_labels_that_do_not_fit(target: Any, stage: dict[str, Any]) -> None:
     images, labels = labelled("MLP")
     recipe = rb.DAParallel(timesteps=2, target=target, **stage)
     for wrong, words in (
-        (labels + networks.CLASSES, r"label of image \d+ of the (fitted|held-out) calibration images.* classes"),
+        (labels + networks.CLASSES, r"label of image \d+ of the calibration images.* classes"),
         (torch.full_like(labels, -1), r"is -1, but the network has"),
         (labels.float(), "dtype torch.float32"),
-        (F.one_hot(labels), "labels of the fitted calibration images"),
+        (F.one_hot(labels), "labels of the calibration data"),
     ):
         with pytest.raises(DataError, match=words):
             rb.convert(networks.build("MLP"), recipe, calibration=(images, wrong))

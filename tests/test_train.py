@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rheobase as rb
+from rheobase.tasks import TASKS
 from rheobase.training.batch_norm import average_statistics
 from rheobase.training.loop import _loss, _optimiser
 from rheobase.zoo.digits import digits
@@ -203,12 +204,14 @@ def test_distillation_losses_by_hand() -> None:
     q = torch.softmax(z.double() / 2, 1)
     divergence = float((p * (p.log() - q.log())).sum()) * 4
     entropy = -float(torch.log_softmax(z.double(), 1)[0, 1])
-    training = but(temperature=2.0, teacher_weight=0.25)
-    assert float(_loss(training, z, torch.tensor([1]), teacher)) == pytest.approx(0.75 * entropy + 0.25 * divergence)
-    assert float(_loss(training, z, None, teacher)) == pytest.approx(divergence)
-    assert float(_loss(training, z, torch.tensor([1]), None)) == pytest.approx(entropy)
+    task, training = TASKS["classification"], but(temperature=2.0, teacher_weight=0.25)
+    assert float(_loss(task, training, z, torch.tensor([1]), teacher)) == pytest.approx(
+        0.75 * entropy + 0.25 * divergence
+    )
+    assert float(_loss(task, training, z, None, teacher)) == pytest.approx(divergence)
+    assert float(_loss(task, training, z, torch.tensor([1]), None)) == pytest.approx(entropy)
     squared = but(teacher_loss="squared_error")
-    assert float(_loss(squared, z, None, teacher)) == pytest.approx((1 + 4) / 2)
+    assert float(_loss(task, squared, z, None, teacher)) == pytest.approx((1 + 4) / 2)
 
 
 @pytest.mark.slow
@@ -521,7 +524,7 @@ def images(*shape: int) -> Tensor:
         ({"data": (images(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "training data: is empty"),
         ({"data": []}, "training data: is empty"),
         ({"data": (images(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64))}, "4 images but 3 labels"),
-        ({"data": (images(4, 1, 8, 8), torch.zeros(4))}, "one whole number for each image"),
+        ({"data": (images(40, 1, 8, 8), torch.zeros(40))}, "one whole number for each image"),
         ({"data": few(21)}, "19 images, fewer than one batch of 20"),
         ({"data": few(30), "validation": 0.01}, "validation: .* 30 images"),
         ({"validation": 1.5}, "fraction between 0 and 1"),
@@ -534,7 +537,7 @@ def images(*shape: int) -> Tensor:
         ({"data": (images(40, 1, 8, 8).byte(), torch.zeros(40, dtype=torch.int64))}, "convert to float"),
         ({"data": (images(40, 1, 8, 8) / 0, torch.zeros(40, dtype=torch.int64))}, "image 0 holds NaN"),
         ({"model": nn.Flatten()}, "leaves no parameter to train"),
-        ({"model": nn.Conv2d(1, 10, 3)}, "model: has an output of shape"),
+        ({"model": nn.Conv2d(1, 10, 3)}, "fit no task of a network with outputs \\[10, 6, 6\\]"),
         ({"model": "resnet"}, "is a str"),
         ({"model": small().double()}, r"model: .* is of type torch.float64, .*model.float\(\)"),
         ({"teacher": small().half()}, r"teacher: .* is of type torch.float16"),

@@ -10,6 +10,7 @@ from . import network as network
 from . import neurons as neurons
 from . import passes as passes
 from . import signals as signals
+from . import tasks as tasks
 from . import testing as testing
 from . import training as training
 from . import zoo as zoo
@@ -106,6 +107,7 @@ __all__ = [
     "register",
     "save",
     "signals",
+    "tasks",
     "testing",
     "train",
     "training",

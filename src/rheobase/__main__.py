@@ -1,6 +1,15 @@
-"""``python -m rheobase``: the command line."""
+"""The command ``rheobase``, and ``python -m rheobase``."""
 
-from rheobase.cli import main
+from rheobase.core import interruption
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is handled before anything that takes time is imported."""
+    interruption.handle()
+    from rheobase.cli import app
+
+    app(prog_name="rheobase")
+
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ from rheobase.cli.behaviour import reported_errors
 from rheobase.core import user_code
 from rheobase.core.errors import RecipeError
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "app"]
 
 COMMANDS = {
     "inspect": "List the sites of a network, its rewrites, and its refusals with their remedies.",
@@ -60,11 +60,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     **_SETTINGS,
 )
-
-
-def main() -> None:
-    """Run the command line."""
-    app(prog_name="rheobase")
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,14 +10,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
+from rheobase.core import interruption
 from rheobase.core.errors import RheobaseError, RheobaseWarning
+from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
 
+RESUMING = ("train", "compare")
+"""Commands that continue from what is finished when they are repeated."""
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 
 
@@ -57,7 +62,10 @@ def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, as_json: bool, **given: Any) -> None:
-        with reported_errors():
+        with reported_errors(resumes=function.__name__ in RESUMING):
+            for name, value in given.items():
+                if isinstance(value, Path):
+                    given[name] = user_path(value)
             for name, group in groups.items():
                 given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
             with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a user's function may print
@@ -82,8 +90,12 @@ def _print(answer: Answer, as_json: bool) -> None:
 
 
 @contextmanager
-def reported_errors() -> Iterator[None]:
-    """Print errors (exit code 1) and warnings in one line each; exit with code 130 after Ctrl-C."""
+def reported_errors(*, resumes: bool = False) -> Iterator[None]:
+    """Print errors (exit code 1) and warnings in one line each; exit with code 130 after Ctrl-C.
+
+    Args:
+        resumes: True for a command that continues from what is finished.
+    """
     plain = warnings.showwarning
 
     def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
@@ -92,22 +104,24 @@ def reported_errors() -> Iterator[None]:
         else:
             plain(message, category, *place, **more)
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", RheobaseWarning)
-            warnings.showwarning = show
-            yield
-    except RheobaseError as error:
-        note(f"Error: {error}")
-        raise typer.Exit(1) from None
-    except BrokenPipeError:
-        raise  # the reader of stdout has closed it; typer handles this
-    except OSError as error:
-        note(f"Error: {error.filename or 'output'}: {error.strerror or error}.")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        note("Interrupted.")
-        raise typer.Exit(130) from None
+    with interruption.raising() as interrupted:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", RheobaseWarning)
+                warnings.showwarning = show
+                yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or interrupted():
+                if interruption.is_first():
+                    note(interruption.sentence(resumes).strip())
+                raise typer.Exit(interruption.CODE) from None
+            if isinstance(error, RheobaseError):
+                note(f"Error: {error}")
+            elif isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                note(f"Error: {error.filename or 'output'}: {error.strerror or error}.")
+            else:  # also the end of the reader of stdout, which typer handles
+                raise
+            raise typer.Exit(1) from None
 
 
 def note(text: str) -> None:

@@ -34,9 +34,9 @@ def compare(
     out: Annotated[Path, Option(help="Folder for results.jsonl, report.html, tables and plots.")],
     reading: options.Reading,
     testing: options.TestImages,
+    weights: options.Weights,
     conversion: options.Conversion,
     placement: options.Placement,
-    checkpoint: options.Checkpoint = None,
     validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None,
     validation_folder: Annotated[
         str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
@@ -45,6 +45,7 @@ def compare(
     recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None,
     timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
     seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0",
+    task: options.Task = None,
     budget: options.Budget = None,
     graded_spikes: options.GradedSpikes = "additions",
     training: Annotated[
@@ -69,7 +70,7 @@ def compare(
     if limits:
         check_validation(validates or None)
     set_fusion(fuse)
-    network, images = options.read_model(model, checkpoint, reading.of(data))
+    network, images = options.read_model(model, weights, reading.of(data))
     test = testing.source(images)
     if test is None:
         raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
@@ -86,6 +87,7 @@ def compare(
         validation=_read(chosen_on) if validates else None,
         budget=limits or None,
         graded_spikes=graded_spikes,
+        task=task,
         training=settings,
         folder=out,
         on_existing="overwrite" if overwrite else "number" if number else "keep",

@@ -26,13 +26,14 @@ def convert(
     reading: options.Reading,
     testing: options.TestImages,
     method: options.Method,
+    weights: options.Weights,
     conversion: options.Conversion,
     placement: options.Placement,
     running: options.Running,
-    checkpoint: options.Checkpoint = None,
     timesteps: Annotated[int | None, Option(help="Number of time-steps T (default: that of the method).")] = None,
     budget: options.Budget = None,
     graded_spikes: options.GradedSpikes = "additions",
+    task: options.Task = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
 ) -> Answer:
@@ -53,11 +54,12 @@ def convert(
     running.check(recipe, testing.source(images))
     set_fusion(running.fuse)
     check_output(out, overwrite)
-    trained, images = options.read_model(model, checkpoint, images)
+    trained, images = options.read_model(model, weights, images)
     test = testing.source(images)
     samples, test_samples = images.read(seed), None if test is None else test.read()
     given = {
         "calibration": samples,
+        "task": task,
         "seed": seed,
         "progress": show_progress(),
         **asdict(conversion),

@@ -21,13 +21,14 @@ def evaluate(
     timesteps: Annotated[
         str | None, Option(help="Numbers of time-steps, as 1,2,4,8 (default: 1, 2, 4, ... T).")
     ] = None,
+    task: options.Task = None,
 ) -> Answer:
     """Compare a saved spiking network with its analog network on test images."""
     steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")
     images = reading.of(data)
     network = running.load(network_folder)
     images = images.seen_by(network)
-    evaluation = evaluate_network(network, images.read(), steps, progress=show_progress())
+    evaluation = evaluate_network(network, images.read(), steps, task=task, progress=show_progress())
     document = {
         "folder": str(network_folder),
         "preprocessing": images.described(),

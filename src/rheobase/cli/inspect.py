@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -17,7 +16,7 @@ from rheobase.cli.output import network_document, show_notes, span_of_thresholds
 from rheobase.core.errors import DataError
 from rheobase.core.results import Column, Table
 from rheobase.data.batches import batches
-from rheobase.exchange import checkpoints, store
+from rheobase.exchange import store
 from rheobase.graph.sites import Site
 from rheobase.measure._inspect import inspect as inspect_network
 from rheobase.measure._inspect import site_columns
@@ -27,16 +26,18 @@ from rheobase.network.spiking_network import SpikingNetwork
 @command
 def inspect(
     model: options.Model,
+    weights: options.Weights,
     reading: options.Reading,
     placement: options.Placement,
-    checkpoint: options.Checkpoint = None,
+    output: options.Output = None,
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
     """List the sites of a network, its rewrites, and its refusals with their remedies."""
     saved = options.is_folder(model)
-    unused = {"--checkpoint": checkpoint, "--input-shape": input_shape, "--data": data} if saved else {}
-    names = [name for name, value in unused.items() if value is not None]
+    unused = {"--output": output, "--input-shape": input_shape, "--data": data} if saved else {}
+    names = weights.given() if saved else []
+    names += [name for name, value in unused.items() if value is not None]
     if reading != options.Reading() and (data is None or saved):
         names.append("--folder or preprocessing")
     if saved and placement != options.Placement():
@@ -45,10 +46,10 @@ def inspect(
         place = f"{model}, a saved network" if saved else "--input-shape"
         raise DataError(f"has no effect on {place}", where=names[0], remedy="leave it out")
     if saved:
-        network = store.load(Path(model))
+        network = store.load(model)
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
     example = _example(input_shape, data, reading)
-    found = inspect_network(checkpoints.load(model, checkpoint), example, sites=placement.sites)
+    found = inspect_network(weights.load(model), example, output=output, sites=placement.sites)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 

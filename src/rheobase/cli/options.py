@@ -17,6 +17,7 @@ from rheobase.cli.behaviour import note
 from rheobase.comparison.budget import check_limits
 from rheobase.core import user_code
 from rheobase.core.errors import DataError, ModelError, RecipeError
+from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
 from rheobase.core.yaml_text import parse_yaml
 from rheobase.data import readers
@@ -28,13 +29,13 @@ from rheobase.measure._energy import GradedSpikes as Counting
 from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import Fusion, set_fusion
+from rheobase.tasks import TaskName
 
-SPEC = "a folder, .tar, .npz, IDX folder, or module:function"
+SPEC = "a folder, .tar, .npz, .npy, IDX folder, or module:function"
 Execution = Literal["auto", "counts", "steps"]
 
 Model = Annotated[str, Argument(help="module:function that returns the network, or folder of a saved network.")]
 Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
-Checkpoint = Annotated[Path | None, Option(help="Trained weights: .safetensors, .pt, .pth or .bin.")]
 CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
 TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}.")]
 Steps = Annotated[int | None, Option(help="Number of time-steps T (default: that of the conversion).")]
@@ -49,9 +50,39 @@ Budget = Annotated[
         "these limits; may be repeated."
     ),
 ]
+Task = Annotated[
+    TaskName | None,
+    Option(help="What the outputs are for (default: as stored with the network, or as the labels show)."),
+]
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
+Output = Annotated[str | None, Option(help="Output to convert if the network returns several: its key or position.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How ``module:function`` is called, and the weights that are loaded into its network."""
+
+    checkpoint: Annotated[
+        Path | None, Option(help="Trained weights: .safetensors, or .pt, .pth, .pth.tar, .ckpt, .bin of torch.save.")
+    ] = None
+    model_option: Annotated[
+        list[str] | None, Option(help="Argument of the model's function as name=value; may be repeated.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of the function by name."""
+        return key_values(self.model_option, "--model-option", "num_classes=10")
+
+    def load(self, model: str) -> nn.Module:
+        """Build the network and load its weights."""
+        return checkpoints.load(model, self.checkpoint, self.options())
+
+    def given(self) -> list[str]:
+        """Return the options that are given."""
+        found = {"--checkpoint": self.checkpoint, "--model-option": self.model_option or None}
+        return [name for name, value in found.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +96,7 @@ class Source:
     @property
     def is_function(self) -> bool:
         """True if a function reads the data, preprocesses and shuffles them."""
-        return not Path(self.data).exists() and user_code.names_function(self.data)
+        return not user_path(self.data).exists() and user_code.names_function(self.data)
 
     def read(self, seed: int | None = None, limit: int | None = None) -> DataLoader[Any]:
         """Open the images; a seed shuffles images from files, ``limit`` then keeps the first ones."""
@@ -78,16 +109,27 @@ class Source:
         return None if self.is_function else plain_values(self.preprocessing or Preprocessing())
 
     def seen_by(self, network: SpikingNetwork) -> Source:
-        """Return the images with the preprocessing of the network's calibration images, unless one is given."""
-        if self.preprocessing is not None or self.is_function:
+        """Return the images with the preprocessing of the network's calibration images.
+
+        Options that are given replace single fields of it. Files become grayscale for a network of one channel, also
+        if it was converted on arrays, which need no such option.
+        """
+        if self.is_function:
             return self
         stored = network.provenance.calibration.get("preprocessing")
-        if stored is None:
+        if stored is None and self.preprocessing is None:
             note("No preprocessing is stored with the network: pixels are divided by 255.")
-            return self
-        shown = (f"{name} {_short(value)}" for name, value in stored.items() if value not in (None, False))
-        note(f"Preprocessing as stored with the network: {', '.join(shown)}.")
-        return replace(self, preprocessing=Preprocessing(**stored))
+        given = {} if self.preprocessing is None else self.preprocessing.model_dump(exclude_unset=True)
+        values = {**(stored or {}), **given}
+        if stored is not None:
+            shown = [f"{name} {_short(value)}" for name, value in values.items() if value not in (None, False)]
+            but = f" except {', '.join(given)}" if given else ""
+            note(f"Preprocessing as stored with the network{but}: {', '.join(shown) or 'the default'}.")
+        has_one_channel = len(network.graph.input_shape) == 3 and network.graph.input_shape[0] == 1
+        if has_one_channel and not values.get("grayscale") and not self.data.lower().endswith((".npz", ".npy")):
+            note("The network has one channel: images are converted to grayscale.")
+            values["grayscale"] = True
+        return replace(self, preprocessing=Preprocessing(**values))
 
 
 @dataclass(frozen=True)
@@ -99,8 +141,8 @@ class Reading:
     crop: Annotated[int | None, Option(help="Crop to a centred square of this side in pixels.")] = None
     mean: Annotated[str | None, Option(help="Channel means, subtracted after scaling, as 0.485,0.456,0.406.")] = None
     std: Annotated[str | None, Option(help="Channel deviations, divided by after that, as 0.229,0.224,0.225.")] = None
-    scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default 255).")] = None
-    grayscale: Annotated[bool, Option("--grayscale", help="Decode image files to one channel.")] = False
+    scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default: 255 for images).")] = None
+    grayscale: Annotated[bool, Option("--grayscale", help="Convert images to one channel.")] = False
 
     def of(self, data: str) -> Source:
         """Return the images of ``data``."""
@@ -174,6 +216,7 @@ class Method:
 class Conversion:
     """Options of the conversion that do not depend on the method, as arguments of the library."""
 
+    output: Output = None
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
     num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
 
@@ -221,21 +264,22 @@ class Running:
 
 def is_folder(model: str) -> bool:
     """True for a folder, False for ``module:function``; refuse anything else."""
-    if not Path(model).is_dir() and not user_code.names_function(model):
+    exists = user_path(model).is_dir()
+    if not exists and not user_code.names_function(model):
         raise ModelError(
             "is neither an existing folder nor module:function",
             where=model,
             remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
         )
-    return Path(model).is_dir()
+    return exists
 
 
-def read_model(model: str, checkpoint: Path | None, images: Source) -> tuple[nn.Module, Source]:
+def read_model(model: str, weights: Weights, images: Source) -> tuple[nn.Module, Source]:
     """Return the network to convert and its images, by default with the preprocessing that is stored with it."""
     if not is_folder(model):
-        return checkpoints.load(model, checkpoint), images
-    if checkpoint is not None:
-        raise ModelError(f"has no effect on {model}, a saved network", where="--checkpoint", remedy="leave it out")
+        return weights.load(model), images
+    if weights.given():
+        raise ModelError(f"has no effect on {model}, a saved network", where=weights.given()[0], remedy="leave it out")
     network = store.load(model)
     return network, images.seen_by(network)
 

@@ -50,7 +50,8 @@ def save_and_measure(
     network.execution = execution
     evaluation = evaluate(network, test, progress=show_progress())
     (out / EVALUATION).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-    accuracy_plot({evaluation.method: evaluation}, out / PLOT)
+    if evaluation.ann_scores:
+        accuracy_plot({evaluation.method: evaluation}, out / PLOT)
     return evaluation
 
 

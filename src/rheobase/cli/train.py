@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from rich.console import Console
 from typer import Argument, Option
 
@@ -20,7 +21,7 @@ from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
-from rheobase.exchange import checkpoints
+from rheobase.graph.trace.capture import capture, device_of
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
@@ -98,15 +99,16 @@ def train(
     out: Annotated[Path, Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
     reading: options.Reading,
     testing: options.TestImages,
+    weights: options.Weights,
     method: options.Method,
     settings: Settings,
     adaptation: Adaptation,
     conversion: options.Conversion,
     running: options.Running,
     hardware: Hardware,
-    checkpoint: options.Checkpoint = None,
     validation: Annotated[float, Option(help="Fraction of the training images held out to validate; 0: none.")] = 0.1,
     distil: Annotated[bool, Option("--distil", help="Distil the original network into the quantised one.")] = False,
+    task: options.Task = None,
     seed: options.Seed = 0,
 ) -> Answer | None:
     """Quantise a trained network's activations, train it for a few epochs, convert and save it.
@@ -124,22 +126,30 @@ def train(
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
     check_output(out / NETWORK, overwrite=True)
 
-    original = checkpoints.load(model, checkpoint)
+    original = weights.load(model)
     loader, test_images = images.read(seed), None if test is None else test.read()
-    quantised = quantise(original, recipe, calibration=loader, seed=seed, **asdict(conversion))
+    quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, **asdict(conversion))
+    file = weights.checkpoint
     inputs = {
         "model": model,
-        "checkpoint": None if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
         "recipe": recipe.to_dict(),
         "max_pool": conversion.max_pool,
         "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
+        **({"model options": weights.options()} if weights.model_option else {}),
+        **({} if task is None else {"task": task}),
+        **({} if conversion.output is None else {"output": conversion.output}),
     }
     first = _is_first_process()
     _claim(out, inputs, training.epochs, first)
     samples = readers.read_all(loader, progress=show_progress() and first)
-    how: dict[str, Any] = {"validation": validation or None, "teacher": original if distil else None}
-    how |= {"folder": out / TRAINING, "seed": seed, "progress": show_progress(), **asdict(hardware)}
+    teacher = None
+    if distil:  # its graph: the same output as the quantised network's, and logits where the network has a softmax
+        example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
+        teacher = capture(original, example, output=conversion.output).graph
+    how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
+    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **asdict(hardware)}
     adapted = None
     if adapt is None:
         trained = train_network(quantised, samples, training, **how)
@@ -154,7 +164,13 @@ def train(
     levels = None if adapted is None else _keep(adapted, out, adaptation.plots)
     number = conversion.num_calibration_images
     network = convert_network(
-        trained.model, recipe, calibration=samples, num_calibration_images=number, seed=seed, progress=show_progress()
+        trained.model,
+        recipe,
+        calibration=samples,
+        task=task,
+        num_calibration_images=number,
+        seed=seed,
+        progress=show_progress(),
     )
     evaluation = save_and_measure(network, out / NETWORK, True, images, test_images, running.execution)
 

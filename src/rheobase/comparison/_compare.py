@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
+from rheobase.data.spread import Spread, warn_of_another_scale
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -43,6 +44,7 @@ from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
 from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
+from rheobase.tasks import Task, TaskName, task_for
 from rheobase.training import Training
 
 
@@ -59,11 +61,13 @@ def compare(
     training: Training | None = None,
     folder: str | Path | None = None,
     on_existing: OnExisting = "keep",
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
     graded_spikes: GradedSpikes = "additions",
+    task: TaskName | None = None,
     name: str | None = None,
     progress: bool = False,
 ) -> Comparison:
@@ -79,7 +83,7 @@ def compare(
     results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
 
     Args:
-        model, max_pool, sites: as for :func:`rheobase.convert`.
+        model, output, max_pool, sites: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
             like the test and validation images.
@@ -88,7 +92,8 @@ def compare(
         validation: separate images on which a method is chosen; no choice is made on test images.
         budget: ``{"latency": 8}`` (time-steps to the final logits), ``{"energy": 0.5}`` (fraction of the analog
             network's energy), ``{"bits": 3}`` (bits a spike, log2 of the size of the alphabet), or several: the report
-            names the most accurate method on the validation images within it.
+            names the best method on the validation images within it, by the first measure of the task: accuracy, mAP,
+            mean IoU or R².
         training: settings for the recipes that need a quantised network.
         folder: folder for results and report; None: keep them in memory.
         on_existing: for a folder that holds a comparison: ``"keep"``: continue it, ``"overwrite"``: delete it,
@@ -96,13 +101,17 @@ def compare(
         num_calibration_images: maximum number of calibration images of each conversion, a random sample by its seed.
         energy_images: maximum number of images on which spikes are counted for the energy.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
+        task: what the outputs are for: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or
+            ``"segmentation"`` (:mod:`rheobase.tasks`), for all methods. Default: that of a converted network, or as
+            inferred from the labels of the test images, else of the calibration images.
         name: name of the network in the report; default its class.
         progress: show a progress bar with the time left.
 
     Raises:
         TraceError, ModelError: if the network cannot be traced.
-        DataError: if data do not fit the network, more than 1 % of the test or validation images occur in another data
-            set (fewer are a note in the report), or a budget is given without validation images.
+        DataError: if data do not fit the network, labels leave the task open, more than 1 % of the test or validation
+            images occur in another data set (fewer are a note in the report), or a budget is given without validation
+            images.
         RecipeError: if there is no recipe, T or seed, two recipes have the same name, or an option has no effect.
         StoreError: if the folder cannot be written or holds other files.
 
@@ -130,11 +139,17 @@ def compare(
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
     repeated = checks.check_apart(parts)
-    network, analog, rewrites = traced_once(model, parts["calibration"].images[:4], max_pool)
+    network, analog, rewrites = traced_once(model, parts["calibration"].images, output, max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
+    labelled = next((part for part in ("test", "calibration") if parts[part].labelled), "test")
+    known = model.provenance.task if isinstance(model, SpikingNetwork) else None
+    outputs = analog.ann.output_shape
+    chosen = task_for(task, outputs, parts[labelled].labels, f"{labelled} data", known=known)
+    spread = {"values": Spread().add(parts["calibration"].images).to_dict()}
     for part, data in parts.items():
-        checks.check_fits(analog, part, data)
+        checks.check_fits(analog, part, data, chosen)
+        warn_of_another_scale(Spread().add(data.images), spread, f"{part} data")
     quantised = all(site.levels is not None for site in analog.sites)
     checks.check_training(training, named, quantised)
     digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}
@@ -147,10 +162,12 @@ def compare(
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,
         graded_spikes=graded_spikes,
+        task=cast(TaskName, chosen.name),
     )
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
+        ann_scores = {part: _scores(analog.ann, data, chosen) for part, data in parts.items()}
         runner = Runner(network, parts, training, quantised, home.path, identity)
         found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
         about = About(
@@ -159,10 +176,11 @@ def compare(
             neurons=sum(site.neurons for site in table),
             notes=(*repeated, *rewrites, *map(str, linear), *analog.provenance.notes),
             images={part: len(data) for part, data in parts.items()},
-            ann_accuracy={part: _accuracy(analog.ann, data) for part, data in parts.items()},
+            ann_accuracy={part: scores.get("accuracy") for part, scores in ann_scores.items()},
             identity=identity,
             training=runner.settings,
             machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
+            ann_scores=ann_scores,
         )
         comparison = Comparison(about, named, tuple(found[question] for question in grid), home.path)
         if budget is not None:
@@ -217,17 +235,21 @@ def all_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.name)}
 
 
-def traced_once(model: nn.Module, images: Tensor, max_pool: MaxPool) -> tuple[nn.Module, SpikingNetwork, list[str]]:
+def traced_once(
+    model: nn.Module, images: Tensor, output: str | int | None, max_pool: MaxPool
+) -> tuple[nn.Module, SpikingNetwork, list[str]]:
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return model, convert(model, plain, max_pool=max_pool), []
-    found = capture(model, images.to(device_of(model)))
+        return model, convert(model, plain, output=output, max_pool=max_pool).select(), []
+    example = images[:4].to(device_of(model))
+    found = capture(model, example, output=output, images=images)
     replace_max_pool(found, max_pool).raise_if_refused()
-    return found.graph, convert(found.graph, plain, example=images, max_pool=max_pool), [*map(str, found.rewrites)]
+    analog = convert(found.graph, plain, example=example, max_pool=max_pool).select()
+    return found.graph, analog, [*map(str, found.rewrites)]
 
 
 def _graph_digest(graph: Graph) -> str:
@@ -241,10 +263,10 @@ def _graph_digest(graph: Graph) -> str:
 
 
 @torch.inference_mode()
-def _accuracy(ann: Graph, data: Images) -> float | None:
+def _scores(ann: Graph, data: Images, task: Task) -> dict[str, float]:
     if data.labels is None:
-        return None
-    right = 0
+        return {}
+    scores = task.scores(ann.output_shape)
     for images, labels in zip(data.images.split(100), data.labels.split(100), strict=True):
-        right += int((ann(images.to(ann.device)).argmax(1).cpu() == labels).sum())
-    return right / len(data)
+        scores.update(ann(images.to(ann.device)).cpu(), task.targets(labels).cpu())
+    return scores.compute()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ from rheobase.methods._convert import convert
 from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
 from rheobase.neurons.graded import MAX_MAGNITUDE
 from rheobase.neurons.response import Alphabet
+from rheobase.tasks import TASKS, TaskName, task_for
 
 HELD_OUT = 4
 """One of this many calibration images is held out to choose by."""
@@ -47,6 +49,7 @@ class BudgetedConversion(Result):
         rows: one candidate for each T and magnitude that could fit, in the order in which they were tried.
         images: number of held-out images on which the candidates were measured.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1.
+        task: name of the task.
     """
 
     network: SpikingNetwork
@@ -54,11 +57,12 @@ class BudgetedConversion(Result):
     rows: tuple[Candidate, ...]
     images: int
     graded_spikes: GradedSpikes
+    task: TaskName = "classification"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the network."""
-        rest = {"choice": self.choice, "rows": self.rows, "images": self.images, "graded_spikes": self.graded_spikes}
-        return {name: plain_values(value) for name, value in rest.items()}
+        names = ("choice", "rows", "images", "graded_spikes", "task")
+        return {name: plain_values(getattr(self, name)) for name in names}
 
     def table(self) -> Table:
         """One row for each candidate."""
@@ -69,14 +73,16 @@ class BudgetedConversion(Result):
             over = row.exceeded(self.choice.budget)
             return f"no: {', '.join(over)}" if over else "yes"
 
-        labelled = self.rows[0].accuracy is not None
+        task, measure = TASKS[self.task], self.rows[0].measure
+        scored = measure is not None and measure in task.measures
         columns = (
             Column("method", "method", align="left"),
             Column("T", "timesteps"),
             Column("alphabet", "alphabet", align="left"),
             Column("bits / spike", "bits", "{:.2f}"),
-            *((Column("accuracy", "accuracy", "{:.2f} %", scale=100),) if labelled else ()),
-            Column("agreement with ANN", "agreement", "{:.2f} %", scale=100),
+            *((Column(measure.heading, "value", measure.form, scale=measure.scale),) if measure and scored else ()),
+            *((Column("agreement with ANN", "agreement", "{:.2f} %", scale=100),) if task.decides else ()),
+            *((Column("output error", "output_error", "{:.3f}"),) if not task.decides else ()),
             Column("latency (steps)", "latency", "{:.0f}"),
             Column("energy / ANN", "energy", "{:.3f}"),
             Column("fits", fits, align="left"),
@@ -98,19 +104,21 @@ def convert_within_budget(
     magnitudes: Sequence[int] = (1, 2, 4),
     graded_spikes: GradedSpikes = "additions",
     energy_images: int = 64,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
+    task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
     progress: bool = False,
 ) -> BudgetedConversion:
-    """Convert a network with the time-steps T and the magnitude m that are most accurate within a budget.
+    """Convert a network with the time-steps T and the magnitude m that are the best within a budget.
 
     Every (T, m) that can fit is converted with three quarters of the calibration images. The other quarter is held out
-    from the conversions: on it the candidates are measured and the choice is made, by accuracy, or without labels by
-    the agreement with the analog network; of equal candidates the cheaper one is taken. The chosen network has not
-    seen the held-out images, and no test image is used. A candidate whose T or alphabet alone exceeds the budget is not
-    converted.
+    from the conversions: on it the candidates are measured and the choice is made, by accuracy (mAP, mean IoU or R² for
+    other tasks), or without labels by the agreement with the analog network (regression: the output error); of equal
+    candidates the cheaper one is taken. The chosen network has not seen the held-out images, and no test image is used.
+    A candidate whose T or alphabet alone exceeds the budget is not converted.
 
     Args:
         model: a trained network, as for :func:`rheobase.convert`.
@@ -123,7 +131,7 @@ def convert_within_budget(
         magnitudes: each m to try.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
         energy_images: maximum number of held-out images on which spikes are counted.
-        max_pool, sites: as for :func:`rheobase.convert`.
+        output, max_pool, sites, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of the images to use, held-out ones included.
         seed: seed of the sample, of what is held out, and of the conversions.
         progress: show a progress bar over the candidates.
@@ -153,8 +161,14 @@ def convert_within_budget(
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     fit, held_out = _split(sample(calibration, num_calibration_images, seed), seed)
-    network, analog, notes = traced_once(model, fit.images[:4], max_pool)
-    check_fits(analog, "calibration", held_out)
+    network, analog, notes = traced_once(model, fit.images, output, max_pool)
+    known = model.provenance.task if isinstance(model, SpikingNetwork) else None
+    # The labels of all images: a quarter of them may leave the task open.
+    labels = None if fit.labels is None or held_out.labels is None else torch.cat([fit.labels, held_out.labels])
+    chosen_task = task_for(task, analog.ann.output_shape, labels, "calibration data", known=known)
+    for part in (held_out, fit):
+        check_fits(analog, "calibration", part, chosen_task)
+    task = cast(TaskName, chosen_task.name)
     images = f"{len(held_out)} held-out calibration images"
     recipes = [(f"{(made := _recipe(method, t, m)).name}, m = {m}", made) for t, m in product(*grid)]
     expected = [_before_conversion(name, recipe, analog) for name, recipe in recipes]
@@ -170,10 +184,13 @@ def convert_within_budget(
             calibration=fit.data,
             max_pool=max_pool,
             sites=sites,
+            task=task,
             num_calibration_images=len(fit),
             seed=seed,
         )
-        result = measured(found, held_out, found.timesteps, "held-out", energy_images, graded_spikes)
+        result = measured(found, held_out, found.timesteps, "held-out", energy_images, graded_spikes, task)
+        measure = chosen_task.measures[0] if result.scores else chosen_task.without_targets
+        value = result.value(measure.name)
         rows.append(
             Candidate(
                 method=name,
@@ -181,8 +198,11 @@ def convert_within_budget(
                 alphabet=found.alphabet,
                 latency=latency(found).final,
                 energy=result.energy_ratio,
+                measure=measure,
+                value=math.nan if value is None else value,
                 accuracy=result.accuracy,
                 agreement=result.agreement,
+                output_error=result.logit_error,
             )
         )
         choice = choose(rows, limits, images)
@@ -191,7 +211,7 @@ def convert_within_budget(
     if chosen is None:
         raise _nothing_fits(choice)
     chosen.provenance.notes[:0] = [*notes, f"budget: {choice.reason}"]
-    return BudgetedConversion(chosen, choice, tuple(rows), len(held_out), graded_spikes)
+    return BudgetedConversion(chosen, choice, tuple(rows), len(held_out), graded_spikes, task)
 
 
 def _recipe(method: Callable[..., Recipe], timesteps: int, magnitude: int) -> Recipe:

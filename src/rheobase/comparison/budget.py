@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rheobase.core.checks import check_positive
 from rheobase.core.errors import RecipeError
 from rheobase.neurons.response import Alphabet
+from rheobase.tasks import AGREEMENT, OUTPUT_ERROR, Measure
 
 LIMITS = {
     "latency": "a latency of {:g} steps",
@@ -28,8 +29,10 @@ class Candidate:
         alphabet: the numbers of spikes that a neuron may emit in one step; None: unknown.
         latency: time-steps to the final logits.
         energy: as a fraction of the analog network's; NaN if the candidate was not converted.
-        accuracy: fraction of correct predictions; None without labels or if it was not converted.
-        agreement: fraction of images on which the analog network predicts the same class; None: not converted.
+        measure: the measure by which candidates are chosen; None: not converted.
+        value: its value.
+        accuracy, agreement, output_error: as in the rows of :func:`rheobase.evaluate`, where the last is
+            ``logit_error``; None: not known.
     """
 
     in_json = ("bits",)
@@ -39,8 +42,11 @@ class Candidate:
     alphabet: Alphabet | None
     latency: float
     energy: float = math.nan
+    measure: Measure | None = None
+    value: float = math.nan
     accuracy: float | None = None
     agreement: float | None = None
+    output_error: float | None = None
 
     @property
     def bits(self) -> float:
@@ -49,8 +55,8 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """Accuracy; without labels, agreement; -1 if it was not converted."""
-        return next((value for value in (self.accuracy, self.agreement) if value is not None), -1.0)
+        """The value of the measure, of which a higher one is better; -∞ if it is not known."""
+        return -math.inf if self.measure is None or math.isnan(self.value) else self.measure.best * self.value
 
     def exceeded(self, budget: Mapping[str, float]) -> list[str]:
         """The limits that it exceeds, as far as its quantities are known."""
@@ -67,8 +73,8 @@ class Candidate:
     @property
     def numbers(self) -> str:
         """All its numbers that are known, as text."""
-        kind = "accuracy" if self.accuracy is not None else "agreement with the analog network"
-        numbers = [f"{100 * self.score:.2f} % {kind}"] if self.score >= 0 else []
+        known = self.measure is not None and not math.isnan(self.value)
+        numbers = [_described(self.measure, self.value)] if self.measure is not None and known else []
         numbers.append(f"latency {self.latency:.3g} steps")
         numbers += [] if math.isnan(self.energy) else [f"energy {self.energy:.3g} of the analog network's"]
         numbers += [] if self.alphabet is None else [f"alphabet {self.alphabet.label}"]
@@ -77,7 +83,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The most accurate method within a budget.
+    """The best method within a budget.
 
     Method and T are None if none fits; the reason is a sentence with the numbers of the choice, or of the nearest.
     """
@@ -86,6 +92,13 @@ class Choice:
     method: str | None
     timesteps: int | None
     reason: str
+
+
+def _described(measure: Measure, value: float) -> str:
+    """A value with its unit and name."""
+    if measure.share:
+        return f"{measure.text(value)} {measure.heading.replace('ANN', 'the analog network')}"
+    return f"{measure.heading} {measure.text(value)}"
 
 
 def check_limits(budget: object) -> dict[str, float]:
@@ -118,7 +131,11 @@ def choose(candidates: Sequence[Candidate], budget: dict[str, float], images: st
         said = "no method ran" if nearest is None else f"the nearest is {nearest} ({nearest.numbers})"
         return Choice(budget, None, None, f"No method fits within {limits}: {said}.")
     best = min(fitting, key=lambda c: (-c.score, c.energy, c.latency))
-    most = "most accurate" if best.accuracy is not None else "nearest to the analog network"
+    by = best.measure
+    if by in (AGREEMENT, OUTPUT_ERROR):
+        most = "nearest to the analog network"
+    else:
+        most = "most accurate" if by is None or by.name == "accuracy" else f"best {by.heading}"
     number = f"{len(fitting)} {'entry' if len(fitting) == 1 else 'entries'} (method and T)"
     reason = f"{best}: of {number} within {limits}, the {most} on the {images} ({best.numbers})."
     return Choice(budget, best.method, best.timesteps, reason)

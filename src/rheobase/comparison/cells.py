@@ -15,6 +15,7 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import Recipe
 from rheobase.neurons.response import Alphabet
+from rheobase.tasks import TaskName
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -27,9 +28,9 @@ class Measured(_Entry):
     """Results of a converted network on a set of images.
 
     Attributes:
-        accuracy, agreement, logit_error, spike_rate: as in the rows of :func:`rheobase.evaluate`; ``agreement`` and
-            ``logit_error`` compare with the analog network that was converted (for a method with training, the
-            trained, quantised network), whose accuracy is ``ann_accuracy``.
+        accuracy, agreement, logit_error, spike_rate, scores: as in the rows of :func:`rheobase.evaluate`; ``agreement``
+            and ``logit_error`` compare with the analog network that was converted (for a method with training, the
+            trained, quantised network), whose measures are ``ann_accuracy`` and ``ann_scores``.
         energy_ratio: energy of the spiking network as a fraction of the analog network's (:func:`rheobase.energy`).
         picojoules, ann_picojoules: energy of the two networks per image, by spikes on ``energy_images`` of them.
         not_counted: costs that the energy does not include.
@@ -37,7 +38,7 @@ class Measured(_Entry):
 
     images: int
     accuracy: Share | None
-    agreement: Share
+    agreement: Share | None
     logit_error: float
     spike_rate: float
     ann_accuracy: Share | None
@@ -46,6 +47,12 @@ class Measured(_Entry):
     ann_picojoules: float
     energy_images: int
     not_counted: tuple[str, ...]
+    scores: dict[str, float] = {}
+    ann_scores: dict[str, float] = {}
+
+    def value(self, measure: str) -> float | None:
+        """The value of a field, or else of a measure of the task; None if it was not measured."""
+        return getattr(self, measure) if measure in Measured.model_fields else self.scores.get(measure)
 
     @model_validator(mode="after")
     def _both_accuracies_or_none(self) -> Measured:
@@ -82,6 +89,7 @@ class Identity(_Entry):
     num_calibration_images: int = Field(title="the number of calibration images")
     energy_images: int = Field(title="energy_images")
     graded_spikes: GradedSpikes = Field("additions", title="graded_spikes")
+    task: TaskName = Field("classification", title="the task")
 
     def described(self) -> dict[str, str]:
         """Return the inputs by their names in messages."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-import torch
-
 from rheobase.comparison.images import Images
 from rheobase.core.checks import is_whole
 from rheobase.core.errors import DataError, RecipeError
-from rheobase.data.batches import check_logits
 from rheobase.methods import Recipe
 from rheobase.network.checks import check_input
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.tasks import Task
 from rheobase.training import Training
 
 MAX_REPEATED = 0.01
@@ -64,7 +62,7 @@ def check_validation(labelled: bool | None) -> None:
     """Check that there are validation images (None: there are none) with labels, to choose by."""
     if not labelled:
         raise DataError(
-            f"{'are missing' if labelled is None else 'have no labels'}, but a method is chosen by accuracy on them",
+            f"{'are missing' if labelled is None else 'have no labels'}, but a method is chosen by its score on them",
             where="validation images",
             remedy="give validation=... (--validation): images with labels, none of them in the other data sets",
         )
@@ -88,16 +86,14 @@ def check_apart(parts: Mapping[str, Images]) -> list[str]:
     return notes
 
 
-def check_fits(network: SpikingNetwork, part: str, data: Images) -> None:
+def check_fits(network: SpikingNetwork, part: str, data: Images, task: Task) -> None:
     """Check that images and labels fit the network."""
     try:
         check_input(network.graph, data.images[:1])
     except DataError as error:
         raise DataError(error.reason, where=f"{part} {error.where}", remedy=error.remedy) from None
     if data.labels is not None:
-        with torch.inference_mode():
-            logits = network.ann(data.images[:1].to(network.graph.device))
-        check_logits(logits, data.labels, f"{part} data")
+        task.check(network.ann.output_shape, data.labels, f"{part} data")
 
 
 def check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rheobase.comparison.budget import Candidate, Choice, check_limits, choose
-from rheobase.comparison.cells import Cell, Identity
+from rheobase.comparison.cells import Cell, Identity, Measured
 from rheobase.comparison.checks import check_validation
 from rheobase.core.results import Column, Result, Spread, Table, plain_values
 from rheobase.measure._energy import COUNTED
 from rheobase.methods import Recipe
 from rheobase.neurons.response import Alphabet
+from rheobase.tasks import AGREEMENT, OUTPUT_ERROR, TASKS, Measure, Task
 
 K = TypeVar("K", bound=Hashable)
 
@@ -27,7 +27,7 @@ class About:
     """Network, data and machine of a comparison, for its report.
 
     ``notes`` are on images that occur in two data sets, and on rewrites by tracing; ``images`` and ``ann_accuracy`` are
-    by data set, an accuracy without labels is None.
+    by data set, an accuracy without labels is None. ``ann_scores`` are all measures of the task by data set.
     """
 
     network: str
@@ -39,6 +39,23 @@ class About:
     identity: Identity
     training: dict[str, Any] | None
     machine: dict[str, str | int]
+    ann_scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """The task of the network."""
+        return TASKS[self.identity.task]
+
+    @property
+    def judged_by(self) -> Measure:
+        """The measure on the test images that comes first: of the task, or without labels against the ANN."""
+        return self.task.measures[0] if self.ann_score("test") is not None else self.task.without_targets
+
+    def ann_score(self, part: str) -> float | None:
+        """The first measure of the task for the analog network; None without labels or images."""
+        first = self.task.measures[0].name
+        known = self.ann_accuracy if first == "accuracy" else {}
+        return known.get(part, self.ann_scores.get(part, {}).get(first))
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,10 @@ class Entry:
 
     def over_seeds(self, field: str, scale: float = 1) -> Spread | None:
         """Return mean and deviation of a field such as ``test.accuracy``; None if no cell is done or one lacks it."""
-        values = [*map(attrgetter(field), self.done)]
+        part, _, name = field.partition(".")
+        values = [getattr(cell, part) for cell in self.done]
+        if name:
+            values = [x.value(name) if isinstance(x, Measured) else getattr(x, name) for x in values]
         return None if None in values else Spread.of([scale * value for value in values])
 
     def mean(self, field: str, scale: float = 1) -> float:
@@ -102,10 +122,7 @@ class Quantity:
         return Column(self.heading, self.of, f"{{:.{self.digits}f}}", none="–")
 
 
-QUANTITIES = (
-    Quantity("accuracy", "accuracy (%)", "test.accuracy", 2, +1, scale=100),
-    Quantity("agreement", "agreement with ANN (%)", "test.agreement", 2, +1, scale=100),
-    Quantity("logit_error", "logit error", "test.logit_error", 3, -1),
+_COSTS = (
     Quantity("spike_rate", "spikes / neuron / step", "test.spike_rate", 4),
     Quantity("bits", "bits / spike", "bits", 2),
     Quantity("latency", "latency (steps)", "latency.final", 0, -1),
@@ -114,7 +131,19 @@ QUANTITIES = (
     Quantity("calibration_seconds", "calibration (s)", "calibration_seconds", 1),
     Quantity("training_seconds", "training (s)", "training_seconds", 1),
 )
-"""In the order of their columns."""
+
+
+def quantities(task: Task) -> tuple[Quantity, ...]:
+    """All quantities of a task, in the order of their columns."""
+    scores = [_quantity(measure) for measure in task.measures]
+    name = "logit error" if task.decides else OUTPUT_ERROR.heading
+    agreement = [_quantity(AGREEMENT)] if task.decides else []
+    return (*scores, *agreement, Quantity("logit_error", name, "test.logit_error", 3, -1), *_COSTS)
+
+
+def _quantity(measure: Measure) -> Quantity:
+    digits = 2 if measure.share else 4
+    return Quantity(measure.name, measure.title, f"test.{measure.name}", digits, measure.best, measure.scale)
 
 
 @dataclass(frozen=True)
@@ -157,7 +186,7 @@ class Comparison(Result):
         return group([c for c in self.cells if c.status != "done"], lambda cell: (cell.method, cell.reason or ""))
 
     def choose(self, latency: float | None = None, energy: float | None = None, bits: float | None = None) -> Choice:
-        """Choose the method and T with the highest accuracy on the validation images, within a budget.
+        """Choose the best method and T by the task's first measure on the validation images, within a budget.
 
         Ties are decided by lower energy, then lower latency. Only methods that finished for every seed are considered,
         by their means over seeds. The energy is measured on the validation images too. Test images are not used.
@@ -173,8 +202,9 @@ class Comparison(Result):
         """
         limits = (("latency", latency), ("energy", energy), ("bits", bits))
         budget = check_limits({name: value for name, value in limits if value is not None})
-        accuracies = self.about.ann_accuracy
-        check_validation(accuracies["validation"] is not None if "validation" in accuracies else None)
+        about = self.about
+        check_validation(about.ann_score("validation") is not None if "validation" in about.images else None)
+        measure = about.task.measures[0]
         candidates = [
             Candidate(
                 entry.method,
@@ -182,12 +212,13 @@ class Comparison(Result):
                 entry.alphabet,
                 latency=entry.mean("latency.final"),
                 energy=entry.mean("validation.energy_ratio"),
-                accuracy=entry.mean("validation.accuracy"),
+                measure=measure,
+                value=entry.mean(f"validation.{measure.name}"),
             )
             for entry in self.entries
             if len(entry.done) == len(entry.cells)
         ]
-        return choose(candidates, budget, f"{self.about.images['validation']} validation images")
+        return choose(candidates, budget, f"{about.images['validation']} validation images")
 
     def to_json(self) -> dict[str, Any]:
         """Return network and data, entries, cells, recipes and choice as plain values."""
@@ -200,7 +231,7 @@ class Comparison(Result):
                     "seeds": len(entry.done),
                     "seeds_wanted": len(entry.cells),
                     "alphabet": plain_values(entry.alphabet),
-                    **{quantity.name: plain_values(quantity.of(entry)) for quantity in QUANTITIES},
+                    **{quantity.name: plain_values(quantity.of(entry)) for quantity in quantities(self.about.task)},
                 }
                 for entry in self.entries
             ],
@@ -212,14 +243,15 @@ class Comparison(Result):
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Quantities with values: no accuracy without labels, no training time without training."""
-        return tuple(quantity for quantity in QUANTITIES if any(map(quantity.of, self.entries)))
+        return tuple(found for found in quantities(self.about.task) if any(map(found.of, self.entries)))
 
     @property
     def caption(self) -> str:
         """Network, images and seeds of the table."""
         about, seeds = self.about, self.seeds
-        accuracy = about.ann_accuracy["test"]
-        ann = "" if accuracy is None else f" (analog network: {100 * accuracy:.2f} %)"
+        score, measure = about.ann_score("test"), about.judged_by
+        named = "" if measure.name == "accuracy" else f"{measure.heading} "
+        ann = "" if score is None else f" (analog network: {named}{measure.text(score)})"
         over = f"; mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
         images, counted = about.images["test"], about.identity.energy_images
         energy = f", spikes counted for the energy on {counted} of them" if counted < images else ""
@@ -257,10 +289,11 @@ class Comparison(Result):
         """Return comma-separated values: one row per method and T, one column per mean and per deviation."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        names = [name for quantity in QUANTITIES for name in (quantity.name, f"{quantity.name}_deviation")]
+        columns = quantities(self.about.task)
+        names = [name for quantity in columns for name in (quantity.name, f"{quantity.name}_deviation")]
         writer.writerow(["method", "timesteps", "seeds", "alphabet", *names])
         for entry in self.entries:
-            spreads = [quantity.of(entry) for quantity in QUANTITIES]
+            spreads = [quantity.of(entry) for quantity in columns]
             numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
             texts = ["" if number is None else f"{number:.6g}" for number in numbers]
             writer.writerow([entry.method, entry.timesteps, len(entry.done), entry.alphabet or "", *texts])

@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rheobase.comparison.cells import Cell
 from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES
-from rheobase.comparison.grid import QUANTITIES, Comparison, Entry, Quantity, group
+from rheobase.comparison.grid import Comparison, Entry, Quantity, group, quantities
 from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
-from rheobase.core.folders import write_whole
+from rheobase.core.folders import user_path, write_whole
 from rheobase.measure._energy import COUNTED
 from rheobase.methods import METHODS, Recipe
 
@@ -28,7 +28,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     Raises:
         StoreError: if a file cannot be written.
     """
-    plots = draw(comparison)
+    folder, plots = user_path(folder), draw(comparison)
     tables = {"markdown": comparison.to_markdown(), "csv": comparison.to_csv(), "latex": comparison.to_latex()}
     files = {TABLE_FILES[kind]: text for kind, text in tables.items()}
     files |= {PLOT_FILES[kind]: plot.file for kind, plot in plots.items()}
@@ -48,7 +48,6 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    labelled = comparison.about.ann_accuracy["test"] is not None
     themes = [
         {"ink": INK[i], "grid": GRID[i], **{f"series-{n}": colour for n, colour in enumerate(series)}}
         for i, series in enumerate((LIGHT, DARK))
@@ -59,7 +58,7 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
         light=themes[0],
         dark=themes[1],
         plots=draw(comparison) if plots is None else plots,
-        overview=next(q for q in QUANTITIES if q.name == ("accuracy" if labelled else "agreement")),
+        overview=next(q for q in quantities(comparison.about.task) if q.name == comparison.about.judged_by.name),
         groups={m: {e.timesteps: e for e in comparison.entries if e.method == m} for m in comparison.recipes},
         leads=partial(_leads, comparison),
         summary=_summary,

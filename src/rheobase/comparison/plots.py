@@ -1,4 +1,4 @@
-"""Plots of accuracy against time-steps, latency and energy, as SVG with the colours of the surrounding page."""
+"""Plots of a score against time-steps, latency and energy, as SVG with the colours of the surrounding page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ class _Point(NamedTuple):
 
 
 def draw(comparison: Comparison) -> dict[str, Plot]:
-    """Draw accuracy (without labels: agreement) against T, latency and energy; return the plots by these names."""
+    """Draw the score (without labels: the agreement) against T, latency and energy; return the plots by these names.
+
+    The score is the first measure of the task, such as accuracy, mean IoU or R².
+    """
     if not any(entry.done for entry in comparison.entries):
         return {}
     return {
@@ -82,17 +85,20 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bool = True) -> Plot:
-    ann = comparison.about.ann_accuracy["test"]
-    label, score = (
-        ("agreement with the analog network (%)", "agreement") if ann is None else ("accuracy (%)", "accuracy")
-    )
+    ann, measure = comparison.about.ann_score("test"), comparison.about.judged_by
+    label = measure.title.replace("ANN", "the analog network")
+
+    def shown(y: float) -> str:
+        """A value of the plot, which is already scaled."""
+        return measure.form.format(y)
+
     curves: dict[str, list[_Point]] = {method: [] for method in comparison.recipes}
     for entry in comparison.entries:
-        spread = entry.over_seeds(f"test.{score}", 100)
+        spread = entry.over_seeds(f"test.{measure.name}", measure.scale)
         if spread is not None:
             curves[entry.method].append(_Point(entry.mean(field), spread.mean, spread.deviation or 0.0, entry))
     points = [point for curve in curves.values() for point in curve]
-    best = [points[i] for i in pareto_front([point[:2] for point in points])] if front else []
+    best = [points[i] for i in pareto_front([(x, measure.best * y) for x, y, *_ in points])] if front else []
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         figure = Figure(figsize=(4.9, 4.5), layout="constrained")
         FigureCanvasSVG(figure)
@@ -100,9 +106,8 @@ def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bo
         for number, (method, curve) in enumerate(curves.items()):
             _curve(axes, number, method, sorted(curve, key=lambda point: (point.x, point.entry.timesteps)))
         if ann is not None:
-            axes.axhline(
-                100 * ann, color=_INK, linestyle=(0, (4, 3)), linewidth=1, label=f"analog network, {100 * ann:.2f} %"
-            )
+            named = f"analog network, {measure.text(ann)}"
+            axes.axhline(measure.scale * ann, color=_INK, linestyle=(0, (4, 3)), linewidth=1, label=named)
         if front:
             xs, ys = [point.x for point in best], [point.y for point in best]
             axes.plot(xs, ys, color=_INK, lw=5, alpha=0.16, drawstyle="steps-post", zorder=1, label="Pareto front")
@@ -112,15 +117,16 @@ def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bo
         figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    title = f"{label.split(' (')[0].capitalize()} against {cost.split(' (')[0]}"
+    heading = label.split(" (")[0]
+    title = f"{heading[0].upper()}{heading[1:]} against {cost.split(' (')[0]}"
     if front:
-        listed = [f"{entry.method} at T = {entry.timesteps}, {y:.2f} % for {x:.3g}" for x, y, _, entry in best]
+        listed = [f"{entry.method} at T = {entry.timesteps}, {shown(y)} for {x:.3g}" for x, y, _, entry in best]
         description = f"On the Pareto front: {'; '.join(listed)}."
     else:
         listed = []
         for method, curve in curves.items():
             ends = sorted((point.entry.timesteps, point.y) for point in curve)
-            texts = dict.fromkeys(f"{y:.2f} % at T = {t}" for t, y in (*ends[:1], *ends[-1:]))
+            texts = dict.fromkeys(f"{shown(y)} at T = {t}" for t, y in (*ends[:1], *ends[-1:]))
             listed += [f"{method} from {' to '.join(texts)}"] if texts else []
         description = f"One curve for each method: {'; '.join(listed)}."
     svg = stream.getvalue()

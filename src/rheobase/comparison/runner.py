@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,23 @@ from torch import nn
 from rheobase.comparison.cells import Cell, Delay, Identity, Measured, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
-from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, RheobaseError, TraceError
+from rheobase.core.errors import (
+    CalibrationError,
+    DataError,
+    ModelError,
+    RecipeError,
+    RheobaseError,
+    RheobaseWarning,
+    TraceError,
+)
+from rheobase.data.spread import MESSAGE
 from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert, quantise
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.tasks import TaskName
 from rheobase.training import Training, train
 
 _REFUSALS = (RecipeError, CalibrationError, TraceError, ModelError, DataError)
@@ -123,13 +134,14 @@ class Runner:
         }
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
-        counting = self.identity.energy_images, self.identity.graded_spikes
-        return measured(network, self.parts[part], timesteps, part, *counting)
+        identity = self.identity
+        options = identity.energy_images, identity.graded_spikes, identity.task
+        return measured(network, self.parts[part], timesteps, part, *options)
 
     def _calibration(self, seed: int) -> dict[str, Any]:
         """Arguments for conversion and quantisation: calibration images, their number and the seed."""
         data, number = self.parts["calibration"].data, self.identity.num_calibration_images
-        return {"calibration": data, "num_calibration_images": number, "seed": seed}
+        return {"calibration": data, "task": self.identity.task, "num_calibration_images": number, "seed": seed}
 
     def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """Return the trained network with the recipe's activation, and the duration of the training in seconds."""
@@ -142,7 +154,8 @@ class Runner:
         if name not in self.trained:
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
             folder = None if self.home is None else self.home / TRAINING_FOLDER / name
-            trained = train(network, self.parts["calibration"].data, self.training, folder=folder, seed=seed)
+            data, task = self.parts["calibration"].data, self.identity.task
+            trained = train(network, data, self.training, task=task, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
 
@@ -154,10 +167,13 @@ def measured(
     part: str,
     energy_images: int,
     graded_spikes: GradedSpikes,
+    task: TaskName,
 ) -> Measured:
     """Evaluate a network on images, and count its energy on some of them."""
-    result = evaluate(network, images.data, (timesteps,))
-    spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
+    with warnings.catch_warnings():  # the comparison has warned, once for all cells
+        warnings.filterwarnings("ignore", f".*{MESSAGE}", RheobaseWarning)
+        result = evaluate(network, images.data, (timesteps,), task=task)
+        spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
     (row,) = result.rows
     if not spent.ann_picojoules > 0:
         raise CalibrationError(
@@ -174,10 +190,11 @@ def measured(
             remedy="calibrate on more images, or with a smaller learning rate",
         )
     return Measured(
-        **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate")},
+        **{name: getattr(row, name) for name in ("accuracy", "agreement", "logit_error", "spike_rate", "scores")},
         **{name: getattr(spent, name) for name in ("picojoules", "ann_picojoules", "not_counted")},
         images=result.images,
         ann_accuracy=result.ann_accuracy,
+        ann_scores=result.ann_scores,
         energy_ratio=spent.ratio,
         energy_images=spent.images,
     )

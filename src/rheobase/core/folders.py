@@ -11,15 +11,20 @@ from pathlib import Path
 from rheobase.core.errors import StoreError
 
 
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """A path from the user, with ``~`` as the home folder, which a shell does not replace after ``=``."""
+    return Path(os.path.expanduser(given))
+
+
 def as_path(given: object, where: str = "path") -> Path:
-    """Return a valid path; the file or folder need not exist.
+    """Return a valid path, with ``~`` as the home folder; the file or folder need not exist.
 
     Raises:
         StoreError: if ``given`` is not a path, is too long, or contains an invalid character.
     """
     if not isinstance(given, str | os.PathLike):
         raise StoreError(f"is {given!r}", where=where, remedy="pass a path")
-    path = Path(given)
+    path = user_path(given)
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

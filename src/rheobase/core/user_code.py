@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,16 +20,24 @@ def names_function(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
-def call(spec: str, error: type[RheobaseError]) -> Any:
-    """Import `module:function` with the working directory on `sys.path` and call it without arguments.
+def call(
+    spec: str, error: type[RheobaseError], options: Mapping[str, Any] | None = None, *, how: str | None = None
+) -> Any:
+    """Import `module:function` with the working directory on `sys.path` and call it.
+
+    Args:
+        spec: `module:function`.
+        error: class of the errors.
+        options: arguments by name; default: none.
+        how: how the user gives options, for the remedy; None if there is no way.
 
     Raises:
         RheobaseError: of class `error`, if the spec is malformed, the module cannot be imported, the function is
             missing, or the call fails.
 
     Example:
-        >>> call("collections:Counter", RheobaseError)
-        Counter()
+        >>> call("collections:Counter", RheobaseError, {"a": 2})
+        Counter({'a': 2})
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
@@ -42,10 +50,18 @@ def call(spec: str, error: type[RheobaseError]) -> Any:
             remedy = f"define {name}() at the top level of {module.__file__ or module_name}"
             raise error(f"module {module_name!r} {has}", where=spec, remedy=remedy)
         try:
-            return function()
+            return function(**(options or {}))
         except Exception as cause:
-            reason = f"the call without arguments failed ({type(cause).__name__}: {cause})"
-            raise error(reason, where=spec, remedy="make the function work when called without arguments") from cause
+            given = f"with {', '.join(f'{key}={value!r}' for key, value in options.items())}" if options else ""
+            reason = f"the call {given or 'without arguments'} failed ({type(cause).__name__}: {cause})"
+            remedy = "make the function work when called without arguments"
+            if how is not None:
+                remedy = (
+                    f"correct the function, or the arguments given by {how}"
+                    if options
+                    else (f"{remedy}, or give its arguments by {how}")
+                )
+            raise error(reason, where=spec, remedy=remedy) from cause
 
 
 def load(module_name: str, error: type[RheobaseError]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rheobase.core.errors import RecipeError, RheobaseError
+from rheobase.core.folders import user_path
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +40,7 @@ def parse_yaml(text: str, where: str, refusal: type[RheobaseError] = RecipeError
 def read_yaml(path: Path, refusal: type[RheobaseError] = RecipeError) -> Any:
     """The values in a YAML file, as :func:`parse_yaml` reads them; ``refusal`` also if it cannot be read."""
     try:
+        path = user_path(path)
         text = path.read_text()
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import length_hint
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import DataError
 
-Batches = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
-"""Images [N, ...]; (images, labels [N]); or an iterable of batches of either."""
-Batch = tuple[Tensor, Tensor | None]
-"""Images [B, ...], and labels [B] or None."""
+Batches = Tensor | tuple[Tensor, Tensor] | Mapping[str, Any] | Iterable[Any]
+"""One batch, or an iterable of batches. A batch is what loaders yield: images [B, ...], a tuple or list (images,
+labels [B, ...], ...), or a dictionary with named fields, such as ``image`` and ``label``."""
+Batch = tuple[Tensor, Any]
+"""Images [B, ...], and labels [B, ...] or None; for a loss of one's own also a dict of labels."""
 
+IMAGE_FIELDS = ("image", "images", "pixel_values", "img", "x", "input", "inputs", "data")
+LABEL_FIELDS = ("label", "labels", "y", "target", "targets")
+"""Names of the fields of a batch that is a dictionary, in any case."""
 _CHECKED_AT_ONCE = 1000
 
 
-def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Batch]:
-    """Iterate over (images, labels or None) in the order given.
+def batches(data: Batches, *, where: str, batch_size: int = 100, fields: bool = False) -> Iterator[Batch]:
+    """Iterate over (images, labels or None) in the order given; ``fields``: labels may be a dict of tensors.
 
     Raises:
         DataError: if the data is empty, or an item is not a batch.
@@ -40,19 +45,31 @@ def batches(data: Batches, *, where: str, batch_size: int = 100) -> Iterator[Bat
     empty = True
     for batch in data:
         empty = False
-        yield as_batch(batch, where)
+        yield as_batch(batch, where, fields)
     if empty:
         raise DataError("is empty", where=where, remedy="give at least one image")
 
 
-def as_batch(batch: Any, where: str) -> Batch:
-    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels."""
+def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:
+    """Images, and labels if there are any, of one batch; refuse other types, and another number of labels.
+
+    Example:
+        >>> images, labels = as_batch({"image": torch.zeros(2, 1, 4, 4), "label": [0, 1]}, "batch")
+        >>> labels.tolist()
+        [0, 1]
+    """
+    if isinstance(batch, Mapping):
+        batch = _fields(batch, where)
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
+    if isinstance(images, np.ndarray):
+        images = torch.as_tensor(images)
     if not isinstance(images, Tensor):
         remedy = "make each batch a tensor or (images, labels), with all images of one shape"
         raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
-    if not labels:
+    if not labels or labels[0] is None:
         return images, None
+    if isinstance(labels[0], Mapping):
+        return images, _with_fields(images, labels[0], where, fields)
     try:
         given = torch.as_tensor(labels[0])
     except (TypeError, ValueError, RuntimeError) as error:
@@ -62,15 +79,65 @@ def as_batch(batch: Any, where: str) -> Batch:
     return images, given
 
 
-def tensors(data: object, where: str) -> Batch | None:
-    """Images and labels (or None), if the data are tensors and not empty; None for an iterable of batches."""
-    if isinstance(data, Tensor):
-        images, labels = data, None
-    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        images, labels = data
-        check_as_many(images, labels, where)
-    else:
+def _fields(batch: Mapping[Any, Any], where: str) -> list[Any]:
+    """Images, and labels if there are any, of a batch with named fields."""
+    named = {str(name).lower(): value for name, value in batch.items()}
+    found = [[name for name in fields if name in named] for fields in (IMAGE_FIELDS, LABEL_FIELDS)]
+    for names, what, fields in zip(found, ("images", "labels"), (IMAGE_FIELDS, LABEL_FIELDS), strict=True):
+        if len(names) > 1 or (not names and what == "images"):
+            reason = f"has {'the fields ' + ' and '.join(names) if names else 'no field'} for {what}"
+            reason += f" (fields: {', '.join(map(str, batch))})"
+            remedy = f"yield (images, labels), or name one field {', '.join(fields)}"
+            raise DataError(reason, where=where, remedy=remedy)
+    return [named[name] for names in found for name in names]
+
+
+def is_one_batch(data: object) -> bool:
+    """True for one batch, such as ``next(iter(loader))``; False for a tuple or list of batches of images.
+
+    A list [images, targets] is told from two batches of images by the targets: they are whole numbers, have fewer axes
+    or have another number of channels.
+    """
+    if isinstance(data, Tensor | Mapping):
+        return True
+    if not isinstance(data, tuple | list) or len(data) < 2 or not isinstance(data[0], Tensor | np.ndarray):
+        return False
+    images, targets = data[:2]
+    if isinstance(targets, tuple | list | Mapping):
+        return not any(isinstance(part, Tensor | np.ndarray) for part in targets)
+    if not isinstance(targets, Tensor | np.ndarray) or (isinstance(data, tuple) and len(data) == 2):
+        return True
+    targets = torch.as_tensor(targets)
+    if images.shape[:1] != targets.shape[:1]:
+        return targets.ndim < images.ndim
+    return not targets.is_floating_point() or targets.ndim < images.ndim or images.shape[1] != targets.shape[1]
+
+
+def _with_fields(images: Tensor, labels: Mapping[str, Any], where: str, fields: bool) -> dict[str, Tensor]:
+    """A dict of labels, of which each tensor has one entry for each image."""
+    if not fields:
+        reason = f"has labels with the fields {', '.join(map(str, labels))}, which only a loss of your own can take"
+        raise DataError(reason, where=where, remedy="give one tensor of labels, or rb.train(loss=...)")
+    for name, value in labels.items():
+        if not isinstance(value, Tensor):
+            remedy = "collate the labels of a batch to tensors"
+            raise DataError(f"has {type(value).__name__} as labels {name!r}", where=where, remedy=remedy)
+        check_as_many(images, value, where)
+    return dict(labels)
+
+
+def each(labels: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to labels, or to each field of a dict of labels; None stays."""
+    if isinstance(labels, Mapping):
+        return {name: function(value) for name, value in labels.items()}
+    return None if labels is None else function(labels)
+
+
+def tensors(data: object, where: str, fields: bool = False) -> Batch | None:
+    """Images and labels (or None), if the data are one batch and not empty; None for an iterable of batches."""
+    if not is_one_batch(data):
         return None
+    images, labels = as_batch(data, where, fields)
     if images.dim() < 2 or len(images) == 0:
         raise DataError("is empty", where=where, remedy="give at least one image")
     return images, labels
@@ -78,7 +145,7 @@ def tensors(data: object, where: str) -> Batch | None:
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    images = data[0] if isinstance(data, tuple) and data else data
+    images = as_batch(data, "data")[0] if is_one_batch(data) else data
     return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 
@@ -88,10 +155,12 @@ class Digest:
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
-    def update(self, **tensors: Tensor | None) -> Digest:
-        """Add one batch, and return the digest; each keyword is a separate stream of values."""
+    def update(self, **tensors: Any) -> Digest:
+        """Add one batch, and return the digest; each keyword, and field of a dict, is a separate stream of values."""
         for name, tensor in tensors.items():
-            if tensor is not None:
+            if isinstance(tensor, Mapping):
+                self.update(**{f"{name}.{field}": value for field, value in tensor.items()})
+            elif tensor is not None:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 self._hashes.setdefault(name, hashlib.sha256()).update(data.data)
         return self
@@ -134,29 +203,3 @@ def check_images(images: Tensor, where: str, numbers: Sequence[int] | None = Non
             first = int((~torch.isfinite(part)).flatten(1).any(1).nonzero()[0]) + start * _CHECKED_AT_ONCE
             reason = f"image {first if numbers is None else numbers[first]} holds NaN or infinite values"
             raise DataError(reason, where=where, remedy="repair or remove the image")
-
-
-def check_labels(labels: Tensor, where: str, classes: int | None = None, offset: int = 0) -> None:
-    """Refuse labels that are not one whole number below ``classes`` for each image, counted from ``offset``."""
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        reason = f"have shape {list(labels.shape)} and dtype {labels.dtype}"
-        raise DataError(reason, where=f"labels of the {where}", remedy="give one whole number for each image")
-    bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        problem = f"is {int(labels[first])}"
-        if classes is not None:
-            problem += f", but the network has {classes} classes (0 to {classes - 1})"
-        remedy = "number the classes from 0, and give the network one output for each class"
-        raise DataError(problem, where=f"label of image {offset + first} of the {where}", remedy=remedy)
-
-
-def check_logits(answers: Tensor, labels: Tensor, where: str, offset: int = 0) -> None:
-    """Refuse labels that do not fit the outputs [B, ...] of the network."""
-    if answers.dim() != 2:
-        raise DataError(
-            f"have no effect, because the output of the network has shape {list(answers.shape[1:])} for each image",
-            where=f"labels of the {where}",
-            remedy="leave the labels out, or give a network with logits [B, classes]",
-        )
-    check_labels(labels, where, answers.shape[1], offset)

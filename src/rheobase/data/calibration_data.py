@@ -14,6 +14,7 @@ from rheobase.core.seeds import generator
 from rheobase.data.batches import Batches, Digest, check_images
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
 from rheobase.data.sources import InMemory
+from rheobase.data.spread import Spread
 
 HELD_OUT = 0.2
 MAX_HELD_OUT = 2000
@@ -75,6 +76,11 @@ class CalibrationData:
 
     def __len__(self) -> int:
         return len(self.fit) + len(self.held_out)
+
+    def spread(self) -> Spread:
+        """Range, mean and deviation of the values of all calibration images."""
+        found = Spread().add(self.fit)
+        return found.add(self.held_out) if len(self.held_out) else found
 
     def missing_classes(self, outputs: int | None = None) -> str | None:
         """A note on classes without a calibration image, with a remedy; None if chance explains them.

@@ -6,12 +6,13 @@ The frames of a recording are channels, so a network without a time axis can be 
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +22,29 @@ from torch.utils.data import DataLoader, Dataset
 
 from rheobase.core.checks import check_whole, is_whole
 from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.folders import user_path
 from rheobase.core.values import Value
-from rheobase.data.readers.image_dataset import reading
+from rheobase.data import aedat as files_of_jaer
+from rheobase.data.readers.image_dataset import find_remedy, reading
 from rheobase.data.sampling import sample_order
 
 Recordings = Sequence[tuple[Any, Any]]
 """Pairs (structured events or their file, class index) by index: a list, or a data set of tonic."""
 _AXES = ("x", "y", "p", "t")
-_NAME = re.compile(r"[^.].*\.(bin|aedat4)", re.IGNORECASE)
+_NAME = re.compile(r"[^.].*\.(bin|aedat4|aedat2?)", re.IGNORECASE)
+_TRIALS = "trials_to_{}.txt"
+"""Files of DVS128 Gesture that list the recordings of a part."""
+
+
+class Recording(NamedTuple):
+    """A file of events; with start and stop, only the events at start ≤ t < stop, in µs."""
+
+    path: Path
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.start is None else f"{self.path} from {self.start} to {self.stop} µs"
 
 
 class Framing(Value):
@@ -138,11 +154,13 @@ class _Images(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         position = self.positions[index]
         events, label = self.recordings[position]
-        where = str(events) if isinstance(events, Path) else f"recording {position}"
+        if isinstance(events, Path):
+            events = Recording(events)
+        where = str(events) if isinstance(events, Recording) else f"recording {position}"
         if not is_whole(label, least=0):
             raise DataError(f"has the label {label!r}", where=where, remedy="give a class index, 0 or more")
-        if isinstance(events, Path):
-            events = _read(events)
+        if isinstance(events, Recording):
+            events = _read(events, self.framing.sensor)
         return torch.from_numpy(self.framing(events, where)), int(label)
 
 
@@ -150,6 +168,7 @@ def load(
     source: str | os.PathLike[str] | Recordings,
     framing: Framing,
     *,
+    folder: str | None = None,
     batch_size: int = 100,
     limit: int | None = None,
     seed: int | None = None,
@@ -161,15 +180,19 @@ def load(
     | ending | format |
     | --- | --- |
     | `.bin` | 40 bits per event: N-MNIST and N-Caltech101 |
+    | `.aedat` | AEDAT 2: DVS128 and DAVIS, and CIFAR10-DVS as published; AEDAT 3.1 |
     | `.aedat4` | AEDAT 4: iniVation's cameras, and CIFAR10-DVS as downloaded by tonic |
 
-    Other files are ignored. A class index is the position of the class folder's name in sorted order. Reading a folder
-    needs tonic (`pip install 'rheobase[events]'`). In place of a folder, give a list of (events, label) or a data set
-    of tonic, such as `tonic.datasets.DVSGesture`.
+    or, as in DVS128 Gesture, recordings `<name>.aedat`, each with the samples in it in `<name>_labels.csv` (lines of
+    class from 1, start and end in µs). Other files are ignored. A class index is the position of the class folder's
+    name in sorted order, or the class of the csv file minus 1. Reading `.bin` and AEDAT 4 needs tonic (`pip install
+    'rheobase[events]'`). In place of a folder, give a list of (events, label) or a data set of tonic, such as
+    `tonic.datasets.DVSGesture`.
 
     Args:
         source: the folder or the recordings.
         framing: the conversion of events into an image.
+        folder: a sub-folder, such as "Caltech101"; for DVS128 Gesture "train" or "test".
         batch_size, limit, seed: as for `rheobase.data.load`.
 
     Returns:
@@ -186,44 +209,101 @@ def load(
         if value is not None:
             check_whole(value, name, error=DataError)
     if isinstance(source, str | os.PathLike):
-        recordings, classes = _in_folder(Path(source))
+        recordings, classes = _in_folder(user_path(source), folder)
     else:
+        if folder is not None:
+            raise DataError("has no effect on a list of recordings", where="folder", remedy="leave it out")
         recordings, classes = source, getattr(source, "classes", [])
     positions = sample_order(len(recordings), limit, seed)
     return DataLoader(_Images(recordings, framing, positions, classes), batch_size=batch_size)
 
 
-def _in_folder(root: Path) -> tuple[Recordings, list[str]]:
-    """The recordings `<class>/<name>` in a folder, and the names of the classes."""
+def _in_folder(root: Path, folder: str | None) -> tuple[Recordings, list[str]]:
+    """The recordings `<class>/<name>` in a folder, or the samples in its recordings, and the names of the classes."""
+    with reading(str(root)):
+        files = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".aedat"]
+        cut = [path for path in files if _labels_of(path).is_file()]
+    if cut:
+        return _within_files(root, cut, folder)
+    root = root / folder if folder else root
     with reading(str(root)):
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         inside = [[path for path in sorted(folder.iterdir()) if _NAME.fullmatch(path.name)] for folder in folders]
     empty = [folder for folder, paths in zip(folders, inside, strict=True) if not paths]
     if empty or not folders:
+        deeper = [path.name for path in empty if any(inner.is_dir() for inner in path.iterdir())]
+        layout = "give a folder of recordings <class>/<name> with the ending .bin, .aedat or .aedat4"
         raise DataError(
             "holds no recording" if empty else "holds no class folder",
             where=str(empty[0] if empty else root),
-            remedy="give a folder of recordings <class>/<name> with the ending .bin or .aedat4",
+            remedy=find_remedy(layout, deeper, is_optional=False),
         )
-    recordings = [(path, label) for label, paths in enumerate(inside) for path in paths]
+    recordings = [(Recording(path), label) for label, paths in enumerate(inside) for path in paths]
     return recordings, [folder.name for folder in folders]
 
 
-def _read(path: Path) -> np.ndarray:
+def _labels_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_labels.csv")
+
+
+def _within_files(root: Path, files: list[Path], folder: str | None) -> tuple[Recordings, list[str]]:
+    """The samples of DVS128 Gesture's recordings, of one of its parts, and the names of the classes."""
+    parts = [part for part in ("test", "train") if (root / _TRIALS.format(part)).is_file()]
+    if folder is not None or len(parts) > 1:
+        if folder not in parts:
+            reason = "holds both train and test data" if folder is None else f"holds no {_TRIALS.format(folder)}"
+            raise DataError(reason, where=str(root), remedy=find_remedy("leave folder out", parts, False))
+        trials = root / _TRIALS.format(folder)
+        with reading(str(trials)):
+            listed = set(trials.read_text().split())
+        files = [path for path in files if path.name in listed]
+    samples = [sample for path in files for sample in _samples(path)]
+    names = _class_names(root / "gesture_mapping.csv")
+    most = max((label for _, label in samples), default=-1)
+    return samples, [names.get(label, str(label + 1)) for label in range(most + 1)]
+
+
+def _samples(path: Path) -> list[tuple[Recording, int]]:
+    """The samples in a recording, from the lines `class,start,end` of its file of labels."""
+    table = _labels_of(path)
+    with reading(str(table)), table.open(newline="") as stream:
+        rows = [[int(value) for value in row[:3]] for row in list(csv.reader(stream))[1:] if row]
+        if any(len(row) < 3 or row[0] < 1 or row[1] >= row[2] for row in rows):
+            raise ValueError("a line is not class from 1, start, later end")
+    return [(Recording(path, start, stop), label - 1) for label, start, stop in rows]
+
+
+def _class_names(path: Path) -> dict[int, str]:
+    """The names of classes from the lines `name,class` of a file; empty if it does not exist."""
+    if not path.is_file():
+        return {}
+    with reading(str(path)), path.open(newline="") as stream:
+        return {int(row[1]) - 1: row[0] for row in list(csv.reader(stream))[1:] if row}
+
+
+def _read(recording: Recording, sensor: tuple[int, int]) -> np.ndarray:
     """The events of a file; a file without events is refused, because it is likely a failed download."""
+    path = recording.path
+    with reading(str(recording)):
+        is_aedat4 = path.suffix.lower() == ".aedat4" or files_of_jaer.version(path) == 4
+        if path.suffix.lower() == ".bin" or is_aedat4:
+            events = _read_by_tonic(path, is_aedat4)
+        else:
+            events = files_of_jaer.read(path, sensor, recording.start, recording.stop)
+        if not len(events):
+            raise ValueError("it holds no event")
+    return events
+
+
+def _read_by_tonic(path: Path, is_aedat4: bool) -> np.ndarray:
     try:
         import aedat  # noqa: F401  tonic imports it only when it reads AEDAT 4
         from tonic import io
     except ImportError as cause:
         reason = f"need a package that is not installed ({cause})"
         raise DataError(reason, where="recordings", remedy="run pip install 'rheobase[events]'") from cause
-    with reading(str(path)):
-        if path.suffix.lower() == ".aedat4":
-            events = io.read_aedat4(str(path))
-        elif (size := path.stat().st_size) % 5:  # tonic would read a truncated file
-            raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
-        else:
-            events = io.read_mnist_file(str(path), dtype=io.events_struct)
-        if not len(events):
-            raise ValueError("it holds no event")
-    return events
+    if is_aedat4:
+        return io.read_aedat4(str(path))
+    if (size := path.stat().st_size) % 5:  # tonic would read a truncated file
+        raise ValueError(f"its {size} bytes are not a multiple of 5 bytes per event")
+    return io.read_mnist_file(str(path), dtype=io.events_struct)

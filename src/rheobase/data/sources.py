@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -15,17 +16,17 @@ from torch.utils.data import default_collate as collate
 
 from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, check_labels, tensors
+from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, each, tensors
 
 _AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """Images [N, ...] and labels [N] or None."""
+    """Images [N, ...] and labels [N, ...] or None; for a loss of one's own also a dict of labels."""
 
     images: Tensor
-    labels: Tensor | None
+    labels: Any
 
     def __len__(self) -> int:
         return len(self.images)
@@ -38,7 +39,7 @@ class InMemory:
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices; the seed has no effect."""
         for numbers in wanted:
-            yield self.images[numbers], None if self.labels is None else self.labels[numbers]
+            yield self.images[numbers], each(self.labels, itemgetter(numbers))
 
     def digest(self) -> str:
         """SHA-256 of all values."""
@@ -47,11 +48,15 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes; never empty."""
+    """A map-style ``Dataset`` of (image, label) or of images, read by ``workers`` processes; never empty.
+
+    ``fields``: a label may be a dict of tensors.
+    """
 
     dataset: Dataset[Any]
     workers: int
     where: str
+    fields: bool = False
 
     def __post_init__(self) -> None:
         if len(self) == 0:
@@ -63,7 +68,7 @@ class OnDisk:
     @cached_property
     def labelled(self) -> bool:
         """True if the first image has a label."""
-        return _collate([self.dataset[0]], self.where)[1] is not None
+        return _collate([self.dataset[0]], self.where, self.fields)[1] is not None
 
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices; the seed is for random transforms in the workers."""
@@ -71,7 +76,7 @@ class OnDisk:
             self.dataset,
             batch_sampler=[part.tolist() for part in wanted],
             num_workers=self.workers,
-            collate_fn=partial(_collate, where=self.where),
+            collate_fn=partial(_collate, where=self.where, fields=self.fields),
             generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global one
         )
 
@@ -108,20 +113,22 @@ class Part:
         return len(self.numbers)
 
 
-def read(data: Batches | Dataset[Any], *, where: str, workers: int) -> Source:
+def read(data: Batches | Dataset[Any], *, where: str, workers: int, fields: bool = False) -> Source:
     """Make a source: tensors and a map-style data set are not copied, any other loader is read once to its end.
 
+    ``fields``: labels may be a dict of tensors.
+
     Raises:
-        DataError: if there is no image, shapes differ, an image holds NaN, or labels are not one whole number each.
+        DataError: if there is no image, shapes differ, or an image holds NaN.
     """
     if is_map_style(data):
-        source = OnDisk(data, workers, where)
+        source = OnDisk(data, workers, where, fields)
         _ = source.labelled  # reads one image, so that an error is raised here and not in the middle of a long run
         return source
-    images, labels = tensors(data, where) or join(batches(cast(Batches, data), where=where), where)
+    images, labels = tensors(data, where, fields) or join(
+        batches(cast(Batches, data), where=where, fields=fields), where
+    )
     check_images(images, where)
-    if labels is not None:
-        check_labels(labels, where)
     return InMemory(images, labels)
 
 
@@ -135,13 +142,19 @@ def split(source: Source, fraction: float, seed: int) -> tuple[Part, Part]:
 def join(parts: Iterable[Batch], where: str) -> Batch:
     """Concatenate all batches."""
     images, labels = zip(*alike(parts, where), strict=True)
+    joined: Any = None
+    if isinstance(labels[0], Mapping):
+        joined = {name: torch.cat([part[name] for part in labels]) for name in labels[0]}
+    elif labels[0] is not None:
+        joined = torch.cat(labels)
     # a single batch is not copied, because it may take most of the memory
-    return images[0] if len(images) == 1 else torch.cat(images), None if labels[0] is None else torch.cat(labels)
+    return images[0] if len(images) == 1 else torch.cat(images), joined
 
 
 def is_map_style(data: object) -> TypeGuard[Dataset[Any]]:
-    """True for a data set whose images are read by index."""
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
+    """True for a data set whose images are read by index: torch's, or Hugging Face's, which has column names."""
+    is_dataset = isinstance(data, Dataset) or (hasattr(data, "column_names") and hasattr(data, "__getitem__"))
+    return is_dataset and not isinstance(data, IterableDataset) and hasattr(data, "__len__")
 
 
 def dataset_of(loader: object) -> Dataset[Any] | None:
@@ -159,11 +172,11 @@ def dataset_of(loader: object) -> Dataset[Any] | None:
     return loader.dataset if in_order or shuffled else None
 
 
-def _collate(items: list[Any], where: str) -> Batch:
+def _collate(items: list[Any], where: str, fields: bool = False) -> Batch:
     """Collate items of a data set, each an image or (image, label, ...), into one batch."""
     try:
         batch = collate(items)
     except (TypeError, RuntimeError) as cause:
-        remedy = "let the data set return (image tensor, label), with all images of one shape"
+        remedy = "let the data set's transform return (image tensor, label), with all images of one shape"
         raise DataError(f"has items that cannot be batched ({cause})", where=where, remedy=remedy) from cause
-    return as_batch(batch, where)
+    return as_batch(batch, where, fields)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rheobase.activations import ACTIVATIONS
+from rheobase.core.errors import DataError
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
+from rheobase.graph.operations.outputs import Structure, choose_output, structure_of
 from rheobase.signals.signal import Constant, Signal, lift
 
 
@@ -78,6 +81,46 @@ class Graph(nn.Module):
         """Shape of one input sample."""
         return self.nodes[0].shape
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one input sample."""
+        return next(node.shape for node in self.nodes if node.name == self.output)
+
+    @property
+    def structure(self) -> Structure | None:
+        """How the output is divided into the outputs of the network; None if it is one output."""
+        return structure_of(next(node for node in self.nodes if node.name == self.output))
+
+    def unpack(self, values: Tensor) -> Any:
+        """The outputs of the network, in its structure, from values [..., F] of the output."""
+        return values if (structure := self.structure) is None else structure.unpack(values)
+
+    def select(self, output: str | int | None = None) -> Graph:
+        """The graph with one output of several; ``self`` if it has only one.
+
+        Args:
+            output: name or position of the output (:class:`rheobase.graph.operations.outputs.Structure`). Default: the
+                one named "logits" or "out".
+
+        Raises:
+            TraceError: if no output is chosen, or the graph has no such output.
+        """
+        if (structure := self.structure) is None and output is None:
+            return self
+        shapes = {"": ()} if structure is None else structure.shapes
+        name = choose_output(shapes, output, "joins", "choose one, such as network.select({})")
+        by_name = {node.name: node for node in self.nodes}
+        flat = by_name[by_name[self.output].inputs[list(shapes).index(name)]]
+        shape = list(shapes[name])
+        last = Node(f"{self.output}.{name}", "reshape", (flat.name,), {"shape": shape}, {}, shapes[name], flat.origin)
+        needed = {last.name}
+        nodes = []
+        for node in reversed([*self.nodes, last]):
+            if node.name in needed or node.operation in ("site", "input"):
+                needed.update(node.inputs)
+                nodes.append(node)
+        return self.replace(nodes=nodes[::-1], output=last.name)
+
     def replace(
         self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> Graph:
@@ -111,7 +154,14 @@ class Graph(nn.Module):
         return ACTIVATIONS[attributes.pop("activation")].apply(x, overwrite=overwrite, **attributes, **tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The analog network: ``x`` [B, ...] -> output [B, ...]."""
+        """The analog network: ``x`` [B, ...] -> output [B, ...].
+
+        Raises a DataError for images of another size: shapes in the graph are those of the traced example.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            reason = f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}"
+            remedy = "resize or crop them, or trace the network again with an example of this size"
+            raise DataError(reason, where="images", remedy=remedy)
         return self.on_means(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
 
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:

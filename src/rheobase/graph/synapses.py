@@ -83,7 +83,7 @@ class WorkCounter:
     def _count(self, node: Node, inputs: list[_Edge]) -> _Edge:
         if node.operation == "input":
             return self._fresh(node, "values")
-        if all(edge.kind == "constant" for edge in inputs):
+        if node.operation == "constant" or all(edge.kind == "constant" for edge in inputs):
             return _Edge("constant", torch.zeros(1, *node.shape, device=self.graph.device))
         operation = OPERATIONS.get(node.operation)
         if operation is None or not operation.affine:

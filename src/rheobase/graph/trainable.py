@@ -43,6 +43,7 @@ class TrainableGraph(nn.Module):
         super().__init__()
         self.constraint, self.momentum = constraint, 0.1
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
+        self.structure = graph.structure
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         uses = [
             (name, argument in OPERATIONS[node.operation].trained)
@@ -96,8 +97,8 @@ class TrainableGraph(nn.Module):
         """Shape of one input sample."""
         return self.nodes[0].shape
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` [B, ...] -> logits [B, ...]."""
+    def forward(self, x: Tensor) -> Any:
+        """``x`` [B, ...] -> logits [B, ...], or all outputs in their structure."""
         if tuple(x.shape[1:]) != self.input_shape:
             reason = f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}"
             remedy = "resize or crop them, or quantise again with images of this size"
@@ -105,7 +106,8 @@ class TrainableGraph(nn.Module):
         running = _Run(self)
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         run(running, self._plan, values, running.nonlinear)
-        return values[self.output_name].mean()
+        output = values[self.output_name].mean()
+        return output if self.structure is None else self.structure.unpack(output)
 
     def to_graph(self) -> Graph:
         """A graph with the present parameters and the sites of the activations."""

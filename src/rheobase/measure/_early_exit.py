@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rheobase.core.checks import check_fraction, is_number
-from rheobase.core.errors import DataError, RecipeError
+from rheobase.core.errors import RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches, check_logits, count
+from rheobase.data.batches import Batches, batches, count
 from rheobase.measure._walk import check_run, method_of
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.tasks import TASKS
 
 CONFIDENCES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
@@ -119,8 +120,9 @@ def early_exit(
         progress: show a progress bar.
 
     Raises:
-        RecipeError: if the network does not stream, so that it has no answer before T, or an argument is invalid.
-        DataError: if the images do not fit, or the network does not have at least two classes.
+        RecipeError: if the network does not stream, so that it has no answer before T, if its task is not classification,
+            or an argument is invalid.
+        DataError: if the images or labels do not fit.
 
     Example:
         >>> import torch, rheobase as rb
@@ -131,12 +133,19 @@ def early_exit(
         >>> found.rows[-1].mean_timesteps
         4.0
     """
+    network = network.select()
     steps = check_run(network, timesteps)
     if not network.streams:
         raise RecipeError(
             "has sites that wait for their whole input, and so no answer before the last step",
             where="network",
             remedy="use a method that streams, such as rb.Graded or rb.FTBC",
+        )
+    if network.task.name != "classification":
+        raise RecipeError(
+            f"has the task {network.task.name}, for which no confidence is defined",
+            where="network",
+            remedy='use early exit for classification only; if these are classes, convert with task="classification"',
         )
     grid = sorted({_confidence(value) for value in confidences})
     if not grid:
@@ -162,20 +171,15 @@ def _rows(
     network: SpikingNetwork, data: Batches, grid: Sequence[float], steps: int, where: str, progress: bool
 ) -> tuple[tuple[Exit, ...], int]:
     """One row for each confidence, and the number of images."""
+    task = TASKS["classification"]
     stopped = torch.zeros(len(grid), steps, dtype=torch.int64)
     correct, agreed = torch.zeros(2, len(grid), dtype=torch.int64)
     images_seen = labels_seen = 0
-    thresholds = torch.tensor(grid, dtype=torch.float64)
+    thresholds, outputs = torch.tensor(grid, dtype=torch.float64), network.ann.output_shape
     for images, labels in track(batches(data, where=where), "early exit", show=progress, total=count(data)):
         reference = network.ann(images.to(network.graph.device)).cpu()
-        if reference.dim() != 2 or reference.shape[1] < 2:
-            raise DataError(
-                f"are of shape {list(reference.shape[1:])}, not at least two classes",
-                where="the network's answers",
-                remedy="use early exit for classification only",
-            )
         if labels is not None:
-            check_logits(reference, labels, where, labels_seen)
+            task.check(outputs, labels, where, labels_seen)
         for t, predicted, first in _exits(network, images, thresholds, steps):
             stopped[:, t - 1] += first.sum(1)
             agreed += (first & (predicted == reference.argmax(1))).sum(1)

@@ -82,13 +82,15 @@ def site_columns(*middle: Column) -> tuple[Column, ...]:
     )
 
 
-def inspect(model: nn.Module, example: Tensor, *, sites: Sites = "activations") -> Inspection:
+def inspect(
+    model: nn.Module, example: Tensor, *, output: str | int | None = None, sites: Sites = "activations"
+) -> Inspection:
     """List the sites, rewrites and refusals of a network, without converting it.
 
     Args:
         model: a trained network.
         example: a batch of inputs, [B, ...].
-        sites: where neurons are placed, as for :func:`rheobase.convert`.
+        output, sites: as for :func:`rheobase.convert`.
 
     Raises:
         TraceError: if the network cannot be traced (it fails on the example, or branches on data).
@@ -101,7 +103,7 @@ def inspect(model: nn.Module, example: Tensor, *, sites: Sites = "activations") 
         >>> rb.inspect(zoo.resnet20(), torch.rand(1, 3, 32, 32)).convertible
         True
     """
-    found = capture(model, example)
+    found = capture(model, example, output=output)
     rewrites, refusals = list(found.rewrites), list(found.refusals)
     graph, folded = found.graph, Counter(n.operation for n in found.graph.nodes)["batch_norm"]
     if not refusals:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result
 from rheobase.data.batches import Batches, batches, count
+from rheobase.data.spread import Spread, warn_of_another_scale
 from rheobase.network.folding import refuse_folded_thresholds
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons.response import Alphabet
@@ -70,6 +71,13 @@ def sub_batches(
 
     Raises:
         DataError: if there are no images, or they do not fit the network.
+
+    Warns:
+        RheobaseWarning: after the last image, if they are on another scale than the calibration images.
     """
+    spread = Spread()
     for batch, _ in track(batches(images, where="images"), title, show=progress, total=count(images)):
-        yield from network.check_images(batch).split(network.sub_batch_size(steps))
+        checked = network.check_images(batch)
+        spread.add(checked)
+        yield from checked.split(network.sub_batch_size(steps))
+    warn_of_another_scale(spread, network.provenance.calibration, "images", stacklevel=4)

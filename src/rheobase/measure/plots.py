@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rheobase.core.errors import DataError, StoreError
+from rheobase.core.folders import user_path
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._diagnose import TERMS, Diagnosis
 from rheobase.measure._distribution import Distribution
@@ -34,6 +35,7 @@ from rheobase.measure._potentials import Potentials
 from rheobase.measure._unevenness import Unevenness
 from rheobase.methods.adaptive_levels import LevelMetric
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.tasks import TASKS
 
 STYLE: dict[Any, Any] = {
     **{"figure.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": False},
@@ -45,31 +47,38 @@ STYLE: dict[Any, Any] = {
 def accuracy_plot(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
     """Draw accuracy against time-steps, with a dashed line for the analog network.
 
+    For other tasks than classification their first measure, such as mean IoU or R², takes the place of accuracy.
+
     Args:
         evaluations: curve name -> result of :func:`rheobase.evaluate`.
 
     Raises:
-        DataError: if an evaluation has no accuracy, because its data had no labels.
+        DataError: if an evaluation has no accuracy, because its data had no labels, or tasks differ.
     """
     _refuse_empty(evaluations, "evaluations")
+    tasks = {evaluation.task for evaluation in evaluations.values()}
+    if len(tasks) > 1:
+        reason = f"have the tasks {', '.join(sorted(tasks))}"
+        raise DataError(reason, where="evaluations", remedy="draw one task at a time")
+    measure = TASKS[tasks.pop()].measures[0]
     for name, evaluation in evaluations.items():
-        if evaluation.ann_accuracy is None or any(row.accuracy is None for row in evaluation.rows):
-            raise DataError("has no accuracy to draw", where=name, remedy="evaluate on labelled data")
+        if measure.name not in evaluation.ann_scores:
+            raise DataError(f"has no {measure.heading} to draw", where=name, remedy="evaluate on labelled data")
     steps = sorted({row.timesteps for evaluation in evaluations.values() for row in evaluation.rows})
-    ann = {name: 100 * (evaluation.ann_accuracy or 0.0) for name, evaluation in evaluations.items()}
+    ann = {name: measure.scale * found.ann_scores[measure.name] for name, found in evaluations.items()}
     dashed = {"linestyle": "--", "linewidth": 1.2}
     with _drawing(path) as axes:
         for name, evaluation in evaluations.items():
-            accuracy = [100 * (row.accuracy or 0.0) for row in evaluation.rows]
-            (curve,) = axes.plot([row.timesteps for row in evaluation.rows], accuracy, marker="o", label=name)
+            score = [measure.scale * row.scores[measure.name] for row in evaluation.rows]
+            (curve,) = axes.plot([row.timesteps for row in evaluation.rows], score, marker="o", label=name)
             if len(set(ann.values())) > 1:
                 axes.axhline(ann[name], color=curve.get_color(), label=f"analog network of {name}", **dashed)
         if len(set(ann.values())) == 1:
-            axes.axhline(ann[name], color="0.35", label=f"analog network, {ann[name]:.2f} %", **dashed)
+            axes.axhline(ann[name], color="0.35", label=f"analog network, {measure.form.format(ann[name])}", **dashed)
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, steps)
         axes.minorticks_off()
-        axes.set(xlabel="time-steps T", ylabel="accuracy (%)")
+        axes.set(xlabel="time-steps T", ylabel=measure.title)
         axes.legend(loc="lower right")
 
 
@@ -236,7 +245,7 @@ def distribution_plot(
 def _drawing(path: str | Path, size: tuple[float, float] = (6.4, 4.2), **layout: Any) -> Iterator[Any]:
     """Yield the axes of a new figure, arranged as by :meth:`Figure.subplots`; at the end write the figure."""
     with rc_context(STYLE):
-        figure = Figure(figsize=size)
+        path, figure = user_path(path), Figure(figsize=size)
         yield figure.subplots(**layout)
         try:
             figure.savefig(path)

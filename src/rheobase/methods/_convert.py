@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,18 @@ from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
-from rheobase.graph.trace.capture import device_of, relative_difference
+from rheobase.graph.trace.agreement import relative_difference
+from rheobase.graph.trace.capture import check_no_output, device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
 from rheobase.network.checks import check_input
+from rheobase.network.resize import resized
 from rheobase.neurons import Neuron
 from rheobase.passes import CalibrationData, CalibrationPass
 from rheobase.passes.calibration_pass import site_errors
 from rheobase.signals import Alignment
+from rheobase.tasks import TaskName, inferred, named, task_for, uncertain
 
 
 def convert(
@@ -38,8 +41,10 @@ def convert(
     *,
     calibration: Batches | Dataset[Any] | None = None,
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
     sites: Sites = "activations",
+    task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
     progress: bool = False,
@@ -54,12 +59,20 @@ def convert(
         calibration: training images (never test images), in any order: a tensor [N, ...], a pair (images, labels), a
             map-style ``Dataset`` of (image, label), a loader, or any other iterable of batches, which is read to its
             end (:func:`rheobase.data.sample`). Recipes without calibration passes need none.
-        example: a batch of the input's shape, to trace the network; default: the first calibration images.
+        example: a batch of the input's shape, to trace the network; default: the first calibration images. A network
+            that runs on images of any size may be calibrated on crops: it is then converted for the example's size.
+        output: the output to convert, if the network returns several: its key in a dict, field of a dataclass or
+            position in a tuple ("aux.0": position 0 of the key "aux"); or "all": ``snn(images)`` returns them in the
+            network's structure. Default: the only one, or the one named "logits" or "out".
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
             once, after its additions). Every weighted layer but the first then receives spikes only. Linear outputs
             need neurons that emit spikes of both signs; the readout remains affine.
+        task: what the outputs are for, which decides on the loss of passes that train, and on what labels are:
+            ``"classification"``, ``"binary"`` (one logit), ``"multilabel"``, ``"regression"`` or ``"segmentation"``;
+            see :mod:`rheobase.tasks`. Default: as inferred from labels, if these leave no doubt; without labels,
+            several outputs are logits of classes, one output is a quantity.
         num_calibration_images: size of the random sample of them to use, drawn by the seed. A fifth, at most 2,000, is
             held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`) benefit from more images.
             All are kept in memory, twice.
@@ -72,13 +85,14 @@ def convert(
     Raises:
         TraceError: if operations of the network cannot become spiking, listing all, each with a remedy.
         ModelError: if a weight is NaN or infinite.
-        DataError: if the calibration images do not fit.
+        DataError: if the calibration images, or labels of the task, do not fit.
         CalibrationError: if an activation is NaN or infinite on the calibration images, naming the first such site.
         RecipeError: if ``recipe`` is not a recipe; if ``sites="all"`` changes nothing, or the neurons cannot emit the
-            negative values of linear outputs.
+            negative values of linear outputs; if a network calibrated on crops cannot run at the example's size.
 
     Warns:
-        RheobaseWarning: if labels show that classes are missing among the calibration images.
+        RheobaseWarning: if labels show that classes are missing among the calibration images; if labels are ignored,
+            because they do not tell the task.
 
     Example:
         >>> import torch, rheobase as rb
@@ -97,13 +111,17 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
-    written, notes = _analog(model, data, example, max_pool)
+    resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
+    written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
     written, linear = place_sites(written, sites)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
-    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites)
+    known = model.provenance.task if isinstance(model, SpikingNetwork) else None
+    needed = any(part.needs_labels for part in recipe.calibration)
+    data, task = _with_task(data, graph, task or known, notes, needed)
+    provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites, task=task)
     if data is not None:
-        notes += [note for note in class_notes(data, graph) if note not in notes]
+        notes += [note for note in class_notes(data, graph, task) if note not in notes]
         _record(data, provenance)
     notes += folded
 
@@ -121,6 +139,9 @@ def convert(
     network.to(graph.device)
     if data is not None:
         _calibrate(network, recipe.calibration, data, progress)
+    if resizes:
+        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites)
+        return resized(network, fold_batch_norm(larger)[0])
     return network
 
 
@@ -130,7 +151,9 @@ def quantise(
     *,
     calibration: Batches | Dataset[Any],
     example: Tensor | None = None,
+    output: str | int | None = None,
     max_pool: MaxPool = "refuse",
+    task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> TrainableGraph:
@@ -147,7 +170,7 @@ def quantise(
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
-        max_pool: as for :func:`rheobase.convert`.
+        output, max_pool, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
 
@@ -181,13 +204,17 @@ def quantise(
     check_choice(max_pool, MaxPool, "max_pool")
     data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
+        check_no_output(output, "a quantised network")
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        graph, notes = traced(model, data.fit, example, max_pool)
+        graph, notes = traced(model, data.fit, example, max_pool, output)
+    check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)
     modules = activation.modules(folded, data.fit, site_table(graph), known)
-    return TrainableGraph(graph, modules, [*notes, *class_notes(data, graph)], activation.constraint).to(graph.device)
+    data, task = _with_task(data, graph, task, notes)
+    notes += class_notes(data, graph, task)
+    return TrainableGraph(graph, modules, notes, activation.constraint).to(graph.device)
 
 
 def _check_recipe(recipe: object) -> None:
@@ -198,19 +225,21 @@ def _check_recipe(recipe: object) -> None:
 
 
 def _analog(
-    model: nn.Module, data: CalibrationData | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module,
+    data: CalibrationData | None,
+    example: Tensor | None,
+    output: str | int | None,
+    max_pool: MaxPool,
+    task: str | None,
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         images = None if data is None else data.fit
-        graph, notes = traced(model, images, example, max_pool)
-        if max_pool == "average" and any("average pooling" in note for note in notes):
-            notes.append(_cost_of_average(model, graph, example if images is None else images))
-        return graph, notes
-    if max_pool != "refuse" or example is not None:
+        return traced(model, images, example, max_pool, output, task)
+    if max_pool != "refuse" or example is not None or output is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
-            where="max_pool and example",
+            where="max_pool, example and output",
             remedy="leave them out, or pass the original network",
         )
     if isinstance(model, SpikingNetwork):
@@ -229,6 +258,7 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
+        "values": data.spread().to_dict(),
     }
     if not data.complete:
         drawn = f"a random sample of {len(data)} of {data.given} images, drawn by seed {provenance.seed}"
@@ -239,10 +269,49 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
         )
 
 
-def class_notes(data: CalibrationData, graph: Graph) -> list[str]:
+D = TypeVar("D", CalibrationData, CalibrationData | None)
+
+
+def _with_task(
+    data: D, graph: Graph, task: str | None, notes: list[str], needed: bool = False
+) -> tuple[D, TaskName | None]:
+    """The data with labels of the task, and its name; without labels if these do not tell it, with a note and warning.
+
+    Raises:
+        DataError: if the task does not fit the outputs, labels are not those of the task, or ``needed`` labels do not
+            tell it.
+    """
+    if graph.structure is not None:  # labels of which output?
+        if task is not None:
+            raise DataError(
+                f"is {task!r}, but several outputs are converted together",
+                where="task",
+                remedy="leave it out, or choose one output, such as output=0",
+            )
+        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), None
+    outputs = graph.output_shape
+    found = None if task is None else named(task, outputs)
+    if data is None or data.fit_labels is None or data.held_out_labels is None:
+        return data, None if found is None else cast(TaskName, found.name)
+    where = "calibration images, in their seeded order"
+    labels = torch.cat([data.fit_labels, data.held_out_labels])
+    found = found or inferred(outputs, labels)
+    if found is not None:
+        found.check(outputs, labels, where)
+        return data, cast(TaskName, found.name)
+    problem = uncertain(outputs, labels, "calibration data")
+    if needed:
+        raise problem
+    notes.append(f"ignored: {problem}")
+    warnings.warn(f"ignored: {problem}", RheobaseWarning, stacklevel=3)
+    return replace(data, fit_labels=None, held_out_labels=None), None
+
+
+def class_notes(data: CalibrationData, graph: Graph, task: str | None) -> list[str]:
     """A note and a warning if labels show that classes are missing among the calibration images."""
-    (output,) = (node.shape for node in graph.nodes if node.name == graph.output)
-    missing = data.missing_classes(output[0] if len(output) == 1 else None)
+    if graph.structure is not None or task != "classification":
+        return []
+    missing = data.missing_classes(graph.output_shape[0])
     if missing is None:
         return []
     warnings.warn(f"{missing}.", RheobaseWarning, stacklevel=3)
@@ -306,28 +375,34 @@ def _alignment_note(network: SpikingNetwork, alignment: Alignment) -> str:
 
 
 def traced(
-    model: nn.Module, images: Tensor | None, example: Tensor | None, max_pool: MaxPool
+    model: nn.Module,
+    images: Tensor | None,
+    example: Tensor | None,
+    max_pool: MaxPool,
+    output: str | int | None = None,
+    task: str | None = None,
 ) -> tuple[Graph, list[str]]:
     """The graph of a network, traced on ``example`` or on the first images, and notes on what was rewritten."""
     batch = images[:4] if example is None and images is not None else example
     if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
-    found = replace_max_pool(capture(model, batch.to(device_of(model))), max_pool)
+    original = capture(model, batch.to(device_of(model)), output=output, images=images)
+    found = replace_max_pool(original, max_pool)
     found.raise_if_refused()
-    return found.graph, [*map(str, found.rewrites)]
+    notes = [*map(str, found.rewrites)]
+    if found.graph is not original.graph and max_pool == "average":
+        notes.append(_cost_of_average(original.graph, found.graph, batch if images is None else images, task))
+    return found.graph, notes
 
 
 @torch.inference_mode()
-def _cost_of_average(model: nn.Module, graph: Graph, images: Tensor | None) -> str:
-    assert images is not None
-    images, training = images[:32].to(graph.device), model.training
-    try:
-        original = model.eval()(images)
-    finally:
-        model.train(training)
+def _cost_of_average(before: Graph, graph: Graph, images: Tensor, task: str | None) -> str:
+    images = images[:32].to(graph.device)
+    original = before(images)
     replaced = graph(images)
-    agree = float((original.argmax(1) == replaced.argmax(1)).float().mean())
+    agree = task_for(task, graph.output_shape, None, "network").agreement(replaced, original)
+    same = "" if agree is None else f", and {float(agree.mean()):.0%} of the predictions are the same"
     return (
         f"max-pooling by average: on {len(images)} calibration images the analog network's logits change by up to "
-        f"{relative_difference(replaced, original):.2g} of the largest, and {agree:.0%} of the predictions are the same"
+        f"{relative_difference(replaced, original):.2g} of the largest{same}"
     )

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from rheobase.activations.activation import check_levels
 from rheobase.core.checks import check_choice, check_fraction, check_whole
 from rheobase.core.errors import ModelError, RecipeError, TrainingError
+from rheobase.core.folders import user_path
 from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.core.seeds import check_seed, derive
 from rheobase.data import Batches, sample
@@ -452,11 +453,11 @@ def adapt_levels(
     pool = _kept(data, "training data", workers)
     if not isinstance(validation, float | int | None):
         validation = _kept(validation, "validation data", workers)
-    fitted, _ = split_data(pool, validation, training, seed, workers)
+    fitted, _ = split_data(pool, validation, training, seed, workers, fields=True)
     options |= {"validation": validation, "seed": seed, "workers": workers}
 
     def stage(network: TrainableGraph, settings: Training, name: str) -> tuple[TrainableGraph, Trained]:
-        place = None if folder is None else Path(folder) / name
+        place = None if folder is None else user_path(folder) / name
         done = train(network, pool, settings, folder=place, **options)
         return cast(TrainableGraph, done.model), done
 
@@ -494,7 +495,7 @@ def switch(model: TrainableGraph, levels: dict[str, int]) -> TrainableGraph:
 
 def _kept(data: Batches | Dataset[Any], where: str, workers: int) -> Batches | Dataset[Any]:
     """Data in an order that is the same in both stages: a loader that shuffles is read once."""
-    source = read(data, where=where, workers=workers)
+    source = read(data, where=where, workers=workers, fields=True)
     if isinstance(source, OnDisk):
         return data
     return source.images if source.labels is None else (source.images, source.labels)

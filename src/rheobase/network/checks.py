@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rheobase.core.errors import DataError
+from rheobase.core.errors import DataError, ModelError
 from rheobase.graph.graph import Graph
+
+
+def check_one_output(graph: Graph, what: str) -> None:
+    """Refuse a network with several outputs for ``what``, which needs one.
+
+    Raises:
+        ModelError: if the graph joins several outputs.
+    """
+    if graph.structure is not None:
+        reason = f"has several outputs ({', '.join(graph.structure.shapes)}), and {what} needs one"
+        raise ModelError(reason, where="network", remedy='choose one with output="name" instead of output="all"')
 
 
 def check_input(graph: Graph, images: Tensor) -> None:
@@ -22,6 +33,9 @@ def check_input(graph: Graph, images: Tensor) -> None:
     if shape != expected:
         reason = f"have shape {shape}, the network was converted for {expected}"
         remedy = "resize or crop them, or convert again with an example of this size"
+        if len(shape) == len(expected) and shape[1:] == expected[1:]:
+            channels = "1 channel (--grayscale on the command line)" if expected[0] == 1 else f"{expected[0]} channels"
+            remedy = f"give images of {channels}, or convert again with an example of this shape"
     elif not images.is_floating_point():
         reason, remedy = f"have dtype {images.dtype}", "convert to float and normalise as in training"
     elif images.dtype != graph.dtype:

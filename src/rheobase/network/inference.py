@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -56,15 +58,16 @@ class InferenceNetwork(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, ...] of images [B, ...].
+    def forward(self, images: Tensor) -> Any:
+        """Logits [B, ...] of images [B, ...], or all outputs in their structure.
 
         Raises:
             DataError: if the images do not fit the network.
         """
         check_input(self.graph, images)
         images = in_memory_format(images.to(self.graph.device))
-        return torch.cat([self.graph.on_means(batch, self._count) for batch in images.split(self._rows)])
+        logits = torch.cat([self.graph.on_means(batch, self._count) for batch in images.split(self._rows)])
+        return self.graph.unpack(logits)
 
     def _count(self, node: Node, z: Tensor, overwrite: bool) -> Tensor:
         z = z if overwrite else z.clone()

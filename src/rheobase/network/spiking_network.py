@@ -25,6 +25,7 @@ from rheobase.neurons import Neuron
 from rheobase.neurons.response import Alphabet
 from rheobase.signals.alignment import Alignment
 from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries, prefix_means
+from rheobase.tasks import TASKS, Task, task_for
 
 DEFAULT_MEMORY_BUDGET = 2**30
 MAX_TIMESTEPS = 2**16
@@ -38,7 +39,10 @@ Execution = Literal["steps", "counts"]
 
 @dataclass
 class Provenance:
-    """How a network was converted: seed, versions, calibration data, notes, a record of each pass, and ``sites``."""
+    """How a network was converted: seed, versions, calibration data, notes, a record of each pass, and ``sites``.
+
+    ``task`` is the name of the task that was given or inferred from labels; None if neither.
+    """
 
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
@@ -46,6 +50,7 @@ class Provenance:
     notes: list[str] = field(default_factory=list)
     passes: list[dict[str, Any]] = field(default_factory=list)
     sites: str = "activations"
+    task: str | None = None
 
 
 class SpikingNetwork(nn.Module):
@@ -100,6 +105,16 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     @property
+    def task(self) -> Task:
+        """What the outputs are for: the task of the conversion, or by default that of the shape of the outputs.
+
+        Several outputs together are numbers, which have a relative error and no decision.
+        """
+        if self.ann.structure is not None:
+            return TASKS["regression"]
+        return task_for(self.provenance.task, self.ann.output_shape, None, "network")
+
+    @property
     def execution(self) -> Execution | Literal["auto"]:
         """``"steps"``, ``"counts"`` or ``"auto"``; any other value raises a RecipeError."""
         return self._execution
@@ -137,16 +152,42 @@ class SpikingNetwork(nn.Module):
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, timesteps: int | None = None) -> Tensor:
+    def forward(self, images: Tensor, timesteps: int | None = None) -> Any:
         """Logits [B, ...]: time-mean of the readout over ``timesteps`` steps (default: T it was converted for).
+
+        A network converted with ``output="all"`` returns its outputs in the structure of the analog network's; a
+        dataclass or named tuple becomes a dict.
 
         Raises a DataError for images that do not fit, and a RecipeError if a site cannot run for ``timesteps`` steps.
         """
+        return self.graph.unpack(self.logits(images, timesteps))
+
+    def logits(self, images: Tensor, timesteps: int | None = None) -> Tensor:
+        """Logits [B, ...] as one tensor: several outputs are flattened and joined, [B, F] (:meth:`Graph.unpack`)."""
         return self.readouts(images, (self.timesteps if timesteps is None else timesteps,))[0]
+
+    def select(self, output: str | int | None = None) -> SpikingNetwork:
+        """The network with one output of several, such as ``snn.select("aux")``; ``self`` if it has only one.
+
+        Neurons and weights are shared. Measurements of accuracy use ``select()``: the output named "logits" or "out".
+
+        Raises a TraceError if the network has no such output, or several and none is chosen.
+        """
+        if self.graph.structure is None and output is None:
+            return self
+        graph, ann = self.graph.select(output), self.ann.select(output)
+        neurons = [self.neuron(site.name) for site in self.sites]
+        selected = SpikingNetwork(
+            graph, ann, neurons, self.timesteps, self.recipe, self.provenance, self.alignment, self.protocol
+        )
+        selected.execution, selected.memory_budget = self.execution, self.memory_budget
+        return selected
 
     @torch.no_grad()
     def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
         """Logits after each T of ``timesteps``, [R, B, ...]; a streaming network is simulated once, for the largest T.
+
+        Several outputs are flattened and joined, [R, B, F] (:meth:`Graph.unpack`).
 
         Args:
             images: [B, ...], the input at every step.
@@ -161,7 +202,7 @@ class SpikingNetwork(nn.Module):
         return torch.cat([self._simulate(batch, wanted, monitor) for batch in batches], dim=1)
 
     @torch.no_grad()
-    def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Any]]:
         """Run step by step and yield (t, logits after t steps), t from 1.
 
         If the network does not stream, the whole simulation runs before the first yield, and t counts the steps of the
@@ -180,7 +221,10 @@ class SpikingNetwork(nn.Module):
             read = {name: values[name] for name in self._read}
             last = max((signal.steps for signal in read.values() if isinstance(signal, TimeSeries)), default=1)
             for t in range(1, last + 1):
-                yield t, self._finish({name: _mean_after(signal, t) for name, signal in read.items()})
+                yield (
+                    t,
+                    self.graph.unpack(self._finish({name: _mean_after(signal, t) for name, signal in read.items()})),
+                )
             return
         simulation, early = Simulation(self, overwrite=True), self.begin(images)
         totals: dict[str, Tensor] = {}
@@ -190,7 +234,7 @@ class SpikingNetwork(nn.Module):
             for name in self._read:
                 value = values[name].mean()
                 totals[name] = totals[name] + value if name in totals else value.clone()
-            yield t, self._finish({name: total / t for name, total in totals.items()})
+            yield t, self.graph.unpack(self._finish({name: total / t for name, total in totals.items()}))
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's time-mean output from the time-mean of its current."""

@@ -44,6 +44,11 @@ class CalibrationPass(Value, ABC):
     needs_batch_norm: ClassVar[bool] = False
     """True if the pass works on batch normalisation, which is then folded only after the pass."""
 
+    @property
+    def needs_labels(self) -> bool:
+        """True if the pass trains on labels."""
+        return False
+
     @abstractmethod
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Fit on ``data.fit``; use ``data.held_out`` only to stop early or to revert.

@@ -14,7 +14,7 @@ from rheobase.graph import Graph, Node
 from rheobase.graph.sites import Site
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable, within_budget
-from rheobase.passes.held_out import NAMES, HeldOut, Snapshot, shape_error
+from rheobase.passes.held_out import NAMES, HeldOut, Snapshot, best_error
 from rheobase.passes.layers import SubBatches, channel_mean, walk
 from rheobase.passes.thresholds import few
 from rheobase.signals import along_channels
@@ -44,10 +44,11 @@ class ErrorCalibration(CalibrationPass):
     - ``"none"``: φ = 0; only ψ_DA is set.
 
     ``"best"`` runs the three and keeps the one with the smallest logit error, at the best scale of the logits
-    (:func:`rheobase.passes.held_out.shape_error`), on held-out images, or on the fitted ones if none are held out;
-    another rule than the exact one only if its error is 5 % smaller, because it leaves an error of the means. The exact
-    rule is best where a channel fires often, as with least-squares thresholds. With maxima as thresholds a channel
-    fires rarely, its few spikes become large, and the noise in them costs more than the mean error that they correct.
+    (:func:`rheobase.passes.held_out.shape_error`; for a regression at their own), on held-out images, or on the fitted
+    ones if none are held out; another rule than the exact one only if its error is 5 % smaller, because it leaves an
+    error of the means. The exact rule is best where a channel fires often, as with least-squares thresholds. With
+    maxima as thresholds a channel fires rarely, its few spikes become large, and the noise in them costs more than the
+    mean error that they correct.
 
     Each layer is calibrated before the next one, so one pass over the images is enough. Reverted if it does not help on
     held-out images.
@@ -65,7 +66,7 @@ class ErrorCalibration(CalibrationPass):
         """Set ``pre`` and ``post`` of every neuron."""
         for site in network.sites:
             settable(network, site, "pre", "post")
-        changes, check = Changes(), HeldOut(network, data.held_out, shape_error)
+        changes, check = Changes(), HeldOut(network, data.held_out, best_error(network))
         images = within_budget(network, data.fit, self.images, changes)
         judging = data.held_out if len(data.held_out) else images
         calibrate_by(self.post, network, images, judging, changes, progress=progress)
@@ -86,20 +87,21 @@ def calibrate_by(
     if post != "best":
         calibrate_errors(network, images, changes, post=post, statistics=statistics, progress=progress)
         return
+    error = best_error(network)
     start, errors, found = Snapshot(network), dict[Post, float](), dict[Post, tuple[Snapshot, list[str]]]()
     for rule in RULES:
         start.restore(network)
         tried = Changes()
         calibrate_errors(network, images, tried, post=rule, statistics=statistics, progress=progress)
-        errors[rule] = shape_error(network, judging)
+        errors[rule] = error(network, judging)
         found[rule] = Snapshot(network), tried.notes
     chosen = min(errors, key=lambda rule: errors[rule])
     if errors[chosen] > (1 - GAIN) * errors["exact"]:
         chosen = "exact"
     state, notes = found[chosen]
     state.restore(network)
-    listed = ", ".join(f"{error:.3g} {rule}" for rule, error in errors.items())
-    changes.notes += [*notes, f"rule for φ: {chosen} ({NAMES[shape_error]}: {listed})"]
+    listed = ", ".join(f"{value:.3g} {rule}" for rule, value in errors.items())
+    changes.notes += [*notes, f"rule for φ: {chosen} ({NAMES[error]}: {listed})"]
 
 
 def calibrate_errors(

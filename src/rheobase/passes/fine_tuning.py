@@ -7,21 +7,21 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError, DivergedError, RecipeError
 from rheobase.data import CalibrationData
-from rheobase.data.batches import check_labels
 from rheobase.network import SpikingNetwork
+from rheobase.network.checks import check_one_output
 from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import Snapshot
+from rheobase.tasks import TaskName
 from rheobase.training import Augmentation, Training, checkpoint, train
 
 Target = Literal["labels", "ann", "both"]
@@ -32,7 +32,8 @@ class FineTuning(CalibrationPass):
 
     Args:
         target: training target: the logits of the analog network (``ann``: distillation, needs no labels), ``labels``
-            (the paper's cross-entropy), or ``both`` with equal weights.
+            (the loss of the task; the paper's cross-entropy), or ``both`` with equal weights. The loss of a regression,
+            and its distance to the analog network, is the mean squared error.
         temperature: τ of the distillation; a higher τ gives more weight to the less probable classes.
         epochs: maximum number of epochs over the fitted calibration images.
         learning_rate: maximum learning rate.
@@ -57,6 +58,11 @@ class FineTuning(CalibrationPass):
     patience: int = Field(default=3, ge=1)
     seed: int = 0
 
+    @property
+    def needs_labels(self) -> bool:
+        """True for the targets ``labels`` and ``both``."""
+        return self.target != "ann"
+
     @abstractmethod
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
         """Prepare the network; return the names of the parameters to train, or none to skip the stage."""
@@ -64,7 +70,9 @@ class FineTuning(CalibrationPass):
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Train; keep the best epoch on the held-out images, or revert."""
         self.check(network)
-        data = data if self.target == "ann" else self._with_checked_labels(network, data)
+        check_one_output(network.graph, self.stage.rstrip(","))
+        if self.needs_labels:
+            self._check_labels(network, data)
         started = time.perf_counter()
         changes, original = Changes(), Snapshot(network)
         before = self._loss(network, data)
@@ -100,16 +108,14 @@ class FineTuning(CalibrationPass):
         images, labels = data.held_out, data.held_out_labels
         if len(images) == 0:
             images, labels = data.fit, data.fit_labels
-        logits = network(images).cpu()
+        logits, task = network(images).cpu(), network.task
         total = 0.0
         if self.target != "ann":
             assert labels is not None
-            total += float(F.cross_entropy(logits, labels))
+            total += float(task.loss(logits, task.targets(labels)))
         if self.target != "labels":
             teacher = torch.cat([network.ann(x.to(network.graph.device)).cpu() for x in images.split(128)])
-            student, wanted = (F.log_softmax(x / self.temperature, 1) for x in (logits, teacher))
-            divergence = F.kl_div(student, wanted, reduction="batchmean", log_target=True)
-            total += self.temperature**2 * float(divergence)
+            total += float(task.distance(logits, teacher, self.temperature))
         return total / 2 if self.target == "both" else total
 
     def augmentation(self, data: CalibrationData) -> Augmentation | None:
@@ -161,6 +167,7 @@ class FineTuning(CalibrationPass):
                     validation=held_out if checked else None,
                     teacher=None if self.target == "labels" else network.ann,
                     parameters=set(names).__contains__,
+                    task=cast(TaskName, network.task.name),
                     folder=folder,
                     seed=self.seed,
                     progress=progress,
@@ -174,12 +181,12 @@ class FineTuning(CalibrationPass):
         changes.notes.extend(trained.notes)
         return trained.model.state_dict()
 
-    def _with_checked_labels(self, network: SpikingNetwork, data: CalibrationData) -> CalibrationData:
-        """The data with int64 labels.
+    def _check_labels(self, network: SpikingNetwork, data: CalibrationData) -> None:
+        """Refuse labels that are not those of the network's task.
 
         Raises:
             CalibrationError: if there are no labels.
-            DataError: if a label is not a class of the network, naming the image.
+            DataError: if a label does not fit the task, naming the image.
         """
         fit, held_out = data.fit_labels, data.held_out_labels
         if fit is None or held_out is None:
@@ -188,7 +195,5 @@ class FineTuning(CalibrationPass):
                 where=self.kind,
                 remedy='give (images, labels), or use target="ann"',
             )
-        classes = next(node.shape[0] for node in network.graph.nodes if node.name == network.graph.output)
-        check_labels(fit, "fitted calibration images, in their seeded order", classes)
-        check_labels(held_out, "held-out calibration images, in their seeded order", classes)
-        return replace(data, fit_labels=fit.long(), held_out_labels=held_out.long())
+        for labels, part in ((fit, "fitted"), (held_out, "held-out")):
+            network.task.check(network.ann.output_shape, labels, f"{part} calibration images, in their seeded order")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from rheobase.core.errors import CalibrationError
 from rheobase.core.progress import track
@@ -31,7 +30,7 @@ class FiringSearch(CalibrationPass):
 
     .. math:: S_l(\phi) = \mathrm{KL}\big(\mathrm{softmax}(o_{ANN}) \,\|\, \mathrm{softmax}(o_{SNN})\big)
 
-    and R is the number of spikes of the whole network. Sensitivities and spikes of the sites are added; of all
+    (the distance of the network's task), and R is the number of spikes of the whole network. Sensitivities and spikes of the sites are added; of all
     combinations with :math:`\sum_l R_l \le` ``spikes`` times the number for the largest φ everywhere, the one with the
     least :math:`\sum_l S_l` is taken. Then, by the same search, factors ρ >= 1 of the thresholds are chosen that give
     the fewest spikes while the sum of sensitivities grows by at most ``tolerance`` (Wang et al. 2025, "Adaptive-firing
@@ -183,7 +182,7 @@ class _Measure:
     def __init__(self, network: SpikingNetwork, images: Tensor) -> None:
         self.network, self.images = network, images
         with torch.inference_mode():
-            self.reference = network.ann(images.to(network.graph.device)).double().log_softmax(1)
+            self.reference = network.ann(images.to(network.graph.device)).double()
 
     def __call__(self) -> Outcome:
         spikes = 0.0
@@ -193,8 +192,7 @@ class _Measure:
             spikes += float(count_spikes(emitted).magnitude.sum())
 
         logits = self.network.readouts(self.images, (self.network.timesteps,), monitor=add)[0]
-        found = logits.double().log_softmax(1)
-        divergence = F.kl_div(found, self.reference, reduction="batchmean", log_target=True)
+        divergence = self.network.task.distance(logits.double(), self.reference)
         return Outcome(float(divergence), spikes / len(self.images))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes
+from rheobase.tasks import share
 
 
 @torch.inference_mode()
@@ -19,7 +20,7 @@ def logit_error(network: SpikingNetwork, images: Tensor) -> float:
     """Σ‖SNN − ANN‖² / Σ‖ANN‖² of the logits over all images; 0 without images."""
     if len(images) == 0:
         return 0.0
-    return relative_error(network(images), network.ann(images.to(network.graph.device)).double())
+    return relative_error(network.logits(images), network.ann(images.to(network.graph.device)).double())
 
 
 def relative_error(logits: Tensor, reference: Tensor) -> float:
@@ -34,12 +35,12 @@ def shape_error(network: SpikingNetwork, images: Tensor) -> float:
 
     .. math:: \min_c \frac{\sum \|c \, SNN - ANN\|^2}{\sum \|ANN\|^2}, \qquad c \ge 0
 
-    A factor changes no class. Among poor networks the logit error prefers those with small outputs, because it is 1
+    A factor changes no decision. Among poor networks the logit error prefers those with small outputs, because it is 1
     for outputs that are all zero; this error does not.
     """
     if len(images) == 0:
         return 0.0
-    return error_at_best_scale(network(images), network.ann(images.to(network.graph.device)).double())
+    return error_at_best_scale(network.logits(images), network.ann(images.to(network.graph.device)).double())
 
 
 def error_at_best_scale(logits: Tensor, reference: Tensor) -> float:
@@ -82,6 +83,11 @@ NAMES: dict[Measure, str] = {
     shape_error: "squared logit error at the best scale",
 }
 """What an error is called in notes."""
+
+
+def best_error(network: SpikingNetwork) -> Measure:
+    """:func:`shape_error` for a task with decisions; :func:`logit_error` for quantities, which a factor does change."""
+    return shape_error if network.task.decides else logit_error
 
 
 class HeldOut:
@@ -146,12 +152,15 @@ class Best:
         record = {self.unit: len(self.history), **values}
         if len(self.images):
             with torch.inference_mode():
-                logits = self.network(self.images)
-            predicted = logits.argmax(1)
+                logits = self.network.logits(self.images)
+            task = self.network.task
             record["logit_error"] = relative_error(logits, self.reference)
-            record["agreement"] = float((predicted == self.reference.argmax(1)).double().mean())
-            if self.labels is not None:
-                record["accuracy"] = float((predicted.cpu() == self.labels).double().mean())
+            agreement = task.agreement(logits, self.reference)
+            if agreement is not None:
+                record["agreement"] = float(agreement.mean())
+            right = None if self.labels is None else task.right(logits.cpu(), task.targets(self.labels))
+            if right is not None:
+                record["accuracy"] = share(right)
         if not len(self.images) or record["logit_error"] < self.error:
             self.round, self.error, self.kept = (
                 len(self.history),

@@ -24,7 +24,8 @@ class ThroughTime(FineTuning):
 
     .. math:: \tau^2 \, \mathrm{KL}\big(\mathrm{softmax}(o_{ANN} / \tau) \,\|\, \mathrm{softmax}(o_{SNN} / \tau)\big)
 
-    (Hinton et al. 2015) to the analog network, which needs no labels. Backpropagation runs through all steps and sites
+    (Hinton et al. 2015) to the analog network, which needs no labels; other tasks than classification have their own
+    (:mod:`rheobase.tasks`), a regression the squared error. Backpropagation runs through all steps and sites
     (Wu et al. 2018; :class:`rheobase.network.TrainableNetwork`), so that layers and steps learn to make up for each
     other. The result is an ordinary spiking network with the same neurons. Put the pass last, after passes that set
     thresholds and correct means: it starts from their result.

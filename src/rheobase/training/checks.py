@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ from torch.utils.data import Dataset
 from rheobase.core.checks import check_fraction
 from rheobase.core.errors import DataError, DivergedError, TrainingError
 from rheobase.core.seeds import derive, random_state
-from rheobase.data.batches import Batches, check_labels
+from rheobase.data.batches import Batches
 from rheobase.data.sources import InMemory, Part, read, split
+from rheobase.graph.graph import Graph
+from rheobase.graph.trace.capture import FINAL
+from rheobase.graph.trainable import TrainableGraph
 from rheobase.network.trainable import TrainableNetwork
+from rheobase.tasks import Task, inferred, task_for
 from rheobase.training.checkpoint import CHECKPOINT_FILE
 from rheobase.training.settings import Training
 
 _CHECK_EVERY = 20
 """Steps between two checks, if a check waits for a GPU or another process."""
+
+_LABELS_READ = 32
+"""Images of a data set whose labels may show the task."""
 
 _WATCHED = ("threshold", "step_size", "steps", "bits")
 """Names of the checked parameters; of bits n, 2ⁿ is checked."""
@@ -33,16 +40,17 @@ def split_data(
     training: Training,
     seed: int,
     workers: int,
+    fields: bool = False,
 ) -> tuple[Part, Part | None]:
     """The images to train on and those to validate on, as many as the settings need."""
-    source = read(data, where="training data", workers=workers)
+    source = read(data, where="training data", workers=workers, fields=fields)
     fitted, checked = Part(source, torch.arange(len(source))), None
     if isinstance(validation, float | int):
         remedy = "give a fraction between 0 and 1, images, or None"
         fraction = check_fraction(validation, "validation", error=TrainingError, remedy=remedy)
         fitted, checked = split(source, fraction, derive(seed, "validation"))
     elif validation is not None:
-        separate = read(validation, where="validation data", workers=workers)
+        separate = read(validation, where="validation data", workers=workers, fields=fields)
         checked = Part(separate, torch.arange(len(separate)))
     if checked is not None and len(checked) == 0:
         remedy = "give a larger fraction, or None to train without validation"
@@ -68,34 +76,76 @@ def check_task(
     fitted: Part,
     checked: Part | None,
     training: Training,
-) -> bool:
-    """Check on two images that networks, images and labels fit each other; True if the network outputs logits."""
+    task: str | None,
+) -> Task | None:
+    """Check on two images that networks, images and labels fit each other, with the labels of some more.
+
+    Returns:
+        The task: as given, or inferred from the labels; with a loss of one's own None if they leave a doubt.
+    """
     outputs: dict[str, torch.Size] = {}
+    found: Task | None = None
     for part, where in ((fitted, "training data"), (checked, "validation data")):
         if part is None:
             continue
         source = part.source
         if not source.labelled and teacher is None and loss is None:
             remedy = "give labels, or a teacher in place of them"
-            raise DataError("has no labels, which the cross-entropy needs", where=where, remedy=remedy)
+            raise DataError("has no labels, which the loss needs", where=where, remedy=remedy)
         with random_state(0, None):
-            images, labels = next(iter(source.batches([part.numbers[:2]])))
+            some = part.numbers[: 2 if isinstance(source, InMemory) else _LABELS_READ]
+            images, labels = next(iter(source.batches([some])))
+        images = images[:2]
         if part is fitted and training.augment is not None:
             training.augment.check(images.shape)
+            _check_moved(training, labels)
         for network, name in ((module, "model"), (teacher, "teacher")):
             if network is not None:
                 outputs[name] = _output_shape(network, name, images, where)
-        if labels is None or loss is not None:
-            continue
-        if len(outputs["model"]) != 2:
-            remedy = "let it return logits [B, classes], or give a loss of your own"
-            raise TrainingError(f"has an output of shape {list(outputs['model'])}", where="model", remedy=remedy)
+        shape = outputs["model"][1:]
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
-        check_labels(every, where, outputs["model"][1])
+        if loss is None or (task is not None and found is None):
+            found = found or task_for(task, shape, every, where)
+        elif isinstance(every, Tensor) and part is fitted:
+            found = inferred(shape, every)
+        if found is None or every is None:
+            continue
+        try:
+            found.check(shape, every, where)
+        except DataError:
+            if loss is None or task is not None:
+                raise
+            found = None  # they mean something to the loss
+    if found is not None and found.name == "regression" and training.label_smoothing and loss is None:
+        raise TrainingError("has no effect on a regression", where="label_smoothing", remedy="leave it out")
     if teacher is not None and loss is None and outputs["teacher"] != outputs["model"]:
         reason = f"has an output of shape {list(outputs['teacher'])}, and the model one of {list(outputs['model'])}"
         raise TrainingError(reason, where="teacher", remedy="give a teacher for the same classes")
-    return len(outputs["model"]) == 2
+    return found
+
+
+def _check_moved(training: Training, labels: Any) -> None:
+    """Refuse an augmentation that moves the images, but not the maps or boxes that are their labels."""
+    augment = training.augment
+    if augment is None or not (augment.crop_padding or augment.flip or augment.autoaugment):
+        return
+    if isinstance(labels, Mapping) or (isinstance(labels, Tensor) and labels.dim() > 2):
+        reason = "moves the images, but not labels that depend on the place in the image"
+        raise TrainingError(reason, where="augment", remedy="augment in a Dataset of your own, images and labels alike")
+
+
+def check_teacher_returns_logits(module: nn.Module, teacher: nn.Module | None, fitted: Part) -> None:
+    """Refuse the probabilities of a network with a final softmax or sigmoid as the targets of a network without it."""
+    removed = [note for note in getattr(module, "notes", ()) if FINAL in note]
+    if not removed or teacher is None or isinstance(teacher, Graph | TrainableGraph):
+        return
+    with torch.no_grad(), random_state(0, None):
+        images, _ = next(iter(fitted.source.batches([fitted.numbers[:2]])))
+        values = teacher(images.cpu().float())
+    if isinstance(values, Tensor) and float(values.min()) >= 0 and float(values.max()) <= 1:
+        reason = f"returns values from 0 to 1, and the model logits ({removed[0]})"
+        remedy = "give the teacher's graph, which returns logits: rb.graph.capture(net, images[:4]).graph"
+        raise TrainingError(reason, where="teacher", remedy=remedy)
 
 
 def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> torch.Size:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,20 +24,22 @@ from rheobase.core.errors import TrainingError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
-from rheobase.data.batches import Batch, Batches, Digest
+from rheobase.data.batches import Batch, Batches, Digest, each
 from rheobase.data.sources import Part
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.network import SpikingNetwork
+from rheobase.network.checks import check_one_output
 from rheobase.network.trainable import TrainableNetwork, TrainableNeurons, check_trains_through_time
+from rheobase.tasks import Task, TaskName, share
 from rheobase.training import checkpoint as disk
 from rheobase.training.batch_norm import average_statistics, normalising
-from rheobase.training.checks import Guard, check_task, choose, copied, split_data
+from rheobase.training.checks import Guard, check_task, check_teacher_returns_logits, choose, copied, split_data
 from rheobase.training.settings import Training
 
 _NOT_DECAYED = ("bias", "threshold")
 
-Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-"""(logits, labels or None, teacher's logits or None) -> mean loss over the images."""
+Loss = Callable[[Tensor, Any, Tensor | None], Tensor]
+"""(outputs, labels or None, teacher's outputs or None) -> mean loss over the images."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ class Epoch:
     Attributes:
         epoch: number of the epoch, from 1.
         train_loss: mean loss over the steps, including the penalty, on augmented images.
-        train_accuracy: accuracy over the steps, on augmented images; None without labels.
+        train_accuracy: share of right decisions over the steps, on augmented images; None without labels, or for a
+            regression.
         validation_loss: mean loss over the validation images, without the penalty; None without such images.
-        validation_accuracy: accuracy on the validation images; None without labels.
+        validation_accuracy: the same on the validation images.
         learning_rate: learning rate of the last step.
         seconds: duration in seconds.
         mean_timesteps: mean T over the sites after the epoch, if the network learns T; else None.
@@ -91,6 +95,7 @@ def train(
     parameters: Callable[[str], bool] | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     loss: Loss | None = None,
+    task: TaskName | None = None,
     folder: str | Path | None = None,
     resume: bool = True,
     seed: int = 0,
@@ -118,10 +123,11 @@ def train(
     epoch, and at the end ``weights.safetensors``. All processes must see the same folder.
 
     Args:
-        model: maps images [B, ...] to logits [B, classes]; not changed. A spiking network needs streaming neurons.
-        data: training images and labels. Tensors are not copied; a map-style ``Dataset`` is read in every epoch by
-            ``workers``; a loader is read once to its end and kept in memory, and its order and batches are ignored.
-            Without labels, a teacher or a loss of your own is needed.
+        model: maps images [B, ...] to outputs [B, ...]; not changed. A spiking network needs streaming neurons.
+        data: training images and labels, which are the targets of the task or of a loss of your own. Tensors are not
+            copied; a map-style ``Dataset`` is read in every epoch by ``workers``; a loader is read once to its end and
+            kept in memory, and its order and batches are ignored. Without labels, a teacher or a loss of your own is
+            needed.
         training: the settings; with seed and data they determine the weights.
         validation: a fraction to split off the training images by the seed, separate images, or None. They decide on
             ``patience`` and ``keep="best"``, so never give test images.
@@ -130,7 +136,11 @@ def train(
         parameters: returns True for the name of a parameter to train; default: all that require a gradient. The
             statistics of batch norms are always updated.
         penalty: returns a penalty that is added to the loss; called with the network in training.
-        loss: a loss in place of cross-entropy and distillation.
+        loss: a loss in place of that of the task and distillation. It gets the labels as they are: whole numbers as
+            int64, other numbers as float32, of any shape, or a dict of such tensors.
+        task: what the outputs are for: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or
+            ``"segmentation"``, which decides on loss and accuracy (:mod:`rheobase.tasks`). Default: that of a spiking
+            network's conversion, or as inferred from the labels.
         folder: folder for checkpoints and metrics; default: none are written.
         resume: continue from the checkpoint in the folder; if False, a folder with a checkpoint is an error.
         seed: seed of split, order, augmentation and dropout; the global random state is restored.
@@ -146,7 +156,8 @@ def train(
         TrainingError: if settings contradict each other or do not fit the machine, the loss is not finite, a threshold,
             step size or number of steps is not positive and finite, the neurons of a spiking network wait for their
             whole input, or the folder holds another run.
-        DataError: if there are too few images, labels do not fit the network, or labels are missing.
+        DataError: if there are too few images, labels do not fit the network or leave its task open, or labels are
+            missing.
 
     Example:
         >>> import rheobase as rb
@@ -165,13 +176,16 @@ def train(
     spiking = model if isinstance(model, SpikingNetwork) else None
     if spiking is not None:
         check_trains_through_time(spiking)
+        check_one_output(spiking.graph, "training")
         model = TrainableNetwork(spiking)
     module = copied(model, "model")
-    fitted, checked = split_data(data, validation, training, seed, workers)
+    fitted, checked = split_data(data, validation, training, seed, workers, fields=loss is not None)
     if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
         teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
-    classifies = check_task(module, teacher, loss, fitted, checked, training)
+    check_teacher_returns_logits(module, teacher, fitted)
+    known = None if spiking is None or loss is not None else spiking.provenance.task
+    found_task = check_task(module, teacher, loss, fitted, checked, training, task or known)
     trained_names = choose(module, parameters)
     target = None if folder is None else as_path(folder, "folder")
     identity: dict[str, Any] = {}
@@ -190,10 +204,11 @@ def train(
                 "trained parameters": trained_names,
                 "teacher": None if teacher is None else Digest().update(**teacher.state_dict()).hexdigest(),
                 "loss": _name(loss),
+                **({} if found_task is None or found_task.name == "classification" else {"task": found_task.name}),
                 "penalty": _name(penalty),
             }
     fabric = _fabric(training, accelerator, devices, nodes, strategy)
-    run = _Run(fabric, training, module, teacher, loss, penalty, fitted, checked, seed, target, identity, classifies)
+    run = _Run(fabric, training, module, teacher, loss, penalty, fitted, checked, seed, target, identity, found_task)
     if target is not None and (found := disk.load(target)) is not None:
         if not resume:
             remedy = "choose another folder, delete the checkpoint, or pass resume=True"
@@ -231,7 +246,7 @@ class _Run:
     seed: int
     folder: Path | None
     identity: dict[str, Any]
-    classifies: bool
+    task: Task | None
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -295,7 +310,8 @@ class _Run:
 
     def best_epoch(self) -> int:
         """Number of the best epoch on the validation images; the first one of a tie."""
-        return max(self.history, key=_score).epoch
+        by_accuracy = self.task is not None and self.task.measures[0].name == "accuracy"
+        return max(self.history, key=partial(_score, by_accuracy=by_accuracy)).epoch
 
     def kept_epoch(self) -> int:
         """Number of the epoch with the weights to return."""
@@ -310,7 +326,7 @@ class _Run:
 
     def _epoch(self, epoch: int, bar: Iterator[int]) -> None:
         started = time.perf_counter()
-        losses, correct = self._zero(torch.float64), self._zero(torch.int64)
+        losses, correct = self._zero(torch.float64), self._zero(torch.int64, 2)
         self.module.train()
         # Dropout differs from process to process; seeded by the epoch, it needs no state in the checkpoint.
         torch.manual_seed(derive(self.seed, "dropout", epoch, self.fabric.global_rank))
@@ -330,7 +346,7 @@ class _Run:
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
         train_loss = self._sum(losses) / (self.steps * self.fabric.world_size)
-        train_accuracy = self._accuracy(correct, self.fitted, self.steps * self.training.batch_size)
+        train_accuracy = self._accuracy(correct, self.fitted)
         validation = self._validate(epoch)
         mean_timesteps = statistics.fmean(part.mean_timesteps for part in self.learning) if self.learning else None
         seconds = time.perf_counter() - started
@@ -365,7 +381,8 @@ class _Run:
                 teacher_logits = self.teacher(images).float()
         if self.loss is not None:
             return self.loss(logits, labels, teacher_logits)
-        return _loss(self.training, logits, labels, teacher_logits)
+        assert self.task is not None
+        return _loss(self.task, self.training, logits, labels, teacher_logits)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """This process's share of each batch of the epoch, on its device."""
@@ -386,7 +403,10 @@ class _Run:
 
     def _on_device(self, images: Tensor, labels: Tensor | None) -> Batch:
         device = self.fabric.device
-        return images.to(device, torch.float32), None if labels is None else labels.to(device, torch.int64)
+        if labels is not None:
+            task = self.task if self.loss is None else None
+            labels = each(_plain(labels) if task is None else task.targets(labels), lambda values: values.to(device))
+        return images.to(device, torch.float32), labels
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
@@ -394,7 +414,7 @@ class _Run:
             return None, None
         self.module.eval()
         batches = self.checked.numbers.split(self.training.batch_size)
-        total, correct = self._zero(torch.float64), self._zero(torch.int64)
+        total, correct = self._zero(torch.float64), self._zero(torch.int64, 2)
         for images, labels in self.checked.source.batches(batches[self.fabric.global_rank :: self.fabric.world_size]):
             images, labels = self._on_device(_channels_last(images), labels)
             with self.fabric.autocast():
@@ -405,33 +425,38 @@ class _Run:
         loss = self._sum(total) / len(self.checked)
         if not math.isfinite(loss):
             raise self.guard.error(f"the validation loss is {loss}", f"epoch {epoch}")
-        return loss, self._accuracy(correct, self.checked, len(self.checked))
+        return loss, self._accuracy(correct, self.checked)
 
-    def _zero(self, kind: torch.dtype) -> Tensor:
-        return torch.zeros((), dtype=kind, device=self.fabric.device)
+    def _zero(self, kind: torch.dtype, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=kind, device=self.fabric.device)
 
     def _sum(self, value: Tensor) -> float:
         """The sum over all processes."""
         return self.fabric.all_reduce(value, reduce_op="sum").item()
 
     def _correct(self, logits: Tensor, labels: Tensor | None) -> Tensor | int:
-        return (logits.argmax(1) == labels).sum() if labels is not None and self.classifies else 0
+        if labels is None or self.task is None:
+            return 0
+        found = self.task.right(logits, self.task.targets(labels))
+        return 0 if found is None else found
 
-    def _accuracy(self, correct: Tensor, part: Part, count: int) -> float | None:
-        return self._sum(correct) / count if part.source.labelled and self.classifies else None
+    def _accuracy(self, correct: Tensor, part: Part) -> float | None:
+        if self.task is None or not self.task.decides or not part.source.labelled:
+            return None
+        return share(self.fabric.all_reduce(correct, reduce_op="sum"))
 
 
-def _loss(training: Training, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None) -> Tensor:
+def _loss(
+    task: Task, training: Training, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None
+) -> Tensor:
     weight = 0.0 if teacher_logits is None else 1.0 if labels is None else training.teacher_weight
     total = logits.new_zeros(())
     if labels is not None and weight < 1:
-        total = (1 - weight) * F.cross_entropy(logits, labels, label_smoothing=training.label_smoothing)
+        total = (1 - weight) * task.loss(logits, labels, training.label_smoothing)
     if teacher_logits is not None and weight > 0:
         if training.teacher_loss == "squared_error":
             return total + weight * F.mse_loss(logits, teacher_logits)
-        tau = training.temperature
-        student, target = F.log_softmax(logits / tau, 1), F.log_softmax(teacher_logits / tau, 1)
-        total = total + weight * tau**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+        total = total + weight * task.distance(logits, teacher_logits, training.temperature)
     return total
 
 
@@ -504,9 +529,20 @@ def _name(function: object) -> str | None:
     return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _score(record: Epoch) -> tuple[float, float]:
+def _score(record: Epoch, by_accuracy: bool) -> tuple[float, float]:
     loss = math.inf if record.validation_loss is None else record.validation_loss
-    return (record.validation_accuracy or 0.0, -loss)
+    return ((by_accuracy and record.validation_accuracy) or 0.0, -loss)
+
+
+def _plain(labels: Any) -> Any:
+    """Labels for a loss: whole numbers as int64, other numbers as float32; truth values stay."""
+
+    def plain(values: Tensor) -> Tensor:
+        if values.is_floating_point():
+            return values.float()
+        return values if values.dtype == torch.bool else values.long()
+
+    return each(labels, plain)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class Training(Value):
     .. math:: (1 - w) \, \mathrm{CE}(z, y) + w \, D(z, z')
 
     where D is τ² KL(softmax(z'/τ) ‖ softmax(z/τ)) (Hinton et al. 2015) or the mean of (z − z')² over the classes.
-    Without labels w = 1, without a teacher w = 0.
+    Without labels w = 1, without a teacher w = 0. Tasks with several decisions for an image (labels, pixels) take the
+    mean over them, and a single logit z stands for (0, z). For a regression CE and D are the mean squared error.
 
     Args:
         epochs: number of epochs.
@@ -44,7 +45,7 @@ class Training(Value):
         clip: maximum L2 norm of the gradient of all parameters together; None: no clipping.
         patience: stop after this number of successive epochs without improvement on the validation images; None: never.
         keep: keep the weights of the "last" epoch, or of the "best" on the validation images, with the highest accuracy
-            and then the lowest loss; without labels, the lowest loss.
+            and then the lowest loss (classification, binary); the lowest loss (other tasks, no labels).
         exact_statistics: finally set mean and variance of every batch norm to their means over the batches of one more
             epoch, with the kept weights ("precise BN", Wu & Johnson 2021), instead of running means over the last few
             batches. Costs the forward passes of an epoch; the notes report the change on the validation images.

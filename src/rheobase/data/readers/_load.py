@@ -1,4 +1,4 @@
-"""Loading of image data from any source. A batch is float32 images [B, C, H, W] and int64 labels [B]."""
+"""Loading of data from any source. A batch is float32 images [B, C, H, W], and labels if any, mostly int64 [B]."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from rheobase.core import user_code
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import DataError
-from rheobase.data.batches import Batches, as_batch
+from rheobase.core.folders import user_path
+from rheobase.data.batches import Batch, Batches, as_batch, is_one_batch
 from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
 from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
 from rheobase.data.readers.image_files import is_tar, read_image_files
 from rheobase.data.sampling import sample_order
-from rheobase.data.sources import OnDisk, dataset_of
+from rheobase.data.sources import OnDisk, dataset_of, is_map_style
 
 
 def load(
@@ -37,13 +37,19 @@ def load(
     | --- | --- |
     | a directory | images `<class>/<name>`, or the IDX files of MNIST and Fashion-MNIST |
     | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | images `<class>/<name>`, kept encoded in memory |
-    | `.npz` | arrays `images` and `labels`, `x` and `y`, or with a folder `x_<folder>` and `y_<folder>` |
-    | `module:function` | the returned DataLoader, batches or tensors of (images, labels) |
+    | `.npz` | arrays `images` and `labels`, `x` and `y`, `signals` and `labels`, or with a folder `x_<folder>`... |
+    | `.npy` | one array without labels |
+    | `module:function` | the returned data set, DataLoader, batches or tensors of (images, labels) |
 
     A class index is the position of the class folder's name in sorted order; `loader.dataset.classes` contains the
-    names. Image files are converted to RGB unless `preprocessing.grayscale` is set. Array images are [N, H, W],
-    [N, C, H, W], or [N, H, W, C] with C of 1 or 3. The order is the same in every epoch. Without a seed it is the order
-    of the file; image files are sorted by class, so with a `limit` alone only the first classes are read.
+    names. Where labels are not needed, such as for calibration, a directory or archive may contain images `<name>`
+    only, and an `.npz` file one array. Image files are converted to RGB unless `preprocessing.grayscale` is set.
+
+    Arrays are images [N, H, W], [N, C, H, W] or [N, H, W, C] with C of 1, 3 or 4 (RGBA, of which RGB is read); signals
+    [N, C, L] or [N, L] under the name `signals`; or tables [N, F].
+
+    The order is the same in every epoch. Without a seed it is the order of the file; image files are sorted by class,
+    so with a `limit` alone only the first classes are read.
 
     Args:
         spec: the path or function; an existing path takes precedence.
@@ -54,7 +60,9 @@ def load(
         seed: shuffle the samples once with this seed, before the limit is applied.
 
     Returns:
-        A loader of (float32 images [B, C, H, W], int64 labels [B]).
+        A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone. Arrays and functions may
+        also give targets of other tasks than classification, [B, ...]: whole numbers, float32 or truth values
+        (:mod:`rheobase.tasks`).
 
     Raises:
         DataError: if the data does not exist, cannot be read, or has another layout; while iterating, if an image is
@@ -68,7 +76,7 @@ def load(
         if value is not None:
             check_whole(value, name, error=DataError)
     preprocessing = preprocessing or Preprocessing()
-    path, spec = Path(spec), str(spec)
+    path, spec = user_path(spec), str(spec)
     with reading(spec):
         exists = path.exists()
     if not exists and user_code.names_function(spec):
@@ -93,12 +101,12 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
         arrays = read_idx(path, idx, folder)
     elif path.is_dir() or is_tar(path):
         return read_image_files(path, folder)
-    elif path.suffix.lower() == ".npz":
+    elif path.suffix.lower() in (".npz", ".npy"):
         arrays = read_npz(path, folder)
     else:
-        remedy = "give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2 or .npz file, or module:function"
+        remedy = "give a folder of images, a .tar, .tar.gz, .tar.xz, .tar.bz2, .npz or .npy file, or module:function"
         raise DataError("is not a supported data file", where=str(path), remedy=remedy)
-    return as_samples(*arrays, str(path), preprocessing)
+    return as_samples(arrays, str(path), preprocessing)
 
 
 def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
@@ -116,25 +124,25 @@ def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
         torch.Size([1097, 1, 8, 8])
     """
     dataset = dataset_of(loader)
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        images, labels = dataset.tensors
-        return images, labels
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) <= 2:
+        return dataset.tensors if len(dataset.tensors) == 2 else dataset.tensors[0]
     if not isinstance(dataset, ImageDataset):
         return loader
     found = OnDisk(dataset, loader.num_workers, "data set").in_memory(progress)
-    assert found.labels is not None
-    return found.images, found.labels
+    return found.images if found.labels is None else (found.images, found.labels)
 
 
 def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
-    """A loader of the data that `module:function` returns; tensors are batched, other data keeps its batches."""
+    """A loader of the data that `module:function` returns; tensors and data sets are batched, others keep batches."""
     source = user_code.call(spec, DataError)
-    if isinstance(source, tuple | list) and len(source) == 2 and all(map(torch.is_tensor, source)):
+    if is_one_batch(source):
         images, labels = _checked(source, spec)
-        if limit is not None or seed is not None:  # otherwise nothing is copied
-            order = torch.tensor(sample_order(len(images), limit, seed), dtype=torch.long)
-            images, labels = images[order], labels[order]
-        return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
+        source = TensorDataset(images) if labels is None else TensorDataset(images, labels)
+    if is_map_style(source):
+        size = len(OnDisk(source, 0, spec))  # refuses an empty one
+        if limit is not None or seed is not None:
+            source = _chosen(source, sample_order(size, limit, seed))
+        return DataLoader(source, batch_size=batch_size)
     if limit is not None or seed is not None:
         raise DataError(
             f"has no effect on the batches of {spec}",
@@ -142,7 +150,7 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
             remedy=f"leave it out, or select the samples in {spec}",
         )
     if not isinstance(source, Iterable):
-        remedy = "return a DataLoader, batches of (images, labels), or (images, labels) tensors"
+        remedy = "return a data set, a DataLoader, batches of (images, labels), or (images, labels) tensors"
         raise DataError.typed(f"returned {type(source).__name__}, which is not data", where=spec, remedy=remedy)
     if isinstance(source, DataLoader):
         loader, is_empty = source, not isinstance(source.dataset, IterableDataset) and len(source) == 0
@@ -154,25 +162,33 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
     return loader
 
 
-def _checked(pair: Any, where: str) -> tuple[Tensor, Tensor]:
-    """Float images [B, C, H, W] and integer labels [B] of a batch."""
-    images, labels = as_batch(pair, where)
-    is_wrong = not images.is_floating_point() or images.ndim < 2 or not len(images)
-    if labels is None or labels.is_floating_point() or labels.ndim != 1 or is_wrong:
+def _chosen(dataset: Dataset[Any], order: list[int]) -> Dataset[Any]:
+    """The samples of a data set in this order; tensors are copied once, so that they stay tensors."""
+    return TensorDataset(*dataset[order]) if isinstance(dataset, TensorDataset) else Subset(dataset, order)
+
+
+def _checked(batch: Any, where: str) -> Batch:
+    """Float images [B, C, H, W] of a batch, and its labels, if any: int64, float32 or truth values [B, ...]."""
+    images, labels = as_batch(batch, where)
+    if not images.is_floating_point() or images.ndim < 2 or not len(images):
         found = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
         reason = f"has images {images.dtype} {list(images.shape)} and {found}"
-        remedy = "return at least one float image [B, C, H, W], and integer labels [B]"
+        remedy = "return at least one float image [B, C, H, W], and a label or other target for each"
         raise DataError(reason, where=where, remedy=remedy)
-    return images.float(), labels.long()
+    if labels is None or labels.dtype == torch.bool:
+        return images.float(), labels
+    return images.float(), labels.float() if labels.is_floating_point() else labels.long()
 
 
-class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of (images, labels) from any iterable, each checked."""
+class _Batches(IterableDataset[Any]):
+    """Batches from any iterable, each checked: (images, labels), or images alone."""
 
     def __init__(self, spec: str, batches: Iterable[Any]) -> None:
         self._spec = spec
         # An iterator would be exhausted after one epoch.
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (_checked(batch, f"{self._spec} batch {i}") for i, batch in enumerate(self._batches))
+    def __iter__(self) -> Iterator[Any]:
+        for i, batch in enumerate(self._batches):
+            images, labels = _checked(batch, f"{self._spec} batch {i}")
+            yield images if labels is None else (images, labels)

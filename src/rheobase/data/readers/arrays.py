@@ -1,4 +1,4 @@
-"""Arrays of images and labels in NumPy's `.npz` files, and in the IDX files of MNIST and Fashion-MNIST."""
+"""Arrays of images, signals or tables in NumPy's files, and in the IDX files of MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import gzip
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,28 +17,65 @@ from rheobase.core.errors import DataError, RheobaseWarning
 from rheobase.data.batches import check_as_many, check_images
 from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, find_remedy, reading
 
+_VALUES = ("images", "image", "x", "signals", "data")
+_LABELS = ("labels", "label", "y", "targets", "target")
+"""Names of arrays in a `.npz` file, in any case."""
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
-def read_npz(path: Path, folder: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays `images` and `labels`, or `x` and `y`; with a folder, `x_<folder>` and `y_<folder>`."""
-    pairs = [(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")]
+class Arrays(NamedTuple):
+    """Values [N, ...], labels [N] or None, and whether the values are signals by their name."""
+
+    values: np.ndarray
+    labels: np.ndarray | None
+    are_signals: bool = False
+
+
+def read_npz(path: Path, folder: str | None) -> Arrays:
+    """The arrays `images`, `x` or `signals`, and `labels` or `y`; with a folder, `x_<folder>` and so on.
+
+    A single array, and a `.npy` file, have no labels.
+    """
     with reading(str(path)):
         stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
-        with stored:
-            for images, labels in pairs:
-                if images in stored and labels in stored:
-                    return stored[images], stored[labels]
-            names = list(stored)
-    wanted = " or ".join(f"{images!r} and {labels!r}" for images, labels in pairs)
-    folders = sorted(name[2:] for name in names if name.startswith("x_") and f"y_{name[2:]}" in names)
+        if isinstance(stored, np.ndarray):
+            if path.suffix.lower() != ".npy":
+                raise ValueError("it holds one array without a name")
+            if folder is None:
+                return Arrays(stored, None)
+            names = []
+        else:
+            with stored:
+                names = list(stored)
+                found = _without_folder(names, folder)
+                values, labels = ([found[name] for name in known if name in found] for known in (_VALUES, _LABELS))
+                if len(found) == 1 and not values and folder is None:
+                    values = [*found.values()]
+                if values and (labels or len(found) == 1):
+                    return Arrays(
+                        stored[values[0]], stored[labels[0]] if labels else None, found.get("signals") == values[0]
+                    )
+    wanted = " or ".join(
+        f"{values!r} and {labels!r}"
+        for values, labels in ([(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")])
+    )
+    affixes = {name.lower().removeprefix(f"{known}_") for name in names for known in _VALUES}
+    affixes |= {name.lower().removesuffix(f"_{known}") for name in names for known in _VALUES}
+    folders = sorted(affix for affix in affixes if {*_LABELS} & _without_folder(names, affix).keys())
     raise DataError(
         f"has no arrays {wanted}, only {', '.join(names[:LISTED]) or 'nothing'}",
         where=str(path),
         remedy=find_remedy("name the arrays images and labels", folders, bool(folder and names)),
     )
+
+
+def _without_folder(names: Sequence[str], folder: str | None) -> dict[str, str]:
+    """The arrays of a folder by their lower-case names without it: `x_train` or `train_images`, for example."""
+    if folder is None:
+        return {name.lower(): name for name in names}
+    start, end = f"{folder.lower()}_", f"_{folder.lower()}"
+    inside = [name for name in names if name.lower().startswith(start) or name.lower().endswith(end)]
+    return {name.lower().removeprefix(start).removesuffix(end): name for name in inside}
 
 
 def idx_files(root: Path) -> dict[tuple[str, str], Path]:
@@ -46,7 +85,7 @@ def idx_files(root: Path) -> dict[tuple[str, str], Path]:
     return {(match[1].replace("t10k", "test"), match[2]): path for match, path in matches if match}
 
 
-def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None) -> tuple[np.ndarray, np.ndarray]:
+def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None) -> Arrays:
     """Images [N, H, W] and labels [N] of one folder."""
     folders = sorted({name for name, _ in files})
     if folder is None and len(folders) == 1:
@@ -59,7 +98,7 @@ def read_idx(root: Path, files: dict[tuple[str, str], Path], folder: str | None)
             raise DataError(
                 f"lacks the IDX file of the {folder} {content}", where=str(root), remedy="add it to the directory"
             )
-    return _parse_idx(files[folder, "images"], 3), _parse_idx(files[folder, "labels"], 1)
+    return Arrays(_parse_idx(files[folder, "images"], 3), _parse_idx(files[folder, "labels"], 1))
 
 
 def _parse_idx(path: Path, ndim: int) -> np.ndarray:
@@ -75,50 +114,79 @@ def _parse_idx(path: Path, ndim: int) -> np.ndarray:
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def as_samples(
-    images: np.ndarray, labels: np.ndarray, where: str, preprocessing: Preprocessing
-) -> tuple[list[Sample], list[str]]:
-    """Samples and class names from images [N, H, W], [N, C, H, W] or [N, H, W, C] and labels [N] or [N, 1]."""
-    if preprocessing.grayscale:
-        reason = f"has no effect on the arrays in {where}"
-        raise DataError(reason, where="grayscale", remedy="leave it out; it is for image files only")
-    images = _as_pixels(images, where)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (len(labels) and labels.min() < 0):
-        raise DataError(
-            f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not class indices",
-            where=where,
-            remedy="give one class index from 0 for each image (for one-hot labels: argmax(1))",
-        )
-    check_as_many(images, labels, where)
-    if not len(images):
+def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
+    """Samples and class names from values [N, ...] and labels [N], [N, 1] or None.
+
+    Other labels than whole numbers [N] are targets of another task than classification; they have no class names.
+
+    Values are images [N, H, W], [N, C, H, W] or [N, H, W, C], signals [N, C, L], or tables [N, F].
+    """
+    labels = arrays.labels
+    values = _as_values(arrays.values, arrays.are_signals, where)
+    if labels is not None:
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.dtype.kind not in "biuf" or labels.ndim == 0:
+            raise DataError(
+                f"has labels of type {labels.dtype} and shape {list(labels.shape)} that are not numbers",
+                where=where,
+                remedy="give one class index from 0 for each image, or the targets of another task",
+            )
+        check_as_many(values, labels, where)
+    if not len(values):
         raise DataError("holds no sample", where=where, remedy="give at least one image")
-    if images.dtype != np.uint8 and preprocessing.scale == 255.0 and images.max() <= 1:
+    scale = preprocessing.scale_of(values[0])
+    if values.dtype != np.uint8 and scale == 255.0 and values.max() <= 1:
         warnings.warn(
-            f"{where}: the images are at most 1 and are divided by 255. Remedy: set scale to 1.",
+            f"{where}: the images are at most 1 and are divided by 255. Remedy: set scale (--scale) to 1.",
             RheobaseWarning,
             stacklevel=4,
         )
-    names = [str(i) for i in range(int(labels.max()) + 1)]
-    pairs = zip(images, labels.tolist(), strict=True)
-    return [Sample(f"{where} image {i}", label, image) for i, (image, label) in enumerate(pairs)], names
+    names: list[str] = []
+    of_each: list[Any] = [None] * len(values)
+    if labels is not None and labels.dtype.kind in "iu" and labels.ndim == 1:
+        names, of_each = [str(i) for i in range(int(labels.max()) + 1)], labels.tolist()
+    elif labels is not None:
+        of_each = list(torch.from_numpy(labels))
+    pairs = zip(values, of_each, strict=True)
+    return [Sample(f"{where} image {i}", label, value) for i, (value, label) in enumerate(pairs)], names
 
 
-def _as_pixels(images: np.ndarray, where: str) -> np.ndarray:
-    """Convert images to uint8 or float32 [N, C, H, W]."""
-    if images.dtype.kind not in "uif" or images.ndim not in (3, 4) or 0 in images.shape[1:]:
+def _as_values(values: np.ndarray, are_signals: bool, where: str) -> np.ndarray:
+    """Convert arrays to uint8 or float32 images [N, C, H, W], signals [N, C, L] or tables [N, F]."""
+    most = 3 if are_signals else 4
+    if values.dtype.kind not in "uif" or not 2 <= values.ndim <= most or 0 in values.shape[1:]:
+        remedy = "give images [N, H, W], [N, C, H, W] or [N, H, W, C] with C of 1, 3 or 4, signals [N, C, L], or tables"
         raise DataError(
-            f"has images of type {images.dtype} and shape {list(images.shape)}",
-            where=where,
-            remedy="give numbers of shape [N, H, W], [N, C, H, W], or [N, H, W, C] with C of 1 or 3",
+            f"has images of type {values.dtype} and shape {list(values.shape)}", where=where, remedy=f"{remedy} [N, F]"
         )
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    if images.dtype == np.uint8:
+    if are_signals and values.ndim == 2:
+        values = values[:, None]
+    if values.ndim == 3 and not are_signals:
+        if values.dtype != np.uint8 and values.shape[1] != values.shape[2]:
+            reason = f"has values of shape {list(values.shape)}, which may be images [N, H, W] or signals [N, C, L]"
+            remedy = "name the array signals, or add the axis of channels to images: [N, 1, H, W]"
+            raise DataError(reason, where=where, remedy=remedy)
+        values = values[:, None]
+    elif values.ndim == 4 and values.shape[3] in (1, 3, 4) and values.shape[1] not in (1, 3, values.shape[3]):
+        values = _without_alpha(values, where).transpose(0, 3, 1, 2)
+    if values.dtype == np.uint8:
+        return values
+    values = values.astype(np.float32)
+    check_images(torch.from_numpy(values), where)
+    return values
+
+
+def _without_alpha(images: np.ndarray, where: str) -> np.ndarray:
+    """The first three of four channels of images [N, H, W, C], as for image files."""
+    if images.shape[3] != 4:
         return images
-    images = images.astype(np.float32)
-    check_images(torch.from_numpy(images), where)
-    return images
+    alpha = images[..., 3]
+    if len(alpha) and alpha.min() != alpha.max():
+        warnings.warn(
+            f"{where}: the fourth channel of the images, their opacity, is ignored, as in image files. "
+            "Remedy: to keep four channels, store the images as [N, 4, H, W].",
+            RheobaseWarning,
+            stacklevel=5,
+        )
+    return images[..., :3]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,18 @@ def reading(where: str) -> Iterator[None]:
     except PermissionError as cause:
         name = str(cause.filename) if cause.filename else where
         raise DataError("may not be read", where=name, remedy="give yourself read permission") from cause
+    except OSError as cause:
+        if cause.errno is None:  # of gzip and Pillow, for a damaged file
+            raise _damaged(where, cause) from cause
+        name = str(cause.filename) if cause.filename else where
+        raise DataError(f"cannot be read ({cause.strerror})", where=name, remedy="check the path") from cause
     except BaseException as cause:  # of Pillow a SyntaxError, of tarfile a zlib.error, of aedat a panic of Rust
-        reason = f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})"
-        raise DataError(reason, where=where, remedy="check the path, or download or write it again") from cause
+        raise _damaged(where, cause) from cause
+
+
+def _damaged(where: str, cause: BaseException) -> DataError:
+    reason = f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})"
+    return DataError(reason, where=where, remedy="check the path, or download or write it again")
 
 
 def find_remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
@@ -44,14 +53,17 @@ def find_remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
 
 
 class Preprocessing(Value):
-    """Preprocessing of an image: resize, centre crop, then (pixel / scale − mean) / std.
+    """Preprocessing of an image: one channel, resize, centre crop, then (pixel / scale − mean) / std.
+
+    It applies to every reader alike, so what is stored with a network fits files and arrays. Signals [C, L] and
+    tables [F] are scaled and normalised only; the values of mean and std are those of their first axis.
 
     Args:
         size: length of the short side in pixels after a bilinear resize that keeps the aspect ratio.
         crop: side of the centre crop in pixels, after the resize.
         mean, std: one value for each channel, in units of pixel / scale.
-        scale: the pixel value that becomes 1.
-        grayscale: decode image files to one channel; else to RGB.
+        scale: the pixel value that becomes 1; default: 255, for signals and tables 1 unless their values are bytes.
+        grayscale: convert images to one channel (luminance, ITU-R 601); else image files become RGB.
 
     Raises:
         DataError: naming every unknown or invalid field.
@@ -68,7 +80,7 @@ class Preprocessing(Value):
     crop: int | None = Field(default=None, ge=1)
     mean: tuple[FiniteFloat, ...] | None = None
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] | None = None
-    scale: FiniteFloat = Field(default=255.0, gt=0)
+    scale: FiniteFloat | None = Field(default=None, gt=0)
     grayscale: bool = False
 
     @model_validator(mode="after")
@@ -76,6 +88,12 @@ class Preprocessing(Value):
         if self.size and self.crop and self.crop > self.size:
             raise ValueError(f"crop is {self.crop}, larger than size, {self.size}")
         return self
+
+    def scale_of(self, values: np.ndarray) -> float:
+        """The scale of an image [C, H, W], a signal [C, L] or a table's row [F]."""
+        if self.scale is not None:
+            return self.scale
+        return 255.0 if values.ndim == 3 or values.dtype == np.uint8 else 1.0
 
     def fit(self, image: Image.Image, name: str) -> Image.Image:
         """Resize the short side and crop the centre, with the rounding of torchvision; refuse a smaller image."""
@@ -93,15 +111,19 @@ class Preprocessing(Value):
 
 
 class Sample(NamedTuple):
-    """An image and its class; ``content`` is a file, encoded bytes, or pixels [C, H, W]."""
+    """An image and its class or other target, None if it has no label.
+
+    ``content`` is a file, encoded bytes, pixels [C, H, W], a signal [C, L], or a table's row [F].
+    """
 
     name: str
-    label: int
+    label: int | Tensor | None
     content: Path | bytes | np.ndarray
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """A data set of at least one image, each decoded and preprocessed on access.
+class ImageDataset(Dataset[Any]):
+    """A data set of at least one image, each decoded and preprocessed on access: (image, label), or without a label
+    the image alone.
 
     Raises:
         DataError: on construction, if the first image cannot be read or does not fit the preprocessing; on access, if
@@ -123,16 +145,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             values = getattr(preprocessing, name)
             if values is not None and len(values) != self.shape[0]:
                 reason = f"has {len(values)} values, but the images have {self.shape[0]} channels"
-                raise DataError(reason, where=name, remedy="give one value for each channel")
+                remedy = f"give images of {len(values)} channels, or one value for each of the {self.shape[0]}"
+                raise DataError(reason, where=name, remedy=remedy)
+        others = [1] * (len(self.shape) - 1)
         self._mean, self._std = (
-            None if values is None else np.array(values, dtype=np.float32).reshape(-1, 1, 1)
+            None if values is None else np.array(values, dtype=np.float32).reshape(-1, *others)
             for values in (preprocessing.mean, preprocessing.std)
         )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Any:
         sample = self.samples[index]
         pixels = _pixels(sample, self.preprocessing)
         if pixels.shape != self.shape:
@@ -143,20 +167,29 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             )
         # NumPy, because threads of torch for such a small array cost ten times more on a busy machine.
         image = pixels.astype(np.float32, order="C")
-        image /= self.preprocessing.scale
+        image /= self.preprocessing.scale_of(pixels)
         if self._mean is not None:
             image -= self._mean
         if self._std is not None:
             image /= self._std
-        return torch.from_numpy(image), sample.label
+        return torch.from_numpy(image) if sample.label is None else (torch.from_numpy(image), sample.label)
 
 
 def _pixels(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
-    """Decode, resize and crop one image to [C, H, W], not yet scaled."""
+    """Decode, resize and crop one image to [C, H, W], not yet scaled; signals and tables are not changed."""
     if isinstance(sample.content, np.ndarray):
+        values = sample.content
+        if values.ndim < 3:
+            for name in ("size", "crop", "grayscale"):
+                if getattr(preprocessing, name):
+                    reason = f"is for images, {sample.name} has shape {list(values.shape)}"
+                    raise DataError(reason, where=name, remedy="leave it out, or give images")
+            return values
+        if preprocessing.grayscale:
+            values = _luminance(values, sample.name)
         if preprocessing.size is None and preprocessing.crop is None:
-            return sample.content
-        planes = [Image.fromarray(plane) for plane in sample.content]
+            return values
+        planes = [Image.fromarray(plane) for plane in values]
         return np.stack([np.asarray(preprocessing.fit(plane, sample.name)) for plane in planes])
     with reading(sample.name):
         content = sample.content.read_bytes() if isinstance(sample.content, Path) else sample.content
@@ -172,6 +205,21 @@ def _pixels(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def _luminance(pixels: np.ndarray, name: str) -> np.ndarray:
+    """Convert pixels [C, H, W] to one channel, bytes with the rounding of Pillow."""
+    channels = len(pixels)
+    if channels == 1:
+        return pixels
+    if channels != 3:
+        reason = f"has {channels} channels, which grayscale cannot convert to one"
+        raise DataError(reason, where=name, remedy="give images of 1 or 3 channels")
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0).copy()).convert("L"))[None]
+    return np.tensordot(np.array([0.299, 0.587, 0.114], pixels.dtype), pixels, 1)[None]
+
+
 def _extent(shape: Sequence[int]) -> str:
+    if len(shape) != 3:
+        return f"shape {list(shape)}"
     channels, height, width = shape
     return f"{width}x{height} with {channels} channel{'s' if channels > 1 else ''}"

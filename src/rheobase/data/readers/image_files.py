@@ -1,4 +1,4 @@
-"""Image files `<class>/<name>` in a folder or a tar archive."""
+"""Image files `<class>/<name>`, or `<name>` without a label, in a folder or a tar archive."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rheobase.core.errors import DataError, RheobaseWarning
 from rheobase.data.readers.image_dataset import Sample, find_remedy, reading
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
+PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+"""Names of folders that contain a part of the data, in any case."""
 _DEPTH = 5
 """Maximum depth of nested folders, because links may form a cycle."""
 
@@ -29,18 +31,24 @@ def is_tar(path: Path) -> bool:
 
 
 def read_image_files(path: Path, folder: str | None) -> tuple[list[Sample], list[str]]:
-    """The images `<class>/<name>` in a folder of ``path`` in order, and the names of their classes."""
+    """The images `<class>/<name>` in a folder of ``path`` in order, and the names of their classes.
+
+    If the folder contains images only, they have no labels.
+    """
     where, base = str(path), _split(folder or "")
 
     def is_wanted(name: Name) -> bool:
         return len(name) > 1 and name[:-2] == base and _is_image(name)
 
+    def is_direct(name: Name) -> bool:
+        return name[:-1] == base and _is_image(name)
+
     with reading(where):
         if is_tar(path) and not path.is_dir():
-            found: dict[Name, Content] = dict(_in_tar(path, is_wanted))
+            found: dict[Name, Content] = dict(_in_tar(path, lambda name: is_wanted(name) or is_direct(name)))
         else:
             found = dict(_in_folder(path.joinpath(*base), base))
-            if base and not any(map(is_wanted, found)):
+            if base and not any(is_wanted(name) or is_direct(name) for name in found):
                 found = dict(_in_folder(path, ()))  # only to list the folders for the remedy
     files = {name: content for name, content in sorted(found.items()) if content is not None and _is_image(name)}
     images = {name: content for name, content in files.items() if is_wanted(name)}
@@ -51,9 +59,16 @@ def read_image_files(path: Path, folder: str | None) -> tuple[list[Sample], list
     layout = f"store images as <class>/<name> with one of the endings {' '.join(ENDINGS)}"
     others = sorted("/".join(home) for home in homes - {(), base})
     remedy = find_remedy(layout, others, bool(base) and () in homes)
+    direct = [name for name in files if is_direct(name)]
+    if direct and all(name in direct for name in files if name in below):
+        return [_sample(where, name, None, files[name]) for name in direct], []
     if not images:
         reason = "holds no images" + (f" in the folder {'/'.join(base)!r}" if base else "")
         raise DataError(reason, where=where, remedy=remedy)
+    if {name.lower() for name in classes} <= PARTS:
+        reason = f"contains the folders {', '.join(classes)}, which are parts of the data and not classes"
+        parts = ["/".join((*base, name)) for name in classes]
+        raise DataError(reason, where=where, remedy=find_remedy("name class folders otherwise", parts, False))
     empty = sorted(set(classes) - {name[-2] for name in images})
     if empty:
         reason = f"class folder {'/'.join((*base, empty[0]))!r} holds no image"
@@ -67,10 +82,11 @@ def read_image_files(path: Path, folder: str | None) -> tuple[list[Sample], list
             stacklevel=4,
         )
     index = {name: i for i, name in enumerate(classes)}
-    return [
-        Sample(str(content) if isinstance(content, Path) else f"{where}:{'/'.join(name)}", index[name[-2]], content)
-        for name, content in images.items()
-    ], classes
+    return [_sample(where, name, index[name[-2]], content) for name, content in images.items()], classes
+
+
+def _sample(where: str, name: Name, label: int | None, content: Path | bytes) -> Sample:
+    return Sample(str(content) if isinstance(content, Path) else f"{where}:{'/'.join(name)}", label, content)
 
 
 def _split(path: str) -> Name:

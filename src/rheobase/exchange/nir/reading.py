@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -56,10 +58,16 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
     if not path.is_file():
         raise StoreError("is not a file", where=where, remedy="check the path")
     try:
-        graph = nir.read(path)
+        # without nir's own check of shapes: the reader below infers them, and names a node that does not fit
+        unchecked = {"type_check": False} if "type_check" in inspect.signature(nir.read).parameters else {}
+        graph = nir.read(path, **unchecked)
     except PermissionError as cause:
         raise StoreError("cannot be read (permission denied)", where=where, remedy="check its permissions") from cause
-    except Exception as cause:  # h5py and nir raise exceptions of any kind
+    except (AssertionError, TypeError, ValueError) as cause:  # of nir's nodes
+        reason = f"holds a graph that the package nir refuses ({first_line(cause)})"
+        remedy = "correct the graph in the program that wrote the file"
+        raise StoreError(reason, where=where, remedy=remedy) from cause
+    except Exception as cause:  # h5py raises exceptions of any kind
         reason = f"is not a NIR file, or is damaged ({first_line(cause)})"
         raise StoreError(reason, where=where, remedy="copy or export the file again") from cause
     if not isinstance(graph, nir.NIRGraph):
@@ -74,6 +82,9 @@ def import_nir(path: str | Path, *, timesteps: int | None = None, reset: Reset =
         remedy = "pass timesteps, such as rb.exchange.import_nir(path, timesteps=16)"
         raise StoreError("does not contain the number of time-steps", where=where, remedy=remedy)
     return _Reader(nir, graph, reset).network(check_whole(timesteps, "timesteps", error=StoreError), where)
+
+
+_SHAPES = "correct the shapes in the program that wrote the file"
 
 
 class _Reader:
@@ -114,6 +125,7 @@ class _Reader:
         for name in order:
             if name == outputs[0]:
                 output = self.arriving(name)
+                self.check_output(name, self.samples[output].shape[1:])
             elif name != inputs[0]:
                 self.read(name, self.source.nodes[name], self.arriving(name))
         if not self.neurons:
@@ -135,8 +147,15 @@ class _Reader:
         except StoreError:
             raise
         except Exception as cause:  # torch's errors for sizes that do not fit
-            reason = f"does not fit its input ({first_line(cause)})"
-            raise StoreError(reason, where=name, remedy="export the file again") from cause
+            found = list(self.samples[arriving].shape[1:])
+            reason = f"does not fit its input of shape {found} ({first_line(cause)})"
+            raise StoreError(reason, where=name, remedy=_SHAPES) from cause
+
+    def check_output(self, name: str, shape: tuple[int, ...]) -> None:
+        declared = (self.source.nodes[name].output_type or {}).get("output")
+        if declared is not None and math.prod(map(int, np.atleast_1d(declared))) != math.prod(shape):
+            reason = f"has shape {[*map(int, np.atleast_1d(declared))]} in the file and receives {list(shape)}"
+            raise StoreError(reason, where=name, remedy=_SHAPES)
 
     def order(self, where: str) -> list[str]:
         before: dict[str, list[str]] = {name: [] for name in self.source.nodes}
@@ -144,6 +163,9 @@ class _Reader:
             if unknown := set(edge) - set(before):
                 reason = f"has an edge of {min(unknown)!r}, which is not a node"
                 raise StoreError(reason, where=where, remedy="export the file again")
+            if edge[0] in before[edge[1]]:
+                reason = f"has the edge from {edge[0]!r} to {edge[1]!r} twice"
+                raise StoreError(reason, where=where, remedy="remove one of them in the program that wrote the file")
             before[edge[1]].append(edge[0])
         try:
             return list(TopologicalSorter(before).static_order())
@@ -158,6 +180,10 @@ class _Reader:
             raise StoreError("has no input", where=name, remedy="connect the node, or remove it")
         if len(sources) == 1:
             return sources[0]
+        shapes = {tuple(self.samples[source].shape[1:]) for source in sources}
+        if len(shapes) > 1:
+            reason = f"receives different shapes: {' and '.join(map(str, map(list, sorted(shapes))))}"
+            raise StoreError(reason, where=name, remedy=_SHAPES)
         total = OPERATIONS["add"].apply(*(self.samples[source] for source in sources))
         self.add(Node(f"{name}:sum", "add", tuple(sources), shape=tuple(total.shape[1:]), origin=name), total)
         return f"{name}:sum"

@@ -1,6 +1,6 @@
 """The operations of a graph, one class each; ``operation.py`` defines their contract."""
 
-from rheobase.graph.operations import affine, shape, weighted, windows  # noqa: F401 - registers them
+from rheobase.graph.operations import affine, outputs, select, shape, weighted, windows  # noqa: F401 - registers them
 from rheobase.graph.operations.operation import OPERATIONS as OPERATIONS
 from rheobase.graph.operations.operation import NodeContext as NodeContext
 from rheobase.graph.operations.operation import Operation as Operation

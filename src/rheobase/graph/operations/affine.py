@@ -13,9 +13,11 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
+from rheobase.graph.operations.select import write_constant, write_expanded
 from rheobase.graph.operations.shape import compact, write_reshape
 from rheobase.graph.operations.words import NotExpressible, Value, Words
 from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all, reference
+from rheobase.graph.trace.refusals import product_refused
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -40,7 +42,7 @@ class Affine(Operation):
             return write_affine(builder, call.input("self"), call.shape, scale=-1.0)
         x, factor = call["self"], call["other"]
         if isinstance(x, Ref) and isinstance(factor, Ref):
-            raise Refused("multiplies two activations, which is not linear", "train the network without the product")
+            raise product_refused(builder, x, factor)
         if call.name == "mul":
             x, factor = (x, factor) if isinstance(x, Ref) else (factor, x)
         elif call.get("rounding_mode"):
@@ -89,9 +91,7 @@ def write_affine(builder: Builder, x: str, shape: tuple[int, ...], scale: Any = 
         if value is None:
             return None
         fixed = value if isinstance(value, Fixed) else Fixed(value)
-        tensor = torch.as_tensor(fixed.value)
-        if tensor.dtype == torch.float64 or not tensor.is_floating_point():
-            tensor = tensor.float()
+        tensor = torch.as_tensor(fixed.value, dtype=builder.dtype)
         return Fixed(one_for_all(tensor)[0] if tensor.dim() == len(shape) + 1 else tensor, fixed.name)
 
     return builder.add("affine", (x,), shape, parameters={"scale": constant(scale), "shift": constant(shift)})
@@ -162,10 +162,9 @@ class Add(Operation):
             left, right = right, left
         sign = alpha if call.name == "add" else -alpha
         if isinstance(left, Ref) and isinstance(right, Ref):
-            if builder.shapes[left] != builder.shapes[right]:
-                raise Refused("adds activations of different shapes", "reshape both to the same shape first")
             second = right if sign == 1 else write_affine(builder, right, builder.shapes[right], scale=float(sign))
-            return builder.add(self.name, (left, second), call.shape)
+            terms = tuple(write_expanded(builder, term, call.shape) for term in (left, second))
+            return builder.add(self.name, terms, call.shape)
         if isinstance(left, Ref):
             shift = right if isinstance(right, Fixed) else Fixed(right)
             shift = shift if sign == 1 else Fixed(shift.value * sign)
@@ -192,14 +191,13 @@ class Add(Operation):
 
 @built_in
 class Concat(Operation):
-    """Concatenation; constants, with a batch of one, are expanded to the batch of the other inputs."""
+    """Concatenation."""
 
     name = "concat"
     traced_from = ("cat", "stack")
 
     def apply(self, *xs: Tensor, dim: int) -> Tensor:
-        batch = max(x.shape[0] for x in xs)
-        return torch.cat([x.expand(batch, *x.shape[1:]) for x in xs], dim)
+        return torch.cat(xs, dim)
 
     def trace(self, builder: Builder, call: Call) -> str:
         """Write one node, after nodes for constants and for the new axis of a stack."""
@@ -210,8 +208,7 @@ class Concat(Operation):
         for tensor in call["tensors"]:
             name = tensor
             if not isinstance(tensor, Ref):
-                value = one_for_all(tensor.value)
-                name = builder.add("constant", (), tuple(value.shape[1:]), parameters={"value": Fixed(value)})
+                name = write_constant(builder, one_for_all(tensor.value))
             if call.name == "stack":
                 old = builder.shapes[name]
                 name = write_reshape(builder, name, (*old[: dim - 1], 1, *old[dim - 1 :]))
@@ -245,9 +242,15 @@ class Concat(Operation):
 
 @built_in
 class ConstantTensor(Operation):
-    """A tensor that does not depend on the input (``value`` has a batch of one), such as zeros to pad channels with."""
+    """A tensor that does not depend on the images (``value`` has a batch of one), such as zeros to pad channels with.
+
+    It reads the network's input for the size of the batch.
+    """
 
     name = "constant"
 
-    def apply(self, *, value: Tensor) -> Tensor:
-        return value
+    def apply(self, *images: Tensor, value: Tensor) -> Tensor:
+        return value.expand(len(images[0]), *value.shape[1:]) if images else value
+
+    def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> None:
+        return None

@@ -55,6 +55,8 @@ class Reshape(Route):
         if axis is None:
             return None
         (old,), new = at.inputs, at.shape
+        if not old:  # a single number
+            return 1
         begins = [1, *accumulate(new, mul)]
         before, size = prod(old[: axis - 1]), old[axis - 1]
         same = [i for i in range(len(new)) if begins[i] == before]
@@ -135,6 +137,14 @@ class Permute(Route):
         return replace(value.select(channels), view=() if node.shape == value.shape else node.shape)
 
 
+def write_permuted(builder: Builder, x: str, axes: Sequence[int]) -> str:
+    """Write ``x`` with the axes of a sample in another order, counted from 0; returns ``x`` for the same order."""
+    if list(axes) == list(range(len(axes))):
+        return x
+    shape = tuple(builder.shapes[x][axis] for axis in axes)
+    return builder.add("permute", (x,), shape, attributes={"dims": [0, *(axis + 1 for axis in axes)]})
+
+
 def _axes(attributes: Mapping[str, Any]) -> list[int]:
     """The permutation of a sample's axes."""
     return [d - 1 for d in attributes["dims"][1:]]
@@ -168,7 +178,7 @@ class Slice(Route):
         else:
             sizes = [1 if call.name == "unbind" else shape[dim - 1] for shape in call.outputs]
             pieces = [(stop - n, stop, 1) for n, stop in zip(sizes, accumulate(sizes), strict=True)]
-        slices = [_write_slice(builder, x, dim, *piece) for piece in pieces]
+        slices = [write_slice(builder, x, dim, *piece) for piece in pieces]
         names = tuple(write_reshape(builder, name, shape) for name, shape in zip(slices, call.outputs, strict=True))
         return names if len(names) > 1 else names[0]
 
@@ -190,7 +200,7 @@ class Slice(Route):
         return replace(value, shape=node.shape, stride=stride)
 
 
-def _write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int) -> str:
+def write_slice(builder: Builder, x: str, dim: int, start: int, stop: int, step: int) -> str:
     """Write ``x[start:stop:step]`` along ``dim``; returns ``x`` if the slice covers the whole axis."""
     old = builder.shapes[x]
     if (start, stop, step) == (0, old[dim - 1], 1):

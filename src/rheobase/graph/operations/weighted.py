@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rheobase.graph.node import Node
+from rheobase.graph.operations.contract import PRODUCTS, write_product
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
 from rheobase.graph.operations.words import Value, Words
-from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, whole_numbers
+from rheobase.graph.trace.call import Call, whole_numbers
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -234,12 +235,12 @@ class Linear(Weighted):
     """Matrix product over the last axis; weight [C out, C in]."""
 
     name = "linear"
-    traced_from = ("linear", "matmul", "mm", "addmm")
+    traced_from = ("linear", *PRODUCTS)
     modules = ("Linear",)
     channels = -1
 
     def apply(self, x: Tensor, *, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _with_rows(x, MIN_LINEAR_ROWS, lambda y: F.linear(y, weight, bias))
+        return _with_rows(x.contiguous(), MIN_LINEAR_ROWS, lambda y: F.linear(y, weight, bias))
 
     def products(self, x: Tensor, weight: Tensor, bias: Tensor | None, **_: Any) -> Tensor:
         return F.linear(x, weight, bias)
@@ -248,25 +249,11 @@ class Linear(Weighted):
         return x.reshape(-1, 1, x.shape[-1])
 
     def trace(self, builder: Builder, call: Call) -> str:
-        """Write one node; the matrix of a matrix product is transposed to the weight."""
+        """Write one node, or those of another product with constants (:mod:`rheobase.graph.operations.contract`)."""
         if call.name != "linear":
-            return self._trace_product(builder, call)
+            return write_product(builder, call)
         parameters = {"weight": call.weight("weight"), "bias": call.weight("bias")}
         return builder.add(self.name, (call.input("input"),), call.shape, parameters=parameters)
-
-    def _trace_product(self, builder: Builder, call: Call) -> str:
-        added = "mat1" in call  # addmm: beta * self + alpha * mat1 @ mat2
-        left, right = ("mat1", "mat2") if added else ("self", "mat2" if "mat2" in call else "other")
-        if isinstance(call[left], Ref) and isinstance(call[right], Ref):
-            raise Refused("multiplies two activations, which is not linear", "multiply by a fixed matrix")
-        weight = call.weight(right)
-        if weight is None or weight.value.dim() != 2:
-            raise Refused("multiplies by a constant that is not a matrix", "use nn.Linear")
-        bias = call.weight("self") if added else None
-        if added and (call["alpha"] != 1 or call["beta"] != 1):
-            raise Refused("scales a matrix product", "use nn.Linear")
-        parameters = {"weight": Fixed(weight.value.T.contiguous()), "bias": bias}
-        return builder.add(self.name, (call.input(left),), call.shape, label="linear", parameters=parameters)
 
     def along_inputs(self, at: NodeContext, factor: Tensor) -> Tensor:
         return factor

@@ -50,11 +50,11 @@ class Spatial(Passing):
 
     def trace(self, builder: Builder, call: Call) -> str:
         x = call.input("self", "input")
-        return builder.add(self.name, (x,), call.shape, attributes=self.attributes(call))
+        return builder.add(self.name, (x,), call.shape, attributes=self.attributes(call, builder.shapes[x]))
 
     @abstractmethod
-    def attributes(self, call: Call) -> dict[str, Any]:
-        """Attributes of the node for a call."""
+    def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Attributes of the node for a call; ``shape``: that of a sample of its input."""
 
     def moved(self, at: NodeContext, factor: Tensor) -> Tensor | None:
         """The factor, if it is constant in each channel."""
@@ -85,7 +85,7 @@ class AvgPool(MeanPool, Spatial):
         pool = getattr(F, f"avg_pool{len(kernel_size)}d")
         return pool(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
-    def attributes(self, call: Call) -> dict[str, Any]:
+    def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
         return {**_window(call), **{name: call.get(name) for name in ("count_include_pad", "divisor_override")}}
 
     def entries(
@@ -121,7 +121,7 @@ class AdaptiveAvgPool(MeanPool, Spatial):
     def apply(self, x: Tensor, *, output_size: Any) -> Tensor:
         return getattr(F, f"adaptive_avg_pool{len(output_size)}d")(x, output_size)
 
-    def attributes(self, call: Call) -> dict[str, Any]:
+    def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
         return {"output_size": list(call.shape[1:])}
 
     def entries(self, x: Tensor, *, output_size: Any) -> Tensor:
@@ -212,7 +212,7 @@ class MaxPool(Spatial):
         pool = getattr(F, f"max_pool{len(kernel_size)}d")
         return pool(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
-    def attributes(self, call: Call) -> dict[str, Any]:
+    def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
         window = _window(call)
         return {**window, "dilation": whole_numbers(call["dilation"], len(window["kernel_size"]))}
 
@@ -228,31 +228,59 @@ def _window(call: Call) -> dict[str, Any]:
 
 @built_in
 class Upsample(Spatial):
-    """Nearest or (bi-, tri-)linear interpolation to a fixed size."""
+    """Interpolation to a fixed size: nearest, nearest-exact, (bi-, tri-)linear or bicubic, antialiased or not.
+
+    ``scale`` has the factors along the axes, if the positions of the pixels follow from them and not from the sizes:
+    7 pixels times 1.7 are 11 pixels, which are 1 / 1.7 pixels apart, not 7 / 11.
+    """
 
     name = "upsample"
     traced_from = (
-        *(f"upsample_nearest{n}d" for n in (1, 2, 3)),
-        *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"),
+        *(f"{kind}{n}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)),
+        *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
+        *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
     )
-    modules = ("Upsample",)
+    modules = ("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d")
 
-    def apply(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
-        return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
+    def apply(
+        self,
+        x: Tensor,
+        *,
+        size: list[int],
+        mode: str,
+        align_corners: bool | None,
+        scale: list[float] | None = None,
+        antialias: bool = False,
+    ) -> Tensor:
+        to: dict[str, Any] = {"size": size} if scale is None else {"scale_factor": tuple(scale)}
+        return F.interpolate(x, **to, mode=mode, align_corners=align_corners, antialias=antialias)
 
-    def attributes(self, call: Call) -> dict[str, Any]:
-        mode = call.name.removeprefix("upsample_")[:-2]
-        return {"size": list(call.shape[1:]), "mode": mode, "align_corners": call.get("align_corners")}
+    def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
+        kind = call.name.removeprefix("_").removeprefix("upsample_")
+        mode = kind.removesuffix("_aa")[:-2].replace("_", "-")
+        before, size = shape[1:], list(call.shape[1:])
+        attributes = {"size": size, "mode": mode, "align_corners": call.get("align_corners")}
+        scale = list(call.get("scale_factors") or [call[n] for n in call.arguments if n.startswith("scales")])
+        given = None not in scale and len(scale) == len(size)
+        if given and [n * factor for n, factor in zip(before, scale, strict=True)] != size:
+            attributes["scale"] = [float(factor) for factor in scale]
+        if kind.endswith("_aa"):
+            attributes["antialias"] = True
+        return attributes
 
     def synapses(self, at: NodeContext) -> Synapses:
-        return "route" if at.attributes["mode"] == "nearest" else "interpolate"
+        return "route" if at.attributes["mode"].startswith("nearest") else "interpolate"
 
-    def entries(self, x: Tensor, *, size: list[int], mode: str, align_corners: bool | None) -> Tensor:
-        if mode == "nearest":
-            return self.apply(x, size=size, mode=mode, align_corners=align_corners)
+    def entries(self, x: Tensor, *, size: list[int], scale: list[float] | None = None, **attributes: Any) -> Tensor:
+        if attributes["mode"].startswith("nearest"):
+            return self.apply(x, size=size, scale=scale, **attributes)
 
         def along(x: Tensor, axis: int) -> Tensor:
-            return F.interpolate(x, size=size[axis], mode="linear", align_corners=align_corners)
+            """Interpolate along one axis, next to an axis of two equal pixels."""
+            mode = "bicubic" if attributes["mode"] == "bicubic" else "bilinear"
+            one = {**attributes, "mode": mode, "scale": None if scale is None else [scale[axis], 1.0]}
+            # two, because for one PyTorch 2.13 mixes up the axes of the antialiased kernels
+            return self.apply(x.unsqueeze(-1).repeat(1, 1, 1, 2), size=[size[axis], 2], **one)[..., 0]
 
         return _sum_over_windows(x, len(size), along)
 
@@ -264,7 +292,7 @@ def _sum_over_windows(x: Tensor, axes: int, along: Callable[[Tensor, int], Tenso
     """
     for i in range(axes):
         axis = x.dim() - axes + i
-        factors = along(torch.eye(x.shape[axis])[:, None], i)[:, 0]
+        factors = along(torch.eye(x.shape[axis], dtype=torch.float64)[:, None], i)[:, 0]
         enters = (factors != 0).float().to(x)  # [n, m]: 1 if position n enters window m
         x = torch.tensordot(x, enters, dims=([axis], [0])).movedim(-1, axis)
     return x

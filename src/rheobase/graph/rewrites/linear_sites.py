@@ -128,7 +128,7 @@ def _value(node: Node, how: str | None, read: Sequence[_Value]) -> _Value:
         return _Value("spikes")
     if how == "input":
         return _Value("image", itself)
-    if not kinds:
+    if node.operation == "constant" or not kinds:
         return _Value("constant")
     if kinds == {"image"} and how != "weights":
         return _Value("image", itself)

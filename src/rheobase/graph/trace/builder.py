@@ -6,27 +6,34 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import count
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from rheobase.activations import ACTIVATIONS
-from rheobase.core.errors import TraceError
+from rheobase.core.errors import RheobaseError, TraceError
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
-from rheobase.graph.trace.call import Note
+from rheobase.graph.operations.outputs import Structure
+from rheobase.graph.trace import elsewhere, piecewise
+from rheobase.graph.trace.agreement import TOLERANCE
+from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
+from rheobase.graph.trace.elsewhere import items, nodes_of
+from rheobase.graph.trace.piecewise import SITE_MODULES
+from rheobase.graph.trace.places import Places
+from rheobase.graph.trace.refusals import broken_refused, random_refused, unknown_call, whole_numbers_refused
 
-TRACE_BATCH = 2
-"""Images in the traced batch; the first axis of every value computed from the input must have this size."""
-SITE_MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase")
-"""Module classes whose only node is a site; the site gets the module's name."""
-NO_SPIKING = "has no spiking counterpart"
-_SMOOTH = ("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "leaky_relu", "prelu", "tanh")
-_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention")
+_CASTS = ("_to_copy", "to", "type_as")
+_OF_SHAPE = ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
+"""Calls that read the shape and the dtype of a tensor, not its values."""
 
 Handler = Callable[["Builder", Call], str | tuple[str, ...]]
 
@@ -35,7 +42,7 @@ class Builder:
     """Walks the fx graph and writes nodes.
 
     Attributes:
-        nodes: nodes written so far, in execution order.
+        nodes: nodes written so far, in execution order; ``written`` has them by name.
         shapes: node -> shape of a sample of its value.
         reached: paths of the modules with a traced call.
     """
@@ -46,12 +53,22 @@ class Builder:
             **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
             **TRACED,
         }
-        self.refused_modules: frozenset[str] = frozenset()
+        self.refused_modules: dict[str, Note] = {}
+        self.refused: dict[str, Note] = {}
+        """Refused node -> why, for refused calls and all nodes of refused modules; reported if the output needs it."""
+        self.functions: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {}
+        """Refused node with one input -> name and function of its call."""
+        self.pieces = piecewise.Pieces()
+        self.moved: dict[Places, str] = {}
+        """Values whose batch was not at axis 0 -> node with the batch there."""
+        self.dtype = torch.float32
+        self.rounds: torch.dtype | None = None
+        """The least exact dtype that the network casts to."""
         self.nodes: list[Node] = []
+        self.written: dict[str, Node] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, Tensor] = {}
         self.rewrites: list[Note] = []
-        self.refusals: list[Note] = []
         self.reached: set[str] = set()
         self.stack: list[tuple[str, str]] = []
         """(path, class name) of the modules around the present call, outermost first."""
@@ -59,6 +76,11 @@ class Builder:
     def place(self) -> tuple[str, str]:
         """Module path and class name of the present call."""
         return self.stack[-1] if self.stack else ("", "")
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative difference between network and graph that rounding explains."""
+        return TOLERANCE if self.rounds is None else 8 * torch.finfo(self.rounds).eps
 
     def add(
         self,
@@ -93,14 +115,20 @@ class Builder:
         for argument, fixed in (parameters or {}).items():
             if fixed is not None:  # stored under its name in the user's network, if it has one
                 tensor_names[argument] = tensor_name = fixed.name or f"{name}.{argument}"
-                self.tensors[tensor_name] = fixed.value.detach().clone()
+                value = fixed.value.detach().clone()
+                self.tensors[tensor_name] = value.to(self.dtype) if value.is_floating_point() else value
         origin = f"{path or 'the network'} ({kind})" if kind else name
-        self.nodes.append(Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin))
+        node = Node(name, operation, tuple(map(str, inputs)), attributes or {}, tensor_names, shape, origin)
+        self.nodes.append(node)
+        self.written[name] = node
         self.shapes[name] = shape
+        for module, note in self.refused_modules.items():
+            if path == module or path.startswith(f"{module}.") or not module:
+                self.refused.setdefault(name, note)
         return name
 
-    def build(self, program: torch.export.ExportedProgram) -> str:
-        """Walk the program and return the name of the output node."""
+    def build(self, program: torch.export.ExportedProgram) -> list[str | None]:
+        """Walk the program, and return the output node of each returned tensor; None if it is a constant."""
         values = dict(self._placeholders(program))
         for node in program.graph.nodes:
             if node.op == "call_function":
@@ -108,11 +136,23 @@ class Builder:
                 self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
                 self.reached.update(path for path, _ in self.stack)
                 values[node] = self._call(node, values)
-        ((output,),) = program.graph.output_node().args
-        if not isinstance(values[output], str):
-            remedy = "return a tensor computed from the input"
-            raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
-        return values[output]
+        by_name = {node.name: value for node, value in values.items()}  # without the new values of buffers
+        found = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
+        if any(isinstance(value, Elsewhere) for value in found):
+            reason, remedy = "has no batch axis of its own", "return one row for each image of the batch"
+            raise TraceError(reason, where="the network's output", remedy=remedy)
+        return [value if isinstance(value, str) else None for value in found]
+
+    def join(self, outputs: Mapping[str, str], structure: Structure) -> str:
+        """Write the node that joins several outputs, and return its name."""
+        self.stack = []
+        flat = []
+        for name in outputs.values():
+            shape = (prod(self.shapes[name]),)
+            same = self.shapes[name] == shape
+            flat.append(name if same else self.add("reshape", (name,), shape, attributes={"shape": list(shape)}))
+        total = (sum(prod(self.shapes[name]) for name in flat),)
+        return self.add("outputs", tuple(flat), total, attributes={"structure": json.dumps(structure.tree)})
 
     def _placeholders(self, program: torch.export.ExportedProgram) -> Iterator[tuple[fx.Node, Any]]:
         """Yield parameters and buffers as constants, and the user input as the input node."""
@@ -127,6 +167,7 @@ class Builder:
             elif node.name in lifted:
                 yield node, Fixed(program.constants[lifted[node.name]])
             else:
+                self.dtype = node.meta["val"].dtype
                 yield node, self.add("input", (), tuple(node.meta["val"].shape[1:]), label="input")
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -136,37 +177,111 @@ class Builder:
             if isinstance(source, Fixed):
                 return Fixed(source.value[index])
             return source[index] if isinstance(source, tuple) else source
-        if not any(isinstance(values[source], str | tuple) for source in node.all_input_nodes):
-            # it does not depend on the input: a standardised weight, zeros to pad channels with
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: values[source].value)
-            with torch.no_grad():
-                return Fixed(cast(Any, node.target)(*args, **kwargs))
+        if "val" not in node.meta:  # a check of a dtype or a device, recorded with a cast
+            return None
+        target = cast(Any, node.target)
+        shapes = [v.shape for v in _tensors(node.meta["val"])]
+        if any(isinstance(n, torch.SymInt) for shape in shapes for n in shape):
+            path, kind = self.place()
+            reason = "gives a shape that depends on values, such as an index by a mask"
+            remedy = "index by numbers: x[:, mask.nonzero()[:, 0].tolist()]"
+            raise TraceError(reason, where=f"{path or 'the network'} ({kind})", remedy=remedy)
+        random = torch.Tag.nondeterministic_seeded in target.tags and _draws(node)
+        name = target.overloadpacket.__name__
+        if name in _CASTS:
+            self._note_cast(node)
+        read = node.all_input_nodes[:1] if name in _CASTS else node.all_input_nodes  # x.type_as(y) does not read y
+        depends = any(isinstance(values[source], str | tuple | Elsewhere) for source in read)
+        if not random and (not depends or name in _OF_SHAPE):
+            return self._constant(node, values)
         call = _recorded(node, values)
         try:
+            if random:
+                raise random_refused()
             handler = self.handlers.get(call.name)
             if handler is None:
-                raise _unknown_call(call.name)
+                raise unknown_call(call)
+            if any(isinstance(value, Elsewhere) for value in items(call)):
+                return elsewhere.trace(self, call, handler)
             first = node.meta["val"]
             first = first[0] if isinstance(first, (tuple, list)) else first
             if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
                 text = "moves or mixes the batch axis, which must remain axis 0"
-                raise Refused(text, "keep axis 0 for the batch in every operation")
-            return handler(self, call)
-        except Refused as refused:
-            label = cast(Any, node.target).overloadpacket.__name__
-            self._refuse(label, refused)
-            inputs = [v for v in map(values.get, node.all_input_nodes) if isinstance(v, str | tuple)]
-            first_input = inputs[0] if isinstance(inputs[0], str) else inputs[0][0]
-            return self.add("refused", (first_input,), call.shape, label=label)
+                raise Misplaced(text, "keep axis 0 for the batch in every operation")
+            return piecewise.combined(self, call) or handler(self, call)
+        except RheobaseError:
+            raise
+        except Exception as error:
+            refused = error if isinstance(error, Refused) else broken_refused(error)
+            if call.name in elsewhere.MOVING and not random:
+                with suppress(Refused):  # the batch may leave axis 0 and return
+                    return OPERATIONS["select"].trace(self, call)
+            sources = tuple(dict.fromkeys(source for value in items(call) for source in nodes_of(value)))
+            if isinstance(refused, Misplaced) and any(self.written[s].operation == "refused" for s in sources):
+                refused = Refused("", "")
+            write = partial(self.write_refused, sources, label=name, refused=refused)
+            placed = next((v for v in items(call) if isinstance(v, Places) and v.image.shape in shapes[:1]), None)
+            # the batch of the result is where that of the input is
+            if placed is not None:
+                return elsewhere.write_like(self, placed, write)
+            written = write(call.shape)
+            if len(node.all_input_nodes) == 1:
+                self.functions[written] = call.name, partial(_call_again, node)
+            return written
 
-    def _refuse(self, operation: str, refused: Refused) -> None:
-        """Record a refusal, once for each module; tracing continues, to find all of them."""
+    def _constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
+        """The value of a call that does not depend on the input: a standardised weight, zeros to pad channels with."""
+
+        def value(source: fx.Node) -> Any:
+            found = values[source]
+            if isinstance(found, Fixed):
+                return found.value
+            like = source.meta["val"]
+            return torch.zeros(like.shape, dtype=like.dtype)
+
+        first = next(iter(node.all_input_nodes), None)
+        if cast(Any, node.target).overloadpacket.__name__ in _CASTS and first is not None:
+            fixed = values[first]
+            if fixed.value.is_floating_point() and node.meta["val"].is_floating_point():
+                return fixed  # keeps its name and its precision; the graph has one dtype
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        with torch.no_grad():
+            return Fixed(cast(Any, node.target)(*args, **kwargs))
+
+    def _note_cast(self, node: fx.Node) -> None:
+        """Remember a cast to a less exact dtype, which the graph does not repeat."""
+        dtype = node.meta["val"].dtype
+        if dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(self.dtype).eps:
+            if self.rounds is None or torch.finfo(dtype).eps > torch.finfo(self.rounds).eps:
+                self.rounds = dtype
+            text = f"casts to {str(dtype).removeprefix('torch.')} are left out, the graph computes in one dtype"
+            self.rewrites.append(Note("the network", text))
+
+    def write_refused(self, inputs: tuple[str, ...], shape: tuple[int, ...], label: str, refused: Refused) -> str:
+        """Write a node that cannot be converted; tracing continues, to find all of them."""
         path, kind = self.place()
-        if any(path == known or path.startswith(known + ".") for known in self.refused_modules):
-            return  # the whole module is already refused
-        note = Note(f"{path or 'the network'} ({kind})", f"{operation}: {refused.text}", refused.remedy)
-        if note not in self.refusals:
-            self.refusals.append(note)
+        name = self.add("refused", inputs, shape, label=label)
+        known = any(path == known or path.startswith(known + ".") for known in self.refused_modules)
+        if refused.text and not known:
+            self.refused[name] = Note(f"{path or 'the network'} ({kind})", f"{label}: {refused.text}", refused.remedy)
+        return name
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [v for v in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(v, Tensor)]
+
+
+def _draws(node: fx.Node) -> bool:
+    """True unless it is a dropout that is switched off."""
+    target = cast(Any, node.target)
+    given = dict(zip((argument.name for argument in target._schema.arguments), node.args, strict=False))
+    given = {**{a.name: a.default_value for a in target._schema.arguments}, **given, **node.kwargs}
+    return given.get("train", given.get("training", True)) is not False and given.get("p", 1) != 0
+
+
+def _call_again(node: fx.Node, x: Tensor) -> Tensor:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: x)
+    return cast(Any, node.target)(*args, **kwargs)
 
 
 def _class_name(kind: Any) -> str:
@@ -177,7 +292,7 @@ def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     def resolve(x: fx.Node) -> Any:
         value = values[x]
         if isinstance(value, tuple):
-            return tuple(map(Ref, value))
+            return tuple(Ref(item) if isinstance(item, str) else item for item in value)
         return Ref(value) if isinstance(value, str) else value
 
     target = cast(Any, node.target)
@@ -186,27 +301,9 @@ def _recorded(node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     arguments = {argument.name: argument.default_value for argument in target._schema.arguments}
     arguments.update(zip(arguments, fx.map_arg(node.args, resolve), strict=False))
     arguments.update(fx.map_arg(node.kwargs, resolve))
-    value = node.meta["val"]
-    outputs = value if isinstance(value, (tuple, list)) else (value,)
-    return Call(name, arguments, tuple(tuple(v.shape[1:]) for v in outputs if isinstance(v, Tensor)))
-
-
-def _relu(builder: Builder, call: Call) -> str:
-    """Write the site of a ReLU, clipped or not."""
-    lower, upper = 0, 6.0 if call.name == "relu6" else None
-    if call.name == "hardtanh":
-        lower, upper = call["min_val"], call["max_val"]
-    elif call.name in ("clamp", "clamp_min"):
-        lower, upper = call["min"], call.get("max")
-    scalars = all(v is None or isinstance(v, (int, float)) for v in (lower, upper))
-    if not scalars or lower != 0 or (upper is not None and not upper > 0):
-        raise Refused(
-            f"clips to [{lower}, {upper}]; neurons need a lower bound of 0 and a positive upper bound",
-            "replace it by ReLU or clamp(0, a) and fine-tune the network",
-        )
-    attributes = {"activation": "relu", "upper": None if upper is None else float(upper)}
-    x = call.input("self")
-    return builder.add("site", (x,), call.shape, label=call.name, modules=SITE_MODULES, attributes=attributes)
+    outputs = _tensors(node.meta["val"])
+    floating = all(v.is_floating_point() for v in outputs)
+    return Call(name, arguments, tuple(tuple(v.shape[1:]) for v in outputs), target, floating)
 
 
 def _staircase(builder: Builder, call: Call) -> str:
@@ -218,7 +315,7 @@ def _staircase(builder: Builder, call: Call) -> str:
         raise Refused("has a trained threshold that is not positive", remedy)
     return builder.add(
         "site",
-        (call.input("z"),),
+        (piecewise.before_relu(builder, call.input("z")),),
         call.shape,
         label="staircase",
         modules=SITE_MODULES,
@@ -235,10 +332,10 @@ def _registered(builder: Builder, call: Call) -> str:
 
 
 def _pass_through(builder: Builder, call: Call) -> str:
-    """Return the input's node for dropout outside training, a copy or a cast; refuse a call that changes the shape."""
+    """Return the input's node for dropout outside training, a copy or a cast to another floating-point dtype."""
     x = call.input("self", "input")
-    if builder.shapes[x] != call.shape:
-        raise Refused("repeats values by broadcasting", "use nn.Upsample or torch.cat")
+    if not call.floating:
+        raise whole_numbers_refused()
     path, kind = builder.place()
     if "Dropout" in kind:
         builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
@@ -246,28 +343,10 @@ def _pass_through(builder: Builder, call: Call) -> str:
 
 
 TRACED: dict[str, Handler] = {
-    **dict.fromkeys(("relu", "relu6", "hardtanh", "clamp", "clamp_min"), _relu),
+    **piecewise.TRACED,
     "rheobase::staircase": _staircase,
-    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "_to_copy", "to"), _pass_through),
-    **dict.fromkeys(("identity", "expand", "expand_as", "dropout", "feature_dropout"), _pass_through),
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", *_CASTS), _pass_through),
+    **dict.fromkeys(("identity", "dropout", "feature_dropout"), _pass_through),
     **dict.fromkeys(("alpha_dropout", "native_dropout"), _pass_through),
 }
 """Name of a call of torch or of this library -> function that writes its nodes; operations write those of others."""
-
-
-def _unknown_call(name: str) -> Refused:
-    """The refusal of a call that no operation or activation is traced from."""
-    base = name.removesuffix("_backward").strip("_")
-    if base in _SMOOTH:
-        return Refused(f"the activation {NO_SPIKING}", "replace it by ReLU and fine-tune the network")
-    if base in _GATES:
-        text = f"{NO_SPIKING}: its output multiplies or normalises other activations"
-        return Refused(text, "train the network without it")
-    if any(kind in base for kind in ("layer_norm", "group_norm", "instance_norm")):
-        text = "layer, group and instance normalisation use statistics of their input, which is not linear"
-        return Refused(text, "train the network with batch normalisation")
-    if base in ("native_batch_norm_legit", "native_batch_norm", "batch_norm"):
-        text = "batch normalisation without running statistics depends on the batch"
-        return Refused(text, "train the network with track_running_stats=True")
-    text = f"is not a supported linear operation ({NO_SPIKING})"
-    return Refused(text, "rewrite it with supported operations, or register an operation for it (rb.register)")

@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+TRACE_BATCH = 2
+"""Images in the traced batch; the first axis of every value computed from the input must have this size."""
+
 
 class Ref(str):
     """Name of a node whose value is an argument of a call."""
@@ -21,12 +24,20 @@ class Fixed:
     name: str | None = None
 
 
+class Elsewhere:
+    """A value that depends on the input and whose axis 0 is not the batch alone."""
+
+
 class Refused(Exception):
     """A call that cannot become nodes: the reason, as a clause, and a remedy, as an imperative."""
 
     def __init__(self, text: str, remedy: str) -> None:
         super().__init__(text)
         self.text, self.remedy = text, remedy
+
+
+class Misplaced(Refused):
+    """A refusal for the place of the batch; after another refusal it says nothing new."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +62,15 @@ class Call:
         arguments: name in the schema -> a :class:`Ref` for a tensor that depends on the network's input, a
             :class:`Fixed` for any other tensor, else a plain value.
         outputs: shape of a sample of every returned tensor.
+        function: the function, which takes the arguments by name.
+        floating: True if it returns floating-point numbers.
     """
 
     name: str
     arguments: Mapping[str, Any]
     outputs: tuple[tuple[int, ...], ...]
+    function: Any = None
+    floating: bool = True
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments[argument]
@@ -101,6 +116,9 @@ class Call:
 def reference(value: Any) -> Ref:
     """Return ``value`` if it depends on the network's input; else it is refused."""
     if not isinstance(value, Ref):
+        if isinstance(value, Elsewhere):
+            text = "reads a value whose axis 0 is not the batch alone"
+            raise Refused(text, "keep axis 0 for the batch in this operation")
         raise Refused("applies the input to a constant in a way that is not linear", "swap the input and the constant")
     return value
 

@@ -7,13 +7,14 @@ separate call.
 
 from __future__ import annotations
 
-import copy
+import inspect
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,37 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.activations.staircase import Staircase
-from rheobase.core.errors import DataError, ModelError, RheobaseError, TraceError
+from rheobase.core.errors import DataError, ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
+from rheobase.graph.operations.outputs import choose_output
 from rheobase.graph.rewrites.channels import channels_first
-from rheobase.graph.trace.builder import NO_SPIKING, TRACE_BATCH, Builder
-from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.agreement import check_agreement, inputs_to_compare
+from rheobase.graph.trace.builder import Builder
+from rheobase.graph.trace.call import TRACE_BATCH, Note
+from rheobase.graph.trace.final import without_final_activations
+from rheobase.graph.trace.outputs import Traced, outputs_of, returning_tensors, structure_with
+from rheobase.graph.trace.prepare import check_initialised, prepared
+from rheobase.graph.trace.refusals import NO_SPIKING
 
 ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, Staircase)
 REFUSED_MODULES: dict[Any, str] = {
     (nn.RNNBase, nn.RNNCellBase): "recurrent layers have their own time axis, which conflicts with the time-steps",
     nn.MultiheadAttention: "attention multiplies activations with one another and has a softmax",
 }
-EQUIVALENCE_TOLERANCE = 1e-4
+FINAL = "removed from the end: the outputs are the logits, whose order is the same"
+SEVERAL = 'choose one, such as output={}, or convert all of them with output="all"'
+LISTED = 4
+"""Modules that a note names."""
+ONE_INPUT = "wrap it into a module with one input, which splits its channels into the inputs"
+DECOMPOSED = frozenset(
+    (
+        *("multiply", "subtract", "divide", "true_divide", "negative", "concat", "concatenate"),
+        *("hstack", "vstack", "dstack", "column_stack", "fliplr", "flipud", "atleast_1d", "atleast_2d", "atleast_3d"),
+        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot"),
+    )
+)
+"""Names of calls that are other calls put together, or only other names of them."""
 
 
 @dataclass
@@ -58,20 +77,30 @@ class Capture:
             raise TraceError(f"{len(self.refusals)} parts of the network cannot be converted:{notes}")
 
 
-def capture(model: nn.Module, example: Tensor) -> Capture:
+def capture(
+    model: nn.Module, example: Tensor, *, output: str | int | None = None, images: Tensor | None = None
+) -> Capture:
     """Trace a network to a graph, with lists of rewrites and refusals.
+
+    The graph is compared with the network on the example, on seeded random inputs and on ``images``. Layers that the
+    output does not depend on are left out. A softmax, log-softmax or sigmoid at the end is removed, with a note.
 
     Args:
         model: a trained network with one float tensor as input; not modified. A :class:`Graph` is not traced again, so
             that one trace serves many conversions.
         example: a batch of inputs, [B, ...], B >= 1, of the size that the network will be used with.
+        output: name or position of the output to convert, for a network that returns several
+            (:func:`rheobase.graph.trace.outputs.outputs_of`), or "all": the graph's output is all of them, flattened
+            and joined (:meth:`Graph.unpack`). Default: the only one, or the only one named "logits" or "out".
+        images: inputs as the network will get them, [N, ...], such as calibration images.
 
     Returns:
         The capture. Operations that cannot be converted are refusals in it and raise no error here.
 
     Raises:
-        TraceError: if the network does not run on the example, or cannot be traced.
-        ModelError: if ``model`` is not a network, or a weight is NaN or infinite.
+        TraceError: if the network does not run on the example, cannot be traced, differs from its graph, or returns
+            several tensors and ``output`` chooses none of them.
+        ModelError: if ``model`` is not a network, or a weight is NaN, infinite or not initialised.
         DataError: if the example is not a finite float batch.
     """
     _check_module(model)
@@ -80,55 +109,97 @@ def capture(model: nn.Module, example: Tensor) -> Capture:
         if tuple(_check_example(example).shape[1:]) != model.input_shape:
             reason = f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}"
             raise DataError(reason, where="example", remedy="trace the network again with an example of this size")
+        check_no_output(output, "a traced network")
         return Capture(model.replace(), [], [])
-    model = copy.deepcopy(model).eval().requires_grad_(False)
     example = _check_example(example)
+    network, folded = prepared(model)
+    _check_one_input(network)
+    batches = inputs_to_compare(example, images)
     with torch.no_grad():
-        reference = _run(model, example)
+        returned = _run(network, example)
+    values = outputs_of(returned)
+    joined = output == "all" and list(values) != [""] and "all" not in values
+    names = _chosen(values, None if joined else output, joined, type(returned).__name__, len(example))
+    positions = [list(values).index(name) for name in names]
     builder = Builder()
-    refusals = builder.refusals
-    for path, module in model.named_modules():
-        for kinds, text in REFUSED_MODULES.items():
-            if isinstance(module, kinds):
-                where = f"{path or 'the network'} ({type(module).__name__})"
-                refusals.append(Note(where, f"{text}; it {NO_SPIKING}", "train the network without it"))
-                builder.refused_modules |= {path}
+    builder.refused_modules = dict(_refused_modules(network))
     try:
-        output = builder.build(_export(model, example))
+        every = builder.build(_export(network, example))
+        found = {name: node for name, i in zip(names, positions, strict=True) if (node := every[i]) is not None}
+        if not found:
+            remedy = "choose another with output=" if output is not None else "return a tensor computed from the input"
+            raise TraceError("does not depend on the input", where="the network's output", remedy=remedy)
+        last = builder.join(found, structure_with(returned, found)) if joined else next(iter(found.values()))
     except TraceError as error:
-        if not refusals:
+        if not builder.refused_modules:
             raise
-        refusals.append(Note(error.where or "the network", error.reason, error.remedy or ""))
+        cause = Note(error.where or "the network", error.reason, error.remedy or "")
         nodes = [Node("input", "input", shape=tuple(example.shape[1:]))]
-        return Capture(Graph(nodes, "input", {}), [], refusals)
-    needed = {output, builder.nodes[0].name}
-    for node in reversed(builder.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    kept = [node for node in builder.nodes if node.name in needed]
-    graph, moved = channels_first(Graph(kept, output, builder.tensors))
-    for path, module in model.named_modules():
-        if isinstance(module, ACTIVATION_MODULES) and path not in builder.reached:
-            text = "is never reached: the output for this example does not depend on it"
-            remedy = "replace the module by nn.Identity(), or pass an example that uses it"
-            refusals.append(Note(f"{path} ({type(module).__name__})", text, remedy))
+        return Capture(Graph(nodes, "input", {}), [], [*builder.refused_modules.values(), cause])
+    chosen = Traced(network, tuple(i for i in positions if every[i] is not None), joined)
+    nodes = _needed(builder.nodes, last)
+    graph, moved = Graph(nodes, last, builder.tensors), list[Note]()
+    calls = {name: call for name, (call, _) in builder.functions.items()}
+    kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
+    refusals = list(dict.fromkeys(builder.refused[node.name] for node in kept if node.name in builder.refused))
+    origins = {node.name: node.origin for node in builder.nodes}
+    dropped = [Note(origins[name], f"{calls[name].strip('_')}: {FINAL}") for name in removed]
+    absent = [name for name in values if joined and name not in found]
+    dropped += [Note(f"output {name!r}", "left out: has no row for each image that depends on it") for name in absent]
     if not refusals:
         if not graph.sites:
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
-        with torch.no_grad():
-            difference = relative_difference(graph(example), reference)
-        if not difference <= EQUIVALENCE_TOLERANCE:
-            reason = f"differs from its traced graph (largest relative logit difference {difference:.2g})"
-            remedy = "replace operations that depend on the batch or on values; if there are none, report the error"
-            raise TraceError(reason, where="the network", remedy=remedy)
-    return Capture(graph, list(dict.fromkeys([*builder.rewrites, *moved])), refusals)
+        graph, moved = channels_first(graph)
+        kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
+        functions = {name: builder.functions[name][1] for name in removed}
+        check_agreement(graph, chosen, batches, functions, builder.tolerance)
+    rewrites = [*folded, *builder.rewrites, *moved, *dropped, *_unused(network, builder, nodes)]
+    return Capture(graph.replace(nodes=kept, output=last), list(dict.fromkeys(rewrites)), refusals)
+
+
+def check_no_output(output: str | int | None, place: str) -> None:
+    """Refuse the choice of an output for a network whose output was chosen when it was traced."""
+    if output is not None:
+        reason, remedy = f"has no effect on {place}", "leave it out, or pass the original network"
+        raise RecipeError(reason, where="output", remedy=remedy)
+
+
+def _refused_modules(network: nn.Module) -> Iterator[tuple[str, Note]]:
+    for path, module in network.named_modules():
+        for kinds, text in REFUSED_MODULES.items():
+            if isinstance(module, kinds):
+                where = f"{path or 'the network'} ({type(module).__name__})"
+                yield path, Note(where, f"{text}; it {NO_SPIKING}", "train the network without it")
+
+
+def _needed(nodes: Sequence[Node], output: str) -> list[Node]:
+    """The input, and the nodes that the output depends on."""
+    needed = {output, nodes[0].name}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return [node for node in nodes if node.name in needed]
 
 
 def device_of(model: nn.Module) -> torch.device:
     """Device of a network's tensors; refuses any object but an ``nn.Module``."""
     _check_module(model)
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def _unused(network: nn.Module, builder: Builder, nodes: Sequence[Node]) -> list[Note]:
+    """A note on the activation modules that the output does not depend on."""
+    written, used = ({node.origin for node in found} for found in (builder.nodes, nodes))
+    unused = []
+    for path, module in network.named_modules():
+        place = f"{path} ({type(module).__name__})"
+        if isinstance(module, ACTIVATION_MODULES) and (path not in builder.reached or place in written - used):
+            unused.append(place)
+    if not unused:
+        return []
+    more = f" and {len(unused) - LISTED} more" if len(unused) > LISTED else ""
+    return [Note(", ".join(unused[:LISTED]) + more, "left out: the output does not depend on it")]
 
 
 def _check_module(model: object) -> None:
@@ -139,6 +210,7 @@ def _check_module(model: object) -> None:
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
     """Raise a ModelError for the first tensor with NaN or infinite values; its place is ``source``, or the weight."""
+    check_initialised(model)
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             reason = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values are NaN or infinite"
@@ -148,8 +220,10 @@ def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
 
 def _check_example(example: Tensor) -> Tensor:
     if not isinstance(example, Tensor):
-        reason = f"must be a tensor, not {type(example).__name__}"
-        raise DataError.typed(reason, where="example", remedy="pass a batch of images")
+        tensors = len(outputs_of(example))
+        reason = f"is a {type(example).__name__}{f' of {tensors} tensors' if tensors else ''}, not one tensor"
+        remedy = ONE_INPUT if tensors > 1 else "pass a batch of images, [batch, ...]"
+        raise DataError.typed(reason, where="example", remedy=remedy)
     reason = remedy = None
     if not example.is_floating_point():
         reason, remedy = f"has dtype {example.dtype}", "convert to float and normalise as in training"
@@ -162,40 +236,96 @@ def _check_example(example: Tensor) -> Tensor:
     return example
 
 
-def _run(model: nn.Module, example: Tensor) -> Tensor:
+def _check_one_input(network: nn.Module) -> None:
+    if isinstance(network, torch.jit.ScriptModule):
+        return
+    parameters = inspect.signature(network.forward).parameters.values()
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        reason = f"takes {len(needed)} inputs ({', '.join(needed)})"
+        raise TraceError(reason, where="the network", remedy=ONE_INPUT)
+
+
+def _run(network: nn.Module, example: Tensor) -> Any:
     try:
-        output = model(example)
+        return network(example)
     except RheobaseError:
         raise
     except Exception as error:
         place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
         reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
         remedy = "pass an example of the size, channels and dtype it was trained with"
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example.dtype)
+        if dtype != example.dtype:
+            reason = f"has weights of dtype {dtype}, but the example has dtype {example.dtype}"
+            remedy = f"convert the images (images.to({dtype})) or the network (network.to({example.dtype}))"
         raise TraceError(reason, where="the network", remedy=remedy) from error
-    where = "the network's output"
-    if not isinstance(output, Tensor):
-        remedy = "wrap the network so that it returns only the logits"
-        raise TraceError.typed(f"is a {type(output).__name__}, not one tensor", where=where, remedy=remedy)
-    if output.dim() < 2 or output.shape[0] != example.shape[0]:
-        reason = f"has shape {list(output.shape)} for a batch of {example.shape[0]}"
-        raise TraceError(reason, where=where, remedy="return one row for each image of the batch")
-    if not bool(torch.isfinite(output).all()):
-        reason = "is NaN or infinite on the example"
-        raise ModelError(reason, where=where, remedy="check weights and preprocessing")
-    return output
+
+
+def _chosen(values: Mapping[str, Tensor], output: str | int | None, every: bool, kind: str, batch: int) -> list[str]:
+    """Names of the outputs to convert, each of which has a row for each image: one, or every such output."""
+    if not values:
+        reason, remedy = f"is a {kind} without tensors", "return the logits as a tensor"
+        raise TraceError.typed(reason, where="the network's output", remedy=remedy)
+    rows = {name: value for name, value in values.items() if value.dim() >= 2 and value.shape[0] == batch}
+    if len(values) > 1 and not rows:
+        reason = f"is a {kind} of {len(values)} tensors, none of which has a row for each image of the batch"
+        remedy = "convert the part of the network before, such as the backbone and the head of a detector"
+        raise TraceError(reason, where="the network's output", remedy=remedy)
+    if every:
+        names = list(rows or values)
+    else:
+        listed = values if output is not None or not rows else rows
+        shapes = {name: value.shape for name, value in listed.items()}
+        names = [choose_output(shapes, output, f"is a {kind} of", SEVERAL)]
+    for name in names:
+        where, value = f"the network's output{f' {name!r}' if name else ''}", values[name]
+        if value.dim() < 2 or value.shape[0] != batch:
+            reason = f"has shape {list(value.shape)} for a batch of {batch}"
+            raise TraceError(reason, where=where, remedy="return one row for each image of the batch")
+        if not bool(torch.isfinite(value).all()):
+            reason = "is NaN or infinite on the example"
+            raise ModelError(reason, where=where, remedy="check weights and preprocessing")
+    return names
 
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     batch = example.repeat((TRACE_BATCH,) + (1,) * (example.dim() - 1))[:TRACE_BATCH]
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(model, (batch,), strict=False).run_decompositions({})
+            if isinstance(model, torch.jit.ScriptModule):
+                return _export_script(model, batch)
+            with returning_tensors(model):
+                program = torch.export.export(model, (batch,), strict=False)
+            return program.run_decompositions(_decompositions())
     except Exception as error:
         reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
             remedy = "replace it by operations that do not depend on values"
+        scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+        if scripted:
+            reason = f"{reason.rstrip('.')}; TorchScript has no Python code to trace"
+            remedy = "build the network in Python and load the weights: network.load_state_dict(scripted.state_dict())"
+            raise TraceError(reason, where=scripted[0] or "the network", remedy=remedy) from error
         raise TraceError(reason, where=_user_frame(error) or "the network", remedy=remedy) from error
+
+
+def _export_script(model: torch.jit.ScriptModule, batch: Tensor) -> torch.export.ExportedProgram:
+    """Export a TorchScript module, which torch.export itself does not take."""
+    from torch._export.converter import TS2EPConverter
+
+    program = TS2EPConverter(model, (batch,)).convert()
+    return torch.export.export(program.module(), (batch,), strict=False).run_decompositions(_decompositions())
+
+
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """PyTorch's own rules for the calls in ``DECOMPOSED``."""
+    rules = torch.export.default_decompositions().items()
+    return {call: rule for call, rule in rules if call.overloadpacket.__name__ in DECOMPOSED}
 
 
 @contextmanager
@@ -220,9 +350,3 @@ def _user_frame(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def relative_difference(value: Tensor, reference: Tensor) -> float:
-    """Largest absolute difference, divided by the largest absolute reference value."""
-    scale = float(reference.abs().max())
-    return float((value - reference).abs().max()) / (scale if scale > 0 else 1.0)
