@@ -186,6 +186,7 @@ def test_a_clip_at_other_values_says_what_its_neurons_emit() -> None:
         (lambda x: torch.einsum("bchw,bchw->bc", x, x), ("einsum", "two activations", "fixed matrix")),
         (lambda x: x[:, torch.tensor([True, False, True, True])], ("mask", "index by numbers")),
         (lambda x: x + x[:1], ("add", "batch", "axis 0")),
+        (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), ("max_unpool2d", "nn.Upsample")),
     ],
 )
 def test_a_refusal_names_the_call_and_a_remedy(function: Function, words: tuple[str, ...]) -> None:

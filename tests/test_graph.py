@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -347,6 +348,17 @@ def test_max_pool_by_average_says_what_it_changed() -> None:
     snn = rb.convert(model, rb.RateCoding(timesteps=2), calibration=images, max_pool="average")
     assert any("logits change by up to" in note for note in snn.provenance.notes)
     assert "max_pool" not in [n.operation for n in snn.graph.nodes]
+
+
+@pytest.mark.parametrize("size", [1, (3, 2)])
+def test_adaptive_max_pooling(size: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(size), nn.Flatten())
+    images = torch.randn(5, 1, 8, 8)
+    graph = replace_max_pool(capture(model, images[:2]), "gate").graph
+    torch.testing.assert_close(graph(images), model(images))
+    model[2].output_size = 4
+    with pytest.raises(TraceError, match=r"windows of different sizes.*such as 1"):
+        replace_max_pool(capture(model, images[:2]), "gate").raise_if_refused()
 
 
 def test_a_dilated_max_pool_has_no_average() -> None:

@@ -120,8 +120,8 @@ def early_exit(
         progress: show a progress bar.
 
     Raises:
-        RecipeError: if the network does not stream, so that it has no answer before T, if its task is not classification,
-            or an argument is invalid.
+        RecipeError: if the network does not stream, so that it has no answer before T; if its task is not
+            classification; or if an argument is invalid.
         DataError: if the images or labels do not fit.
 
     Example:

@@ -30,11 +30,11 @@ class FiringSearch(CalibrationPass):
 
     .. math:: S_l(\phi) = \mathrm{KL}\big(\mathrm{softmax}(o_{ANN}) \,\|\, \mathrm{softmax}(o_{SNN})\big)
 
-    (the distance of the network's task), and R is the number of spikes of the whole network. Sensitivities and spikes of the sites are added; of all
-    combinations with :math:`\sum_l R_l \le` ``spikes`` times the number for the largest φ everywhere, the one with the
-    least :math:`\sum_l S_l` is taken. Then, by the same search, factors ρ >= 1 of the thresholds are chosen that give
-    the fewest spikes while the sum of sensitivities grows by at most ``tolerance`` (Wang et al. 2025, "Adaptive-firing
-    neurons", AdaFire: firing patterns and compression).
+    (the distance of the network's task), and R is the number of spikes of the whole network. Sensitivities and spikes
+    of the sites are added; of all combinations with :math:`\sum_l R_l \le` ``spikes`` times the number for the largest
+    φ everywhere, the one with the least :math:`\sum_l S_l` is taken. Then, by the same search, factors ρ >= 1 of the
+    thresholds are chosen that give the fewest spikes while the sum of sensitivities grows by at most ``tolerance``
+    (Wang et al. 2025, "Adaptive-firing neurons", AdaFire: firing patterns and compression).
 
     A simulation of ``images`` images for each site and candidate. The result is compared with the start on held-out
     images, and the start is kept if it has no more spikes and a smaller divergence.

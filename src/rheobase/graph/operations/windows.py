@@ -193,8 +193,11 @@ class MaxPool(Spatial):
     """Max-pooling in 1, 2 or 3 dimensions. It is not affine: the caller of ``convert`` chooses its replacement."""
 
     name = "max_pool"
-    traced_from = ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
-    modules = ("MaxPool1d", "MaxPool2d", "MaxPool3d")
+    traced_from = (
+        *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"),
+        *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+    )
+    modules = ("MaxPool1d", "MaxPool2d", "MaxPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d")
     affine = False
 
     def apply(
@@ -213,6 +216,14 @@ class MaxPool(Spatial):
         return pool(x, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=return_indices)
 
     def attributes(self, call: Call, shape: tuple[int, ...]) -> dict[str, Any]:
+        if call.name.startswith("adaptive"):
+            size, out = shape[1:], call.shape[1:]
+            if any(n % m for n, m in zip(size, out, strict=True)):
+                text = f"pools {list(size)} to {list(out)} with windows of different sizes"
+                raise Refused(text, "pool to a size that divides the input's, such as 1")
+            kernel = [n // m for n, m in zip(size, out, strict=True)]
+            none, one = [0] * len(kernel), [1] * len(kernel)
+            return {"kernel_size": kernel, "stride": kernel, "padding": none, "ceil_mode": False, "dilation": one}
         window = _window(call)
         return {**window, "dilation": whole_numbers(call["dilation"], len(window["kernel_size"]))}
 

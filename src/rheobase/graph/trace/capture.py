@@ -302,6 +302,9 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
             return program.run_decompositions(_decompositions())
     except Exception as error:
         reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
+        if "fake tensor in the exported program" in str(error):
+            reason = "cannot be traced: it replaces or frees the memory of a tensor, or stores one in a function"
+            remedy = "remove calls such as x.set_() and x.storage().resize_(), which only save memory in training"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
             remedy = "replace it by operations that do not depend on values"

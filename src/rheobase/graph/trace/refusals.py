@@ -46,6 +46,9 @@ def unknown_call(call: Call) -> Refused:
     if base in ("native_batch_norm_legit", "native_batch_norm", "batch_norm"):
         text = "batch normalisation without running statistics depends on the batch"
         return Refused(text, "train the network with track_running_stats=True")
+    if base.startswith("max_unpool"):
+        text = "places values where the largest ones were, which depends on the data"
+        return Refused(text, "use nn.Upsample or nn.ConvTranspose2d, and fine-tune the network")
     text = f"is not a supported linear operation ({NO_SPIKING})"
     return Refused(text, "rewrite it with supported operations, or register an operation for it (rb.register)")
 
