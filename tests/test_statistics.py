@@ -173,7 +173,7 @@ def test_overflowing_activations_name_the_first_site() -> None:
         (torch.zeros(0, 3), "is empty"),
         (torch.full((4, 3), float("nan")), "image 0 holds NaN"),
         (torch.zeros(4, 3, dtype=torch.uint8), "uint8"),
-        ([torch.zeros(2, 3), torch.zeros(2, 4)], "mixes shapes"),
+        ([torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 4)], "mixes shapes"),
         ((torch.zeros(4, 3), torch.zeros(3)), "4 images but 3 labels"),
         (["x"], "yields str"),
         (7, "is a int"),
