@@ -120,15 +120,7 @@ def _given(value: Bound, neutral: float) -> Bound | None:
 
 def _range(builder: Builder, name: str) -> tuple[Bound, Bound]:
     """Bounds of a value: those of the activation before it, through operations that only move values or average."""
-    while (node := builder.written[name]).operation in (
-        "reshape",
-        "permute",
-        "slice",
-        "select",
-        "max_pool",
-        "avg_pool",
-        "mean",
-    ):
+    while (node := builder.written[name]).operation in _WITHIN_RANGE:
         padded = any(node.attributes.get("padding") or ())
         if len(node.inputs) != 1 or padded or node.attributes.get("divisor_override"):
             return -math.inf, math.inf
