@@ -32,6 +32,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_full_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "COMPARED", (4,))  # of four, to save time
+    assert demo.TRAINING is not None
+    monkeypatch.setattr(demo, "TRAINING", demo.TRAINING.replace(epochs=1))  # of three
     with pytest.raises(SystemExit, match="0"):
         cli.app(["demo", "--out", str(tmp_path / "made")])
     printed = capsys.readouterr()

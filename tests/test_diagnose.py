@@ -168,7 +168,10 @@ TRAINED = {
 }
 
 
-APPROXIMATE = {"QCFS": rb.methods.QCFS(timesteps=4, levels=4), "SlipReLU": rb.SlipReLU(timesteps=4, levels=4)}
+APPROXIMATE = {
+    "QCFS": rb.methods.QCFS(timesteps=4, levels=4, granularity="channel"),
+    "SlipReLU": rb.SlipReLU(timesteps=4, levels=4, granularity="channel"),
+}
 
 
 def test_every_method_is_taken_apart_here() -> None:

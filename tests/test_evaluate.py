@@ -182,6 +182,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{method: (method, {}) for method in METHODS if METHODS[method]().activation is None},
     "FTBC": ("FTBC", {"batch_size": 8, "iterations": 2}),
     "DAParallel": ("DAParallel", {"batch_size": 8}),
+    "RMP": ("RMP", {"threshold": "mse", "granularity": "channel"}),  # its maxima need more than four steps
     "Graded": ("Graded", {"magnitude": 2}),
     "SNNCalibration advanced": ("SNNCalibration", {"pipeline": "advanced"}),
     "SNNCalibration weights": ("SNNCalibration", {"pipeline": "advanced", "weights": True, "weight_iterations": 2}),

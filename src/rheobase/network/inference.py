@@ -46,7 +46,10 @@ class InferenceNetwork(nn.Module):
             network.check_closed_form(site.name, _REMEDY)
             response = network.neuron(site.name).response(network.steps_of(site.name, timesteps))
             if response is None:
-                reason = "has an initial potential outside [0, θ], which requires a simulation"
+                kind = type(network.neuron(site.name)).__name__
+                reason = (
+                    f"has {kind} neurons whose number of spikes is random, or whose initial potential is outside [0, θ]"
+                )
                 raise RecipeError(reason, where=site.name, remedy=_REMEDY)
             self.responses[site.name] = response
             before[site.name] = response.gain
