@@ -130,7 +130,7 @@ def test_what_has_no_closed_form_is_refused() -> None:
     neuron = snn.neurons[3]
     assert isinstance(neuron, ConstantCurrent)
     neuron.initial_potential = torch.tensor(1.5)
-    with pytest.raises(RecipeError, match=rf"{snn.sites[3].name}: has an initial potential outside"):
+    with pytest.raises(RecipeError, match=rf"{snn.sites[3].name}: has ConstantCurrent neurons whose .* outside"):
         rb.for_inference(snn)
     snn = converted("OptionAResNet", RECIPES["ParallelConversion"])
     with pytest.raises(RecipeError, match="calibrated for T = 5"):
