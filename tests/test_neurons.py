@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rheobase.core.errors import RecipeError
-from rheobase.neurons import IntegrateFire
+from rheobase.neurons import IntegrateFire, fused
 from rheobase.neurons.fused import set_fusion
 
 
@@ -201,9 +201,16 @@ def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> Non
     assert results[1][0].stride()[1:] == currents.stride()[1:]
 
 
+def test_each_rule_is_worth_its_own_compilation() -> None:
+    """Else a comparison of many kinds of neurons compiles each of them, after the first has run for long."""
+    policy = fused._Policy()
+    assert not policy.wants_compiled("one", int(0.9 * fused.WARM_UP))
+    assert not policy.wants_compiled("other", int(0.9 * fused.WARM_UP))
+    assert policy.wants_compiled("one", int(0.2 * fused.WARM_UP))
+
+
 def test_a_broken_compiler_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     from rheobase.core.errors import RheobaseWarning
-    from rheobase.neurons import fused
 
     policy = fused._Policy()
     policy.mode = "always"

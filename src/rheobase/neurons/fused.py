@@ -9,6 +9,7 @@ Both paths do the same IEEE operations in the same order and give the same numbe
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Literal
@@ -29,21 +30,22 @@ CHUNK = 8
 BINARY_RULE = FiringRule()
 """The rule of the integrate-and-fire neuron, which needs no division."""
 WARM_UP = 2e9
-"""Neuron-steps in plain PyTorch (about ten seconds) before ``auto`` compiles."""
+"""Neuron-steps of one rule in plain PyTorch (about ten seconds) before ``auto`` compiles it."""
 
 
 class _Policy:
     def __init__(self) -> None:
         self.mode: Fusion = "auto"
-        self.done = 0.0
+        self.done: Counter[Hashable] = Counter()
         self.compiled: dict[Hashable, Callable[..., State]] = {}
         self.broken = False
 
-    def wants_compiled(self, elements: int) -> bool:
+    def wants_compiled(self, rule: Hashable, elements: int) -> bool:
+        """Count the elements of a rule: each is compiled for itself, so that a comparison of many pays for few."""
         if self.mode == "never" or self.broken:
             return False
-        self.done += elements
-        return self.mode == "always" or self.done > WARM_UP
+        self.done[rule] += elements
+        return self.mode == "always" or self.done[rule] > WARM_UP
 
     def compile(self, loop: Callable[..., State], *constants: Hashable) -> Callable[..., State]:
         """The compiled loop; ``constants``, its first arguments, are constants of the compiled code."""
@@ -78,7 +80,7 @@ def set_fusion(mode: Fusion) -> None:
     in plain PyTorch, with a warning.
 
     Args:
-        mode: ``auto``: after about ten seconds of simulation; ``always``; ``never``.
+        mode: ``auto``: after about ten seconds of simulation by one rule; ``always``; ``never``.
 
     Raises:
         RecipeError: if ``mode`` is another value.
@@ -99,7 +101,7 @@ def run_loop(
 
     If the compiler fails, ``run`` is called again with the plain loop: it must not have changed the loop's inputs.
     """
-    if _policy.wants_compiled(elements):
+    if _policy.wants_compiled((loop, *constants), elements):
         try:
             return run(_policy.compile(loop, *constants))
         except Exception as error:
@@ -136,7 +138,7 @@ def fire_train(
     if (
         isinstance(rule, FiringRule)
         and not torch.is_grad_enabled()
-        and _policy.wants_compiled(currents.numel())
+        and _policy.wants_compiled((rule, bias is None), currents.numel())
         and (layout := Layout.of(currents[0])) is not None
     ):
         try:
