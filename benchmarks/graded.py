@@ -29,6 +29,7 @@ KEY = ("method", "magnitude", "timesteps", "images", "seed")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=CELLS, help="T:m, separated by commas")
+    parser.add_argument("--levels", type=int, help="n; default: m T")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--images", type=int, default=10_000, help="test images, a seeded sample")
     parser.add_argument("--yardstick", action="store_true", help="the closed form instead")
@@ -53,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> Any:
             if arguments.yardstick:
                 recipe = rb.ParallelConversion(timesteps=steps * magnitude, errors=False)
             else:
-                recipe = rb.Graded(timesteps=steps, magnitude=magnitude)
+                recipe = rb.Graded(timesteps=steps, magnitude=magnitude, levels=arguments.levels)
             start = time.perf_counter()
             snn = rb.convert(model, recipe, calibration=images, num_calibration_images=512, seed=seed)
             seconds = time.perf_counter() - start
@@ -63,6 +64,7 @@ def measure(arguments: argparse.Namespace) -> Any:
                 "method": recipe.name,
                 "timesteps": steps,
                 "magnitude": magnitude,
+                "levels": arguments.levels or steps * magnitude,
                 "seed": seed,
                 "images": len(test[0]),
                 "accuracy": found.accuracy,

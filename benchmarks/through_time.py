@@ -26,8 +26,8 @@ import rheobase as rb
 PATH = Path(__file__).with_name("through_time_resnet20.json")
 IMAGES = 512
 """Images for thresholds and regression."""
-EPOCHS = {2: 16, 4: 10, 8: 6}
-"""By T: twelve to fifteen minutes of one core, by the 38, 66 and (estimated) 130 seconds that an epoch takes."""
+EPOCHS = {2: 16, 4: 17, 8: 9}
+"""By T: at most fifteen minutes of one core, by the 32, 49 and (estimated) 98 seconds that an epoch takes."""
 
 
 def recipe(alphabet: str, timesteps: int, **options: object) -> rb.Recipe:
