@@ -105,6 +105,7 @@ CLIPS: dict[str, Function] = {
     "minimum of maximum": lambda x: torch.minimum(torch.maximum(x, torch.tensor(0.0)), torch.tensor(0.4)),
     "relu6 of clip": lambda x: F.relu6(x.clip(0, 0.4)),
     "where": lambda x: (lambda y: torch.where(y > 0.4, 0.4, y))(F.relu(x)),
+    "where of a tensor": lambda x: (lambda y: torch.where(y > 0.4, torch.full_like(y, 0.4), y))(F.relu(x)),
 }
 
 
@@ -118,6 +119,22 @@ def test_every_spelling_of_relu_is_one_site(spelling: str) -> None:
 def test_every_spelling_of_a_clip_is_one_site(spelling: str) -> None:
     (site,) = traced(CLIPS[spelling], relu=False).sites
     assert site.attributes["upper"] == pytest.approx(0.4)
+
+
+def test_slopes_that_are_no_binary_fractions() -> None:
+    assert len(traced(lambda x: 0.7 * x + 0.7 * x.abs(), relu=False).sites) == 1
+
+
+def test_bounds_by_channel_do_not_follow_a_part_of_the_channels() -> None:
+    def function(x: Tensor) -> Tensor:
+        clipped = torch.clamp(x, torch.zeros(4, 1, 1), waves(4, 1, 1) + 1)
+        return clipped[:, :2].clamp(torch.zeros(2, 1, 1), waves(2, 1, 1) + 0.5)
+
+    assert len(traced(function, relu=False).sites) == 2
+
+
+def test_a_hard_sigmoid_is_a_clip() -> None:
+    assert len(traced(F.hardsigmoid, relu=False).sites) == 1
 
 
 def test_a_module_with_one_site_gives_it_its_name() -> None:

@@ -193,6 +193,7 @@ def test_convert_within_a_budget(run: Run, tmp_path: Path) -> None:
     [
         (["--budget", "latency=0.5", "--option", "iterations=0"], ["the nearest is Graded, m = 1 at T = 1"]),
         (["--budget", "energy=5e-9", "--budget", "latency=4", "--timesteps", "0"], ["timesteps"]),
+        (["--option", "timesteps=0"], ["timesteps"]),
         (["--budget", "speed=1"], ["budget: has the unknown field 'speed'"]),
         (["--budget", "bits=2", "--option", "magnitude=4"], ["--option magnitude: is given twice"]),
         (["--budget", "bits=2", "--recipe", "recipes.yaml"], ["--recipe: has a T and a magnitude"]),

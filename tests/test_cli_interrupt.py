@@ -77,6 +77,7 @@ main()
 CONVERT = ["--data", "nets:few", "--out", "snn", "--timesteps", "2"]
 COMPARE = ["compare", "nets:net", "--data", "nets:few", "--test", "nets:test", "--out", "out", "--methods"]
 AGAIN, GOES_ON = "Repeat the command to start again.", "Repeat the command to continue; what is finished is kept."
+EARLY = "Repeat the command."
 
 
 @pytest.fixture
@@ -103,20 +104,20 @@ def assert_interrupted(process: subprocess.Popen[str], said: str) -> None:
 @pytest.mark.parametrize("module", ["typer", "rich", "torch", "numpy", "rheobase.cli.convert", "rheobase.graph"])
 def test_while_packages_are_imported(home: Path, module: str) -> None:
     process = start(home, "-c", AT_IMPORT.format(module=module), "convert", "nets:net", *CONVERT)
-    assert_interrupted(process, GOES_ON)
+    assert_interrupted(process, EARLY)
     assert not (home / "snn").exists()
 
 
 @pytest.mark.slow
 def test_while_a_command_imports_what_it_needs(home: Path) -> None:
     process = start(home, "-c", AT_IMPORT.format(module="matplotlib"), *COMPARE, "OPI", "--timesteps", "1")
-    assert_interrupted(process, GOES_ON)
+    assert_interrupted(process, EARLY)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "said"),
-    [("pressed", AGAIN), ("wrapped", AGAIN), ("twice", GOES_ON), ("in_a_destructor", GOES_ON)],
+    [("pressed", AGAIN), ("wrapped", AGAIN), ("twice", EARLY), ("in_a_destructor", EARLY)],
 )
 def test_where_libraries_see_it_first(home: Path, function: str, said: str) -> None:
     assert_interrupted(start(home, "-m", "rheobase", "convert", f"nets:{function}", *CONVERT), said)
@@ -155,7 +156,7 @@ def test_at_some_moment(home: Path, command: list[str], said: str, after: float)
     assert "Traceback" not in out + err
     assert process.returncode in (130, 0, -signal.SIGINT)  # else it had finished, or Python was shutting down
     if process.returncode == 130:
-        assert err.splitlines()[-1] in (f"Interrupted. {said}", f"Interrupted. {GOES_ON}")
+        assert err.splitlines()[-1] in (f"Interrupted. {said}", f"Interrupted. {EARLY}")
     assert not (home / "demo").exists()
 
 

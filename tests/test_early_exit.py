@@ -21,13 +21,15 @@ def converted(recipe: rb.Recipe | None = None) -> rb.SpikingNetwork:
     return rb.convert(networks.build("MLP"), recipe or rb.RateCoding(timesteps=5), calibration=grid_images("MLP"))
 
 
-def by_hand(snn: rb.SpikingNetwork, images: Tensor, labels: Tensor, confidence: float) -> tuple[list[int], float]:
+def by_hand(
+    snn: rb.SpikingNetwork, images: Tensor, labels: Tensor, confidence: float | None
+) -> tuple[list[int], float]:
     """The step at which each image stops, and the accuracy."""
     steps, right = [], 0
     for image, label in zip(images, labels, strict=True):
         for t, logits in snn.stream(image[None]):
             probabilities = logits[0].double().softmax(0)
-            if float(probabilities.max()) >= confidence or t == snn.timesteps:
+            if float(probabilities.max()) >= (confidence or 2) or t == snn.timesteps:
                 steps.append(t)
                 right += int(probabilities.argmax() == label)
                 break
@@ -38,7 +40,7 @@ def test_against_a_loop() -> None:
     snn, images = converted(), grid_images("MLP")
     labels = snn.ann(images).argmax(1).roll(1)
     found = early_exit(snn, [(images[:5], labels[:5]), (images[5:], labels[5:])], confidences=CONFIDENCES)
-    assert [row.confidence for row in found.rows] == [*CONFIDENCES, 2.0]
+    assert [row.confidence for row in found.rows] == [*CONFIDENCES, None]
     for row in found.rows:
         steps, accuracy = by_hand(snn, images, labels, row.confidence)
         assert row.mean_timesteps == pytest.approx(sum(steps) / len(steps))
@@ -49,6 +51,13 @@ def test_against_a_loop() -> None:
     full = rb.evaluate(snn, (images, labels)).rows[-1]
     assert found.rows[-1].accuracy == pytest.approx(full.accuracy)
     assert found.rows[-1].agreement == pytest.approx(full.agreement)
+
+
+def test_images_are_divided_to_fit_the_memory_budget() -> None:
+    snn, images = converted(), grid_images("MLP")
+    whole = early_exit(snn, images, confidences=CONFIDENCES)
+    snn.memory_budget = 1
+    assert early_exit(snn, images, confidences=CONFIDENCES) == whole
 
 
 def test_steps_rise_with_the_confidence_and_every_image_stops_once() -> None:
@@ -69,11 +78,11 @@ def test_the_confidence_is_chosen_on_validation_images() -> None:
     assert found.validation is not None
     full = found.validation[-1].score
     allowed = [row for row in found.validation if row.score >= full - 0.2]
-    assert found.chosen == min(allowed, key=lambda row: row.mean_timesteps).confidence
     assert found.at_chosen in found.rows
+    assert found.at_chosen.confidence == min(allowed, key=lambda row: row.mean_timesteps).confidence
     assert "chosen" in found.table().markdown()
     assert "chosen on validation images" in found.summary()
-    assert early_exit(snn, images).chosen is None
+    assert early_exit(snn, images).at_chosen is None
 
 
 def test_biases_for_one_T_have_answers_before_it() -> None:
@@ -91,10 +100,25 @@ def test_biases_for_one_T_have_answers_before_it() -> None:
             "no answer before the last step",
         ),
         (lambda: early_exit(converted(), grid_images("MLP"), confidences=()), RecipeError, "confidences: is empty"),
+        (lambda: early_exit(converted(), grid_images("MLP"), confidences=0.9), TypeError, "confidences: is 0.9"),
         (lambda: early_exit(converted(), grid_images("MLP"), confidences=(0,)), RecipeError, "confidences: has 0"),
         (lambda: early_exit(converted(), grid_images("MLP"), confidences=(True,)), RecipeError, "has True"),
         (lambda: early_exit(converted(), grid_images("MLP"), tolerance=1), RecipeError, "tolerance"),
         (lambda: early_exit(converted(), grid_images("MLP")[:0]), DataError, "is empty"),
+        (
+            lambda: early_exit(
+                converted(), [(grid_images("MLP"), torch.zeros(len(grid_images("MLP"))).long()), grid_images("MLP")]
+            ),
+            DataError,
+            "labels for some batches only",
+        ),
+        (lambda: early_exit(converted(), grid_images("MLP").half()), DataError, "dtype"),
+        (lambda: early_exit(None, grid_images("MLP")), TypeError, "not a SpikingNetwork"),  # type: ignore[arg-type]
+        (
+            lambda: early_exit(converted(), grid_images("MLP"), validation=grid_images("MLP")),
+            DataError,
+            "are the test images",
+        ),
     ],
 )
 def test_bad_input(make: Any, error: type[Exception], said: str) -> None:

@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Ten
     "concat channels": ("concat", [(2, 3, 2), (4, 3, 2)], {"dim": 1}, {}),
     "concat space": ("concat", [(2, 3, 2), (2, 1, 2)], {"dim": 2}, {}),
     "outputs": ("outputs", [(3,), (4,)], {"structure": '{"list": [{"tensor": [3]}, {"tensor": [2, 2]}]}'}, {}),
-    "constant": ("constant", [], {}, tensors(value=(1, 2, 3))),
+    "constant": ("constant", [(4,)], {}, tensors(value=(1, 2, 3))),
     "avg_pool 1d": ("avg_pool", [(2, 7)], {"kernel_size": [3], "stride": [2], "padding": [1]}, {}),
     "avg_pool": ("avg_pool", [(2, 6, 5)], {**POOL, "ceil_mode": True, "count_include_pad": False}, {}),
     "avg_pool 3d": (

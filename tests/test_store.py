@@ -308,7 +308,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "field": (lambda c: c.update(code="import os"), "code"),
     "lost field": (lambda c: c.pop("recipe"), "recipe"),
     "timesteps": (lambda c: c.update(timesteps=0), "timesteps"),
-    "newer": (lambda c: c.update(version=2), "newer rheobase"),
+    "newer": (lambda c: c.update(version=3), "newer rheobase"),
     "older": (lambda c: c.update(version="0"), "unknown format version"),
 }
 

@@ -81,15 +81,37 @@ def test_pixels_without_a_label_do_not_count() -> None:
     labels = torch.randint(3, (2, 4, 4))
     labels[0, :2], labels[1, 0] = 255, IGNORED
     task.check((3, 4, 4), labels, "test data")
-    targets = task.targets(labels)
+    targets = torch.where(labels == 255, IGNORED, labels)
     known = targets != IGNORED
     wanted = F.cross_entropy(outputs, targets, ignore_index=IGNORED)
-    assert float(task.loss(outputs, targets)) == pytest.approx(float(wanted))
-    right = task.right(outputs, targets)
+    given = task.targets(labels)
+    assert float(task.loss(outputs, given)) == pytest.approx(float(wanted))
+    right = task.right(outputs, given)
     assert right is not None
     assert right.tolist() == [int((outputs.argmax(1) == targets)[known].sum()), int(known.sum())]
     assert float(task.loss(outputs, torch.full_like(targets, IGNORED))) == 0
-    assert torch.equal(task.targets(labels[:, None])[:, 0], targets)
+    assert float(task.loss(outputs, task.targets(labels[:, None]))) == pytest.approx(float(wanted))
+
+
+def test_the_class_255_of_a_network_with_more_classes() -> None:
+    task, labels = TASKS["segmentation"], torch.full((1, 2, 2), 255)
+    right = task.right(torch.randn(1, 300, 2, 2), task.targets(labels))
+    assert right is not None
+    assert int(right[1]) == 4
+
+
+def test_no_labelled_pixel_is_no_score() -> None:
+    scores = TASKS["segmentation"].scores((3, 2, 2))
+    scores.update(torch.randn(1, 3, 2, 2), torch.full((1, 2, 2), IGNORED))
+    assert scores.compute() == {}
+
+
+def test_masks_with_one_channel() -> None:
+    """Unlabelled pixels do not make quantities of them; 0 and 255 leave a doubt."""
+    found = inferred((1, 2, 2), torch.tensor([[[0, 1], [IGNORED, 1]]]))
+    assert found is not None
+    assert found.name == "segmentation"
+    assert inferred((1, 2, 2), torch.tensor([[[0, 255], [255, 0]]])) is None
 
 
 def test_agreement_is_that_of_the_decisions() -> None:

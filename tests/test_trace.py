@@ -41,6 +41,9 @@ class Net(nn.Module):
         return self.function(self, x, self.last(self.relu(self.first(x))))
 
 
+TRAINING = rb.Training(epochs=1, learning_rate=0.01, batch_size=4)
+
+
 def image(rows: int = 3) -> Tensor:
     return torch.randn(rows, 4, generator=torch.Generator().manual_seed(1))
 
@@ -170,7 +173,10 @@ def test_what_the_output_does_not_depend_on_is_left_out(function: Callable[..., 
         (lambda net, x, z: z.softmax(1), torch.log),
         (lambda net, x, z: F.log_softmax(z, dim=-1), lambda y: y),
         (lambda net, x, z: torch.sigmoid(z)[:, 1:].unsqueeze(2), torch.logit),
-        (lambda net, x, z: torch.cat([z.sigmoid(), F.relu(net.first(x))], 1), None),
+        (
+            lambda net, x, z: torch.cat([z.sigmoid(), net.aux(F.relu(net.first(x))).sigmoid()], 1).unsqueeze(2),
+            torch.logit,
+        ),
         (lambda net, x, z: {"logits": F.logsigmoid(z), "p": z.tanh()}, None),
     ],
 )
@@ -191,6 +197,10 @@ def test_a_final_softmax_or_sigmoid_is_removed(function: Any, inverse: Any) -> N
     "function",
     [
         lambda net, x, z: z.softmax(1)[:, 1:],  # another order over images than that of the logits
+        lambda net, x, z: z.softmax(0),  # and here of the classes
+        lambda net, x, z: torch.stack([z, net.aux(net.relu(net.first(x)))], 2).softmax(2).flatten(1),
+        lambda net, x, z: torch.cat([z.softmax(1), net.aux(net.relu(net.first(x))).softmax(1)], 1),
+        lambda net, x, z: torch.cat([z[:, :2].sigmoid(), z[:, 2:]], 1),
         lambda net, x, z: z * z.sigmoid(),
         lambda net, x, z: net.aux(net.first(x).sigmoid()),
     ],
@@ -486,6 +496,29 @@ def test_an_output_has_no_effect_on_a_traced_or_converted_network() -> None:
             rb.convert(converted, rb.RateCoding(timesteps=2), calibration=image(8), output="out")
 
 
+@pytest.mark.slow
+def test_several_outputs_in_a_comparison_and_selected() -> None:
+    """Measured is the output named logits, whose task it is; the other head costs nothing once it is not selected."""
+    network = Net(lambda net, x, z: {"logits": z, "aux": net.aux(F.relu(net.last(net.first(x)) @ torch.ones(3, 6)))})
+    images = image(40)
+    labels = network(images)["logits"].argmax(1)
+    recipes = [rb.RateCoding(timesteps=2), rb.Pascal(levels=2)]
+    found = rb.compare(network, recipes, -image(30), (images, labels), (2,), output="all", training=TRAINING)
+    done, refused = found.cells
+    assert done.status == "done", done.reason
+    assert done.test is not None
+    assert done.test.ann_accuracy == 1
+    assert "several outputs" in str(refused.reason)
+    both = rb.convert(network, rb.RateCoding(timesteps=2), calibration=images, output="all")
+    one = rb.convert(network, rb.RateCoding(timesteps=2), calibration=images, output="logits")
+    assert len(both.sites) == 2
+    assert rb.energy(both.select("logits"), images).picojoules == rb.energy(one, images).picojoules
+    assert torch.equal(one.select(0)(images), one(images))
+    for wrong in (1, "aux", True):
+        with pytest.raises(TraceError, match="is one tensor"):
+            one.select(wrong)  # type: ignore[arg-type]
+
+
 # -- another image size ------------------------------------------------------------------------------------------------
 
 
@@ -522,6 +555,19 @@ def test_a_network_calibrated_on_crops_runs_at_the_size_of_the_example(recipe: r
         snn(photos())
     with pytest.raises(DataError, match="trace the network again"):
         snn.ann(photos())
+
+
+class Sums(AnySize):
+    """With a sum over the image, whose factor depends on the size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.norm(self.first(x)).relu().sum((2, 3), keepdim=True)[:, :2]
+
+
+@pytest.mark.slow
+def test_values_that_depend_on_the_size_are_refused_at_another_one() -> None:
+    with pytest.raises(RecipeError, match=r"needs other values of the tensor .*as for a sum"):
+        rb.convert(Sums(), rb.RateCoding(timesteps=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))
 
 
 class Positions(AnySize):

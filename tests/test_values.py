@@ -72,6 +72,22 @@ def test_what_is_no_number(number: float) -> None:
     assert rb.Training(epochs=1, learning_rate=0.1, exact_statistics=True).exact_statistics
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rb.RMP(timesteps=True),
+        lambda: rb.TPP(4, seed=True),
+        lambda: rb.RateCoding(True),
+        lambda: rb.AdaFire(magnitudes=(1, True)),
+        lambda: rb.data.readers.Preprocessing(mean=(True,)),
+    ],
+)
+def test_a_boolean_is_no_number_of_a_method(make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(rb.RheobaseError, match="is a boolean"):
+        make()
+    assert rb.RateCoding(timesteps=2, scale=True).calibration
+
+
 def test_equal_values_have_equal_hashes() -> None:
     one, other = (rb.methods.IntegrateFireNeuron(timesteps=steps) for steps in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
     assert one == other

@@ -201,7 +201,7 @@ class Method:
         if self.recipe is None:
             taken = ("method",) if timesteps is None else ("method", "timesteps")
             values = key_values(self.option, "--option", "threshold=max", taken=taken)
-            return Recipe.from_method(self.method or default, timesteps, **values)
+            return Recipe.from_method(self.method or default, **{"timesteps": timesteps, **values})
         if self.method is not None or self.option:
             raise RecipeError(
                 "cannot be combined with --method and --option",

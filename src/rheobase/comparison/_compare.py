@@ -33,7 +33,7 @@ from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
-from rheobase.data.spread import Spread, warn_of_another_scale
+from rheobase.data.value_range import ValueRange, warn_of_another_scale
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -134,22 +134,23 @@ def compare(
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
-    given = {"calibration": calibration, "test": test, "validation": validation}
-    parts = {part: Images.read(data, f"{part} data") for part, data in given.items() if data is not None}
+    given = {"calibration": calibration, "test": test, **({} if validation is None else {"validation": validation})}
+    parts = {part: Images.read(data, f"{part} data") for part, data in given.items()}
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
     repeated = checks.check_apart(parts)
     network, analog, rewrites = traced_once(model, parts["calibration"].images, output, max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
-    labelled = next((part for part in ("test", "calibration") if parts[part].labelled), "test")
+    labelled = next((part for part in ("test", *parts) if parts[part].labelled), "test")
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     outputs = analog.ann.output_shape
     chosen = task_for(task, outputs, parts[labelled].labels, f"{labelled} data", known=known)
-    spread = {"values": Spread().add(parts["calibration"].images).to_dict()}
+    ranges = {part: ValueRange().add(data.images) for part, data in parts.items()}
     for part, data in parts.items():
         checks.check_fits(analog, part, data, chosen)
-        warn_of_another_scale(Spread().add(data.images), spread, f"{part} data")
+        if part != "calibration":
+            warn_of_another_scale(ranges[part], ranges["calibration"].to_dict(), f"{part} data")
     quantised = all(site.levels is not None for site in analog.sites)
     checks.check_training(training, named, quantised)
     digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}

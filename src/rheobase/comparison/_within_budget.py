@@ -160,14 +160,12 @@ def convert_within_budget(
     )
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
-    fit, held_out = _split(sample(calibration, num_calibration_images, seed), seed)
+    drawn = sample(calibration, num_calibration_images, seed)
+    fit, held_out = _split(drawn, seed)
     network, analog, notes = traced_once(model, fit.images, output, max_pool)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
-    # The labels of all images: a quarter of them may leave the task open.
-    labels = None if fit.labels is None or held_out.labels is None else torch.cat([fit.labels, held_out.labels])
-    chosen_task = task_for(task, analog.ann.output_shape, labels, "calibration data", known=known)
-    for part in (held_out, fit):
-        check_fits(analog, "calibration", part, chosen_task)
+    chosen_task = task_for(task, analog.ann.output_shape, drawn.labels, "calibration data", known=known)
+    check_fits(analog, "calibration", Images(drawn.images, drawn.labels), chosen_task)
     task = cast(TaskName, chosen_task.name)
     images = f"{len(held_out)} held-out calibration images"
     recipes = [(f"{(made := _recipe(method, t, m)).name}, m = {m}", made) for t, m in product(*grid)]

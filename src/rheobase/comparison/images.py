@@ -15,7 +15,7 @@ from rheobase.data.sources import InMemory, OnDisk, read
 
 
 class Images(InMemory):
-    """Images [N, ...] and labels [N] or None."""
+    """Images [N, ...] and labels [N, ...] or None."""
 
     @classmethod
     def read(cls, data: Batches | Dataset[Any], where: str) -> Images:

@@ -24,12 +24,14 @@ from rheobase.core.errors import (
     RheobaseWarning,
     TraceError,
 )
-from rheobase.data.spread import MESSAGE
+from rheobase.data.value_range import MESSAGE
+from rheobase.graph import Graph
 from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert, quantise
+from rheobase.network.checks import check_one_output
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.tasks import TaskName
 from rheobase.training import Training, train
@@ -77,7 +79,7 @@ class Runner:
     def training_name(self, recipe: Recipe, seed: int) -> str:
         """Return a hash of all inputs of the training."""
         assert recipe.activation is not None
-        inputs = {"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool"}
+        inputs = {"model_sha256", "calibration_sha256", "num_calibration_images", "max_pool", "task"}
         return digest(
             {
                 "activation": recipe.activation.model_dump(mode="json"),
@@ -152,6 +154,8 @@ class Runner:
             )
         name = self.training_name(recipe, seed)
         if name not in self.trained:
+            if isinstance(self.model, Graph):
+                check_one_output(self.model, "training")
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
             folder = None if self.home is None else self.home / TRAINING_FOLDER / name
             data, task = self.parts["calibration"].data, self.identity.task
@@ -181,7 +185,7 @@ def measured(
             where="analog network",
             remedy="compare on a network with weights",
         )
-    numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio}
+    numbers = {"logits": row.logit_error, "spike rate": row.spike_rate, "energy": spent.ratio, **row.scores}
     broken = [name for name, value in numbers.items() if not math.isfinite(value)]
     if broken:
         raise CalibrationError(

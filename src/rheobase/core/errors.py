@@ -43,6 +43,11 @@ def _with_type_error(error: type[RheobaseError]) -> Any:
     return type(error.__name__, (error, TypeError), {"__module__": error.__module__, "__doc__": error.__doc__})
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class, to quote in another message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class TraceError(RheobaseError, ValueError):
     """The network cannot be traced to a graph of affine segments and sites."""
 

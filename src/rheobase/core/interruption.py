@@ -29,7 +29,7 @@ def handle() -> None:
         atexit.register(_keep_code)  # the first to be registered runs last
 
 
-def sentence(resumes: bool = True) -> str:
+def sentence(resumes: bool) -> str:
     """The line after Ctrl-C; ``resumes`` if the command continues from what is finished."""
     again = "continue; what is finished is kept" if resumes else "start again"
     return f"Interrupted. Repeat the command to {again}.\n"
@@ -72,7 +72,7 @@ def _leave(*_: Any) -> None:
     if not is_first():
         _happened.append(True)
         return
-    os.write(2, sentence().encode())  # print may be in use
+    os.write(2, b"Interrupted. Repeat the command.\n")  # print may be in use
     os._exit(CODE)
 
 

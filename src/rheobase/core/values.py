@@ -53,7 +53,7 @@ class Value(BaseModel):
     @classmethod
     def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Pydantic would take True for 1."""
-        if isinstance(value, bool) and bool not in _types(cls.model_fields[str(info.field_name)].annotation):
+        if not allows(cls.model_fields[str(info.field_name)].annotation, value):
             raise ValueError("is a boolean")
         return value
 
@@ -71,6 +71,12 @@ class Value(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The same as :meth:`replace`; pydantic's own method does not validate fields."""
         return self.replace(**(update or {}))
+
+
+def allows(annotation: Any, value: Any) -> bool:
+    """False for a boolean, or a tuple or list with one, if the annotation has no booleans."""
+    booleans = isinstance(value, bool) or (isinstance(value, tuple | list) and any(isinstance(v, bool) for v in value))
+    return not booleans or bool in _types(annotation) or Any in _types(annotation)
 
 
 def _types(annotation: Any) -> set[Any]:

@@ -43,9 +43,9 @@ def batches(data: Batches, *, where: str, batch_size: int = 100, fields: bool = 
             f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True
-    for batch in data:
+    for images, labels in alike((as_batch(batch, where, fields) for batch in data), where):
         empty = False
-        yield as_batch(batch, where, fields)
+        yield images, labels
     if empty:
         raise DataError("is empty", where=where, remedy="give at least one image")
 
@@ -61,11 +61,16 @@ def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:
     if isinstance(batch, Mapping):
         batch = _fields(batch, where)
     images, *labels = batch if isinstance(batch, tuple | list) and batch else [batch]
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and images.dtype.kind in "biufc":
         images = torch.as_tensor(images)
     if not isinstance(images, Tensor):
         remedy = "make each batch a tensor or (images, labels), with all images of one shape"
         raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
+    if images.is_meta or images.layout != torch.strided:
+        raise DataError("has images without dense values", where=where, remedy="give dense tensors")
+    if images.dim() < 2 or not len(images):
+        reason = "is empty" if images.dim() and not len(images) else f"has images of shape {list(images.shape)}"
+        raise DataError(reason, where=where, remedy="give images [B, ...], at least one in each batch")
     if not labels or labels[0] is None:
         return images, None
     if isinstance(labels[0], Mapping):
@@ -75,6 +80,10 @@ def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = f"has labels that are not numbers ({type(labels[0]).__name__}: {error})"
         raise DataError(reason, where=where, remedy="give one class index for each image") from None
+    if given.is_complex():
+        raise DataError(f"has labels of type {given.dtype}", where=where, remedy="give whole or real numbers")
+    if given.dtype in (torch.uint16, torch.uint32, torch.uint64):  # for which PyTorch has few functions
+        given = given.long()
     check_as_many(images, given, where)
     return images, given
 
@@ -93,12 +102,12 @@ def _fields(batch: Mapping[Any, Any], where: str) -> list[Any]:
 
 
 def is_one_batch(data: object) -> bool:
-    """True for one batch, such as ``next(iter(loader))``; False for a tuple or list of batches of images.
+    """True for one batch, such as ``next(iter(loader))``; False for an iterable of batches.
 
-    A list [images, targets] is told from two batches of images by the targets: they are whole numbers, have fewer axes
-    or have another number of channels.
+    A tuple of two tensors is (images, labels). A list [images, targets] is told from two batches of images by the
+    targets: they are whole numbers, have fewer axes or have another number of channels.
     """
-    if isinstance(data, Tensor | Mapping):
+    if isinstance(data, Tensor | np.ndarray | Mapping):
         return True
     if not isinstance(data, tuple | list) or len(data) < 2 or not isinstance(data[0], Tensor | np.ndarray):
         return False
@@ -137,15 +146,12 @@ def tensors(data: object, where: str, fields: bool = False) -> Batch | None:
     """Images and labels (or None), if the data are one batch and not empty; None for an iterable of batches."""
     if not is_one_batch(data):
         return None
-    images, labels = as_batch(data, where, fields)
-    if images.dim() < 2 or len(images) == 0:
-        raise DataError("is empty", where=where, remedy="give at least one image")
-    return images, labels
+    return as_batch(data, where, fields)
 
 
 def count(data: Batches, batch_size: int = 100) -> int | None:
     """Number of batches, or None if the data has no length."""
-    images = as_batch(data, "data")[0] if is_one_batch(data) else data
+    images = as_batch(data, "data", fields=True)[0] if is_one_batch(data) else data
     return -(-len(images) // batch_size) if isinstance(images, Tensor) else length_hint(data) or None
 
 

@@ -14,7 +14,7 @@ from rheobase.core.seeds import generator
 from rheobase.data.batches import Batches, Digest, check_images
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, classes_of, sample
 from rheobase.data.sources import InMemory
-from rheobase.data.spread import Spread
+from rheobase.data.value_range import ValueRange
 
 HELD_OUT = 0.2
 MAX_HELD_OUT = 2000
@@ -77,9 +77,9 @@ class CalibrationData:
     def __len__(self) -> int:
         return len(self.fit) + len(self.held_out)
 
-    def spread(self) -> Spread:
+    def values(self) -> ValueRange:
         """Range, mean and deviation of the values of all calibration images."""
-        found = Spread().add(self.fit)
+        found = ValueRange().add(self.fit)
         return found.add(self.held_out) if len(self.held_out) else found
 
     def missing_classes(self, outputs: int | None = None) -> str | None:

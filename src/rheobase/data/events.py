@@ -24,7 +24,7 @@ from rheobase.core.checks import check_whole, is_whole
 from rheobase.core.errors import DataError, RheobaseError
 from rheobase.core.folders import user_path
 from rheobase.core.values import Value
-from rheobase.data import aedat as files_of_jaer
+from rheobase.data.readers import jaer
 from rheobase.data.readers.image_dataset import find_remedy, reading
 from rheobase.data.sampling import sample_order
 
@@ -252,10 +252,15 @@ def _within_files(root: Path, files: list[Path], folder: str | None) -> tuple[Re
     if folder is not None or len(parts) > 1:
         if folder not in parts:
             reason = "holds both train and test data" if folder is None else f"holds no {_TRIALS.format(folder)}"
-            raise DataError(reason, where=str(root), remedy=find_remedy("leave folder out", parts, False))
+            remedy = f"choose folder {' or '.join(parts)}" if parts else "leave folder out"
+            raise DataError(reason, where=str(root), remedy=remedy)
         trials = root / _TRIALS.format(folder)
         with reading(str(trials)):
             listed = set(trials.read_text().split())
+        missing = sorted(listed - {path.name for path in files})
+        if missing:
+            reason = f"lists {missing[0]}, which does not exist, or has no file of labels"
+            raise DataError(reason, where=str(trials), remedy="download the data again")
         files = [path for path in files if path.name in listed]
     samples = [sample for path in files for sample in _samples(path)]
     names = _class_names(root / "gesture_mapping.csv")
@@ -285,11 +290,11 @@ def _read(recording: Recording, sensor: tuple[int, int]) -> np.ndarray:
     """The events of a file; a file without events is refused, because it is likely a failed download."""
     path = recording.path
     with reading(str(recording)):
-        is_aedat4 = path.suffix.lower() == ".aedat4" or files_of_jaer.version(path) == 4
+        is_aedat4 = path.suffix.lower() == ".aedat4" or jaer.version(path) == 4
         if path.suffix.lower() == ".bin" or is_aedat4:
             events = _read_by_tonic(path, is_aedat4)
         else:
-            events = files_of_jaer.read(path, sensor, recording.start, recording.stop)
+            events = jaer.read(path, sensor, recording.start, recording.stop)
         if not len(events):
             raise ValueError("it holds no event")
     return events

@@ -183,6 +183,14 @@ def _problems(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, lis
         "unexpected keys": [key for key in state if key not in own],
         "wrongly shaped": [f"{key} (file {a}, network {b})" for key, (a, b) in shapes.items() if a != b],
     }
+    problems["of whole or complex numbers, where the network has real ones"] = [
+        f"{key} ({state[key].dtype})"
+        for key, value in own.items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and isinstance(state.get(key), Tensor)
+        and not state[key].is_floating_point()
+    ]
     return {name: keys for name, keys in problems.items() if keys}
 
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 from torch import Tensor
 
 from rheobase.activations import ACTIVATIONS
-from rheobase.core.errors import StoreError
+from rheobase.core.errors import StoreError, first_line
 from rheobase.core.folders import as_path, refuse_foreign
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
@@ -36,7 +36,7 @@ from rheobase.neurons import NEURONS, Neuron
 from rheobase.signals.alignment import Alignment
 
 FORMAT = "rheobase-network"
-VERSION = 1
+VERSION = 2
 STRUCTURE_FILE = "network.json"
 TENSORS_FILE = "tensors.safetensors"
 
@@ -437,8 +437,3 @@ def _restore(old: Path, target: Path, cause: BaseException) -> None:
     except OSError:
         reason = f"could not be replaced ({first_line(cause)}), nor could the old network be restored"
         raise StoreError(reason, where=str(target), remedy=f"move the old network back from {old}") from cause
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

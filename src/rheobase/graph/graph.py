@@ -17,6 +17,15 @@ from rheobase.graph.operations.outputs import Structure, choose_output, structur
 from rheobase.signals.signal import Constant, Signal, lift
 
 
+def needed_for(output: str, nodes: Sequence[Node]) -> list[Node]:
+    """The input, which is the first node, and the nodes that an output depends on."""
+    needed = {output, nodes[0].name}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return [node for node in nodes if node.name in needed]
+
+
 class Graph(nn.Module):
     """Nodes in execution order, and the tensors they use. Calling the graph runs the analog network.
 
@@ -105,21 +114,17 @@ class Graph(nn.Module):
         Raises:
             TraceError: if no output is chosen, or the graph has no such output.
         """
-        if (structure := self.structure) is None and output is None:
+        if (structure := self.structure) is None:
+            if output is not None:
+                choose_output({"": self.output_shape}, output, "is", "leave output out")
             return self
-        shapes = {"": ()} if structure is None else structure.shapes
+        shapes = structure.shapes
         name = choose_output(shapes, output, "joins", "choose one, such as network.select({})")
         by_name = {node.name: node for node in self.nodes}
         flat = by_name[by_name[self.output].inputs[list(shapes).index(name)]]
         shape = list(shapes[name])
         last = Node(f"{self.output}.{name}", "reshape", (flat.name,), {"shape": shape}, {}, shapes[name], flat.origin)
-        needed = {last.name}
-        nodes = []
-        for node in reversed([*self.nodes, last]):
-            if node.name in needed or node.operation in ("site", "input"):
-                needed.update(node.inputs)
-                nodes.append(node)
-        return self.replace(nodes=nodes[::-1], output=last.name)
+        return self.replace(nodes=needed_for(last.name, [*self.nodes, last]), output=last.name)
 
     def replace(
         self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None

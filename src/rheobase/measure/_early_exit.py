@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rheobase.core.checks import check_fraction, is_number
-from rheobase.core.errors import RecipeError
+from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
-from rheobase.data.batches import Batches, batches, count
+from rheobase.data.batches import Batches, Digest, batches, count
 from rheobase.measure._walk import check_run, method_of
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.tasks import TASKS
 
 CONFIDENCES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -26,15 +27,15 @@ class Exit:
     """Results for one confidence.
 
     Attributes:
-        confidence: an image stops after the first step at which its largest softmax probability is at least this; 1 and
-            above: every image takes all T steps.
+        confidence: an image stops after the first step at which its largest softmax probability is at least this;
+            None: every image takes all T steps.
         mean_timesteps: mean number of steps over the images.
         accuracy: fraction of correct answers at the step where the image stopped; None without labels.
         agreement: fraction of images with the analog network's class.
         stopped: number of images that stopped after 1, 2, ..., T steps.
     """
 
-    confidence: float
+    confidence: float | None
     mean_timesteps: float
     accuracy: float | None
     agreement: float
@@ -52,8 +53,8 @@ class EarlyExit(Result):
 
     Attributes:
         rows: one for each confidence, in rising order; the last one is for all T steps.
-        chosen: the confidence with the fewest steps whose validation score is within the tolerance; None without
-            validation images.
+        at_chosen: the row of the confidence with the fewest steps whose score on the validation images is within the
+            tolerance; None without validation images.
         validation: the rows of the validation images, or None.
         timesteps: T.
         images: number of images.
@@ -61,25 +62,20 @@ class EarlyExit(Result):
     """
 
     rows: tuple[Exit, ...]
-    chosen: float | None
+    at_chosen: Exit | None
     validation: tuple[Exit, ...] | None
     timesteps: int
     images: int
     method: str
 
-    @property
-    def at_chosen(self) -> Exit | None:
-        """The row of the chosen confidence."""
-        return next((row for row in self.rows if row.confidence == self.chosen), None)
-
     def table(self) -> Table:
         """One row for each confidence."""
         columns = (
-            Column("confidence", lambda row: "never" if row.confidence > 1 else f"{row.confidence:g}"),
+            Column("confidence", "confidence", "{:g}", none="never"),
             Column("mean T", "mean_timesteps", "{:.2f}"),
             *((Column("accuracy", "accuracy", "{:.2f} %", scale=100),) if self.rows[0].accuracy is not None else ()),
             Column("agreement with ANN", "agreement", "{:.2f} %", scale=100),
-            Column("", lambda row: "chosen" if row.confidence == self.chosen else "", align="left"),
+            Column("", lambda row: "chosen" if row is self.at_chosen else "", align="left"),
         )
         return Table(columns, self.rows, f"{self.method}, T = {self.timesteps}, {self.images} images: early exit")
 
@@ -88,7 +84,7 @@ class EarlyExit(Result):
         row = self.at_chosen
         if row is None:
             return "No confidence is chosen: give validation images."
-        confidence = "All images take all steps" if row.confidence > 1 else f"Confidence {row.confidence:g}"
+        confidence = "All images take all steps" if row.confidence is None else f"Confidence {row.confidence:g}"
         return f"{confidence}, chosen on validation images: {row.mean_timesteps:.2f} of {self.timesteps} steps."
 
 
@@ -122,7 +118,7 @@ def early_exit(
     Raises:
         RecipeError: if the network does not stream, so that it has no answer before T; if its task is not
             classification; or if an argument is invalid.
-        DataError: if the images or labels do not fit.
+        DataError: if the images or labels do not fit, or the validation images are the test images.
 
     Example:
         >>> import torch, rheobase as rb
@@ -133,6 +129,7 @@ def early_exit(
         >>> found.rows[-1].mean_timesteps
         4.0
     """
+    check_converted(network)
     network = network.select()
     steps = check_run(network, timesteps)
     if not network.streams:
@@ -147,58 +144,71 @@ def early_exit(
             where="network",
             remedy='use early exit for classification only; if these are classes, convert with task="classification"',
         )
-    grid = sorted({_confidence(value) for value in confidences})
-    if not grid:
-        raise RecipeError("is empty", where="confidences", remedy="give numbers between 0 and 1, such as 0.9")
-    grid.append(2.0)  # never
+    grid = [*_confidences(confidences), None]
     check_fraction(tolerance, "tolerance")
-    rows, images = _rows(network, data, grid, steps, "test data", progress)
+    rows, images, digest = _rows(network, data, grid, steps, "test data", progress)
     chosen = judged = None
     if validation is not None:
-        judged, _ = _rows(network, validation, grid, steps, "validation data", progress)
-        allowed = [row for row in judged if row.score >= judged[-1].score - tolerance]
-        chosen = min(allowed, key=lambda row: row.mean_timesteps).confidence
+        judged, _, other = _rows(network, validation, grid, steps, "validation data", progress)
+        if other == digest:
+            remedy = "give other images, such as training images that were not used to calibrate"
+            raise DataError(
+                "are the test images, on which nothing may be chosen", where="validation data", remedy=remedy
+            )
+        allowed = [(row.mean_timesteps, i) for i, row in enumerate(judged) if row.score >= judged[-1].score - tolerance]
+        chosen = rows[min(allowed)[1]]
     return EarlyExit(rows, chosen, judged, steps, images, method_of(network))
 
 
-def _confidence(value: Any) -> float:
-    if not is_number(value) or not 0 < value <= 1:
-        raise RecipeError(f"has {value!r}", where="confidences", remedy="use numbers above 0, up to 1")
-    return float(value)
+def _confidences(values: Any) -> list[float]:
+    remedy = "give numbers above 0, up to 1, such as (0.9, 0.99)"
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise RecipeError.typed(f"is {values!r}", where="confidences", remedy=remedy)
+    found = list(values)
+    for value in found:
+        if not is_number(value) or not 0 < value <= 1:
+            raise RecipeError(f"has {value!r}", where="confidences", remedy=remedy)
+    if not found:
+        raise RecipeError("is empty", where="confidences", remedy=remedy)
+    return sorted(set(map(float, found)))
 
 
 def _rows(
-    network: SpikingNetwork, data: Batches, grid: Sequence[float], steps: int, where: str, progress: bool
-) -> tuple[tuple[Exit, ...], int]:
-    """One row for each confidence, and the number of images."""
+    network: SpikingNetwork, data: Batches, grid: Sequence[float | None], steps: int, where: str, progress: bool
+) -> tuple[tuple[Exit, ...], int, str]:
+    """One row for each confidence, the number of images, and the hash of their values."""
     task = TASKS["classification"]
     stopped = torch.zeros(len(grid), steps, dtype=torch.int64)
     correct, agreed = torch.zeros(2, len(grid), dtype=torch.int64)
-    images_seen = labels_seen = 0
-    thresholds, outputs = torch.tensor(grid, dtype=torch.float64), network.ann.output_shape
-    for images, labels in track(batches(data, where=where), "early exit", show=progress, total=count(data)):
-        reference = network.ann(images.to(network.graph.device)).cpu()
-        if labels is not None:
-            task.check(outputs, labels, where, labels_seen)
-        for t, predicted, first in _exits(network, images, thresholds, steps):
-            stopped[:, t - 1] += first.sum(1)
-            agreed += (first & (predicted == reference.argmax(1))).sum(1)
-            if labels is not None:
-                correct += (first & (predicted == labels)).sum(1)
-        images_seen += len(images)
-        labels_seen += 0 if labels is None else len(labels)
-    mean = stopped.double() @ torch.arange(1, steps + 1).double() / images_seen
+    seen, labelled, digest = 0, False, Digest()
+    limits = torch.tensor([math.inf if confidence is None else confidence for confidence in grid], dtype=torch.float64)
+    size = network.sub_batch_size(1)
+    for batch, targets in track(batches(data, where=where), "early exit", show=progress, total=count(data)):
+        digest.update(images=batch)
+        if targets is not None:
+            task.check(network.ann.output_shape, targets, where, seen)
+            labelled = True
+        for start in range(0, len(batch), size):
+            images = network.check_images(batch[start : start + size])
+            labels = None if targets is None else targets[start : start + size]
+            reference = network.ann(images).argmax(1).cpu()
+            for t, predicted, now in _exits(network, images, limits, steps):
+                stopped[:, t - 1] += now.sum(1)
+                agreed += (now & (predicted == reference)).sum(1)
+                correct += 0 if labels is None else (now & (predicted == labels)).sum(1)
+        seen += len(batch)
+    mean = stopped.double() @ torch.arange(1, steps + 1).double() / seen
     rows = (
         Exit(
             confidence=confidence,
             mean_timesteps=float(mean[i]),
-            accuracy=int(correct[i]) / labels_seen if labels_seen else None,
-            agreement=int(agreed[i]) / images_seen,
+            accuracy=int(correct[i]) / seen if labelled else None,
+            agreement=int(agreed[i]) / seen,
             stopped=tuple(stopped[i].tolist()),
         )
         for i, confidence in enumerate(grid)
     )
-    return tuple(rows), images_seen
+    return tuple(rows), seen, digest.hexdigest()
 
 
 def _exits(

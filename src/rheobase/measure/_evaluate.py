@@ -15,7 +15,7 @@ from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, count
-from rheobase.data.spread import Spread, warn_of_another_scale
+from rheobase.data.value_range import ValueRange, warn_of_another_scale
 from rheobase.graph.sites import Site
 from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
@@ -174,12 +174,12 @@ def evaluate(
     outputs, known, found = network.ann.output_shape, network.provenance.task, None
     ann_scores: Scores | None = None
     scores: list[Scores] = []
-    spread = Spread()
+    values = ValueRange()
     for images, labels in track(batches(data, where="test data"), "evaluating", show=progress, total=count(data)):
         digest.update(images=images, labels=labels)
         logits = torch.cat([network.readouts(images, run, monitor=partial(add_spikes, run)) for run in runs]).cpu()
         reference = network.ann(images.to(network.graph.device)).cpu()
-        spread.add(images)
+        values.add(images)
         found = found or task_for(task, outputs, labels, "test data", known=known)
         for i in range(len(wanted) if found.decides else 0):
             agree[i] += cast(Tensor, found.agreement(logits[i], reference)).sum()
@@ -196,7 +196,7 @@ def evaluate(
     of_ann = {} if ann_scores is None else ann_scores.compute()
     of_rows = [one.compute() for one in scores] or [{} for _ in wanted]
 
-    warn_of_another_scale(spread, network.provenance.calibration, "test data")
+    warn_of_another_scale(values, network.provenance.calibration.get("values"), "test data")
 
     def places(sites: Sequence[Site], t: int) -> int:
         return seen * sum(site.neurons * network.steps_of(site.name, t) for site in sites)

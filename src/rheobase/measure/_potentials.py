@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheobase.core.checks import check_whole
 from rheobase.core.errors import RecipeError
-from rheobase.data.spread import Spread, warn_of_another_scale
+from rheobase.data.value_range import ValueRange, warn_of_another_scale
 from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.network.simulation import Simulation
@@ -88,7 +88,7 @@ def potentials(network: SpikingNetwork, images: Tensor, site: str, step: int) ->
             remedy="use integrate-and-fire neurons",
         )
     images = network.check_images(images)
-    warn_of_another_scale(Spread().add(images), network.provenance.calibration, "images")
+    warn_of_another_scale(ValueRange().add(images), network.provenance.calibration.get("values"), "images")
     batches = images.split(network.sub_batch_size(1))
     values = torch.cat([_before_firing(network, neuron, batch, site, step) for batch in batches])
     theta = along_channels(neuron.amplitude, values.dim())

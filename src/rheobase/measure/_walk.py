@@ -11,7 +11,7 @@ from torch import Tensor
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result
 from rheobase.data.batches import Batches, batches, count
-from rheobase.data.spread import Spread, warn_of_another_scale
+from rheobase.data.value_range import ValueRange, warn_of_another_scale
 from rheobase.network.folding import refuse_folded_thresholds
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons.response import Alphabet
@@ -75,9 +75,9 @@ def sub_batches(
     Warns:
         RheobaseWarning: after the last image, if they are on another scale than the calibration images.
     """
-    spread = Spread()
+    values = ValueRange()
     for batch, _ in track(batches(images, where="images"), title, show=progress, total=count(images)):
         checked = network.check_images(batch)
-        spread.add(checked)
+        values.add(checked)
         yield from checked.split(network.sub_batch_size(steps))
-    warn_of_another_scale(spread, network.provenance.calibration, "images", stacklevel=4)
+    warn_of_another_scale(values, network.provenance.calibration.get("values"), "images", stacklevel=4)

@@ -22,7 +22,7 @@ from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.agreement import relative_difference
-from rheobase.graph.trace.capture import check_no_output, device_of
+from rheobase.graph.trace.capture import check_example, check_no_output, device_of
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
@@ -111,6 +111,8 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
+    if example is not None:
+        check_example(example)
     resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
     written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
     written, linear = place_sites(written, sites)
@@ -118,7 +120,7 @@ def convert(
     graph, folded = fold_batch_norm(written)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     needed = any(part.needs_labels for part in recipe.calibration)
-    data, task = _with_task(data, graph, task or known, notes, needed)
+    data, task = _with_task(data, graph, known if task is None else task, notes, needed)
     provenance = Provenance(seed=seed, versions=versions(), calibration={}, notes=notes, sites=sites, task=task)
     if data is not None:
         notes += [note for note in class_notes(data, graph, task) if note not in notes]
@@ -258,7 +260,7 @@ def _record(data: CalibrationData, provenance: Provenance) -> None:
         "held_out": len(data.held_out),
         "sha256": data.digest,
         "complete": data.complete,
-        "values": data.spread().to_dict(),
+        "values": data.values().to_dict(),
     }
     if not data.complete:
         drawn = f"a random sample of {len(data)} of {data.given} images, drawn by seed {provenance.seed}"
@@ -281,14 +283,9 @@ def _with_task(
         DataError: if the task does not fit the outputs, labels are not those of the task, or ``needed`` labels do not
             tell it.
     """
-    if graph.structure is not None:  # labels of which output?
-        if task is not None:
-            raise DataError(
-                f"is {task!r}, but several outputs are converted together",
-                where="task",
-                remedy="leave it out, or choose one output, such as output=0",
-            )
-        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), None
+    if graph.structure is not None:  # the task is that of the output that is measured; labels belong to none of them
+        main = None if task is None else named(task, graph.select().output_shape).name
+        return (None if data is None else replace(data, fit_labels=None, held_out_labels=None)), cast(TaskName, main)
     outputs = graph.output_shape
     found = None if task is None else named(task, outputs)
     if data is None or data.fit_labels is None or data.held_out_labels is None:
@@ -386,6 +383,7 @@ def traced(
     batch = images[:4] if example is None and images is not None else example
     if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
+    check_example(batch)
     original = capture(model, batch.to(device_of(model)), output=output, images=images)
     found = replace_max_pool(original, max_pool)
     found.raise_if_refused()

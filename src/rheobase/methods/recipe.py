@@ -6,13 +6,13 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, ParamSpec
+from typing import Annotated, Any, ClassVar, ParamSpec, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, validate_call
 
 from rheobase.core.errors import RecipeError
-from rheobase.core.values import Value, explained
+from rheobase.core.values import Value, allows, explained
 from rheobase.core.yaml_text import parse_yaml, read_yaml
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, IntegrateFireNeuron, NeuronPart
@@ -160,10 +160,15 @@ P = ParamSpec("P")
 
 def published(method: Callable[P, Recipe]) -> Callable[P, Recipe]:
     """Register a method by its function's name; validate its options, and raise a RecipeError for an unknown one."""
-    validated = validate_call(method)
+    validated, hints = validate_call(method), get_type_hints(method, include_extras=True)
 
     @functools.wraps(method)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        for name, value in (*zip(hints, args, strict=False), *kwargs.items()):
+            if name in hints and not allows(hints[name], value):
+                known = ", ".join(inspect.signature(method).parameters)
+                reason = f"{name}: is a boolean (got {value!r})"
+                raise RecipeError(reason, where=method.__name__, remedy=f"use the known fields: {known}")
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:

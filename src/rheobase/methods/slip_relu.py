@@ -8,8 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from rheobase.activations import QuantisedActivation
-from rheobase.activations import SlipReLU as SlipActivationModule
+from rheobase import activations
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
 from rheobase.methods.activation_part import ACTIVATION_PARTS, StaircaseActivation
@@ -24,7 +23,7 @@ class SlipActivation(StaircaseActivation):
 
     Args:
         slip: s, the share of the clipped ReLU.
-        levels, granularity, threshold, percentile: see :class:`StaircaseActivation`.
+        levels, granularity, threshold, percentile: see :class:`StaircaseActivation`; the QCFS part rounds to nearest.
     """
 
     kind: Literal["slip"] = "slip"  # type: ignore[assignment]
@@ -33,11 +32,11 @@ class SlipActivation(StaircaseActivation):
 
     def modules(
         self, graph: Graph, images: Tensor, sites: Sequence[Site], known: Mapping[str, Tensor]
-    ) -> dict[str, QuantisedActivation]:
+    ) -> dict[str, activations.QuantisedActivation]:
         """A :class:`rheobase.activations.SlipReLU` at every site."""
         levels = self.levels_of(sites)
         thresholds = self.start(graph, images, sites, levels, known)
-        return {name: SlipActivationModule(levels[name], thresholds[name], self.slip) for name in levels}
+        return {name: activations.SlipReLU(levels[name], thresholds[name], self.slip) for name in levels}
 
 
 ACTIVATION_PARTS["slip"] = SlipActivation

@@ -175,13 +175,16 @@ class SpikingNetwork(nn.Module):
         """
         if self.graph.structure is None and output is None:
             return self
-        graph, ann = self.graph.select(output), self.ann.select(output)
-        neurons = [self.neuron(site.name) for site in self.sites]
-        selected = SpikingNetwork(
+        return self.with_graphs(self.graph.select(output), self.ann.select(output))
+
+    def with_graphs(self, graph: Graph, ann: Graph) -> SpikingNetwork:
+        """The network with other graphs, whose sites are some of its own; neurons and weights are shared."""
+        neurons = [self.neuron(node.name) for node in graph.sites]
+        found = SpikingNetwork(
             graph, ann, neurons, self.timesteps, self.recipe, self.provenance, self.alignment, self.protocol
         )
-        selected.execution, selected.memory_budget = self.execution, self.memory_budget
-        return selected
+        found.execution, found.memory_budget = self.execution, self.memory_budget
+        return found
 
     @torch.no_grad()
     def readouts(self, images: Tensor, timesteps: Sequence[int], monitor: Monitor | None = None) -> Tensor:
@@ -221,10 +224,8 @@ class SpikingNetwork(nn.Module):
             read = {name: values[name] for name in self._read}
             last = max((signal.steps for signal in read.values() if isinstance(signal, TimeSeries)), default=1)
             for t in range(1, last + 1):
-                yield (
-                    t,
-                    self.graph.unpack(self._finish({name: _mean_after(signal, t) for name, signal in read.items()})),
-                )
+                logits = self._finish({name: _mean_after(signal, t) for name, signal in read.items()})
+                yield t, self.graph.unpack(logits)
             return
         simulation, early = Simulation(self, overwrite=True), self.begin(images)
         totals: dict[str, Tensor] = {}

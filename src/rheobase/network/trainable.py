@@ -19,7 +19,7 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
-from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
 from rheobase.signals.signal import Signal, SpikeTrain, along_channels
 
@@ -72,7 +72,8 @@ class TrainableNetwork(nn.Module):
         rate: float = 10.0,
     ) -> None:
         super().__init__()
-        if isinstance(trains, str) or not trains:
+        check_converted(network)
+        if isinstance(trains, str) or not isinstance(trains, Collection) or not trains:
             raise TrainingError(
                 f"is {trains!r}", where="trains", remedy=f"give several of {', '.join(get_args(Trains))}"
             )

@@ -41,7 +41,7 @@ class Silence(_OnPotentials):
     """
 
     kind: Literal["silence"] = "silence"
-    steps: int = Field(default=4, ge=1)
+    steps: int = Field(default=4, ge=1, le=2**16)
     margin: float = Field(default=1e-3, ge=0)
 
     def check(self, neuron: Neuron, where: str) -> None:
@@ -78,7 +78,7 @@ class Shift(_OnPotentials):
     """
 
     kind: Literal["shift"] = "shift"
-    rounds: int = Field(default=4, ge=1)
+    rounds: int = Field(default=4, ge=1, le=1024)
 
     def phases(self, timesteps: int) -> tuple[int, ...]:
         """T, ρ + 1 times."""

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rheobase.core.errors import RecipeError, RheobaseWarning
+from rheobase.core.errors import RecipeError, RheobaseWarning, first_line
 from rheobase.neurons.firing import FiringRule
 
 Fusion = Literal["auto", "always", "never"]
@@ -61,7 +61,7 @@ class _Policy:
     def give_up(self, error: Exception) -> None:
         """Use plain PyTorch after a failure of the compiler, with a warning; the numbers are the same."""
         self.broken = True
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         warnings.warn(
             f"fusion: the compiler failed ({reason}); neurons run in plain PyTorch, slower. Remedy: install a C++ "
             'compiler, or call set_fusion("never")',

@@ -13,7 +13,7 @@ from rheobase.core.checks import check_choice
 from rheobase.core.errors import DataError
 from rheobase.tasks.decisions import Binary, Classification, MultiLabel, Segmentation
 from rheobase.tasks.regression import Regression
-from rheobase.tasks.task import Task, same_shapes
+from rheobase.tasks.task import IGNORED, Task, same_shapes
 
 TaskName = Literal["classification", "binary", "multilabel", "regression", "segmentation"]
 TASKS: dict[str, Task] = {
@@ -63,8 +63,8 @@ def assumption(outputs: Sequence[int]) -> str:
 def inferred(outputs: Sequence[int], labels: Tensor) -> Task | None:
     """The task for which labels [N, ...] and outputs of these shapes leave no doubt; None if there is a doubt.
 
-    Floating-point zeros and ones of the shape of the outputs may be labels or quantities, and rows of numbers from 0 to
-    1 whose sum is 1 are one class or several labels.
+    Floating-point zeros and ones of the shape of the outputs may be labels or quantities, rows of numbers from 0 to 1
+    whose sum is 1 are one class or several labels, and whole numbers for one channel quantities or masks of 0 and 255.
 
     Example:
         >>> import torch
@@ -77,8 +77,10 @@ def inferred(outputs: Sequence[int], labels: Tensor) -> Task | None:
     single, whole = prod(outputs[:1]) == 1, not labels.is_floating_point()
     same = tuple(of_image) in same_shapes(outputs)
     places = len(outputs) > 1 and of_image in (tuple(outputs[1:]), (1, *outputs[1:]))
-    flags = bool(((labels == 0) | (labels == 1)).all())
+    flags = bool(((labels == 0) | (labels == 1) | (places & (labels == IGNORED))).all())
     if same and not flags:
+        if places and whole:
+            return None
         return None if len(outputs) == 1 and not single and _are_chances(labels) else TASKS["regression"]
     if not whole:
         return None
@@ -99,7 +101,7 @@ def task_for(
     Raises:
         DataError: if a given task does not fit the outputs, or no task is certain.
     """
-    chosen = task or known
+    chosen = known if task is None else task
     if chosen is not None:
         return named(chosen, outputs)
     if labels is None:

@@ -215,9 +215,8 @@ class Segmentation(Decisions):
         _check_classes(labels, wrong & ~ignored & (labels != _VOID), count, where, offset)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """As int64 [N, ...], with -100 for every pixel without a label."""
-        labels = labels.long()
-        return torch.where(labels == _VOID, IGNORED, labels)
+        """As int64 [N, ...]."""
+        return labels.long()
 
     def logits(self, outputs: Tensor) -> Tensor:
         """The outputs; (0, z) for one channel."""
@@ -243,8 +242,9 @@ class Segmentation(Decisions):
 
     @staticmethod
     def _placed(outputs: Tensor, targets: Tensor) -> Tensor:
-        """Targets [B, 1, H, W] as [B, H, W]."""
-        return targets.reshape(len(outputs), *outputs.shape[2:])
+        """Targets [B, H, W], with -100 for every pixel without a label."""
+        targets = targets.reshape(len(outputs), *outputs.shape[2:])
+        return targets if outputs.shape[1] > _VOID else torch.where(targets == _VOID, IGNORED, targets)
 
 
 class _SegmentationScores(Scores):
@@ -261,6 +261,8 @@ class _SegmentationScores(Scores):
         self.iou.update(decided, targets.reshape(decided.shape))
 
     def compute(self) -> dict[str, float]:
+        if not self.counts[1]:  # no labelled pixel
+            return {}
         return {"miou": float(self.iou.compute()), **super().compute()}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.core.checks import check_fraction
-from rheobase.core.errors import DataError, DivergedError, TrainingError
+from rheobase.core.errors import DataError, DivergedError, TrainingError, first_line
 from rheobase.core.seeds import derive, random_state
 from rheobase.data.batches import Batches
 from rheobase.data.sources import InMemory, Part, read, split
@@ -104,6 +104,9 @@ def check_task(
                 outputs[name] = _output_shape(network, name, images, where)
         shape = outputs["model"][1:]
         every = source.labels if isinstance(source, InMemory) and source.labels is not None else labels
+        if isinstance(every, Mapping) and task is not None:
+            reason = f"is {task!r}, but the labels have the fields {', '.join(map(str, every))}"
+            raise TrainingError(reason, where="task", remedy="leave it out: the loss is your own")
         if loss is None or (task is not None and found is None):
             found = found or task_for(task, shape, every, where)
         elif isinstance(every, Tensor) and part is fitted:
@@ -154,7 +157,7 @@ def _output_shape(network: nn.Module, name: str, images: Tensor, where: str) -> 
         with torch.no_grad(), random_state(0, None):
             output = network(images.cpu().float())
     except Exception as cause:
-        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        first = first_line(cause)
         raise DataError(
             f"the {name} cannot run on images of shape {list(images.shape)} ({first})",
             where=where,
@@ -189,6 +192,10 @@ def copied(model: nn.Module, where: str) -> nn.Module:
         if value.is_floating_point() and value.dtype != torch.float32:
             remedy = "call model.float() first; for mixed precision, set precision in rb.Training"
             raise TrainingError(f"{name} is of type {value.dtype}, not float32", where=where, remedy=remedy)
+    for name, value in model.named_parameters():
+        if not bool(value.isfinite().all()):
+            remedy = "load weights from before a training diverged"
+            raise TrainingError(f"{name} holds NaN or infinite values", where=where, remedy=remedy)
     try:
         return copy.deepcopy(model).cpu()
     except Exception as cause:

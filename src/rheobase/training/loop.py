@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from rheobase.activations.activation import QuantisedActivation
 from rheobase.core.checks import check_whole
-from rheobase.core.errors import TrainingError
+from rheobase.core.errors import TrainingError, first_line
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
@@ -183,9 +183,9 @@ def train(
     if spiking is not None and teacher is None and loss is None and not fitted.source.labelled:
         teacher = spiking.ann
     teacher = None if teacher is None else copied(teacher, "teacher").eval().requires_grad_(False)
-    check_teacher_returns_logits(module, teacher, fitted)
     known = None if spiking is None or loss is not None else spiking.provenance.task
-    found_task = check_task(module, teacher, loss, fitted, checked, training, task or known)
+    found_task = check_task(module, teacher, loss, fitted, checked, training, known if task is None else task)
+    check_teacher_returns_logits(module, teacher, fitted)
     trained_names = choose(module, parameters)
     target = None if folder is None else as_path(folder, "folder")
     identity: dict[str, Any] = {}
@@ -204,7 +204,7 @@ def train(
                 "trained parameters": trained_names,
                 "teacher": None if teacher is None else Digest().update(**teacher.state_dict()).hexdigest(),
                 "loss": _name(loss),
-                **({} if found_task is None or found_task.name == "classification" else {"task": found_task.name}),
+                "task": None if found_task is None else found_task.name,
                 "penalty": _name(penalty),
             }
     fabric = _fabric(training, accelerator, devices, nodes, strategy)
@@ -365,7 +365,7 @@ class _Run:
         logits = self.network(images)
         loss = self._objective(images, logits, labels)
         if self.penalty is not None:
-            loss = loss + self.penalty(self.module)
+            loss = loss + _number(self.penalty(self.module), "penalty")
         self.fabric.backward(loss)
         clip = self.training.clip
         if clip is not None:
@@ -380,7 +380,7 @@ class _Run:
             with torch.no_grad(), self.fabric.autocast():
                 teacher_logits = self.teacher(images).float()
         if self.loss is not None:
-            return self.loss(logits, labels, teacher_logits)
+            return _number(self.loss(logits, labels, teacher_logits), "loss")
         assert self.task is not None
         return _loss(self.task, self.training, logits, labels, teacher_logits)
 
@@ -437,7 +437,7 @@ class _Run:
     def _correct(self, logits: Tensor, labels: Tensor | None) -> Tensor | int:
         if labels is None or self.task is None:
             return 0
-        found = self.task.right(logits, self.task.targets(labels))
+        found = self.task.right(logits, labels if self.loss is None else self.task.targets(labels))
         return 0 if found is None else found
 
     def _accuracy(self, correct: Tensor, part: Part) -> float | None:
@@ -458,6 +458,14 @@ def _loss(
             return total + weight * F.mse_loss(logits, teacher_logits)
         total = total + weight * task.distance(logits, teacher_logits, training.temperature)
     return total
+
+
+def _number(value: Any, where: str) -> Tensor:
+    """A number that a user's function returned."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise TrainingError.typed(f"returns {found}", where=where, remedy="return one number as a tensor, such as a mean")
 
 
 def _learning(network: nn.Module) -> list[TrainableGraph]:
@@ -505,7 +513,7 @@ def _fabric(
     except TrainingError:
         raise
     except Exception as cause:  # the errors of Lightning have no common base class
-        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        first = first_line(cause)
         raise TrainingError(
             f"is {accelerator!r}, which cannot be started with devices={devices!r}, nodes={nodes}, "
             f"strategy={strategy!r} ({first})",

@@ -139,7 +139,9 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
         images, labels = _checked(source, spec)
         source = TensorDataset(images) if labels is None else TensorDataset(images, labels)
     if is_map_style(source):
-        size = len(OnDisk(source, 0, spec))  # refuses an empty one
+        found = OnDisk(source, 0, spec)  # refuses an empty one
+        _ = found.labelled  # reads one image, which may not be a tensor
+        size = len(found)
         if limit is not None or seed is not None:
             source = _chosen(source, sample_order(size, limit, seed))
         return DataLoader(source, batch_size=batch_size)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from rheobase.core.errors import DataError, RheobaseWarning
-from rheobase.data.batches import check_as_many, check_images
+from rheobase.data.batches import LABEL_FIELDS, check_as_many, check_images
 from rheobase.data.readers.image_dataset import LISTED, Preprocessing, Sample, find_remedy, reading
 
 _VALUES = ("images", "image", "x", "signals", "data")
-_LABELS = ("labels", "label", "y", "targets", "target")
 """Names of arrays in a `.npz` file, in any case."""
+MAX_CLASSES = 1_000_000
+"""Larger labels are taken for a mistake, because every class has a name."""
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
@@ -48,10 +49,12 @@ def read_npz(path: Path, folder: str | None) -> Arrays:
             with stored:
                 names = list(stored)
                 found = _without_folder(names, folder)
-                values, labels = ([found[name] for name in known if name in found] for known in (_VALUES, _LABELS))
+                values, labels = ([found[name] for name in known if name in found] for known in (_VALUES, LABEL_FIELDS))
                 if len(found) == 1 and not values and folder is None:
                     values = [*found.values()]
                 if values and (labels or len(found) == 1):
+                    if not all(isinstance(stored[name], np.ndarray) for name in (*values[:1], *labels[:1])):
+                        raise ValueError("an entry is not an array")
                     return Arrays(
                         stored[values[0]], stored[labels[0]] if labels else None, found.get("signals") == values[0]
                     )
@@ -61,7 +64,7 @@ def read_npz(path: Path, folder: str | None) -> Arrays:
     )
     affixes = {name.lower().removeprefix(f"{known}_") for name in names for known in _VALUES}
     affixes |= {name.lower().removesuffix(f"_{known}") for name in names for known in _VALUES}
-    folders = sorted(affix for affix in affixes if {*_LABELS} & _without_folder(names, affix).keys())
+    folders = sorted(affix for affix in affixes if {*LABEL_FIELDS} & _without_folder(names, affix).keys())
     raise DataError(
         f"has no arrays {wanted}, only {', '.join(names[:LISTED]) or 'nothing'}",
         where=str(path),
@@ -133,6 +136,12 @@ def as_samples(arrays: Arrays, where: str, preprocessing: Preprocessing) -> tupl
                 remedy="give one class index from 0 for each image, or the targets of another task",
             )
         check_as_many(values, labels, where)
+        if labels.dtype.kind in "iu" and labels.ndim == 1 and len(labels) and labels.max() >= MAX_CLASSES:
+            reason = f"has the label {labels.max()}, which is no class"
+            raise DataError(
+                reason, where=where, remedy="number the classes from 0, or store quantities as float numbers"
+            )
+        labels = labels.astype({"f": np.float32, "b": np.bool_}.get(labels.dtype.kind, np.int64))  # as torch takes them
     if not len(values):
         raise DataError("holds no sample", where=where, remedy="give at least one image")
     scale = preprocessing.scale_of(values[0])

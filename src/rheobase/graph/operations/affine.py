@@ -249,8 +249,8 @@ class ConstantTensor(Operation):
 
     name = "constant"
 
-    def apply(self, *images: Tensor, value: Tensor) -> Tensor:
-        return value.expand(len(images[0]), *value.shape[1:]) if images else value
+    def apply(self, images: Tensor, *, value: Tensor) -> Tensor:
+        return value.expand(len(images), *value.shape[1:])
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> None:
         return None

@@ -103,7 +103,7 @@ def choose_output(shapes: Mapping[str, Sequence[int]], output: str | int | None,
             return main[0]
         reason = f"{kind} {len(names)} tensors: {listed}"
         raise TraceError(reason, where=where, remedy=remedy.format(_shown(names[0])))
-    if isinstance(output, int) and -len(names) <= output < len(names):
+    if isinstance(output, int) and not isinstance(output, bool) and -len(names) <= output < len(names):
         return names[output]
     if str(output) in shapes:
         return str(output)

@@ -55,7 +55,7 @@ def check_agreement(
 ) -> None:
     """Refuse a graph whose outputs differ from the network's.
 
-    Batches on which the network itself fails or is not finite are skipped, except the first.
+    Batches on which the network itself fails or is not finite are skipped.
 
     Args:
         graph: as traced.

@@ -62,7 +62,7 @@ class Builder:
         self.moved: dict[Places, str] = {}
         """Values whose batch was not at axis 0 -> node with the batch there."""
         self.dtype = torch.float32
-        self.rounds: torch.dtype | None = None
+        self.least_exact_dtype: torch.dtype | None = None
         """The least exact dtype that the network casts to."""
         self.nodes: list[Node] = []
         self.written: dict[str, Node] = {}
@@ -80,7 +80,7 @@ class Builder:
     @property
     def tolerance(self) -> float:
         """Largest relative difference between network and graph that rounding explains."""
-        return TOLERANCE if self.rounds is None else 8 * torch.finfo(self.rounds).eps
+        return TOLERANCE if self.least_exact_dtype is None else 8 * torch.finfo(self.least_exact_dtype).eps
 
     def add(
         self,
@@ -225,7 +225,7 @@ class Builder:
             if placed is not None:
                 return elsewhere.write_like(self, placed, write)
             written = write(call.shape)
-            if len(node.all_input_nodes) == 1:
+            if len(node.all_input_nodes) == 1 and not _over_another_axis(node, call):
                 self.functions[written] = call.name, partial(_call_again, node)
             return written
 
@@ -252,8 +252,8 @@ class Builder:
         """Remember a cast to a less exact dtype, which the graph does not repeat."""
         dtype = node.meta["val"].dtype
         if dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(self.dtype).eps:
-            if self.rounds is None or torch.finfo(dtype).eps > torch.finfo(self.rounds).eps:
-                self.rounds = dtype
+            if self.least_exact_dtype is None or torch.finfo(dtype).eps > torch.finfo(self.least_exact_dtype).eps:
+                self.least_exact_dtype = dtype
             text = f"casts to {str(dtype).removeprefix('torch.')} are left out, the graph computes in one dtype"
             self.rewrites.append(Note("the network", text))
 
@@ -277,6 +277,11 @@ def _draws(node: fx.Node) -> bool:
     given = dict(zip((argument.name for argument in target._schema.arguments), node.args, strict=False))
     given = {**{a.name: a.default_value for a in target._schema.arguments}, **given, **node.kwargs}
     return given.get("train", given.get("training", True)) is not False and given.get("p", 1) != 0
+
+
+def _over_another_axis(node: fx.Node, call: Call) -> bool:
+    """True for a softmax over another axis than that of the classes, which changes their order."""
+    return "softmax" in call.name and int(cast(Any, node.args[1])) % node.meta["val"].dim() != 1
 
 
 def _call_again(node: fx.Node, x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from rheobase.activations.staircase import Staircase
-from rheobase.core.errors import DataError, ModelError, RecipeError, RheobaseError, TraceError
-from rheobase.graph.graph import Graph
+from rheobase.core.errors import DataError, ModelError, RecipeError, RheobaseError, TraceError, first_line
+from rheobase.graph.graph import Graph, needed_for
 from rheobase.graph.node import Node
 from rheobase.graph.operations.outputs import choose_output
 from rheobase.graph.rewrites.channels import channels_first
@@ -49,7 +49,7 @@ DECOMPOSED = frozenset(
     (
         *("multiply", "subtract", "divide", "true_divide", "negative", "concat", "concatenate"),
         *("hstack", "vstack", "dstack", "column_stack", "fliplr", "flipud", "atleast_1d", "atleast_2d", "atleast_3d"),
-        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot"),
+        *("addcmul", "addcdiv", "lerp", "diff", "inner", "outer", "kron", "linalg_multi_dot", "hardsigmoid"),
     )
 )
 """Names of calls that are other calls put together, or only other names of them."""
@@ -106,12 +106,12 @@ def capture(
     _check_module(model)
     check_finite_weights(model)
     if isinstance(model, Graph):
-        if tuple(_check_example(example).shape[1:]) != model.input_shape:
+        if tuple(check_example(example).shape[1:]) != model.input_shape:
             reason = f"has shape {list(example.shape[1:])}, the network was traced for {list(model.input_shape)}"
             raise DataError(reason, where="example", remedy="trace the network again with an example of this size")
         check_no_output(output, "a traced network")
         return Capture(model.replace(), [], [])
-    example = _check_example(example)
+    example = check_example(example)
     network, folded = prepared(model)
     _check_one_input(network)
     batches = inputs_to_compare(example, images)
@@ -137,7 +137,7 @@ def capture(
         nodes = [Node("input", "input", shape=tuple(example.shape[1:]))]
         return Capture(Graph(nodes, "input", {}), [], [*builder.refused_modules.values(), cause])
     chosen = Traced(network, tuple(i for i in positions if every[i] is not None), joined)
-    nodes = _needed(builder.nodes, last)
+    nodes = needed_for(last, builder.nodes)
     graph, moved = Graph(nodes, last, builder.tensors), list[Note]()
     calls = {name: call for name, (call, _) in builder.functions.items()}
     kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
@@ -171,15 +171,6 @@ def _refused_modules(network: nn.Module) -> Iterator[tuple[str, Note]]:
             if isinstance(module, kinds):
                 where = f"{path or 'the network'} ({type(module).__name__})"
                 yield path, Note(where, f"{text}; it {NO_SPIKING}", "train the network without it")
-
-
-def _needed(nodes: Sequence[Node], output: str) -> list[Node]:
-    """The input, and the nodes that the output depends on."""
-    needed = {output, nodes[0].name}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return [node for node in nodes if node.name in needed]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -218,16 +209,17 @@ def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
             raise ModelError(reason, where=where, remedy="load a checkpoint from before the training diverged")
 
 
-def _check_example(example: Tensor) -> Tensor:
+def check_example(example: object) -> Tensor:
+    """Return a batch to trace with; refuse any other object."""
     if not isinstance(example, Tensor):
         tensors = len(outputs_of(example))
         reason = f"is a {type(example).__name__}{f' of {tensors} tensors' if tensors else ''}, not one tensor"
         remedy = ONE_INPUT if tensors > 1 else "pass a batch of images, [batch, ...]"
         raise DataError.typed(reason, where="example", remedy=remedy)
-    reason = remedy = None
+    reason = remedy = ""
     if not example.is_floating_point():
         reason, remedy = f"has dtype {example.dtype}", "convert to float and normalise as in training"
-    elif example.dim() < 2 or example.shape[0] == 0:
+    elif example.dim() < 2 or not example.numel():
         reason, remedy = f"has shape {list(example.shape)}, not a batch", "pass a tensor [batch, ...]"
     elif not bool(torch.isfinite(example).all()):
         reason, remedy = "contains NaN or infinite values", "check the preprocessing"
@@ -255,7 +247,7 @@ def _run(network: nn.Module, example: Tensor) -> Any:
         raise
     except Exception as error:
         place = f" (at {_user_frame(error)})" if _user_frame(error) else ""
-        reason = f"fails on the example of shape {list(example.shape)}: {_first_line(error)}{place}"
+        reason = f"fails on the example of shape {list(example.shape)}: {first_line(error)}{place}"
         remedy = "pass an example of the size, channels and dtype it was trained with"
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example.dtype)
         if dtype != example.dtype:
@@ -300,8 +292,10 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
             with returning_tensors(model):
                 program = torch.export.export(model, (batch,), strict=False)
             return program.run_decompositions(_decompositions())
+    except RheobaseError:
+        raise
     except Exception as error:
-        reason, remedy = f"cannot be traced: {_first_line(error)}", "rewrite this code in plain tensor operations"
+        reason, remedy = f"cannot be traced: {first_line(error)}", "rewrite this code in plain tensor operations"
         if "fake tensor in the exported program" in str(error):
             reason = "cannot be traced: it replaces or frees the memory of a tensor, or stores one in a function"
             remedy = "remove calls such as x.set_() and x.storage().resize_(), which only save memory in training"
@@ -349,7 +343,3 @@ def _user_frame(error: BaseException) -> str:
     others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,8 +9,9 @@ from rheobase.graph.node import Node
 
 _ELEMENTWISE = ("sigmoid", "log_sigmoid", "log_sigmoid_forward")
 _NORMALISED = ("softmax", "_softmax", "log_softmax", "_log_softmax")
-_MOVES = ("reshape", "permute", "concat", "outputs")
-_SELECTS = ("slice",)
+_MOVES = ("reshape", "permute", "outputs")
+_SELECTS = ("slice", "select", "concat")
+"""Further moves after an elementwise function; of a softmax they would change the order over classes or images."""
 
 
 def without_final_activations(
@@ -18,7 +19,8 @@ def without_final_activations(
 ) -> tuple[list[Node], str, list[str]]:
     """Remove monotone functions that only operations without arithmetic follow, up to the output.
 
-    A slice of a softmax is not such an operation: its order over images is not that of the logits.
+    The order of the outputs must be that of the logits. So a concatenation must join the same function only, and a
+    softmax must keep its axes: its order over images, or over the classes of two of them, is not that of the logits.
 
     Args:
         nodes: the nodes that the output depends on.
@@ -37,7 +39,15 @@ def without_final_activations(
         after = readers[node.name]
         if node.name == output:
             return not after
-        return bool(after) and all(one.operation in moves and final(one, moves) for one in after)
+        return bool(after) and all(keeps(node, one, moves) and final(one, moves) for one in after)
+
+    def keeps(node: Node, after: Node, moves: tuple[str, ...]) -> bool:
+        """True if the order of the values of a node is that of its function's input, as far as ``after`` matters."""
+        if after.operation == "concat" and len({calls.get(name) for name in after.inputs}) > 1:
+            return False
+        if after.operation == "reshape" and moves is _MOVES:
+            return [n for n in node.shape if n > 1] == [n for n in after.shape if n > 1]
+        return after.operation in moves
 
     removed: dict[str, str] = {}
     for node in nodes:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rheobase.core.errors import TraceError
 from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace.prepare import IgnoredAsserts
 
@@ -28,7 +29,13 @@ def outputs_of(returned: Any) -> dict[str, Tensor]:
         >>> list(outputs_of({"out": torch.ones(1), "aux": (torch.ones(1), None)}))
         ['out', 'aux.0']
     """
-    return {".".join(path): tensor for path, tensor in _leaves(returned, ())}
+    found: dict[str, Tensor] = {}
+    for path, tensor in _leaves(returned, ()):
+        name = ".".join(path)
+        if name in found:
+            raise TraceError(f"has two outputs named {name!r}", where="the network's output", remedy="rename a key")
+        found[name] = tensor
+    return found
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:

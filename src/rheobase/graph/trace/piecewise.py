@@ -22,7 +22,7 @@ from rheobase.graph.trace.refusals import RELU, leaky_refused, unknown_call
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
 
-SITE_MODULES = (*("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase", "Threshold", "LeakyReLU", "PReLU", "RReLU"),)
+SITE_MODULES = ("ReLU", "ReLU6", "Hardtanh", "QCFS", "Staircase", "Threshold", "LeakyReLU", "PReLU", "RReLU")
 """Module classes whose only node is a site; the site gets the module's name."""
 
 Bound = float | Tensor
@@ -118,7 +118,7 @@ def _given(value: Bound, neutral: float) -> Bound | None:
     return None if isinstance(value, float) and value == neutral else value
 
 
-def _range(builder: Builder, name: str) -> tuple[Bound, Bound]:
+def _range(builder: Builder, name: str) -> tuple[float, float]:
     """Bounds of a value: those of the activation before it, through operations that only move values or average."""
     while (node := builder.written[name]).operation in _WITHIN_RANGE:
         padded = any(node.attributes.get("padding") or ())
@@ -127,7 +127,7 @@ def _range(builder: Builder, name: str) -> tuple[Bound, Bound]:
         (name,) = node.inputs
     if name in builder.pieces.clips:
         clip = builder.pieces.clips[name]
-        return clip.lower, clip.upper
+        return float(torch.as_tensor(clip.lower).min()), float(torch.as_tensor(clip.upper).max())
     if node.operation == "site":
         attributes = dict(node.attributes)
         return ACTIVATIONS[attributes.pop("activation")].bounds(**attributes).lower, math.inf
@@ -278,8 +278,13 @@ def combined(builder: Builder, call: Call) -> str | None:
     factor = _plain(factor.value if isinstance(factor, Fixed) else factor)
     if isinstance(factor, Tensor):
         return None
-    factor = 1 / factor if call.name == "div" else factor
+    factor = _as_stored(builder, 1 / factor if call.name == "div" else factor)
     return write_bend(builder, call, Bend(first.source, *(factor * slope for slope in _slopes(first))))
+
+
+def _as_stored(builder: Builder, value: float) -> float:
+    """A number rounded to the dtype of the graph, in which the network gives its constants: 0.7 is not 0.7 there."""
+    return float(torch.tensor(value, dtype=builder.dtype))
 
 
 def _slopes(bend: Bend) -> tuple[float, float]:
@@ -346,6 +351,8 @@ def _threshold(builder: Builder, call: Call) -> str:
 
 def _choice(builder: Builder, call: Call, mask: Mask, chosen: Any, other: Any) -> str:
     """Write ``chosen`` where the mask holds and ``other`` elsewhere, if both meet at the bound of the mask."""
+    if isinstance(mask.bound, float):
+        mask = replace(mask, bound=_as_stored(builder, mask.bound))
     above, below = (chosen, other) if mask.above else (other, chosen)
     lines = [_line(builder, call, value, mask.source) for value in (above, below)]
     if not any(line is None for line in lines) and isinstance(mask.bound, float):
@@ -369,7 +376,7 @@ def _line(builder: Builder, call: Call, value: Any, source: str) -> tuple[float,
         straight = all(found.negative == found.positive for found in (bend, base)) and base.positive
         return (bend.positive / base.positive, 0.0) if straight and bend.source == base.source else None
     bound = _bound(value, 0.0, call.shape)
-    return None if isinstance(bound, Tensor) else (0.0, bound)
+    return None if isinstance(bound, Tensor) else (0.0, _as_stored(builder, bound))
 
 
 TRACED: dict[str, Callable[[Builder, Call], str | tuple[str, ...]]] = {

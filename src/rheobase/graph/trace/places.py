@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rheobase.core.errors import first_line
 from rheobase.graph.trace.call import TRACE_BATCH, Call, Elsewhere, Fixed, Misplaced, Ref
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def follow(builder: Builder, call: Call) -> list[Places]:
         with torch.no_grad():
             plus, minus, checks = run(codes), run(lambda p: -codes(p)), run(lambda p: numbers[codes(p).clamp(min=0)])
     except Exception as error:
-        text = f"moves values in a way that cannot be followed ({str(error).strip().splitlines()[0]})"
+        text = f"moves values in a way that cannot be followed ({first_line(error)})"
         raise Misplaced(text, "rewrite it with slices, torch.cat and reshapes") from error
     found = []
     for code, negative, check in zip(plus, minus, checks, strict=True):

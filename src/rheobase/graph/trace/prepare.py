@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import functools
 import linecache
 import sys
 import threading
@@ -19,7 +21,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
-from rheobase.core.errors import ModelError
+from rheobase.core.errors import ModelError, first_line
 from rheobase.graph.trace.call import Note
 
 SHARED = (type(threading.Lock()), type(threading.RLock()), IOBase, ModuleType)
@@ -35,14 +37,13 @@ def prepared(model: nn.Module) -> tuple[nn.Module, list[Note]]:
     Raises:
         ModelError: if the network cannot be copied, or a weight cannot be computed from its parametrisation.
     """
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    model = getattr(model, "_orig_mod", model)
+    while (inner := _wrapped(model)) is not None:
+        model = inner
     try:
         with torch.no_grad():
             network = copy.deepcopy(model, dict(_not_copied(model)))
     except Exception as error:
-        reason = f"cannot be copied: {_first_line(error)}"
+        reason = f"cannot be copied: {first_line(error)}"
         remedy = "remove attributes that are neither tensors nor plain values before the conversion"
         raise ModelError(reason, where="the network", remedy=remedy) from error
     network.eval()
@@ -51,6 +52,13 @@ def prepared(model: nn.Module) -> tuple[nn.Module, list[Note]]:
         if parameter.is_leaf:
             parameter.requires_grad_(False)
     return network, notes
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """The network within the wrapper of data parallelism or ``torch.compile``; None if it is not wrapped."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return cast(nn.Module, model.module)
+    return getattr(model, "_orig_mod", None)
 
 
 def check_initialised(model: nn.Module) -> None:
@@ -100,7 +108,7 @@ def _with_plain_weights(network: nn.Module) -> Iterator[Note]:
             try:
                 fold(module, name)
             except Exception as error:
-                reason = f"has {what} of '{name}', which cannot be computed: {_first_line(error)}"
+                reason = f"has {what} of '{name}', which cannot be computed: {first_line(error)}"
                 remedy = "remove it before the conversion, keeping the value of the weight"
                 raise ModelError(reason, where=where, remedy=remedy) from error
             yield Note(where, f"{what} of '{name}' is part of the weight now")
@@ -136,8 +144,14 @@ def _kind(module: nn.Module) -> str:
     return type(module).__name__.removeprefix("Parametrized")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+@functools.cache
+def _within_assert(file: str, line: int) -> bool:
+    """True if a line of a file belongs to an ``assert`` statement."""
+    try:
+        statements = ast.walk(ast.parse("".join(linecache.getlines(file))))
+    except SyntaxError:  # a part of a file
+        return False
+    return any(isinstance(s, ast.Assert) and s.lineno <= line <= (s.end_lineno or s.lineno) for s in statements)
 
 
 class IgnoredAsserts(TorchFunctionMode):
@@ -151,6 +165,6 @@ class IgnoredAsserts(TorchFunctionMode):
             return None
         if func is Tensor.__bool__:
             frame = sys._getframe(1)
-            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("assert "):
+            if _within_assert(frame.f_code.co_filename, frame.f_lineno):
                 return True
         return func(*args, **(kwargs or {}))

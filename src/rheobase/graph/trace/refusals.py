@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from rheobase.core.errors import first_line
 from rheobase.graph.trace.call import Call, Refused
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _SMOOTH = (
     *("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "tanh", "softsign", "erf"),
     *("logsigmoid", "log_sigmoid", "log_sigmoid_forward", "hardshrink", "softshrink", "exp", "log", "sqrt", "rsqrt"),
 )
-_GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax", "scaled_dot_product_attention", "glu")
+_GATES = ("sigmoid", "softmax", "log_softmax", "scaled_dot_product_attention", "glu")
 _ROUNDING = ("round", "floor", "ceil", "trunc", "fix", "frac", "sign", "sgn", "floor_divide", "remainder", "fmod")
 _LARGEST = ("max", "amax", "min", "amin", "topk", "sort", "argmax", "argmin", "maximum", "minimum", "fmax", "fmin")
 _STATISTICS = ("std", "var", "std_mean", "var_mean", "linalg_vector_norm", "norm", "median", "quantile", "logsumexp")
@@ -55,7 +56,7 @@ def unknown_call(call: Call) -> Refused:
 
 def broken_refused(error: Exception) -> Refused:
     """The refusal of a call with arguments for which an operation has no rule."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return Refused(f"cannot be traced with these arguments ({reason})", "rewrite it, or report the error")
 
 
@@ -100,7 +101,8 @@ def product_refused(builder: Builder, left: str, right: str) -> Refused:
             return Refused("is a hard-swish, x * relu6(x + 3) / 6, written by hand: it is not linear", RELU)
     paths = [nodes[name] for name in (*before(left), *before(right))]
     bounded = any(node.attributes.get("upper") for node in paths)
-    repeated = any(prod(node.shape) > prod(nodes[name].shape) for node in paths for name in node.inputs)
+    selected = [node for node in paths if node.operation == "select"]
+    repeated = any(prod(node.shape) > prod(nodes[node.inputs[0]].shape) for node in selected)
     if builder.shapes[left] != builder.shapes[right] or bounded or repeated:
         text = "is a gate: it multiplies activations by a factor that is computed from activations, which is not linear"
         return Refused(text, "train the network without the gate")

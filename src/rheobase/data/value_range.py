@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +18,19 @@ MESSAGE = "are on another scale"
 """The words by which a caller may ignore the warning."""
 
 
-class Spread:
+class ValueRange:
     """Lowest and highest value, mean and standard deviation over all values of images, batch by batch.
 
     Example:
-        >>> Spread().add(torch.tensor([[0.0, 1.0]])).add(torch.tensor([[2.0, 1.0]])).to_dict()
+        >>> ValueRange().add(torch.tensor([[0.0, 1.0]])).add(torch.tensor([[2.0, 1.0]])).to_dict()
         {'lowest': 0.0, 'highest': 2.0, 'mean': 1.0, 'deviation': 0.7071067811865476}
     """
 
     def __init__(self) -> None:
         self.count, self.lowest, self.highest, self._sum, self._squares = 0, math.inf, -math.inf, 0.0, 0.0
 
-    def add(self, images: Tensor) -> Spread:
-        """Add images of any shape, and return the spread."""
+    def add(self, images: Tensor) -> ValueRange:
+        """Add images of any shape, and return the range."""
         values = images.detach().float()
         lowest, highest = values.aminmax()
         deviation, mean = map(float, torch.std_mean(values, correction=0))
@@ -48,16 +47,17 @@ class Spread:
         return {"lowest": self.lowest, "highest": self.highest, "mean": mean, "deviation": deviation}
 
 
-def warn_of_another_scale(images: Spread, calibration: Mapping[str, Any], where: str, *, stacklevel: int = 3) -> None:
+def warn_of_another_scale(
+    images: ValueRange, known: Mapping[str, float] | None, where: str, *, stacklevel: int = 3
+) -> None:
     """Warn if the deviations of images and calibration images differ by more than a factor of three.
 
     Args:
-        images: the spread of the images.
-        calibration: what a network records of its calibration images; nothing is compared if it has no ``values``.
+        images: the range of the images.
+        known: that of the calibration images, :meth:`ValueRange.to_dict`; None: nothing is compared.
         where: name of the images in the warning.
         stacklevel: as for :func:`warnings.warn`.
     """
-    known = calibration.get("values")
     if not known or not images.count:
         return
     found = images.to_dict()

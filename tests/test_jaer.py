@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rheobase.core.errors import DataError
-from rheobase.data import aedat, events
+from rheobase.data import events
 from rheobase.data.events import Framing
+from rheobase.data.readers import jaer
 
 Event = tuple[int, int, int, int]  # x, y, p, t
 
@@ -48,8 +49,8 @@ def packet(recording: list[Event], *, kind: int = 1, overflow: int = 0, valid: l
 
 
 def found(path: Path, **options: int) -> list[Event]:
-    read = aedat.read(path, (346, 260), **options)  # type: ignore[arg-type]
-    assert read.dtype == aedat.EVENTS
+    read = jaer.read(path, (346, 260), **options)  # type: ignore[arg-type]
+    assert read.dtype == jaer.EVENTS
     return [(int(e["x"]), int(e["y"]), int(e["p"]), int(e["t"])) for e in read]
 
 
@@ -162,7 +163,7 @@ def test_dvs_gesture(gestures: Path) -> None:
     found, labels, _ = images(gestures, folder="test")
     assert labels.tolist() == [1]
     assert found[0, 0].nonzero().tolist() == [[y, 0] for y in range(3, 8)]
-    with pytest.raises(DataError, match=r"both train and test.*--folder\) test or train"):
+    with pytest.raises(DataError, match=r"both train and test.*choose folder test or train"):
         images(gestures)
     for name in ("trials_to_train.txt", "trials_to_test.txt", "gesture_mapping.csv"):
         (gestures / name).unlink()

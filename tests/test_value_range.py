@@ -15,7 +15,7 @@ from torch import nn
 
 import rheobase as rb
 from rheobase.core.errors import RheobaseWarning
-from rheobase.data.spread import Spread
+from rheobase.data.value_range import ValueRange
 
 IMAGES = torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 3
@@ -86,10 +86,10 @@ def test_it_is_stored_with_the_network(snn: rb.SpikingNetwork, tmp_path: Path) -
     st.lists(st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=9), min_size=1, max_size=5),
 )
 def test_batches_do_not_matter(parts: list[list[float]]) -> None:
-    spread = Spread()
+    values = ValueRange()
     for part in parts:
-        spread.add(torch.tensor(part))
+        values.add(torch.tensor(part))
     whole = torch.tensor([value for part in parts for value in part]).double()
     expected = [whole.min(), whole.max(), whole.mean(), whole.std(correction=0)]
     # a deviation far below the mean is lost in float32
-    torch.testing.assert_close([*spread.to_dict().values()], [float(one) for one in expected], atol=0.05, rtol=1e-4)
+    torch.testing.assert_close([*values.to_dict().values()], [float(one) for one in expected], atol=0.05, rtol=1e-4)
