@@ -402,6 +402,14 @@ def test_evaluate_with_other_preprocessing_and_steps(run: Run, saved: Path) -> N
     assert other.document["evaluation"]["data_sha256"] != own["evaluation"]["data_sha256"]
 
 
+def test_evaluate_with_early_exit(run: Run, saved: Path) -> None:
+    options = ["--data", "data.npz", "--folder", "test", "--early-exit", "--validation-folder", "train"]
+    found = run("evaluate", saved, *options, "--json").document["evaluation"]["early_exit"]
+    assert found["rows"][-1]["confidence"] is None
+    assert found["at_chosen"] in found["rows"]
+    assert "early exit" in run("evaluate", saved, *options).out
+
+
 def test_evaluate_prints_a_table(run: Run, saved: Path) -> None:
     result = run("evaluate", saved, "--data", "data.npz", "--folder", "test", "--fuse", "never")
     assert result.code == 0

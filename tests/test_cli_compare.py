@@ -92,6 +92,16 @@ def test_json_and_report(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_early_exit(run: Run, tmp_path: Path) -> None:
+    options = ["--methods", "OPI", "--validation", "compare_nets:validation", "--early-exit", "--json"]
+    result = run(*comparison(tmp_path / "out", *options))
+    assert result.code == 0, result.err
+    assert 1 <= result.document["entries"][1]["exit_timesteps"]["mean"] <= 4
+    refused = run(*comparison(tmp_path / "out", "--methods", "OPI", "--early-exit"))
+    assert_refused(refused, "--early-exit", "--validation")
+
+
+@pytest.mark.slow
 def test_files_recipes_and_going_on(run: Run, tmp_path: Path) -> None:
     data = ["--data", "digits.npz", "--folder", "train", "--test-folder", "test", "--scale", 16]
     command = ["compare", "compare_nets:small", "--checkpoint", "weights.safetensors", *data]

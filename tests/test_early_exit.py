@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,43 @@ def test_biases_for_one_T_have_answers_before_it() -> None:
     assert early_exit(snn, images).rows[0].mean_timesteps <= 4
 
 
+def test_evaluate_measures_early_exit_too() -> None:
+    images = grid_images("MLP")
+    for recipe in (rb.RateCoding(timesteps=5), rb.FTBC(timesteps=4, batch_size=8, iterations=1)):  # any T; one T
+        snn = converted(recipe)
+        labels = snn.ann(images).argmax(1).roll(1)
+        validation, test = (images[:6], labels[:6]), [(images[6:9], labels[6:9]), (images[9:], labels[9:])]
+        found = rb.evaluate(snn, test, early_exit=True, validation=validation)
+        assert found.early_exit == early_exit(snn, test, validation=validation)
+        assert found.early_exit.table().markdown() in found.to_markdown()
+        assert rb.evaluate(snn, test).early_exit is None
+
+
+def test_a_comparison_measures_early_exit_of_methods_that_stream(tmp_path: Path) -> None:
+    net, images = networks.build("MLP"), grid_images("MLP")
+    labels = net(images).argmax(1)
+    parts = {name: (images[i::3], labels[i::3]) for i, name in enumerate(("calibration", "test", "validation"))}
+    recipes = [rb.RateCoding(), rb.ParallelConversion()]
+    options: dict[str, Any] = {"timesteps": (2, 5), "seeds": (0, 1), "early_exit": True, "folder": tmp_path}
+    found = rb.compare(net, recipes, **parts, **options)
+    for cell in found.cells:
+        if cell.method == "ParallelConversion":
+            assert cell.early_exit is None
+            assert any("no early exit" in note for note in cell.notes)
+            continue
+        recipe = recipes[0].with_timesteps(cell.timesteps)
+        snn = rb.convert(net, recipe, calibration=parts["calibration"][0], seed=cell.seed)
+        alone = early_exit(snn, parts["test"], validation=parts["validation"])
+        assert alone.at_chosen is not None
+        assert cell.early_exit is not None
+        assert cell.early_exit.mean_timesteps == alone.at_chosen.mean_timesteps
+        assert [row.score for row in cell.early_exit.all] == [row.score for row in alone.rows]
+    assert "early exit: mean T" in found.to_markdown()
+    assert "mean T of early exit" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "early-exit.svg").exists()
+    assert rb.compare(net, recipes, **parts, **options).cells == found.cells
+
+
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
@@ -119,6 +157,23 @@ def test_biases_for_one_T_have_answers_before_it() -> None:
             DataError,
             "are the test images",
         ),
+        (
+            lambda: rb.evaluate(converted(), grid_images("MLP"), validation=grid_images("MLP")),
+            RecipeError,
+            "no effect without early_exit",
+        ),
+        (
+            lambda: rb.evaluate(converted(rb.ParallelConversion(timesteps=4)), grid_images("MLP"), early_exit=True),
+            RecipeError,
+            "no answer before the last step",
+        ),
+        (
+            lambda: rb.compare(
+                networks.build("MLP"), [rb.OPI()], grid_images("MLP"), grid_images("MLP"), (2,), early_exit=True
+            ),
+            DataError,
+            "validation images: are missing",
+        ),
     ],
 )
 def test_bad_input(make: Any, error: type[Exception], said: str) -> None:
@@ -129,5 +184,11 @@ def test_bad_input(make: Any, error: type[Exception], said: str) -> None:
 def test_one_output_has_no_classes() -> None:
     net, images = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), torch.rand(12, 4)
     snn = rb.convert(net, rb.RateCoding(timesteps=2), calibration=images)
-    with pytest.raises(RecipeError, match="classification only"):
-        early_exit(snn, images)
+    parts = {"calibration": images[:6], "test": images[6:9], "validation": images[9:]}
+    for make in (
+        lambda: early_exit(snn, images),
+        lambda: rb.evaluate(snn, images, early_exit=True),
+        lambda: rb.compare(net, [rb.OPI()], **parts, timesteps=(2,), early_exit=True),
+    ):
+        with pytest.raises(RecipeError, match="classification only"):
+            make()

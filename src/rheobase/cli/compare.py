@@ -37,7 +37,9 @@ def compare(
     weights: options.Weights,
     conversion: options.Conversion,
     placement: options.Placement,
-    validation: Annotated[str | None, Option(help=f"Validation images, required by --budget: {options.SPEC}.")] = None,
+    validation: Annotated[
+        str | None, Option(help=f"Validation images, for --budget and --early-exit: {options.SPEC}.")
+    ] = None,
     validation_folder: Annotated[
         str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
     ] = None,
@@ -46,6 +48,7 @@ def compare(
     timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
     seeds: Annotated[str, Option(help="Seeds of calibration images, splits and training.")] = "0",
     task: options.Task = None,
+    early_exit: options.EarlyExit = False,
     budget: options.Budget = None,
     graded_spikes: options.GradedSpikes = "additions",
     training: Annotated[
@@ -69,6 +72,8 @@ def compare(
     validates = validation is not None or validation_folder is not None
     if limits:
         check_validation(validates or None)
+    if early_exit and not validates:
+        raise DataError("are missing", where="validation images for --early-exit", remedy="give --validation")
     set_fusion(fuse)
     network, images = options.read_model(model, weights, reading.of(data))
     test = testing.source(images)
@@ -88,6 +93,7 @@ def compare(
         budget=limits or None,
         graded_spikes=graded_spikes,
         task=task,
+        early_exit=early_exit,
         training=settings,
         folder=out,
         on_existing="overwrite" if overwrite else "number" if number else "keep",

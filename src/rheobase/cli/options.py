@@ -54,6 +54,9 @@ Task = Annotated[
     TaskName | None,
     Option(help="What the outputs are for (default: as stored with the network, or as the labels show)."),
 ]
+EarlyExit = Annotated[
+    bool, Option("--early-exit", help="Also stop each image when the network is confident (methods that stream).")
+]
 Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch order and augmentation.")]
 Output = Annotated[str | None, Option(help="Output to convert if the network returns several: its key or position.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]

@@ -26,7 +26,7 @@ from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
 from rheobase.core.checks import check_choice, check_whole
-from rheobase.core.errors import RecipeError
+from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MAX_SEED
@@ -40,6 +40,7 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trainable import TrainableGraph
+from rheobase.measure._early_exit import check_classes
 from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
@@ -68,6 +69,7 @@ def compare(
     energy_images: int = 256,
     graded_spikes: GradedSpikes = "additions",
     task: TaskName | None = None,
+    early_exit: bool = False,
     name: str | None = None,
     progress: bool = False,
 ) -> Comparison:
@@ -104,14 +106,16 @@ def compare(
         task: what the outputs are for: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or
             ``"segmentation"`` (:mod:`rheobase.tasks`), for all methods. Default: that of a converted network, or as
             inferred from the labels of the test images, else of the calibration images.
+        early_exit: also measure each method that streams with images that stop as soon as the network is confident
+            (:func:`rheobase.measure.early_exit`), with the confidence chosen on the validation images.
         name: name of the network in the report; default its class.
         progress: show a progress bar with the time left.
 
     Raises:
         TraceError, ModelError: if the network cannot be traced.
         DataError: if data do not fit the network, labels leave the task open, more than 1 % of the test or validation
-            images occur in another data set (fewer are a note in the report), or a budget is given without validation
-            images.
+            images occur in another data set (fewer are a note in the report), or a budget or an early exit needs
+            validation images.
         RecipeError: if there is no recipe, T or seed, two recipes have the same name, or an option has no effect.
         StoreError: if the folder cannot be written or holds other files.
 
@@ -131,6 +135,12 @@ def compare(
     if budget is not None:
         budget = check_limits(budget)
         checks.check_validation(None if validation is None else True)
+    if early_exit and validation is None:
+        raise DataError(
+            "are missing, on which early_exit chooses the confidence",
+            where="validation images",
+            remedy="give validation=(images, labels)",
+        )
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
@@ -146,6 +156,8 @@ def compare(
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     outputs = analog.ann.output_shape
     chosen = task_for(task, outputs, parts[labelled].labels, f"{labelled} data", known=known)
+    if early_exit:
+        check_classes(chosen.name)
     ranges = {part: ValueRange().add(data.images) for part, data in parts.items()}
     for part, data in parts.items():
         checks.check_fits(analog, part, data, chosen)
@@ -164,6 +176,7 @@ def compare(
         energy_images=energy_images,
         graded_spikes=graded_spikes,
         task=cast(TaskName, chosen.name),
+        early_exit=early_exit,
     )
     grid = [(method, t, seed) for method in named for t in timesteps for seed in seeds]
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:

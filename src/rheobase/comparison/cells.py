@@ -61,6 +61,37 @@ class Measured(_Entry):
         return self
 
 
+class Stopped(_Entry):
+    """Early exit at one confidence on the test images (:class:`rheobase.measure.Exit`)."""
+
+    confidence: float | None
+    mean_timesteps: float
+    accuracy: Share | None
+    agreement: Share
+
+    @property
+    def score(self) -> float:
+        """Accuracy, or without labels agreement."""
+        return self.agreement if self.accuracy is None else self.accuracy
+
+
+class EarlyExits(_Entry):
+    """Early exit (:func:`rheobase.measure.early_exit`) at all confidences, and at the one that was chosen."""
+
+    chosen: Stopped
+    all: tuple[Stopped, ...]
+
+    @property
+    def mean_timesteps(self) -> float:
+        """Mean number of steps at the chosen confidence."""
+        return self.chosen.mean_timesteps
+
+    @property
+    def score(self) -> float:
+        """Accuracy at the chosen confidence, or without labels agreement."""
+        return self.chosen.score
+
+
 class Delay(_Entry):
     """Time-steps until the logits (:func:`rheobase.latency`).
 
@@ -90,6 +121,7 @@ class Identity(_Entry):
     energy_images: int = Field(title="energy_images")
     graded_spikes: GradedSpikes = Field("additions", title="graded_spikes")
     task: TaskName = Field("classification", title="the task")
+    early_exit: bool = Field(False, title="early_exit")
 
     def described(self) -> dict[str, str]:
         """Return the inputs by their names in messages."""
@@ -110,6 +142,7 @@ class Cell(_Entry):
         calibration_seconds, training_seconds: duration of the conversion, and of all epochs before it.
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
         alphabet: the numbers of spikes that a neuron may emit in one step; None in files of earlier versions.
+        early_exit: None if it was not asked for, or for a method that waits.
         finished: time of completion, UTC.
     """
 
@@ -125,6 +158,7 @@ class Cell(_Entry):
     test: Measured | None = None
     validation: Measured | None = None
     latency: Delay | None = None
+    early_exit: EarlyExits | None = None
     calibration_seconds: float | None = None
     training_seconds: float | None = None
     execution: Literal["steps", "counts"] | None = None

@@ -27,7 +27,12 @@ REPORT_FILE = "report.html"
 TRAINING_FOLDER = "training"
 LOCKS_FOLDER = ".locks"
 TABLE_FILES = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex"}
-PLOT_FILES = {"timesteps": "accuracy.svg", "latency": "latency.svg", "energy": "energy.svg"}
+PLOT_FILES = {
+    "timesteps": "accuracy.svg",
+    "latency": "latency.svg",
+    "energy": "energy.svg",
+    "early_exit": "early-exit.svg",
+}
 _WRITTEN = {RESULTS_FILE, REPORT_FILE, *TABLE_FILES.values(), *PLOT_FILES.values()}
 _WRITING = "writing"
 

@@ -88,7 +88,7 @@ class Entry:
         part, _, name = field.partition(".")
         values = [getattr(cell, part) for cell in self.done]
         if name:
-            values = [x.value(name) if isinstance(x, Measured) else getattr(x, name) for x in values]
+            values = [x.value(name) if isinstance(x, Measured) else getattr(x, name, None) for x in values]
         return None if None in values else Spread.of([scale * value for value in values])
 
     def mean(self, field: str, scale: float = 1) -> float:
@@ -127,6 +127,8 @@ _COSTS = (
     Quantity("bits", "bits / spike", "bits", 2),
     Quantity("latency", "latency (steps)", "latency.final", 0, -1),
     Quantity("latency_streaming", "if streaming (steps)", "latency.streaming", 0),
+    Quantity("exit_timesteps", "early exit: mean T", "early_exit.mean_timesteps", 2),
+    Quantity("exit_score", "early exit: score (%)", "early_exit.score", 2, scale=100),
     Quantity("energy_ratio", "energy / ANN", "test.energy_ratio", 3, -1),
     Quantity("calibration_seconds", "calibration (s)", "calibration_seconds", 1),
     Quantity("training_seconds", "training (s)", "training_seconds", 1),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean
 from typing import NamedTuple
 
 import matplotlib
@@ -60,11 +61,17 @@ def draw(comparison: Comparison) -> dict[str, Plot]:
     """
     if not any(entry.done for entry in comparison.entries):
         return {}
-    return {
-        "timesteps": _draw(comparison, "timesteps", "time-steps T", "timesteps", front=False),
-        "latency": _draw(comparison, "latency", "latency (steps to the final answer)", "latency.final"),
-        "energy": _draw(comparison, "energy", "energy / analog network", "test.energy_ratio"),
+    plots = {
+        "timesteps": _draw(comparison, "timesteps", "time-steps T", _curves(comparison, "timesteps"), front=False),
+        "latency": _draw(
+            comparison, "latency", "latency (steps to the final answer)", _curves(comparison, "latency.final")
+        ),
+        "energy": _draw(comparison, "energy", "energy / analog network", _curves(comparison, "test.energy_ratio")),
     }
+    exits = _exit_curves(comparison)
+    if any(exits.values()):
+        plots["early_exit"] = _draw(comparison, "early_exit", "mean T of early exit", exits)
+    return plots
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -84,7 +91,31 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bool = True) -> Plot:
+def _curves(comparison: Comparison, cost: str) -> dict[str, list[_Point]]:
+    """The score of every entry against a cost, by method."""
+    measure = comparison.about.judged_by
+    curves: dict[str, list[_Point]] = {method: [] for method in comparison.recipes}
+    for entry in comparison.entries:
+        spread = entry.over_seeds(f"test.{measure.name}", measure.scale)
+        if spread is not None:
+            curves[entry.method].append(_Point(entry.mean(cost), spread.mean, spread.deviation or 0.0, entry))
+    return curves
+
+
+def _exit_curves(comparison: Comparison) -> dict[str, list[_Point]]:
+    """The score at each confidence against the mean number of steps, of each method at its largest T."""
+    curves: dict[str, list[_Point]] = {method: [] for method in comparison.recipes}
+    for entry in sorted(comparison.entries, key=lambda entry: entry.timesteps):
+        seeds = [cell.early_exit.all for cell in entry.done if cell.early_exit is not None]
+        if seeds and len(seeds) == len(entry.done):
+            curves[entry.method] = [
+                _Point(fmean(row.mean_timesteps for row in rows), 100 * fmean(row.score for row in rows), 0.0, entry)
+                for rows in zip(*seeds, strict=True)
+            ]
+    return curves
+
+
+def _draw(comparison: Comparison, name: str, cost: str, curves: dict[str, list[_Point]], *, front: bool = True) -> Plot:
     ann, measure = comparison.about.ann_score("test"), comparison.about.judged_by
     label = measure.title.replace("ANN", "the analog network")
 
@@ -92,11 +123,6 @@ def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bo
         """A value of the plot, which is already scaled."""
         return measure.form.format(y)
 
-    curves: dict[str, list[_Point]] = {method: [] for method in comparison.recipes}
-    for entry in comparison.entries:
-        spread = entry.over_seeds(f"test.{measure.name}", measure.scale)
-        if spread is not None:
-            curves[entry.method].append(_Point(entry.mean(field), spread.mean, spread.deviation or 0.0, entry))
     points = [point for curve in curves.values() for point in curve]
     best = [points[i] for i in pareto_front([(x, measure.best * y) for x, y, *_ in points])] if front else []
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
@@ -112,7 +138,7 @@ def _draw(comparison: Comparison, name: str, cost: str, field: str, *, front: bo
             xs, ys = [point.x for point in best], [point.y for point in best]
             axes.plot(xs, ys, color=_INK, lw=5, alpha=0.16, drawstyle="steps-post", zorder=1, label="Pareto front")
             axes.plot(xs, ys, linestyle="none", marker="o", ms=10, mfc="none", mec=_INK, alpha=0.6)
-        _axes(axes, [point.x for point in points], cost, label, integers=name != "energy")
+        _axes(axes, [point.x for point in points], cost, label, integers=name in ("timesteps", "latency"))
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
         stream = io.StringIO()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from rheobase.comparison.cells import Cell, Delay, Identity, Measured, digest, key
+from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, Measured, Stopped, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import (
@@ -26,6 +26,7 @@ from rheobase.core.errors import (
 )
 from rheobase.data.value_range import MESSAGE
 from rheobase.graph import Graph
+from rheobase.measure._early_exit import early_exit
 from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.measure._latency import latency
@@ -125,15 +126,27 @@ class Runner:
             notes.append(f"T = {timesteps} is the mean over all sites; the largest T of a site is {steps}")
         if until.internal:
             notes.append(f"not in the latency: {until.internal} steps of neurons without input")
+        exits = self._early_exit(network, steps, notes) if self.identity.early_exit else None
         return {
             **{part: self._on(part, network, steps) for part in ("test", "validation") if part in self.parts},
             "alphabet": network.alphabet,
+            "early_exit": exits,
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
             "execution": network.execution_mode,
             "notes": notes,
         }
+
+    def _early_exit(self, network: SpikingNetwork, timesteps: int, notes: list[str]) -> EarlyExits | None:
+        if not network.streams:
+            notes.append("no early exit: neurons wait for their whole input, so that there is no answer before the end")
+            return None
+        parts = {part: self.parts[part].data for part in ("test", "validation")}
+        found = early_exit(network, parts["test"], validation=parts["validation"], timesteps=timesteps)
+        assert found.at_chosen is not None
+        rows = {row: Stopped(**{name: getattr(row, name) for name in Stopped.model_fields}) for row in found.rows}
+        return EarlyExits(chosen=rows[found.at_chosen], all=tuple(rows.values()))
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
         identity = self.identity

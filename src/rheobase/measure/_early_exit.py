@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.tasks import TASKS
 
 CONFIDENCES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+TOLERANCE = 0.005
+"""Loss of accuracy that a chosen confidence may cost on the validation images."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def early_exit(
     *,
     confidences: Sequence[float] = CONFIDENCES,
     validation: Batches | None = None,
-    tolerance: float = 0.005,
+    tolerance: float = TOLERANCE,
     timesteps: int | None = None,
     progress: bool = False,
 ) -> EarlyExit:
@@ -131,33 +133,23 @@ def early_exit(
     """
     check_converted(network)
     network = network.select()
-    steps = check_run(network, timesteps)
-    if not network.streams:
+    check_classes(network.task.name)
+    steps, grid = check_run(network, timesteps), _confidences(confidences)
+    check_fraction(tolerance, "tolerance")
+    found = Exits(network, steps, grid).add_all(data, "test data", progress)
+    if validation is None:
+        return found.result()
+    return found.result(Exits(network, steps, grid).add_all(validation, "validation data", progress), tolerance)
+
+
+def check_classes(task: str) -> None:
+    """Refuse another task than classification."""
+    if task != "classification":
         raise RecipeError(
-            "has sites that wait for their whole input, and so no answer before the last step",
-            where="network",
-            remedy="use a method that streams, such as rb.Graded or rb.FTBC",
-        )
-    if network.task.name != "classification":
-        raise RecipeError(
-            f"has the task {network.task.name}, for which no confidence is defined",
+            f"has the task {task}, for which no confidence is defined",
             where="network",
             remedy='use early exit for classification only; if these are classes, convert with task="classification"',
         )
-    grid = [*_confidences(confidences), None]
-    check_fraction(tolerance, "tolerance")
-    rows, images, digest = _rows(network, data, grid, steps, "test data", progress)
-    chosen = judged = None
-    if validation is not None:
-        judged, _, other = _rows(network, validation, grid, steps, "validation data", progress)
-        if other == digest:
-            remedy = "give other images, such as training images that were not used to calibrate"
-            raise DataError(
-                "are the test images, on which nothing may be chosen", where="validation data", remedy=remedy
-            )
-        allowed = [(row.mean_timesteps, i) for i, row in enumerate(judged) if row.score >= judged[-1].score - tolerance]
-        chosen = rows[min(allowed)[1]]
-    return EarlyExit(rows, chosen, judged, steps, images, method_of(network))
 
 
 def _confidences(values: Any) -> list[float]:
@@ -173,54 +165,89 @@ def _confidences(values: Any) -> list[float]:
     return sorted(set(map(float, found)))
 
 
-def _rows(
-    network: SpikingNetwork, data: Batches, grid: Sequence[float | None], steps: int, where: str, progress: bool
-) -> tuple[tuple[Exit, ...], int, str]:
-    """One row for each confidence, the number of images, and the hash of their values."""
-    task = TASKS["classification"]
-    stopped = torch.zeros(len(grid), steps, dtype=torch.int64)
-    correct, agreed = torch.zeros(2, len(grid), dtype=torch.int64)
-    seen, labelled, digest = 0, False, Digest()
-    limits = torch.tensor([math.inf if confidence is None else confidence for confidence in grid], dtype=torch.float64)
-    size = network.sub_batch_size(1)
-    for batch, targets in track(batches(data, where=where), "early exit", show=progress, total=count(data)):
-        digest.update(images=batch)
-        if targets is not None:
-            task.check(network.ann.output_shape, targets, where, seen)
-            labelled = True
-        for start in range(0, len(batch), size):
-            images = network.check_images(batch[start : start + size])
-            labels = None if targets is None else targets[start : start + size]
-            reference = network.ann(images).argmax(1).cpu()
-            for t, predicted, now in _exits(network, images, limits, steps):
-                stopped[:, t - 1] += now.sum(1)
-                agreed += (now & (predicted == reference)).sum(1)
-                correct += 0 if labels is None else (now & (predicted == labels)).sum(1)
-        seen += len(batch)
-    mean = stopped.double() @ torch.arange(1, steps + 1).double() / seen
-    rows = (
-        Exit(
-            confidence=confidence,
-            mean_timesteps=float(mean[i]),
-            accuracy=int(correct[i]) / seen if labelled else None,
-            agreement=int(agreed[i]) / seen,
-            stopped=tuple(stopped[i].tolist()),
+class Exits:
+    """Counts the images that stop after each step, and their right answers, for several confidences.
+
+    Raises:
+        RecipeError: if the network has no answers before T.
+    """
+
+    def __init__(self, network: SpikingNetwork, steps: int, confidences: Sequence[float] = CONFIDENCES) -> None:
+        if not network.streams:
+            raise RecipeError(
+                "has sites that wait for their whole input, and so no answer before the last step",
+                where="network",
+                remedy="use a method that streams, such as rb.Graded or rb.FTBC",
+            )
+        self.network, self.steps = network, steps
+        self.confidences: tuple[float | None, ...] = (*confidences, None)
+        self._limits = torch.tensor([*confidences, math.inf], dtype=torch.float64)[:, None]
+        self._stopped = torch.zeros(len(self._limits), steps, dtype=torch.int64)
+        self._correct, self._agreed = torch.zeros(2, len(self._limits), dtype=torch.int64)
+        self._seen, self._labelled, self._digest = 0, False, Digest()
+
+    def add(self, images: Tensor, reference: Tensor, labels: Tensor | None) -> None:
+        """Run images step by step until all have stopped; ``reference`` are the analog network's logits."""
+        self._digest.update(images=images)
+        self._seen += len(images)
+        self._labelled = labels is not None
+        size = self.network.sub_batch_size(1)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            self._add(images[part], reference[part].argmax(1).cpu(), None if labels is None else labels[part].cpu())
+
+    def _add(self, images: Tensor, agreed: Tensor, correct: Tensor | None) -> None:
+        waiting = torch.ones(len(self._limits), len(images), dtype=torch.bool)
+        for t, logits in self.network.stream(images, self.steps):
+            probabilities = logits.double().softmax(1).max(1)
+            predicted = probabilities.indices.cpu()
+            now = waiting & (probabilities.values.cpu() >= self._limits if t < self.steps else True)
+            waiting &= ~now
+            self._stopped[:, t - 1] += now.sum(1)
+            self._agreed += (now & (predicted == agreed)).sum(1)
+            self._correct += 0 if correct is None else (now & (predicted == correct)).sum(1)
+            if not waiting.any():
+                return
+
+    def add_all(self, data: Batches, where: str, progress: bool) -> Exits:
+        """Add all images of the data."""
+        task = TASKS["classification"]
+        for images, labels in track(batches(data, where=where), "early exit", show=progress, total=count(data)):
+            if labels is not None:
+                task.check(self.network.ann.output_shape, labels, where, self._seen)
+            images = self.network.check_images(images)
+            self.add(images, self.network.ann(images), labels)
+        return self
+
+    def rows(self) -> tuple[Exit, ...]:
+        """One row for each confidence, of all images so far."""
+        mean = self._stopped.double() @ torch.arange(1, self.steps + 1).double() / self._seen
+        return tuple(
+            Exit(
+                confidence=confidence,
+                mean_timesteps=float(mean[i]),
+                accuracy=int(self._correct[i]) / self._seen if self._labelled else None,
+                agreement=int(self._agreed[i]) / self._seen,
+                stopped=tuple(self._stopped[i].tolist()),
+            )
+            for i, confidence in enumerate(self.confidences)
         )
-        for i, confidence in enumerate(grid)
-    )
-    return tuple(rows), seen, digest.hexdigest()
+
+    def result(self, judged: Exits | None = None, tolerance: float = TOLERANCE) -> EarlyExit:
+        """The result, with the confidence that is chosen on the images of ``judged``; they must be other images."""
+        rows, chosen, validation = self.rows(), None, None
+        if judged is not None:
+            if judged._digest.hexdigest() == self._digest.hexdigest():
+                remedy = "give other images, such as training images that were not used to calibrate"
+                raise DataError(
+                    "are the test images, on which nothing may be chosen", where="validation data", remedy=remedy
+                )
+            validation = judged.rows()
+            chosen = rows[fewest_steps(validation, tolerance)]
+        return EarlyExit(rows, chosen, validation, self.steps, self._seen, method_of(self.network))
 
 
-def _exits(
-    network: SpikingNetwork, images: Tensor, thresholds: Tensor, steps: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each step t: (t, classes [B], which images stop now at each confidence [K, B])."""
-    waiting = torch.ones(len(thresholds), len(images), dtype=torch.bool)
-    for t, logits in network.stream(images, steps):
-        confidence, predicted = logits.double().softmax(1).max(1)
-        sure = confidence.cpu() >= thresholds[:, None]
-        now = waiting & (sure if t < steps else True)
-        waiting = waiting & ~now
-        yield t, predicted.cpu(), now
-        if not waiting.any():
-            return
+def fewest_steps(rows: Sequence[Exit], tolerance: float = TOLERANCE) -> int:
+    """Return the row with the fewest steps whose score is at most ``tolerance`` below that of all T steps."""
+    allowed = [(row.mean_timesteps, i) for i, row in enumerate(rows) if row.score >= rows[-1].score - tolerance]
+    return min(allowed)[1]

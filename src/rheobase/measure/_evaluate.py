@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import cast
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from rheobase.core.errors import RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.versions import versions
 from rheobase.data.batches import Batches, Digest, batches, count
 from rheobase.data.value_range import ValueRange, warn_of_another_scale
 from rheobase.graph.sites import Site
+from rheobase.measure._early_exit import EarlyExit, Exits, check_classes
 from rheobase.measure._walk import method_of
 from rheobase.network.spiking_network import Execution, SpikingNetwork, check_converted
 from rheobase.neurons.response import Alphabet
@@ -71,6 +74,7 @@ class Evaluation(Result):
         task: name of the task.
         ann_scores: measures of the analog network.
         assumed: a note if the task was neither given nor certain.
+        early_exit: accuracy against the mean number of steps; None if it was not asked for.
     """
 
     rows: tuple[Row, ...]
@@ -86,6 +90,7 @@ class Evaluation(Result):
     task: TaskName = "classification"
     ann_scores: dict[str, float] = field(default_factory=dict)
     assumed: str = ""
+    early_exit: EarlyExit | None = None
 
     def table(self) -> Table:
         """One row for the analog network, then one for each number of time-steps."""
@@ -109,6 +114,17 @@ class Evaluation(Result):
         """The alphabet, and a task that is assumed."""
         return "\n".join(filter(None, (f"Alphabet {self.alphabet.label}.", self.assumed)))
 
+    def to_markdown(self) -> str:
+        """Both tables, with their captions."""
+        parts = [super().to_markdown(), *([] if self.early_exit is None else [self.early_exit.to_markdown()])]
+        return "\n\n".join(parts)
+
+    def print(self, console: Console) -> None:
+        """Print both tables."""
+        super().print(console)
+        if self.early_exit is not None:
+            self.early_exit.print(console)
+
 
 def _column(measure: Measure) -> Column:
     return Column(measure.heading, lambda row: row.scores.get(measure.name), measure.form, scale=measure.scale)
@@ -121,6 +137,8 @@ def evaluate(
     timesteps: Sequence[int] | None = None,
     *,
     task: TaskName | None = None,
+    early_exit: bool = False,
+    validation: Batches | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Measure a spiking network on test data.
@@ -139,12 +157,16 @@ def evaluate(
             ``"regression"`` or ``"segmentation"``, which decides on the scores (:mod:`rheobase.tasks`). Default: that
             of the conversion, or as inferred from the labels; without labels, several outputs are logits of classes,
             one output is a quantity.
+        early_exit: also measure the accuracy if each image stops as soon as the network is confident, within the
+            largest T (:func:`rheobase.measure.early_exit`).
+        validation: other images, on which the confidence of the early exit is chosen.
         progress: show a progress bar with the time left.
 
     Raises:
         DataError: if the data is empty, of another shape or dtype, or labels do not fit the task or leave it open, such
             as one that is not one of the network's classes.
-        RecipeError: if the network cannot run for one of the numbers of time-steps.
+        RecipeError: if the network cannot run for one of the numbers of time-steps, early exit is asked of a network
+            that waits or of another task than classification, or validation images are given without it.
 
     Warns:
         RheobaseWarning: if the images are on another scale than the calibration images.
@@ -164,6 +186,13 @@ def evaluate(
     wanted = tuple(sorted(set(network.step_counts(timesteps))))
     execution, digest = network.execution_mode, Digest()
     runs = [wanted] if network.streams else [(t,) for t in wanted]
+    exits = Exits(network, wanted[-1]) if early_exit else None
+    if exits is None and validation is not None:
+        raise RecipeError(
+            "have no effect without early_exit",
+            where="validation images",
+            remedy="add early_exit=True, or leave them out",
+        )
     agree, error = torch.zeros(2, len(wanted), dtype=torch.float64)
     spikes, events = counts = torch.zeros(2, len(network.sites), len(wanted), dtype=torch.float64)
 
@@ -191,11 +220,17 @@ def evaluate(
                 ann_scores, *scores = (found.scores(outputs) for _ in (None, *wanted))
             for one, answers in zip((ann_scores, *scores), (reference, *logits), strict=True):
                 one.update(answers, found.targets(labels).cpu())
+        if exits is not None:
+            check_classes(found.name)
+            exits.add(images, reference, labels)
         seen += len(images)
     assert found is not None  # the data are not empty
     of_ann = {} if ann_scores is None else ann_scores.compute()
     of_rows = [one.compute() for one in scores] or [{} for _ in wanted]
 
+    judged = None
+    if exits is not None and validation is not None:
+        judged = Exits(network, exits.steps).add_all(validation, "validation data", progress)
     warn_of_another_scale(values, network.provenance.calibration.get("values"), "test data")
 
     def places(sites: Sequence[Site], t: int) -> int:
@@ -227,6 +262,7 @@ def evaluate(
         execution=execution,
         task=cast(TaskName, found.name),
         ann_scores=of_ann,
+        early_exit=None if exits is None else exits.result(judged),
         assumed=assumption(outputs) if not (task or known or of_ann) else "",
     )
 
