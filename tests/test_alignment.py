@@ -288,6 +288,7 @@ def test_pascs_neurons_with_mixed_steps_and_averaging_on_qcfs() -> None:
         rb.passes.BiasCorrection(images=8),
         rb.passes.PotentialCorrection(images=8),
         rb.passes.ScaleThresholds(images=8, sweeps=1),
+        rb.passes.LocalThresholdBalancing(images=8, rounds=1),
     ],
 )
 def test_passes_on_mixed_steps(part: rb.passes.BiasCorrection) -> None:

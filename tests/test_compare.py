@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import statistics
 from functools import cache
@@ -145,6 +146,20 @@ def test_without_labels_there_is_agreement() -> None:
     assert "accuracy" not in found.to_markdown()
     assert "agreement" in html_page(found)
     assert found.about.ann_accuracy == {"calibration": None, "test": None}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_for_another_t_is_that_method(name: str) -> None:
+    """Whatever depends on T follows it, also within the passes."""
+    made = METHODS[name]
+    known = inspect.signature(made).parameters
+    option = next(option for option in ("levels", "mean_timesteps", "timesteps") if _sets_t(made, option, known))
+    for t in (1, 2, 3, 8):
+        assert made().with_timesteps(t) == made(**{option: t})
+
+
+def _sets_t(made: Any, option: str, known: Any) -> bool:
+    return option in known and (option == "timesteps" or made().timesteps is None)
 
 
 def test_recipe_for_another_t() -> None:

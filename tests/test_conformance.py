@@ -297,6 +297,7 @@ PASSES: dict[str, tuple[rb.Recipe, CalibrationPass]] = {
     for recipe, part in (
         (rb.Recipe(name="bare", timesteps=3), rb.passes.Thresholds(method="max")),
         (rb.RateCoding(timesteps=3), rb.passes.ScaleThresholds(images=8, sweeps=1)),
+        (rb.RateCoding(timesteps=3), rb.passes.LocalThresholdBalancing(images=8, rounds=2)),
         (rb.Burst(timesteps=3, levels=3), rb.passes.FiringSearch(magnitudes=(1, 2), images=8)),
         (rb.RateCoding(timesteps=3), rb.passes.ShiftCurrent()),
         (rb.RateCoding(timesteps=3), rb.passes.BiasCorrection(images=8)),

@@ -146,6 +146,7 @@ def test_without_the_class_files_say_what_to_import(tmp_path: Path, monkeypatch:
 
 PASSES = (
     rb.passes.ScaleThresholds(images=8, sweeps=1),
+    rb.passes.LocalThresholdBalancing(images=8, rounds=1),
     rb.passes.ShiftCurrent(),
     rb.passes.BiasCorrection(images=8),
     rb.passes.PotentialCorrection(images=8),

@@ -35,7 +35,7 @@ def AdaFire(
         >>> [part.kind for part in AdaFire(timesteps=4).calibration]
         ['thresholds', 'firing_search']
     """
-    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels=timesteps)
+    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels="timesteps")
     search = FiringSearch(magnitudes=magnitudes, spikes=spikes, tolerance=tolerance)
     neuron = BurstNeuron(magnitude=max(magnitudes, default=1), initial_potential=initial_potential)
     return Recipe(name="AdaFire", timesteps=timesteps, neuron=neuron, calibration=(thresholds, search))

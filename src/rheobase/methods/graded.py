@@ -46,12 +46,10 @@ def Graded(
         ['thresholds', 'weight_regression', 'temporal_bias']
     """
     thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels=levels)
-    if iterations is None:
-        iterations = 2 if timesteps <= 2 else 0
-    biases = (TemporalBias(iterations=iterations),) if iterations else ()
+    biases = TemporalBias(iterations=iterations or 2, longest=2 if iterations is None else None)
     return Recipe(
         name="Graded",
         timesteps=timesteps,
         neuron=GradedNeuron(magnitude=magnitude),
-        calibration=(thresholds, WeightRegression(ridge=ridge, rounds=rounds), *biases),
+        calibration=(thresholds, WeightRegression(ridge=ridge, rounds=rounds), *([] if iterations == 0 else [biases])),
     )

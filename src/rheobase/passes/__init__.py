@@ -20,6 +20,7 @@ from rheobase.passes.statistics import neuron_means as neuron_means
 from rheobase.passes.surrogate_calibration import SurrogateCalibration as SurrogateCalibration
 from rheobase.passes.temporal_bias import TemporalBias as TemporalBias
 from rheobase.passes.temporal_correction import TemporalCorrection as TemporalCorrection
+from rheobase.passes.threshold_balancing import LocalThresholdBalancing as LocalThresholdBalancing
 from rheobase.passes.thresholds import Thresholds as Thresholds
 from rheobase.passes.through_time import ThroughTime as ThroughTime
 from rheobase.passes.weight_calibration import WeightCalibration as WeightCalibration
@@ -30,6 +31,7 @@ PASSES: dict[str, type[CalibrationPass]] = {
     for cls in (
         Thresholds,
         ScaleThresholds,
+        LocalThresholdBalancing,
         FiringSearch,
         ShiftCurrent,
         BiasCorrection,

@@ -75,6 +75,7 @@ class TemporalBias(CalibrationPass):
         batches: number of batches.
         pooled: correct by all batches at once; else by one batch after the other.
         patience: stop after this number of iterations without improvement; None: never.
+        longest: largest T for which biases are corrected, where they do not pay for more; None: any.
 
     Raises:
         CalibrationError: if the images are fewer than one batch (not ``pooled``), or the neurons have no bias or
@@ -90,10 +91,14 @@ class TemporalBias(CalibrationPass):
     batches: int = Field(default=2, ge=1)
     pooled: bool = True
     patience: int | None = Field(default=3, ge=1)
+    longest: int | None = Field(default=None, ge=1)
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``bias`` [T, C] of every neuron; ``history`` has a record for each iteration, 0 for the original."""
         changes = Changes()
+        if self.longest is not None and network.timesteps > self.longest:
+            changes.notes.append(f"no biases: T = {network.timesteps} is more than {self.longest}")
+            return changes
         neurons = [_neuron(network, site) for site in network.sites]
         if not network.streams:
             raise CalibrationError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -47,7 +47,8 @@ class Thresholds(CalibrationPass):
             acts like an initial potential under a constant current.
         candidates: for ``mse``: number of candidates max · (1 − 0.01 i), i = 0 .. candidates − 1.
         images: number of calibration images to use; default: all.
-        levels: n, the number of spikes in T steps at the saturation value; default: the neuron's capacity.
+        levels: n, the number of spikes in T steps at the saturation value; ``"timesteps"``: T, one for each step;
+            default: the neuron's capacity.
 
     Raises:
         CalibrationError: if the neurons have calibrated biases, or cannot emit n spikes in T steps.
@@ -60,7 +61,7 @@ class Thresholds(CalibrationPass):
     shift: float = Field(default=0, ge=0, le=1)
     candidates: int = Field(default=95, ge=1, le=99)
     images: int | None = Field(default=None, ge=1)
-    levels: int | None = Field(default=None, ge=1)
+    levels: Annotated[int, Field(ge=1)] | Literal["timesteps"] | None = None
 
     def apply(self, network: SpikingNetwork, data: CalibrationData, progress: bool = False) -> Changes:
         """Set ``threshold`` of every neuron; its initial potential, in units of θ, moves with it."""
@@ -112,6 +113,8 @@ class Thresholds(CalibrationPass):
         """n of a site: as given, or the maximum number of spikes of a neuron in all its steps."""
         neuron, steps = network.neuron(site.name), network.steps_of(site.name)
         most = neuron.capacity(steps)[1]
+        if self.levels == "timesteps":
+            return steps
         if self.levels is not None and self.levels > most:
             raise CalibrationError(
                 f"emits at most {most} spikes in T = {steps} steps with the alphabet {neuron.alphabet}, fewer than "
