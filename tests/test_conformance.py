@@ -49,6 +49,7 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "parallel": lambda: ParallelIF(torch.tensor(0.8), 6),
     "parallel, calibrated": lambda: ParallelIF(THETA, 6, 0.5, BIAS, 0.1 * THETA, 0.2 * BIAS),
     "parallel, a silent channel, first": lambda: ParallelIF(torch.tensor([0.5, torch.inf, 2.0]), 6, order="first"),
+    "temporal_switch": lambda: neurons.TemporalSwitch(torch.tensor([0.5, torch.inf, 2.0]), 6),
     "probabilistic": lambda: neurons.Probabilistic(torch.tensor([0.5, torch.inf, 2.0]), 6, seed=3),
     "graded": lambda: neurons.Graded(torch.tensor([0.5, torch.inf, 2.0]), HALF, magnitude=2),
     "graded, biased": lambda: neurons.Graded(THETA, HALF, BIAS),

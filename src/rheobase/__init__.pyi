@@ -36,6 +36,7 @@ from .methods import RTS as RTS
 from .methods import SNM as SNM
 from .methods import SRP as SRP
 from .methods import TPP as TPP
+from .methods import TSC as TSC
 from .methods import AdaFire as AdaFire
 from .methods import Burst as Burst
 from .methods import DAParallel as DAParallel
@@ -67,6 +68,7 @@ __all__ = [
     "SNM",
     "SRP",
     "TPP",
+    "TSC",
     "AdaFire",
     "Burst",
     "DAParallel",

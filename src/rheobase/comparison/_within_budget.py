@@ -24,8 +24,9 @@ from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.core.seeds import check_seed, generator
 from rheobase.data import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, RandomSample, sample
-from rheobase.graph.rewrites.linear_sites import Sites
+from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.sites import site_table
 from rheobase.measure._energy import COUNTED, GradedSpikes
 from rheobase.measure._latency import latency
 from rheobase.methods import Graded, Recipe
@@ -243,7 +244,8 @@ def _split(found: RandomSample, seed: int) -> tuple[Images, Images]:
 
 def _before_conversion(name: str, recipe: Recipe, analog: SpikingNetwork) -> Candidate:
     """The candidate as far as it is known without a conversion: T, the least latency, and the alphabet."""
-    neurons = [recipe.neuron.build(site, analog.ann) for site in analog.sites]
+    graph, _ = place_sites(analog.ann, "activations", at_image=recipe.coding is not None)
+    neurons = recipe.neurons_at(site_table(graph), graph)
     steps = recipe.timesteps or max(neuron.timesteps or 1 for neuron in neurons)
     return Candidate(name, steps, Alphabet.union(neuron.alphabet for neuron in neurons), steps)
 

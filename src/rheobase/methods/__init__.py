@@ -26,6 +26,7 @@ from rheobase.methods.neuron_part import ParallelNeuron as ParallelNeuron
 from rheobase.methods.neuron_part import PascNeuron as PascNeuron
 from rheobase.methods.neuron_part import ProbabilisticNeuron as ProbabilisticNeuron
 from rheobase.methods.neuron_part import SignedNeuron as SignedNeuron
+from rheobase.methods.neuron_part import TemporalSwitchNeuron as TemporalSwitchNeuron
 from rheobase.methods.opi import OPI as OPI
 from rheobase.methods.parallel_conversion import ParallelConversion as ParallelConversion
 from rheobase.methods.pascal import Pascal as Pascal
@@ -45,3 +46,4 @@ from rheobase.methods.snm import SNM as SNM
 from rheobase.methods.snn_calibration import SNNCalibration as SNNCalibration
 from rheobase.methods.srp import SRP as SRP
 from rheobase.methods.tpp import TPP as TPP
+from rheobase.methods.tsc import TSC as TSC

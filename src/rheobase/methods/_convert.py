@@ -115,7 +115,8 @@ def convert(
         check_example(example)
     resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
     written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
-    written, linear = place_sites(written, sites)
+    coded = recipe.coding is not None
+    written, linear = place_sites(written, sites, at_image=coded)
     notes += map(str, linear)
     graph, folded = fold_batch_norm(written)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
@@ -130,7 +131,7 @@ def convert(
     table = site_table(graph)
     if recipe.activation is not None:
         recipe.activation.check(table)
-    neurons = [recipe.neuron.at(site, graph) for site in table]
+    neurons = recipe.neurons_at(table, graph)
     start = written if any(part.needs_batch_norm for part in recipe.calibration) else graph
     steps = _timesteps(recipe, neurons)
     network = SpikingNetwork(
@@ -142,7 +143,7 @@ def convert(
     if data is not None:
         _calibrate(network, recipe.calibration, data, progress)
     if resizes:
-        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites)
+        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites, at_image=coded)
         return resized(network, fold_batch_norm(larger)[0])
     return network
 

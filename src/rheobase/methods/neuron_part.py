@@ -27,6 +27,7 @@ from rheobase.neurons import (
     Pasc,
     Probabilistic,
     Signed,
+    TemporalSwitch,
 )
 from rheobase.neurons.graded import MAX_MAGNITUDE
 from rheobase.neurons.parallel import Order
@@ -296,6 +297,28 @@ class ProbabilisticNeuron(NeuronPart):
         return Probabilistic(torch.tensor(1.0), self.timesteps, derive(self.seed, site.name))
 
 
+class TemporalSwitchNeuron(NeuronPart):
+    """Temporal-switch coding of the image (TSC); see :class:`rheobase.neurons.TemporalSwitch`.
+
+    Args:
+        timesteps: T.
+    """
+
+    kind: Literal["temporal_switch"] = "temporal_switch"
+    builds = TemporalSwitch
+    timesteps: Levels
+
+    def build(self, site: Site, graph: Graph) -> TemporalSwitch:
+        """Build the neurons, with θ = 1 until a pass sets it; refuse a site whose input changes with time."""
+        if site.previous:
+            raise RecipeError(
+                "reads spikes, but temporal-switch coding is for values that do not change with time",
+                where=site.name,
+                remedy="use it as the coding of a recipe, such as rb.TSC()",
+            )
+        return TemporalSwitch(torch.tensor(1.0), self.timesteps)
+
+
 NEURON_PARTS: dict[str, type[NeuronPart]] = {
     cls.model_fields["kind"].default: cls
     for cls in (
@@ -309,6 +332,7 @@ NEURON_PARTS: dict[str, type[NeuronPart]] = {
         ConstantCurrentNeuron,
         ParallelNeuron,
         ProbabilisticNeuron,
+        TemporalSwitchNeuron,
     )
 }
 """Neurons that a recipe can name, by kind; :func:`rheobase.register` adds one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, ParamSpec, get_type_hints
 
@@ -14,10 +14,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, va
 from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value, allows, explained
 from rheobase.core.yaml_text import parse_yaml, read_yaml
+from rheobase.graph import Graph
+from rheobase.graph.sites import Site
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
 from rheobase.methods.neuron_part import NEURON_PARTS, IntegrateFireNeuron, NeuronPart
 from rheobase.network import Protocol
 from rheobase.network.protocol import PROTOCOLS
+from rheobase.neurons import Neuron
 from rheobase.passes import PASSES, CalibrationPass
 from rheobase.signals import Alignment
 
@@ -53,6 +56,8 @@ class Recipe(Value):
         name: name of the method, for tables.
         timesteps: T; None if the levels of the network determine it.
         neuron: the neurons of every site.
+        coding: neurons that turn the image into spikes, which the first layers then read; None: these read the image
+            itself at every step.
         activation: the activation that the analog network was trained with at every site; None for any.
         alignment: how a spike train is adapted where T changes from site to site; None: by its time-mean. Only for
             streaming neurons.
@@ -71,10 +76,16 @@ class Recipe(Value):
     name: str = Field(min_length=1)
     timesteps: Annotated[int, Field(ge=1, strict=True)] | None
     neuron: AnyNeuron = IntegrateFireNeuron()
+    coding: AnyNeuron | None = None
     activation: AnyActivation | None = None
     alignment: Alignment | None = None
     protocol: AnyProtocol | None = None
     calibration: tuple[AnyPass, ...] = ()
+
+    def neurons_at(self, sites: Sequence[Site], graph: Graph) -> list[Neuron]:
+        """The neurons of every site of an analog network, the first of which is the image if it is coded."""
+        parts = [self.neuron if self.coding is None or site.index else self.coding for site in sites]
+        return [part.at(site, graph) for part, site in zip(parts, sites, strict=True)]
 
     def with_timesteps(self, timesteps: int) -> Recipe:
         """The same method for another T: of the recipe and of its neurons.
@@ -93,6 +104,9 @@ class Recipe(Value):
             >>> rb.Pascal().with_timesteps(4) == rb.Pascal(levels=4)
             True
         """
+        if self.coding is not None:
+            coded = self.replace(coding=None).with_timesteps(timesteps)
+            return coded.replace(coding=self.coding.with_timesteps(timesteps, always=True))
         if self.activation is None or self.timesteps is not None:
             return self.replace(timesteps=timesteps, neuron=self.neuron.with_timesteps(timesteps))
         activation = self.activation.with_timesteps(timesteps)

@@ -10,11 +10,23 @@ from rheobase.neurons.parallel import ParallelIF
 from rheobase.neurons.pasc import Pasc
 from rheobase.neurons.probabilistic import Probabilistic
 from rheobase.neurons.response import Alphabet, Response
+from rheobase.neurons.temporal_switch import TemporalSwitch
 from rheobase.neurons.window import WindowNeuron
 
 NEURONS: dict[str, type[Neuron]] = {
     cls.kind: cls
-    for cls in (IntegrateFire, Graded, Signed, MultiThreshold, Burst, ConstantCurrent, Pasc, ParallelIF, Probabilistic)
+    for cls in (
+        IntegrateFire,
+        Graded,
+        Signed,
+        MultiThreshold,
+        Burst,
+        ConstantCurrent,
+        Pasc,
+        ParallelIF,
+        Probabilistic,
+        TemporalSwitch,
+    )
 }
 """Every neuron class by its name in saved networks; :func:`rheobase.register` adds to it."""
 
@@ -34,6 +46,7 @@ __all__ = [
     "Response",
     "Signed",
     "State",
+    "TemporalSwitch",
     "WindowNeuron",
     "set_fusion",
 ]

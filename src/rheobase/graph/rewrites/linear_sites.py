@@ -19,21 +19,26 @@ Sites = Literal["activations", "all"]
 """Where neurons are placed: at activations only, or also at the linear outputs that another weighted layer reads."""
 
 
-def place_sites(graph: Graph, sites: Sites) -> tuple[Graph, list[Note]]:
+def place_sites(graph: Graph, sites: Sites, *, at_image: bool = False) -> tuple[Graph, list[Note]]:
     """The graph with or without sites at linear outputs, whichever it had before, and a note for each change.
+
+    With ``at_image`` the image itself is a site, which all its readers read.
 
     Raises:
         RecipeError: if ``sites`` is another value, or ``"all"`` changes nothing.
     """
     check_choice(sites, Sites, "sites")
     graph = remove_linear_sites(graph)
+    coded: list[Note] = []
+    if at_image:
+        graph, coded = _fire(graph, {graph.nodes[0].name}, "is coded in spikes")
     if sites == "activations":
-        return graph, []
+        return graph, coded
     graph, notes = add_linear_sites(graph)
     if not notes:
         reason = "is 'all', which changes nothing: no weighted layer reads a linear output"
         raise RecipeError(reason, where="sites", remedy='leave it out, or use "activations"')
-    return graph, notes
+    return graph, [*coded, *notes]
 
 
 def add_linear_sites(graph: Graph) -> tuple[Graph, list[Note]]:
@@ -55,6 +60,13 @@ def add_linear_sites(graph: Graph) -> tuple[Graph, list[Note]]:
         fired |= found
     if not fired:
         return graph, []
+    graph, notes = _fire(graph, fired, "is linear and read by a weighted layer: a site with signed spikes")
+    graph, moved = channels_first(graph)
+    return graph, [*notes, *moved]
+
+
+def _fire(graph: Graph, fired: set[str], why: str) -> tuple[Graph, list[Note]]:
+    """The graph with a site of the activation ``identity`` after each of the given nodes."""
     nodes: list[Node] = []
     notes: list[Note] = []
     renamed: dict[str, str] = {}
@@ -65,10 +77,9 @@ def add_linear_sites(graph: Graph) -> tuple[Graph, list[Note]]:
             owner = node.inputs[0] if node.operation == "batch_norm" else node.name
             site, origin = f"{owner}.output", f"output of {node.origin or node.name}"
             nodes.append(Node(site, "site", (node.name,), {"activation": "identity"}, {}, node.shape, origin))
-            notes.append(Note(origin, "is linear and read by a weighted layer: a site with signed spikes"))
+            notes.append(Note(origin, why))
             renamed[node.name] = site
-    graph, moved = channels_first(graph.replace(nodes=nodes))
-    return graph, [*notes, *moved]
+    return graph.replace(nodes=nodes), notes
 
 
 def remove_linear_sites(graph: Graph) -> Graph:
