@@ -339,7 +339,7 @@ def test_training_that_diverges_names_the_parameter() -> None:
     network = copy.deepcopy(quantised(rb.QAC(mean_timesteps=2, parametrisation="n_alpha")))
     with torch.no_grad():
         network.get_parameter(f"{name}.bits").fill_(float("nan"))
-    with pytest.raises(DataError, match="learned t: is NaN"):
+    with pytest.raises(TrainingError, match="bits holds NaN"):
         rb.train(network, digits().train, rb.Training(epochs=1, learning_rate=0.02))
 
 

@@ -479,7 +479,7 @@ def test_a_threshold_that_leaves_its_range_stops_the_run(tmp_path: Path) -> None
 def test_a_threshold_that_begins_out_of_range() -> None:
     model = small()
     model[1].threshold.data.fill_(float("nan"))
-    with pytest.raises(rb.core.errors.TrainingError, match=r"before training: 1\.threshold is nan"):
+    with pytest.raises(rb.core.errors.TrainingError, match=r"1\.threshold holds NaN"):
         rb.train(model, few(), SETTINGS)
 
 

@@ -26,16 +26,20 @@ LABEL_FIELDS = ("label", "labels", "y", "target", "targets")
 _CHECKED_AT_ONCE = 1000
 
 
-def batches(data: Batches, *, where: str, batch_size: int = 100, fields: bool = False) -> Iterator[Batch]:
-    """Iterate over (images, labels or None) in the order given; ``fields``: labels may be a dict of tensors.
+def batches(
+    data: Batches, *, where: str, batch_size: int = 100, fields: bool = False, labels: bool = True
+) -> Iterator[Batch]:
+    """Iterate over (images, labels or None) in the order given, without empty batches.
+
+    ``fields``: labels may be a dict of tensors; not ``labels``: any are ignored.
 
     Raises:
         DataError: if the data is empty, or an item is not a batch.
     """
     whole = tensors(data, where)
     if whole is not None:
-        images, labels = whole
-        parts = repeat(None) if labels is None else labels.split(batch_size)
+        images, given = whole
+        parts = repeat(None) if given is None else given.split(batch_size)
         yield from zip(images.split(batch_size), parts, strict=False)
         return
     if not isinstance(data, Iterable):
@@ -43,9 +47,10 @@ def batches(data: Batches, *, where: str, batch_size: int = 100, fields: bool = 
             f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True
-    for images, labels in alike((as_batch(batch, where, fields) for batch in data), where):
+    parts = (as_batch(batch, where, fields) for batch in data)
+    for images, given in alike(((x, y if labels else None) for x, y in parts if len(x)), where):
         empty = False
-        yield images, labels
+        yield images, given
     if empty:
         raise DataError("is empty", where=where, remedy="give at least one image")
 
@@ -68,9 +73,8 @@ def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:
         raise DataError(f"yields {type(images).__name__} in place of an image tensor", where=where, remedy=remedy)
     if images.is_meta or images.layout != torch.strided:
         raise DataError("has images without dense values", where=where, remedy="give dense tensors")
-    if images.dim() < 2 or not len(images):
-        reason = "is empty" if images.dim() and not len(images) else f"has images of shape {list(images.shape)}"
-        raise DataError(reason, where=where, remedy="give images [B, ...], at least one in each batch")
+    if images.dim() < 2 and images.shape != (0,):
+        raise DataError(f"has images of shape {list(images.shape)}", where=where, remedy="give images [B, ...]")
     if not labels or labels[0] is None:
         return images, None
     if isinstance(labels[0], Mapping):
@@ -146,7 +150,10 @@ def tensors(data: object, where: str, fields: bool = False) -> Batch | None:
     """Images and labels (or None), if the data are one batch and not empty; None for an iterable of batches."""
     if not is_one_batch(data):
         return None
-    return as_batch(data, where, fields)
+    images, labels = as_batch(data, where, fields)
+    if len(images) == 0:
+        raise DataError("is empty", where=where, remedy="give at least one image")
+    return images, labels
 
 
 def count(data: Batches, batch_size: int = 100) -> int | None:

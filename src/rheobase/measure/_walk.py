@@ -76,7 +76,7 @@ def sub_batches(
         RheobaseWarning: after the last image, if they are on another scale than the calibration images.
     """
     values = ValueRange()
-    for batch, _ in track(batches(images, where="images"), title, show=progress, total=count(images)):
+    for batch, _ in track(batches(images, where="images", labels=False), title, show=progress, total=count(images)):
         checked = network.check_images(batch)
         values.add(checked)
         yield from checked.split(network.sub_batch_size(steps))
