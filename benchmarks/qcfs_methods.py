@@ -34,7 +34,7 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "SRP": lambda t: rb.SRP(t, **TRAINED),
     "COS": lambda t: rb.COS(t, **TRAINED),
     "TPP": lambda t: rb.TPP(t, **TRAINED),
-    "QVM": lambda t: rb.QVM(t, levels=None),
+    "QVM": lambda t: rb.QVM(timesteps=t),
 }
 
 

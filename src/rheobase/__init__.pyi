@@ -21,6 +21,7 @@ from .core.errors import RheobaseError as RheobaseError
 from .core.errors import RheobaseWarning as RheobaseWarning
 from .exchange.store import load as load
 from .exchange.store import save as save
+from .exchange.whole_numbers._integers import integers as integers
 from .measure._diagnose import diagnose as diagnose
 from .measure._energy import energy as energy
 from .measure._evaluate import evaluate as evaluate
@@ -98,6 +99,7 @@ __all__ = [
     "for_inference",
     "graph",
     "inspect",
+    "integers",
     "latency",
     "load",
     "measure",

@@ -30,6 +30,7 @@ from rheobase.core.folders import as_path, refuse_foreign
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
+from rheobase.network.integer_network import IntegerNetwork, Units
 from rheobase.network.protocol import PROTOCOLS
 from rheobase.network.spiking_network import Provenance, SpikingNetwork, check_converted
 from rheobase.neurons import NEURONS, Neuron
@@ -144,6 +145,7 @@ class _Document(_Entry):
     timesteps: int = Field(ge=1)
     alignment: Alignment = Alignment()
     protocol: dict[str, Any] | None = None
+    units: Units | None = None  # of a network on whole numbers
     recipe: dict[str, Any]
     provenance: Provenance
     sites: list[dict[str, Any]]  # for readers of the file; load uses the graph
@@ -181,6 +183,7 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "timesteps": network.timesteps,
         "alignment": network.alignment.model_dump(),
         "protocol": None if network.protocol is None else network.protocol.model_dump(mode="json"),
+        "units": network.units.model_dump(mode="json") if isinstance(network, IntegerNetwork) else None,
         "recipe": network.recipe,
         "provenance": asdict(network.provenance),
         "sites": [{"name": s.name, "shape": s.shape, "neurons": s.neurons} for s in network.sites],
@@ -302,13 +305,13 @@ def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: st
 
     with _refusing("does not describe a valid network", where):
         spiking = graph(document.graph)
+        analog = spiking if document.ann == document.graph else graph(document.ann)
+        neurons = [neuron(entry) for entry in document.neurons]
+        parts = spiking, analog, neurons, document.timesteps, document.recipe, document.provenance
+        if document.units is not None:
+            return IntegerNetwork(*parts, units=document.units)
         return SpikingNetwork(
-            spiking,
-            spiking if document.ann == document.graph else graph(document.ann),
-            [neuron(entry) for entry in document.neurons],
-            document.timesteps,
-            document.recipe,
-            document.provenance,
+            *parts,
             document.alignment,
             None if document.protocol is None else PROTOCOLS[document.protocol["kind"]](**document.protocol),
         )

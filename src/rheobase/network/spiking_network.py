@@ -224,8 +224,7 @@ class SpikingNetwork(nn.Module):
             read = {name: values[name] for name in self._read}
             last = max((signal.steps for signal in read.values() if isinstance(signal, TimeSeries)), default=1)
             for t in range(1, last + 1):
-                logits = self._finish({name: _mean_after(signal, t) for name, signal in read.items()})
-                yield t, self.graph.unpack(logits)
+                yield t, self.graph.unpack(self.partial_logits(read, t))
             return
         simulation, early = Simulation(self, overwrite=True), self.begin(images)
         totals: dict[str, Tensor] = {}
@@ -235,7 +234,7 @@ class SpikingNetwork(nn.Module):
             for name in self._read:
                 value = values[name].mean()
                 totals[name] = totals[name] + value if name in totals else value.clone()
-            yield t, self.graph.unpack(self._finish({name: total / t for name, total in totals.items()}))
+            yield t, self.graph.unpack(self.logits_from_sums(totals, t))
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's time-mean output from the time-mean of its current."""
@@ -323,6 +322,14 @@ class SpikingNetwork(nn.Module):
     def mean_logits(self, values: dict[str, Signal]) -> Tensor:
         """Logits [B, ...] after all steps; differentiable."""
         return self._finish({name: values[name].mean() for name in self._read})
+
+    def partial_logits(self, values: Mapping[str, Signal], t: int) -> Tensor:
+        """Logits [B, ...] of the first t steps of the signals that the readout reads."""
+        return self._finish({name: _mean_after(values[name], t) for name in self._read})
+
+    def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
+        """Logits [B, ...] from the sums over t steps of the signals that the readout reads."""
+        return self._finish({name: total / t for name, total in sums.items()})
 
     def _finish(self, means: dict[str, Tensor]) -> Tensor:
         values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}

@@ -3,6 +3,7 @@
 from rheobase.neurons.constant_current import ConstantCurrent
 from rheobase.neurons.fused import set_fusion
 from rheobase.neurons.graded import Burst, Graded, MultiThreshold, Signed
+from rheobase.neurons.integer import IntegerCount, IntegerFire
 from rheobase.neurons.integrate_fire import IntegrateFire
 from rheobase.neurons.membrane import MembraneNeuron
 from rheobase.neurons.neuron import Neuron, State
@@ -26,6 +27,8 @@ NEURONS: dict[str, type[Neuron]] = {
         ParallelIF,
         Probabilistic,
         TemporalSwitch,
+        IntegerFire,
+        IntegerCount,
     )
 }
 """Every neuron class by its name in saved networks; :func:`rheobase.register` adds to it."""
@@ -36,6 +39,8 @@ __all__ = [
     "Burst",
     "ConstantCurrent",
     "Graded",
+    "IntegerCount",
+    "IntegerFire",
     "IntegrateFire",
     "MembraneNeuron",
     "MultiThreshold",

@@ -14,8 +14,9 @@ from rheobase.core.checks import check_choice
 from rheobase.core.errors import StoreError
 from rheobase.core.folders import as_path, whole_file
 from rheobase.exchange.nir.contract import Reset, require_nir, write_contract
-from rheobase.exchange.nir.lower import Lowering, sum_pools
+from rheobase.exchange.nir.lower import Lowering, refused
 from rheobase.graph.rewrites.factors import rescale
+from rheobase.graph.rewrites.sum_pool import sum_pools
 from rheobase.graph.sites import Site
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
@@ -143,7 +144,7 @@ def _refusal(losses: Sequence[Loss]) -> StoreError:
 
 def _lower(network: SpikingNetwork, nir: Any) -> Lowering:
     """Lower the graph: sums for means, θ in the weights after a site, constant currents in the biases before it."""
-    graph, after = sum_pools(network.graph)
+    graph, after = sum_pools(network.graph, refused)
     thresholds, shifts = {}, {}
     for site, neuron in zip(network.sites, cast(Sequence[Neuron], network.neurons), strict=True):
         thresholds[site.name] = torch.as_tensor(neuron.threshold)

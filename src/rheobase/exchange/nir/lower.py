@@ -22,36 +22,13 @@ from torch import Tensor
 from rheobase.core.errors import StoreError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, Value
-from rheobase.graph.operations.windows import MeanPool
+from rheobase.graph.operations import OPERATIONS, NotExpressible, Value
 
 _PARTIAL = "replace the operation before conversion, or save the network as a folder: rb.save(snn, ...)"
 
 
-def sum_pools(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
-    """Replace mean pooling by sum pooling (``divisor_override=1``); return the graph and the missing factors."""
-    nodes, factors = [], {}
-    by_name = {node.name: node for node in graph.nodes}
-    for node in graph.nodes:
-        operation = OPERATIONS.get(node.operation)
-        if not isinstance(operation, MeanPool):
-            nodes.append(node)
-            continue
-        with _refused(node):
-            kernel, stride, padding, divisor = operation.window(NodeContext.of(node, by_name, graph.tensors))
-        attributes = {"kernel_size": kernel, "stride": stride, "padding": padding, "divisor_override": 1}
-        flat = len(node.shape) == 1  # the spatial axes are reduced
-        shape = (node.shape[0], *(1 for _ in kernel)) if flat else node.shape
-        name = f"{node.name}.sum" if flat else node.name
-        nodes.append(Node(name, "avg_pool", node.inputs, attributes, {}, shape, node.origin))
-        if flat:
-            nodes.append(Node(node.name, "reshape", (name,), {"shape": list(node.shape)}, {}, node.shape, node.origin))
-        factors[name] = torch.tensor(1 / divisor, dtype=torch.float64, device=graph.device)
-    return graph.replace(nodes=nodes), factors
-
-
 @contextmanager
-def _refused(node: Node) -> Iterator[None]:
+def refused(node: Node) -> Iterator[None]:
     """Convert :class:`NotExpressible` to a StoreError that names the node."""
     try:
         yield
@@ -64,7 +41,7 @@ class Lowering:
     """NIR nodes and edges of a graph; operations write them by the words of :class:`rheobase.graph.operations.Words`.
 
     Args:
-        graph: graph with sum pooling only (:func:`sum_pools`).
+        graph: graph with sum pooling only (:func:`rheobase.graph.rewrites.sum_pool.sum_pools`).
         thresholds: θ of every site, [] or [C].
         nir: the package.
 
@@ -82,12 +59,12 @@ class Lowering:
         self.values: dict[str, Value] = {}
         self.dtype = next((t.dtype for t in graph.tensors.values() if t.is_floating_point()), torch.float32)
         for node in graph.nodes:
-            with _refused(node):
+            with refused(node):
                 value = self.value(node)
             assert (value.view or value.shape) == node.shape, f"{node.name}: {value} for {node.shape}"
             self.values[node.name] = value
         if view := self.values[graph.output].view:
-            with _refused(graph.nodes[-1]):
+            with refused(graph.nodes[-1]):
                 raise NotExpressible(f"gives the shape {list(view)}")
         output = self._plain(graph.output)
         self.nodes["output"] = self.nir.Output(output_type={"output": np.array(output.shape)})

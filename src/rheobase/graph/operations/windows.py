@@ -80,7 +80,11 @@ class AvgPool(MeanPool, Spatial):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        if len(kernel_size) == 1:  # which has no divisor_override
+        if len(kernel_size) == 1 and divisor_override is not None:  # which avg_pool1d does not have
+            size, step, pad = (1, *kernel_size), (1, *(stride or kernel_size)), (0, *padding)
+            pooled = F.avg_pool2d(x.unsqueeze(2), size, step, pad, ceil_mode, count_include_pad, divisor_override)
+            return pooled.squeeze(2)
+        if len(kernel_size) == 1:
             return F.avg_pool1d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
         pool = getattr(F, f"avg_pool{len(kernel_size)}d")
         return pool(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,6 +46,34 @@ def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None
     dtype = next((t.dtype for t in graph.tensors.values() if t.is_floating_point()), torch.float32)
     changed = {name: t.to(dtype) for name, t in backward.tensors.items() if t is not forward.originals.get(name)}
     return Graph([backward.nodes[name] for name in backward.order], output, {**graph.tensors, **changed})
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A node that takes a factor of a site's input, and the site's channel for each of its own, [C] or [1]."""
+
+    node: str
+    channels: Tensor
+
+
+def leaves(graph: Graph, site: str) -> list[Leaf]:
+    """The nodes into which :func:`rescale` moves a factor before a site, such as the branches of a sum."""
+    backward = _Backward(list(graph.nodes), graph.output, {name: t.double() for name, t in graph.tensors.items()})
+    found: list[Leaf] = []
+    changed = backward.changed
+
+    def record(node: Node, kind: str, value: Tensor) -> Mapping[str, Tensor] | None:
+        parameters = changed(node, kind, value)
+        if parameters is not None:
+            own = value.expand(node.shape[0], *value.shape[1:]) if value.dim() else value.reshape(1)
+            found.append(Leaf(node.name, own.flatten(1)[:, 0].long() - 1 if own.dim() > 1 else own.long() - 1))
+        return parameters
+
+    backward.changed = record  # type: ignore[method-assign]
+    node = backward.nodes[site]
+    numbers = torch.arange(1, node.shape[0] + 1, dtype=torch.float64)
+    backward.push(node.inputs[0], "factor", _of_sample(numbers, node.shape))
+    return found
 
 
 class _Forward:

@@ -1,0 +1,1 @@
+"""Networks on whole numbers, for chips and other engines."""

@@ -1,0 +1,226 @@
+"""Conversion of a spiking network to whole numbers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.data.batches import Batches
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
+from rheobase.exchange.whole_numbers.grids import READOUT, choose_grids, round_weights
+from rheobase.exchange.whole_numbers.learned import fit_weights
+from rheobase.graph.graph import Graph
+from rheobase.graph.sites import Site
+from rheobase.network.folding import FOLDED
+from rheobase.network.integer_network import PIXELS, IntegerNetwork, Units
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
+from rheobase.network.target import Target
+from rheobase.network.target import target as profile
+from rheobase.neurons import MembraneNeuron, Neuron
+from rheobase.neurons.integer import IntegerCount, IntegerFire, IntegerNeuron
+
+Rounding = Literal["nearest", "learned"]
+EXACT = {torch.float32: 2**24, torch.float64: 2**53}
+"""Whole numbers up to these are exact."""
+
+
+def integers(
+    network: SpikingNetwork,
+    target: str | Target = "generic",
+    *,
+    calibration: Batches,
+    rounding: Rounding = "nearest",
+    preprocessing: Any = None,
+    num_calibration_images: int = NUM_CALIBRATION_IMAGES,
+    seed: int = 0,
+) -> IntegerNetwork:
+    r"""Make a network whose weights, biases, thresholds and potentials are whole numbers of a chip's widths.
+
+    The threshold of a channel is the largest whole number for which its weights fit; it is exact, and the weights are
+    rounded to its grid (:func:`rheobase.exchange.whole_numbers.grids.choose_grids`). Mean pooling becomes sum pooling.
+    Images become pixels from 0 to 255. All sums are sums of whole numbers, so the result does not depend on the
+    machine, on the order of additions, or on ``execution``.
+
+    Args:
+        network: a converted network; not modified. Its neurons need a firing rule or a closed form.
+        target: ``"generic"`` (8-bit weights, 24-bit potentials), ``"speck"``, ``"loihi2"``, ``"xylo"``,
+            ``rb.network.generic(weights=4)``, or a :class:`rheobase.network.Target`.
+        calibration: training images, on which potentials beyond their width are counted, weights are fitted, and the
+            range of pixels is measured; without labels.
+        rounding: ``"nearest"``, or ``"learned"``: the errors of the weights of a layer are chosen to cancel on the
+            spikes that it receives (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
+        preprocessing: how pixels became images (a :class:`rheobase.data.Preprocessing`); default: as stored with the
+            network by the command line, or else the range of the calibration images.
+        num_calibration_images, seed: maximum number of images, drawn at random.
+
+    Raises:
+        RecipeError: if a neuron, an operation or a width does not fit the target, naming the site and the channel.
+        DataError: if the images do not fit the network.
+
+    Example:
+        >>> import torch, rheobase as rb
+        >>> from rheobase import zoo
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> snn = rb.convert(zoo.resnet20(), rb.ParallelConversion(timesteps=4), calibration=images)
+        >>> whole = rb.integers(snn, calibration=images)
+        >>> all(bool((tensor % 1 == 0).all()) for tensor in whole.graph.tensors.values())
+        True
+    """
+    check_converted(network)
+    chip = profile(target)
+    check_choice(rounding, Rounding, "rounding")
+    number = check_whole(num_calibration_images, "num_calibration_images")
+    _check_network(network)
+    drawn = sample(calibration, number, seed, where="calibration data").images
+    images = network.check_images(drawn).to(network.graph.device)
+    neurons = [_check_neuron(site, network.neuron(site.name), network, chip) for site in network.sites]
+    pixel, zero, fraction = _pixels(network, images, preprocessing)
+    grids = choose_grids(network, chip, pixel, fraction)
+    thresholds = [grids.thresholds[site.name] for site in network.sites]
+    whole = [_neuron(*pair, network, chip) for pair in zip(neurons, thresholds, strict=True)]
+    unit = 1 / float(grids.thresholds[READOUT])
+    scales: dict[str, Any] = {"pixel": pixel.tolist(), "zero": zero.int().tolist(), "fraction": fraction.tolist()}
+    units = Units(target=chip, logit=unit, **scales)
+    found = _network(network, round_weights(grids), whole, units)
+    if rounding == "learned":
+        found = _network(network, round_weights(grids, fit_weights(found, grids, images)), whole, units)
+    note = f"{FOLDED}: whole numbers for {chip.name}, spikes of amplitude 1"
+    found.provenance.notes += [note, *_counted(found, images)]
+    return found
+
+
+def _check_network(network: SpikingNetwork) -> None:
+    if isinstance(network, IntegerNetwork):
+        raise RecipeError("is already in whole numbers", where="network", remedy="use the network before rb.integers")
+    if network.protocol is not None:
+        name = type(network.protocol).__name__
+        reason = f"runs in the phases of {name}, which have no form in whole numbers"
+        raise RecipeError(reason, where="network", remedy="use a method with one phase, such as rb.Graded or rb.FTBC")
+    steps = {network.steps_of(site.name) for site in network.sites}
+    if len(steps) > 1:
+        reason = f"has sites that run for different numbers of steps ({', '.join(map(str, sorted(steps)))})"
+        raise RecipeError(reason, where="network", remedy="use one T for all sites: their means have no common unit")
+    if len({network.neuron(site.name).streams for site in network.sites}) > 1:
+        reason = "has neurons that stream and neurons that wait"
+        raise RecipeError(reason, where="network", remedy="use one kind of neurons at all sites")
+
+
+def _check_neuron(site: Site, neuron: Neuron, network: SpikingNetwork, chip: Target) -> Neuron:
+    """The neuron, if the target can run it."""
+    kind, alphabet = type(neuron).__name__, neuron.alphabet
+    bias = neuron._buffers.get("bias")
+
+    def refuse(what: str, remedy: str) -> None:
+        raise RecipeError(f"has {kind} neurons {what}", where=site.name, remedy=remedy)
+
+    known = isinstance(neuron, MembraneNeuron) and type(neuron).count is MembraneNeuron.count
+    if not known and (neuron.streams or neuron.response(network.timesteps) is None):
+        refuse("without a response, so that they have no form in whole numbers", "use other neurons, such as rb.Graded")
+    if alphabet.least < 0 and not chip.signed:
+        refuse(f"with the alphabet {alphabet}, but {chip.name} has no negative spikes", "use rb.FTBC or another method")
+    if alphabet.magnitude > chip.spikes:
+        most = f"at most {chip.spikes} spike{'s' if chip.spikes > 1 else ''} a step"
+        refuse(f"with the alphabet {alphabet}, but {chip.name} has {most}", "use a smaller magnitude")
+    if not neuron.streams and not chip.waits:
+        refuse(f"which wait for their whole input; {chip.name} fires at every step", "use a method that streams")
+    if bias is not None and bias.dim() == 2 and not chip.step_biases:
+        refuse(f"with a bias for each step; {chip.name} has one for all", "use a method without, such as rb.RateCoding")
+    return neuron
+
+
+def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Target) -> IntegerNeuron:
+    """The neuron with a whole threshold; V0 and biases are rounded."""
+    amplitude = neuron.amplitude.double().cpu()
+    silent = amplitude.isinf().expand(threshold.shape)
+    factor = torch.where(
+        silent, 0.0, threshold / torch.where(silent, 1.0, amplitude)
+    )  # whole units per unit of activation
+    dtype = network.graph.dtype
+    alphabet = neuron.alphabet.values
+    if isinstance(neuron, MembraneNeuron):
+        bias = None if neuron.bias is None else (neuron.bias.double().cpu() * factor).round().to(dtype)
+        start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent)
+        width = {"bits": chip.state, "overflow": chip.overflow}
+        options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, **width}
+        return IntegerFire(threshold.to(dtype), start.to(dtype), bias, alphabet, **options)
+    response = neuron.response(network.timesteps)
+    assert response is not None
+    start = _in_thresholds(torch.as_tensor(response.offset), threshold, silent) - int(response.strict)
+    limits = network.timesteps, response.lower, response.upper
+    return IntegerCount(threshold.to(dtype), start.to(dtype), *limits, alphabet=alphabet)
+
+
+def _in_thresholds(offset: Tensor, threshold: Tensor, silent: Tensor) -> Tensor:
+    """An offset in units of θ, [], [C] or [C, ...], as whole units; 0 for silent channels."""
+    offset = offset.double().cpu()
+    shape = (-1,) + (1,) * max(0, offset.dim() - 1)
+    return torch.where(silent.reshape(shape), 0.0, (offset * threshold.reshape(shape)).round())
+
+
+def _pixels(network: SpikingNetwork, images: Tensor, preprocessing: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The value of a pixel unit, the pixel that stands for 0, and what is missing to it; [1] or [C], float64."""
+    stored = network.provenance.calibration.get("preprocessing") if preprocessing is None else preprocessing
+    stored = stored if stored is None or isinstance(stored, dict) else stored.model_dump()
+    if stored is not None:
+        scale = float(stored.get("scale") or PIXELS)
+        mean = torch.tensor(stored.get("mean") or [0.0], dtype=torch.float64)
+        mean, std = torch.broadcast_tensors(mean, torch.tensor(stored.get("std") or [1.0], dtype=torch.float64))
+        unit, start = 1 / (scale * std), mean * scale
+    else:
+        low, high = min(0.0, float(images.min())), max(0.0, float(images.max()))
+        if high == low:
+            raise DataError("are all 0", where="calibration images", remedy="give real images")
+        unit = torch.tensor([(high - low) / PIXELS], dtype=torch.float64)
+        start = (-low / unit).round()
+    zero = start.round().clamp(0, PIXELS)
+    return unit, zero, start - zero
+
+
+def _network(network: SpikingNetwork, graph: Graph, neurons: list[IntegerNeuron], units: Units) -> IntegerNetwork:
+    """The network, in the smallest dtype that holds all its sums exactly."""
+    provenance = copy.deepcopy(network.provenance)
+    made = (network.ann, neurons, network.timesteps, network.recipe, provenance)
+    bound = _largest_sum(graph, neurons, network.timesteps)
+    dtype = next((dtype for dtype, most in EXACT.items() if bound < most), None)
+    if dtype is None:
+        reason = f"has sums of up to {bound:.3g}, which float64 does not hold exactly"
+        raise RecipeError(reason, where="network", remedy="use fewer bits for the weights")
+    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in graph.tensors.items()}
+    found = IntegerNetwork(graph.replace(tensors=tensors), *made, units=units)
+    for neuron in found.neurons:
+        neuron.to(dtype)
+    found.execution, found.memory_budget = network.execution, network.memory_budget
+    return found.to(network.graph.device)
+
+
+def _largest_sum(graph: Graph, neurons: list[IntegerNeuron], steps: int) -> float:
+    """An upper bound of every partial sum over all steps: absolute weights on the largest spikes and pixels."""
+    absolute = graph.replace(tensors={name: t.abs() for name, t in graph.tensors.items()})
+    largest = [0.0]
+    most = iter(max(map(abs, one.capacity(steps))) + one.alphabet.magnitude for one in neurons)
+    held = iter(float(one.threshold.max() + one.initial.abs().max()) for one in neurons)
+
+    def emit(node: Any, current: Tensor, overwrite: bool) -> Tensor:
+        largest.append(float(current.max()) * steps + next(held) * (steps + 1))
+        return torch.full_like(current, next(most))
+
+    image = torch.full((1, *graph.input_shape), float(PIXELS * steps), dtype=torch.float64, device=graph.device)
+    output = absolute.on_means(image, emit)
+    return max(*largest, float(output.max()) * steps)
+
+
+def _counted(network: IntegerNetwork, images: Tensor) -> list[str]:
+    """A note on potentials beyond their width on the calibration images."""
+    if not any(isinstance(neuron, IntegerFire) for neuron in network.neurons):
+        return []
+    network.overflows = 0
+    network(images)
+    count, network.overflows = network.overflows, 0
+    where = [s.name for s in network.sites if cast(IntegerFire, network.neuron(s.name)).overflows]
+    places = f" (first at {where[0]})" if where else ""
+    return [f"{count} potentials beyond {network.units.target.state} bits on {len(images)} calibration images{places}"]

@@ -1,0 +1,187 @@
+"""A spiking network on whole numbers: weights, biases, thresholds and potentials of a chip's widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rheobase.core.errors import RecipeError
+from rheobase.core.values import Value
+from rheobase.graph.graph import Graph
+from rheobase.graph.node import Node
+from rheobase.network.checks import check_input
+from rheobase.network.simulation import Monitor
+from rheobase.network.spiking_network import ROWS_IN_FLIGHT, Provenance, SpikingNetwork
+from rheobase.network.target import Target
+from rheobase.neurons import Neuron
+from rheobase.neurons.integer import IntegerCount, IntegerFire, IntegerNeuron, check_whole_numbers
+from rheobase.signals.signal import MeanSpikes, Signal, TimeSeries
+
+PIXELS = 255
+"""The largest pixel."""
+
+
+class Units(Value):
+    """What the whole numbers of a network stand for.
+
+    Args:
+        target: the widths.
+        pixel: the value of one pixel unit, for all channels or for each.
+        zero: the pixel that stands for 0, likewise.
+        fraction: what is missing to it, if no whole pixel stands for 0, likewise.
+        logit: the value of one unit of the logits, summed over the steps.
+    """
+
+    target: Target
+    pixel: tuple[float, ...] = Field(min_length=1)
+    zero: tuple[int, ...] = Field(min_length=1)
+    fraction: tuple[float, ...] = Field(min_length=1)
+    logit: float = Field(gt=0)
+
+
+class IntegerNetwork(SpikingNetwork):
+    """A spiking network whose weights, biases, thresholds, potentials and spikes are whole numbers.
+
+    Made by :func:`rheobase.integers`. Images become pixels from 0 to 255, less the pixel that stands for 0. Every sum
+    is a sum of whole numbers, which the dtype of its tensors holds exactly (below 2^24 in float32, below 2^53 in
+    float64): it is the same in any order, on any machine, step by step and in closed form. The logits are whole numbers
+    too, summed over the steps, and multiplied by their unit at the end.
+
+    Attributes:
+        units: what the whole numbers stand for, and the target whose widths they have.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ann: Graph,
+        neurons: Sequence[Neuron],
+        timesteps: int,
+        recipe: Mapping[str, Any],
+        provenance: Provenance | None = None,
+        *,
+        units: Units,
+    ) -> None:
+        self.units = units
+        for node in graph.nodes:
+            for argument, name in node.parameters.items():
+                check_whole_numbers(graph.tensor(name), f"{node.name}.{argument}")
+        super().__init__(graph, ann, neurons, timesteps, recipe, provenance)
+        for site in self.sites:
+            if not isinstance(self.neuron(site.name), IntegerNeuron):
+                kind = type(self.neuron(site.name)).__name__
+                raise RecipeError(f"has {kind} neurons", where=site.name, remedy="make the network with rb.integers")
+        self._at_zero: dict[str, Tensor] | None = None
+
+    def with_graphs(self, graph: Graph, ann: Graph) -> IntegerNetwork:
+        """The network with other graphs, whose sites are some of its own; neurons and weights are shared."""
+        neurons = [self.neuron(node.name) for node in graph.sites]
+        found = IntegerNetwork(graph, ann, neurons, self.timesteps, self.recipe, self.provenance, units=self.units)
+        found.execution, found.memory_budget = self.execution, self.memory_budget
+        return found
+
+    def plan(self) -> None:
+        """Derive the order of execution from ``graph``."""
+        super().plan()
+        self._at_zero = None
+
+    @property
+    def overflows(self) -> int:
+        """Number of potentials beyond their width, in all runs since they were set to 0."""
+        return sum(neuron.overflows for neuron in self.neurons if isinstance(neuron, IntegerFire))
+
+    @overflows.setter
+    def overflows(self, count: int) -> None:
+        for neuron in self.neurons:
+            if isinstance(neuron, IntegerFire):
+                neuron.overflows = count
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def check_images(self, images: Tensor) -> Tensor:
+        """Check images; pixels (uint8) become the values that they stand for."""
+        if images.dtype == torch.uint8:
+            unit, zero, fraction = self._pixels(images.dim())
+            images = ((images.to(self.graph.device) - zero - fraction) * unit).to(self.ann.dtype)
+        check_input(self.ann, images)
+        return images.to(self.graph.device)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images as whole numbers, -zero to 255 - zero, in the dtype of the weights."""
+        unit, zero, fraction = self._pixels(images.dim())
+        return (images.double() / unit + fraction).round().clamp(-zero, PIXELS - zero).to(self.graph.dtype)
+
+    def _pixels(self, dims: int) -> list[Tensor]:
+        shape = (-1,) + (1,) * (dims - 2)
+        given = self.units.pixel, self.units.zero, self.units.fraction
+        return [torch.tensor(one, dtype=torch.float64, device=self.graph.device).reshape(shape) for one in given]
+
+    def begin(self, images: Tensor) -> dict[str, Signal]:
+        """Signals that the nodes in ``between`` read."""
+        return super().begin(self.pixels(images))
+
+    def logits_after(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
+        """Logits after each T of ``timesteps``, [R, B, ...]."""
+        return torch.stack([self.partial_logits(values, t) for t in timesteps])
+
+    def mean_logits(self, values: dict[str, Signal]) -> Tensor:
+        """Logits [B, ...] after all steps."""
+        return self.partial_logits(values, self.timesteps)
+
+    def partial_logits(self, values: Mapping[str, Signal], t: int) -> Tensor:
+        """Logits [B, ...] of the first t steps."""
+        return self.logits_from_sums({name: _sum(values[name], t) for name in self._read}, t)
+
+    def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
+        """The readout of sums is W Σ + b; the bias of the other steps is added."""
+        total = self._finish(dict(sums)) + (t - 1) * self.at_zero[self.graph.output]
+        return (total.double() * (self.units.logit / t)).to(self.ann.dtype)
+
+    @property
+    def at_zero(self) -> dict[str, Tensor]:
+        """The current of every site and the output for no spikes and an image of zeros: the biases of one step."""
+        if self._at_zero is None:
+            self._at_zero = self._zeros()
+        return self._at_zero
+
+    def _zeros(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def silent(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+            found[node.name] = current.clone()
+            return torch.zeros_like(current)
+
+        nothing = torch.zeros(1, *self.graph.input_shape, dtype=self.graph.dtype, device=self.graph.device)
+        found[self.graph.output] = self.graph.on_means(nothing, silent)
+        return found
+
+    def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
+        """Logits in closed form: every site's spike count from the sum of its current."""
+        biases = self.at_zero
+
+        def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+            site = self.sites[self._index[node.name]]
+            neuron = self.neuron(site.name)
+            assert isinstance(neuron, IntegerCount)
+            count = neuron.count(current + (timesteps - 1) * biases[node.name])
+            if monitor is not None and neuron.alphabet.binary:
+                monitor(site, MeanSpikes(count / timesteps, neuron.amplitude, timesteps))
+            elif monitor is not None:
+                monitor(site, neuron.spread(count, timesteps))
+            return count
+
+        logits = []
+        for batch in images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT)):
+            total = self.graph.on_means(timesteps * self.pixels(batch), emit)
+            total = total + (timesteps - 1) * biases[self.graph.output]
+            logits.append((total.double() * (self.units.logit / timesteps)).to(self.ann.dtype))
+        return torch.cat(logits)
+
+
+def _sum(signal: Signal, t: int) -> Tensor:
+    """The sum over the first t steps, [B, ...]."""
+    return signal.values[:t].sum(0) if isinstance(signal, TimeSeries) else t * signal.values
