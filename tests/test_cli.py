@@ -148,7 +148,7 @@ def test_every_command_says_what_the_list_says(run: Run, name: str) -> None:
     assert inspect.getdoc(function).splitlines()[0] == cli.COMMANDS[name]  # type: ignore[union-attr]
     options = run(name, "--help").out
     assert "--json" in options
-    assert ("--num-calib" in options) == (name in ("convert", "train", "compare"))
+    assert ("--num-calib" in options) == (name in ("convert", "train", "compare", "export"))
     assert ("--grayscale" in options) == (name not in ("export", "demo"))
 
 
@@ -400,6 +400,23 @@ def test_evaluate_with_other_preprocessing_and_steps(run: Run, saved: Path) -> N
     assert "as stored with the network except scale: mean 0.25, scale 255" in other.err
     assert [row["timesteps"] for row in other.document["evaluation"]["rows"]] == [1, 8]
     assert other.document["evaluation"]["data_sha256"] != own["evaluation"]["data_sha256"]
+
+
+def test_export_to_whole_numbers(run: Run, saved: Path, tmp_path: Path) -> None:
+    command = ["export", saved, "--to", "integers", "--out", tmp_path / "whole"]
+    data = ["--data", "data.npz", "--folder", "train"]
+    document = run(*command, *data, "--target", "speck", "--rounding", "learned", "--json").document
+    assert document["units"]["target"]["name"] == "speck"
+    assert run("evaluate", tmp_path / "whole", "--data", "data.npz", "--folder", "test").code == 0
+    again = run(*command, *data)
+    assert again.code == 1
+    assert "already exists" in again.err
+    assert "8-bit weights" in run(*command, *data, "--overwrite").out
+    assert_refused(run(*command), "--data")
+    assert_refused(
+        run(*command, *data, "--reset", "subtract", "--overwrite"), "--reset", "no effect with --to integers"
+    )
+    assert_refused(run(*command, *data, "--target", "abacus", "--overwrite"), "abacus", "speck")
 
 
 def test_evaluate_with_early_exit(run: Run, saved: Path) -> None:

@@ -437,14 +437,26 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = runner(capsys), tmp_path / "net.nir"
     rb.save(grid_snn("MLP"), tmp_path / "net")
-    assert_refused(run("export", tmp_path / "net", out), "resets by subtraction", "--approximate")
+    assert_refused(run(*export), "resets by subtraction", "--approximate")
     assert not out.exists()
-    result = run("export", tmp_path / "net", out, "--approximate", "--reset", "subtract")
+    result = run(*export, "--approximate", "--reset", "subtract")
     assert result.code == 0
     assert "act1: starts from an initial potential" in result.out
     assert torch.equal(rb.exchange.import_nir(out)(grid_images("MLP")), grid_snn("MLP")(grid_images("MLP")))
-    assert_refused(run("export", tmp_path / "net", out, "--approximate"), "already exists")
+    assert_refused(run(*export, "--approximate"), "already exists")
     rb.save(plain_snn("MLP"), tmp_path / "plain")
-    result = run("export", tmp_path / "plain", out, "--reset", "subtract", "--fold-thresholds", "--overwrite", "--json")
+    result = run(
+        "export",
+        tmp_path / "plain",
+        "--to",
+        "nir",
+        "--out",
+        out,
+        "--reset",
+        "subtract",
+        "--fold-thresholds",
+        "--overwrite",
+        "--json",
+    )
     assert result.document["exact"] is True
     assert {float(neuron.threshold) for neuron in rb.exchange.import_nir(out).neurons} == {1.0}

@@ -29,7 +29,7 @@ COMMANDS = {
     "diagnose": "Decompose the error of every site of a saved spiking network into its causes.",
     "cost": "Count latency, operations and energy of a saved spiking network and of its analog network.",
     "compare": "Compare methods on a trained network: every method, T and seed, in one report.",
-    "export": "Write a saved spiking network as a NIR file for other simulators.",
+    "export": "Write a saved spiking network for other simulators and chips.",
     "demo": "Train a small network on handwritten digits, convert it, compare all methods: about a minute.",
 }
 """Command -> first line of its docstring. Module and function have the command's name."""

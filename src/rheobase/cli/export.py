@@ -2,37 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
-from typer import Argument, Option
+from typer import Option
 
 from rheobase.cli import options
-from rheobase.cli.behaviour import Answer, command
+from rheobase.cli.behaviour import Answer, command, show_progress
+from rheobase.core.errors import DataError, RecipeError
+from rheobase.data import readers
+from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.exchange import store
 from rheobase.exchange.nir import export_nir
+from rheobase.exchange.whole_numbers._integers import Rounding, integers
 from rheobase.network.folding import fold_thresholds
+from rheobase.network.spiking_network import SpikingNetwork
+
+To = Literal["nir", "integers"]
+OF = {
+    "nir": ("approximate", "reset", "fold"),
+    "integers": ("target", "rounding", "data", "folder", "num_calibration_images", "seed"),
+}
+"""Options that have an effect for one kind of file only."""
 
 
 @command
 def export(
     network_folder: options.Saved,
-    out: Annotated[Path, Argument(metavar="OUT.nir", help="NIR file to write.")],
+    to: Annotated[To, Option(help="nir: a file for other simulators; integers: a folder on whole numbers.")],
+    out: Annotated[Path, Option(help="File or folder to write.")],
     approximate: Annotated[
-        bool, Option("--approximate", help="Also write what only Rheobase restores exactly.")
+        bool, Option("--approximate", help="nir: also write what only Rheobase restores exactly.")
     ] = False,
     reset: Annotated[
-        Literal["value", "subtract"], Option(help="Reset of IF nodes in the simulator that reads the file.")
-    ] = "value",
-    fold: Annotated[bool, Option("--fold-thresholds", help="Fold the thresholds into the weights first.")] = False,
+        Literal["value", "subtract"] | None,
+        Option(help="nir: reset of IF nodes in the simulator that reads the file (default: value)."),
+    ] = None,
+    fold: Annotated[bool, Option("--fold-thresholds", help="nir: fold the thresholds into the weights first.")] = False,
+    target: Annotated[str | None, Option(help="integers: the chip: generic (default), speck, loihi2 or xylo.")] = None,
+    rounding: Annotated[Rounding | None, Option(help="integers: of the weights (default: nearest).")] = None,
+    data: Annotated[
+        str | None, Option(help=f"integers: calibration images, never test images: {options.SPEC}.")
+    ] = None,
+    folder: Annotated[str | None, Option(help="integers: part of --data to read, such as train.")] = None,
+    num_calibration_images: Annotated[
+        int | None, Option(min=1, help=f"integers: maximum number of images (default: {NUM_CALIBRATION_IMAGES}).")
+    ] = None,
+    seed: Annotated[int | None, Option(help="integers: seed of the calibration images (default: 0).")] = None,
     overwrite: options.Overwrite = False,
 ) -> Answer:
-    """Write a saved spiking network as a NIR file for other simulators."""
+    """Write a saved spiking network for other simulators and chips."""
+    given = {
+        "approximate": approximate or None,
+        "reset": reset,
+        "fold": fold or None,
+        "target": target,
+        "rounding": rounding,
+        "data": data,
+        "folder": folder,
+        "num_calibration_images": num_calibration_images,
+        "seed": seed,
+    }
+    named = {name: value for name, value in given.items() if value is not None}
+    for name in named:
+        if name not in OF[to]:
+            option = "--fold-thresholds" if name == "fold" else f"--{name.replace('_', '-')}"
+            raise RecipeError(f"has no effect with --to {to}", where=option, remedy="leave it out")
     network = store.load(network_folder)
-    if fold:
-        network = fold_thresholds(network)
-    written = export_nir(network, out, approximate, reset=reset, overwrite=overwrite)
+    write: dict[str, Callable[..., Answer]] = {"nir": _nir, "integers": _integers}
+    return write[to](network, out, overwrite, **named)
+
+
+def _nir(
+    network: SpikingNetwork,
+    out: Path,
+    overwrite: bool,
+    approximate: bool = False,
+    reset: Literal["value", "subtract"] = "value",
+    fold: bool = False,
+) -> Answer:
+    written = export_nir(
+        fold_thresholds(network) if fold else network, out, approximate, reset=reset, overwrite=overwrite
+    )
 
     def show(console: Console) -> None:
         for loss in written.losses:
@@ -48,3 +101,30 @@ def export(
         "sites": written.sites,
     }
     return Answer(document, show)
+
+
+def _integers(
+    network: SpikingNetwork, out: Path, overwrite: bool, data: str | None = None, folder: str | None = None, **how: Any
+) -> Answer:
+    if data is None:
+        raise DataError(
+            "are missing, on which potentials beyond their width are counted",
+            where="calibration images",
+            remedy="give --data with training images",
+        )
+    images = options.Source(data, folder, None).seen_by(network)
+    read = readers.read_all(
+        images.read(seed=how.get("seed", 0), limit=how.get("num_calibration_images")), progress=show_progress()
+    )
+    whole = integers(network, how.pop("target", "generic"), calibration=read, **how)
+    path = store.save(whole, out, overwrite=overwrite)
+    bits = whole.units.target
+
+    def show(console: Console) -> None:
+        widths = f"{bits.weights}-bit weights, {bits.biases}-bit biases, {bits.state}-bit potentials"
+        console.print(f"Whole numbers for {bits.name}: {widths}.", soft_wrap=True)
+        for note in whole.provenance.notes[-1:]:
+            console.print(f"{note}.", soft_wrap=True)
+        console.print(f"Saved in {path}.", soft_wrap=True)
+
+    return Answer({"path": str(path), "units": whole.units, "notes": whole.provenance.notes}, show)
