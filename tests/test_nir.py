@@ -437,6 +437,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = runner(capsys), tmp_path / "net.nir"
     rb.save(grid_snn("MLP"), tmp_path / "net")
+    export = ("export", tmp_path / "net", "--to", "nir", "--out", out)
     assert_refused(run(*export), "resets by subtraction", "--approximate")
     assert not out.exists()
     result = run(*export, "--approximate", "--reset", "subtract")

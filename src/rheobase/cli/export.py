@@ -19,6 +19,7 @@ from rheobase.exchange.nir import export_nir
 from rheobase.exchange.whole_numbers._integers import Rounding, integers
 from rheobase.network.folding import fold_thresholds
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.network.target import target as profile
 
 To = Literal["nir", "integers"]
 OF = {
@@ -106,6 +107,7 @@ def _nir(
 def _integers(
     network: SpikingNetwork, out: Path, overwrite: bool, data: str | None = None, folder: str | None = None, **how: Any
 ) -> Answer:
+    chip = profile(how.pop("target", "generic"))
     if data is None:
         raise DataError(
             "are missing, on which potentials beyond their width are counted",
@@ -116,7 +118,7 @@ def _integers(
     read = readers.read_all(
         images.read(seed=how.get("seed", 0), limit=how.get("num_calibration_images")), progress=show_progress()
     )
-    whole = integers(network, how.pop("target", "generic"), calibration=read, **how)
+    whole = integers(network, chip, calibration=read, **how)
     path = store.save(whole, out, overwrite=overwrite)
     bits = whole.units.target
 
