@@ -31,6 +31,13 @@ from rheobase.comparison.results_file import read
 WITHOUT_TRAINING = ("max", "percentile", "OPI", "RTS", "uncalibrated", "LP", "AP", "FTBC")
 METHODS: dict[str, rb.Recipe] = {
     **{name: post_training.METHODS[name](1) for name in WITHOUT_TRAINING},  # rb.compare sets T
+    "SNM": rb.SNM(),
+    "SNM, floor": rb.SNM(firing="floor"),
+    "Burst": rb.Burst(),
+    "AdaFire": rb.AdaFire(),
+    "MultiThreshold": rb.MultiThreshold(),
+    "Graded": rb.Graded(magnitude=1),
+    "Graded, −2..2": rb.Graded(magnitude=2),
     "ParallelConversion": rb.ParallelConversion(),
     "DAParallel": rb.DAParallel(),
     "QVM": rb.QVM(),
@@ -63,7 +70,7 @@ def main() -> None:
         parser.error("say in which folder")
     model, calibration, test = setting(arguments.case, arguments.images)
     pixels = CIFAR if arguments.case == "resnet20" else IMAGENET
-    methods = {name: METHODS[name] for name in arguments.methods.split(",")}
+    methods = {name: METHODS[name] for name in arguments.methods.split(";" if ";" in arguments.methods else ",")}
     batch_size = BATCH_SIZE[arguments.case]
     training = rb.Training(
         epochs=3,
