@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from rheobase.core.torchvision import repair_torchvision
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
 LABELS = [i % 10 for i in range(len(PIXELS))]
@@ -76,7 +78,9 @@ class Table:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the packages importable that are not installed, for one test."""
+    """Put the stand-ins in the place of the packages for one test, also of installed ones, which would download."""
+    repair_torchvision()
+    importlib.import_module("torchmetrics")  # it imports modules of an installed torchvision that the stand-in lacks
     torchvision, transforms, sets, datasets = map(ModuleType, ("torchvision", "transforms", "sets", "datasets"))
     torchvision.transforms, torchvision.datasets = transforms, sets  # type: ignore[attr-defined]
     transforms.ToTensor, transforms.Normalize, transforms.Compose = ToTensor, Normalize, Compose  # type: ignore[attr-defined]
@@ -84,5 +88,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.load_dataset = lambda name, split: Table()  # type: ignore[attr-defined]
     for module in (torchvision, datasets):
         module.__spec__ = ModuleSpec(module.__name__, None)  # else find_spec fails in other packages
-        if importlib.util.find_spec(module.__name__) is None:
-            monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(sys.modules, module.__name__, module)

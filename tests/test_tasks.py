@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,17 @@ def test_measures_are_those_of_scikit_learn(batch: int) -> None:
     assert measured("segmentation", maps[:, :1], classes)["accuracy"] == pytest.approx(
         float(((maps[:, 0] > 0) == classes).double().mean())
     )
+
+
+def test_a_torchvision_without_its_compiled_operators_is_importable(tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *_: None)\n"
+    )
+    code = "from rheobase.core.torchvision import repair_torchvision as repair; repair(); repair(); import torchvision"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_torchmetrics_is_loaded_when_something_is_measured() -> None:

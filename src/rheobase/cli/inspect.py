@@ -15,8 +15,7 @@ from rheobase.cli.behaviour import Answer, command
 from rheobase.cli.output import network_document, show_notes, span_of_thresholds
 from rheobase.core.errors import DataError
 from rheobase.core.results import Column, Table
-from rheobase.data.batches import batches
-from rheobase.exchange import store
+from rheobase.exchange import onnx, store
 from rheobase.graph.sites import Site
 from rheobase.measure._inspect import inspect as inspect_network
 from rheobase.measure._inspect import site_columns
@@ -48,12 +47,16 @@ def inspect(
     if saved:
         network = store.load(model)
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
-    example = _example(input_shape, data, reading)
-    found = inspect_network(weights.load(model), example, output=output, sites=placement.sites)
+    example = _example(model, input_shape, data, reading)
+    trained = weights.load(model, lambda: example)
+    found = inspect_network(trained, example, output=output, sites=placement.sites)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 
-def _example(input_shape: str | None, data: str | None, reading: options.Reading) -> Tensor:
+def _example(model: str, input_shape: str | None, data: str | None, reading: options.Reading) -> Tensor:
+    """Inputs of the given shape, or of the shape that an ONNX file states."""
+    if input_shape is None and data is None and onnx.is_onnx(model) and (stated := onnx.input_shape(model)):
+        return _random(stated)
     if (input_shape is None) == (data is None):
         raise DataError(
             "is missing" if data is None else "cannot be combined with --data",
@@ -61,10 +64,14 @@ def _example(input_shape: str | None, data: str | None, reading: options.Reading
             remedy="give either --input-shape, such as 3,32,32, or --data",
         )
     if data is not None:
-        return next(batches(reading.of(data).read(), where=data))[0][:4]
+        return reading.of(data).example()
     shape = options.numbers(input_shape or "", int, "--input-shape")
     if min(shape) < 1:
         raise DataError(f"is {input_shape!r}", where="--input-shape", remedy="give sizes of 1 or more")
+    return _random(shape)
+
+
+def _random(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
 
 

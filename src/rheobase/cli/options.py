@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typer import Argument, Option
 
@@ -21,8 +21,9 @@ from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
 from rheobase.core.yaml_text import parse_yaml
 from rheobase.data import readers
+from rheobase.data.batches import batches
 from rheobase.data.readers import Preprocessing
-from rheobase.exchange import checkpoints, store
+from rheobase.exchange import checkpoints, onnx, store
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.measure._energy import GradedSpikes as Counting
@@ -34,7 +35,9 @@ from rheobase.tasks import TaskName
 SPEC = "a folder, .tar, .npz, .npy, IDX folder, or module:function"
 Execution = Literal["auto", "counts", "steps"]
 
-Model = Annotated[str, Argument(help="module:function that returns the network, or folder of a saved network.")]
+Model = Annotated[
+    str, Argument(help="module:function that returns the network, an .onnx file, or folder of a saved network.")
+]
 Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
 CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
 TestData = Annotated[str, Option("--data", help=f"Images to measure on: {SPEC}.")]
@@ -78,9 +81,15 @@ class Weights:
         """Return the arguments of the function by name."""
         return key_values(self.model_option, "--model-option", "num_classes=10")
 
-    def load(self, model: str) -> nn.Module:
-        """Build the network and load its weights."""
-        return checkpoints.load(model, self.checkpoint, self.options())
+    def load(self, model: str, example: Callable[[], Tensor]) -> nn.Module:
+        """Build the network and load its weights, or read it from an ONNX file for inputs like ``example()``."""
+        if not onnx.is_onnx(model):
+            return checkpoints.load(model, self.checkpoint, self.options())
+        if self.given():
+            raise ModelError(
+                f"has no effect on {model}, which contains its weights", where=self.given()[0], remedy="leave it out"
+            )
+        return onnx.import_onnx(model, example())
 
     def given(self) -> list[str]:
         """Return the options that are given."""
@@ -106,6 +115,10 @@ class Source:
         if self.is_function:
             seed = limit = None
         return readers.load(self.data, folder=self.folder, preprocessing=self.preprocessing, seed=seed, limit=limit)
+
+    def example(self) -> Tensor:
+        """Return the first few images."""
+        return next(batches(self.read(), where=self.data))[0][:4]
 
     def described(self) -> dict[str, Any] | None:
         """Return the preprocessing to store with a network; None if a function preprocesses."""
@@ -266,13 +279,13 @@ class Running:
 
 
 def is_folder(model: str) -> bool:
-    """True for a folder, False for ``module:function``; refuse anything else."""
+    """True for a folder, False for ``module:function`` and ONNX files; refuse anything else."""
     exists = user_path(model).is_dir()
-    if not exists and not user_code.names_function(model):
+    if not exists and not user_code.names_function(model) and not onnx.is_onnx(model):
         raise ModelError(
-            "is neither an existing folder nor module:function",
+            "is neither an existing folder, module:function nor an .onnx file",
             where=model,
-            remedy="give a folder that `rheobase convert` wrote, or write my_module:my_function",
+            remedy="give a folder that `rheobase convert` wrote or an .onnx file, or write my_module:my_function",
         )
     return exists
 
@@ -280,7 +293,7 @@ def is_folder(model: str) -> bool:
 def read_model(model: str, weights: Weights, images: Source) -> tuple[nn.Module, Source]:
     """Return the network to convert and its images, by default with the preprocessing that is stored with it."""
     if not is_folder(model):
-        return weights.load(model), images
+        return weights.load(model, images.example), images
     if weights.given():
         raise ModelError(f"has no effect on {model}, a saved network", where=weights.given()[0], remedy="leave it out")
     network = store.load(model)

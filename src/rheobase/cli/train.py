@@ -18,9 +18,10 @@ from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.cli.settings import DEFAULTS, read_training
 from rheobase.core.errors import RecipeError, TrainingError
-from rheobase.core.folders import refuse_foreign, write_whole
+from rheobase.core.folders import refuse_foreign, user_path, write_whole
 from rheobase.core.results import Column, Table
 from rheobase.data import readers
+from rheobase.exchange.onnx import is_onnx
 from rheobase.graph.trace.capture import capture, device_of
 from rheobase.methods import Recipe
 from rheobase.methods._convert import convert as convert_network
@@ -94,7 +95,7 @@ class Hardware:
 
 @command
 def train(
-    model: Annotated[str, Argument(help="module:function that returns the network.")],
+    model: Annotated[str, Argument(help="module:function that returns the network, or an .onnx file.")],
     data: options.CalibrationData,
     out: Annotated[Path, Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
     reading: options.Reading,
@@ -126,10 +127,10 @@ def train(
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
     check_output(out / NETWORK, overwrite=True)
 
-    original = weights.load(model)
+    original = weights.load(model, images.example)
     loader, test_images = images.read(seed), None if test is None else test.read()
     quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, **asdict(conversion))
-    file = weights.checkpoint
+    file = user_path(model) if is_onnx(model) else weights.checkpoint
     inputs = {
         "model": model,
         "checkpoint": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),

@@ -1,4 +1,4 @@
-"""Saved networks, checkpoints and NIR files."""
+"""Saved networks, checkpoints, NIR and ONNX files."""
 
 import lazy_loader
 

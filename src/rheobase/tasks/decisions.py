@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rheobase.core.torchvision import repair_torchvision
 from rheobase.tasks.task import IGNORED, Measure, Scores, Task, refuse, refuse_shape
 
 _ZERO_OR_ONE = "is {}, but must be 0 or 1"
@@ -113,6 +114,7 @@ class Binary(Decisions):
 
 class _BinaryScores(Scores):
     def __init__(self, task: Binary) -> None:
+        repair_torchvision()
         from torchmetrics.classification import BinaryF1Score  # takes a second, and only measuring needs it
 
         super().__init__(task)
@@ -162,6 +164,7 @@ class MultiLabel(Decisions):
 
 class _MultiLabelScores(Scores):
     def __init__(self, task: MultiLabel, count: int) -> None:
+        repair_torchvision()
         from torchmetrics.classification import BinaryF1Score, MultilabelAveragePrecision
 
         super().__init__(task)
@@ -249,6 +252,7 @@ class Segmentation(Decisions):
 
 class _SegmentationScores(Scores):
     def __init__(self, task: Segmentation, count: int) -> None:
+        repair_torchvision()
         from torchmetrics.classification import MulticlassJaccardIndex
 
         super().__init__(task)

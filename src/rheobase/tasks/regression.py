@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rheobase.core.errors import DataError
+from rheobase.core.torchvision import repair_torchvision
 from rheobase.tasks.task import Measure, Scores, Task, is_finite, refuse, refuse_shape, same_shapes
 
 
@@ -64,6 +65,7 @@ class Regression(Task):
 
 class _RegressionScores(Scores):
     def __init__(self, task: Regression) -> None:
+        repair_torchvision()
         from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
         super().__init__(task)
