@@ -31,7 +31,7 @@ class TemporalSwitch(Neuron):
         >>> neuron = TemporalSwitch(torch.tensor(1.0), timesteps=4)
         >>> neuron.spike_train(Constant(torch.tensor([[0.5, -0.75]])), 4).values[:, 0].T
         tensor([[ 1.,  1.,  0.,  0.],
-                [-1., -1., -1.,  0.]])
+                [-1., -1., -1., -0.]])
     """
 
     kind = "temporal_switch"
