@@ -5,6 +5,7 @@ Reset by subtraction, dt = 1, the same input at every step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -16,12 +17,20 @@ from torch import Tensor
 
 def run(graph: Any, images: Tensor, timesteps: int) -> tuple[dict[str, Tensor], Tensor]:
     """(spikes of every IF node over all steps, time-mean of the output)."""
+    trains, total = simulate(graph, images, timesteps, torch.ge)
+    return {name: train.sum(0) for name, train in trains.items()}, total / timesteps
+
+
+def simulate(
+    graph: Any, images: Tensor, timesteps: int, fires: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(spikes of every IF node at every step [T, B, ...], sum of the output); ``fires``: torch.ge or torch.gt."""
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         before[target].append(source)
     order = list(TopologicalSorter(before).static_order())
     potentials: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
+    trains: dict[str, list[Tensor]] = {}
     total = torch.zeros(())
     for _ in range(timesteps):
         values: dict[str, Tensor] = {}
@@ -33,15 +42,15 @@ def run(graph: Any, images: Tensor, timesteps: int) -> tuple[dict[str, Tensor], 
                 assert (node.r == 1).all()
                 theta = torch.from_numpy(np.array(node.v_threshold)).double()
                 u = potentials.get(name, torch.zeros_like(x)) + x
-                spikes = (u >= theta).double()
+                spikes = fires(u, theta).double()
                 potentials[name] = torch.where(spikes > 0, u - theta, u)
-                counts[name] = counts.get(name, torch.zeros_like(x)) + spikes
+                trains.setdefault(name, []).append(spikes)
                 values[name] = spikes
             else:
                 values[name] = _affine(kind, node, x)
             if kind == "Output":
                 total = total + values[name]
-    return counts, total / timesteps
+    return {name: torch.stack(train) for name, train in trains.items()}, total
 
 
 def _affine(kind: str, node: Any, x: Any) -> Tensor:

@@ -419,6 +419,25 @@ def test_export_to_whole_numbers(run: Run, saved: Path, tmp_path: Path) -> None:
     assert_refused(run(*command, *data, "--target", "abacus", "--overwrite"), "abacus", "speck")
 
 
+def test_export_with_golden_vectors(run: Run, saved: Path, tmp_path: Path) -> None:
+    command = ["export", saved, "--to", "integers", "--out", tmp_path / "whole", "--data", "data.npz"]
+    command += ["--folder", "train"]
+    refused = run(*command, "--golden", 10**6)
+    assert refused.code == 1
+    assert "images, 1000000 golden vectors were requested. Remedy: " in refused.err
+    assert not (tmp_path / "whole").exists()
+    document = run(*command, "--golden", 3, "--json").document
+    golden = rb.exchange.read_golden_vectors(document["golden"])
+    assert golden.pixels.shape[0] == 3
+    golden.check(*rb.load(tmp_path / "whole").record(golden.images))  # type: ignore[operator]
+    done = run(*command, "--golden", 2, "--fires-when", "exceeded", "--overwrite")
+    assert "for 2 images" in done.out
+    again = rb.exchange.read_golden_vectors(document["golden"])
+    assert again.pixels.shape[0] == 2
+    assert run(*command, "--overwrite").code == 0  # without them: those of another network would be left
+    assert not Path(document["golden"]).exists()
+
+
 def test_evaluate_with_early_exit(run: Run, saved: Path) -> None:
     options = ["--data", "data.npz", "--folder", "test", "--early-exit", "--validation-folder", "train"]
     found = run("evaluate", saved, *options, "--json").document["evaluation"]["early_exit"]

@@ -189,6 +189,16 @@ WITHOUT = dict.fromkeys(("PreActResNet", "DenseNet", "MobileNetV2", "SplitPermut
 """Networks with weights on linear outputs or sums."""
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_threshold_that_must_be_exceeded_is_a_potential_of_one_less(name: str) -> None:
+    reached, exceeded = whole(name), whole(name, fires_when="exceeded")
+    assert "exceeded" in str(exceeded.provenance.notes)
+    assert all(torch.equal(a, b) for a, b in zip(*(n.graph.tensors.values() for n in (reached, exceeded)), strict=True))
+    for first, second in zip(reached.neurons, exceeded.neurons, strict=True):
+        assert torch.equal(second.threshold, first.threshold)
+        assert torch.equal(second.initial, first.initial - 1)
+
+
 def test_learned_rounding_is_nearer_than_the_nearest() -> None:
     snn = rb.convert(mlp(), rb.ParallelConversion(timesteps=64), calibration=images())
     errors = {}
@@ -302,6 +312,7 @@ def test_branches_meet_on_the_finest_grid() -> None:
         (lambda: whole("IF", target=3), "target: is 3"),
         (lambda: generic(weights=1), "weights"),
         (lambda: whole("IF", rounding="up"), "rounding"),
+        (lambda: whole("IF", fires_when="often"), "fires_when: is 'often'"),
         (
             lambda: rb.integers(rb.convert(mlp(), rb.TPP(timesteps=4), calibration=images()), calibration=images()),
             "without a response",

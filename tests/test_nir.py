@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import networks
@@ -21,6 +23,7 @@ from conftest import grid_images, grid_snn, spike_counts
 from rheobase.core.errors import StoreError
 from rheobase.methods import METHODS, Recipe
 from rheobase.neurons import IntegrateFire
+from rheobase.neurons.integer import IntegerFire
 
 nir = pytest.importorskip("nir")
 
@@ -186,6 +189,212 @@ def test_the_same_weights_twice(tmp_path: Path) -> None:
     snn = rb.convert(Twice(), rb.RateCoding(timesteps=4, initial_potential=0), calibration=images).double()
     written = rb.exchange.export_nir(snn, tmp_path / "net.nir", reset="subtract")
     holds_every_spike(tmp_path / "net.nir", written, snn, images.double())
+
+
+# -- whole numbers ---------------------------------------------------------------------------------------------
+
+FIRES: dict[Any, Any] = {"reached": torch.ge, "exceeded": torch.gt}
+WHOLE_RECIPES = {"RateCoding": rb.RateCoding(timesteps=5, initial_potential=0), "RTS": rb.RTS(timesteps=5)}
+
+
+@cache
+def whole(recipe: str, fires_when: Any, name: str = "MLP", **options: Any) -> rb.network.IntegerNetwork:
+    images = grid_images(name)
+    options = {"target": "generic", **options}
+    snn = rb.convert(networks.build(name), WHOLE_RECIPES[recipe], calibration=images)
+    return rb.integers(snn, calibration=images, fires_when=fires_when, **options)
+
+
+def in_pythons_integers(graph: Any, pixels: list[int], steps: int, exceeded: bool) -> tuple[dict[str, Any], list[int]]:
+    """A chain of Flatten, Affine and IF nodes, with reset by subtraction: spikes [T][neuron], and the summed output."""
+
+    def integers(array: Any) -> Any:
+        assert np.all(array == np.round(array))
+        return np.asarray(array).astype(np.int64).tolist()  # of Python's integers, which neither round nor overflow
+
+    after = dict(graph.edges)
+    chain = ["input"]
+    while chain[-1] != "output":
+        chain.append(after[chain[-1]])
+    potentials: dict[str, list[int]] = {}
+    spikes: dict[str, Any] = {}
+    total: list[int] = []
+    for _ in range(steps):
+        x = pixels
+        for name in chain[1:-1]:
+            node = graph.nodes[name]
+            if isinstance(node, nir.Flatten):  # pixels are given flat
+                continue
+            if isinstance(node, nir.Affine):
+                rows = zip(integers(node.weight), integers(node.bias), strict=True)
+                x = [sum(w * value for w, value in zip(row, x, strict=True)) + bias for row, bias in rows]
+                continue
+            assert isinstance(node, nir.IF)
+            theta = integers(node.v_threshold)
+            v = [a + b for a, b in zip(potentials.get(name, [0] * len(x)), x, strict=True)]
+            x = [int(a > b if exceeded else a >= b) for a, b in zip(v, theta, strict=True)]
+            potentials[name] = [a - b * z for a, b, z in zip(v, theta, x, strict=True)]
+            spikes.setdefault(name, []).append(x)
+        total = [a + b for a, b in zip(total or [0] * len(x), x, strict=True)]
+    return spikes, total
+
+
+@pytest.mark.parametrize("fires_when", FIRES)
+@pytest.mark.parametrize("recipe", WHOLE_RECIPES)
+def test_whole_numbers_against_pythons_integers(recipe: str, fires_when: Any, tmp_path: Path) -> None:
+    network, images = whole(recipe, fires_when), grid_images("MLP")
+    written = rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", fires_when=fires_when)
+    assert written.exact
+    graph = nir.read(tmp_path / "net.nir")
+    weights = [node.weight for node in graph.nodes.values() if isinstance(node, nir.Affine)]
+    assert all(np.all(weight == np.round(weight)) and 0 < np.abs(weight).max() <= 127 for weight in weights)
+    spikes, logits = network.record(images)
+    assert sum(int(train.sum()) for train in spikes.values()) > 100
+    mean = network(images)
+    for i, pixels in enumerate(network.pixels(images).flatten(1).long().tolist()):
+        found, total = in_pythons_integers(graph, pixels, network.timesteps, fires_when == "exceeded")
+        for site, train in spikes.items():
+            assert train[:, i].tolist() == found[written.sites[site]]
+        assert logits[i].tolist() == total
+        unit = network.units.logit / network.timesteps
+        assert torch.equal(mean[i], (torch.tensor(total).double() * unit).float())
+
+
+def test_when_a_neuron_fires_matters(tmp_path: Path) -> None:
+    """Whole potentials reach θ: read by a simulator of the other kind, the spikes differ."""
+    network, images = whole("RateCoding", "reached", target=rb.network.generic(weights=5)), grid_images("MLP")
+    rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", fires_when="reached")
+    graph, spikes = nir.read(tmp_path / "net.nir"), list(network.record(images)[0].values())
+    pixels = network.pixels(images)
+    right, wrong = (nir_reference.simulate(graph, pixels, 5, FIRES[name])[0] for name in FIRES)
+    assert all(torch.equal(a, b.double()) for a, b in zip(right.values(), spikes, strict=True))
+    assert not all(torch.equal(a, b.double()) for a, b in zip(wrong.values(), spikes, strict=True))
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=12), st.integers(1, 9), st.sampled_from(list(FIRES)))
+def test_a_neuron_started_at_minus_one_fires_when_its_threshold_is_exceeded(
+    currents: list[int], theta: int, fires_when: str
+) -> None:
+    """By NIR's IF in Python's integers, from 0, with reset by subtraction."""
+    start = -1.0 if fires_when == "exceeded" else 0.0
+    neuron = IntegerFire(torch.tensor([float(theta)]), torch.tensor([start]))
+    train = torch.tensor(currents).float().reshape(-1, 1, 1)
+    spikes = neuron.run(train, neuron.init((1, 1), train))[0].flatten().tolist()
+    v, expected = 0, []
+    for current in currents:
+        v += current
+        expected.append(int(v > theta if fires_when == "exceeded" else v >= theta))
+        v -= theta * expected[-1]
+    assert spikes == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fires_when", FIRES)
+@pytest.mark.parametrize("recipe", WHOLE_RECIPES)
+@pytest.mark.parametrize("name", ["VGG", "OptionAResNet", "ReusedReluResNet", "Inception", "Conv1dNet"])
+def test_whole_numbers_by_nirs_definition(name: str, recipe: str, fires_when: Any, tmp_path: Path) -> None:
+    """Every neuron, every step; and back, bit for bit."""
+    network, images = whole(recipe, fires_when, name), grid_images(name, 4)
+    written = rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", fires_when=fires_when)
+    spikes, logits = network.record(images)
+    graph = nir.read(tmp_path / "net.nir")
+    found, total = nir_reference.simulate(graph, network.pixels(images), network.timesteps, FIRES[fires_when])
+    for site, train in spikes.items():
+        assert torch.equal(found[written.sites[site]], train.double()), site
+    assert torch.equal(total, logits.double())
+    holds_the_same(rb.exchange.import_nir(tmp_path / "net.nir"), network, images)
+
+
+def holds_the_same(again: rb.SpikingNetwork, network: rb.network.IntegerNetwork, images: Tensor) -> None:
+    """All numbers, bit for bit."""
+    assert isinstance(again, rb.network.IntegerNetwork)
+    assert again.units == network.units
+    assert (again.recipe, again.timesteps, again.provenance) == (network.recipe, network.timesteps, network.provenance)
+    assert again.graph.tensors.keys() == network.graph.tensors.keys()
+    for name, tensor in network.graph.tensors.items():
+        assert again.graph.tensors[name].dtype == tensor.dtype
+        assert torch.equal(again.graph.tensors[name], tensor), name
+    for ours, theirs in zip(network.neurons, again.neurons, strict=True):
+        assert ours.config() == theirs.config()
+        buffers = dict(theirs.named_buffers())
+        assert all(torch.equal(buffers[name], value) for name, value in ours.named_buffers())
+    assert torch.equal(again(images), network(images))
+
+
+def test_units_are_in_the_metadata(tmp_path: Path) -> None:
+    network = whole("RTS", "exceeded", target="speck")
+    rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract")  # by default, θ must be exceeded
+    document = json.loads(nir.read(tmp_path / "net.nir").metadata["rheobase"])
+    assert rb.network.Units.model_validate(document["network"]["units"]) == network.units
+    assert (document["reset"], document["fires_when"]) == ("subtract", "exceeded")
+    assert "pixel" in document["input"]
+    holds_the_same(rb.exchange.import_nir(tmp_path / "net.nir"), network, grid_images("MLP"))
+
+
+def converted_whole(recipe: Any, **options: Any) -> rb.network.IntegerNetwork:
+    images = grid_images("MLP")
+    return rb.integers(rb.convert(networks.build("MLP"), recipe, calibration=images), calibration=images, **options)
+
+
+def altered(what: str) -> rb.network.IntegerNetwork:
+    network = copy.deepcopy(whole("RateCoding", "exceeded"))
+    if what == "threshold":
+        network.neurons[0].threshold[0] += 0.5
+    else:
+        name = next(node.parameters["weight"] for node in network.graph.nodes if "weight" in node.parameters)
+        network.graph.put(name, network.graph.tensor(name) * 0.7)
+    return network
+
+
+NOT_WHOLE: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "V0": (lambda: converted_whole(rb.RateCoding(timesteps=4)), {}, r"act1: starts from an initial .*before rb\.int"),
+    "a bias for each step": (
+        lambda: converted_whole(rb.FTBC(timesteps=3, batch_size=8, iterations=1, updates=1)),
+        {},
+        "act1: .*has a bias for each step",
+    ),
+    "signed": (
+        lambda: converted_whole(rb.Graded(timesteps=2, magnitude=1, iterations=0)),
+        {},
+        r"act1: emits the counts \{-1, 0, 1\} in a step",
+    ),
+    "graded": (
+        lambda: converted_whole(rb.MultiThreshold(timesteps=2, magnitude=4)),
+        {},
+        "act1: emits the counts .* NIR's IF only 0 or 1",
+    ),
+    "waiting": (
+        lambda: converted_whole(rb.ParallelConversion(timesteps=4)),
+        {},
+        "act1: has IntegerCount neurons, which wait",
+    ),
+    "another simulator": (
+        lambda: whole("RTS", "reached"),
+        {},
+        r'act1: .*when θ is reached.*pass fires_when="reached".*rb\.integers\(\.\.\., fires_when="exceeded"\)',
+    ),
+    "the other simulator": (
+        lambda: whole("RTS", "exceeded"),
+        {"fires_when": "reached"},
+        'act1: .*when θ is exceeded.*pass fires_when="exceeded"',
+    ),
+    "reset": (lambda: whole("RTS", "exceeded"), {"reset": "value"}, "act1: resets by subtraction"),
+    "approximate": (lambda: whole("RTS", "exceeded"), {"approximate": True}, "approximate .*has no effect"),
+    "no whole numbers": (lambda: plain_snn("MLP"), {"fires_when": "reached"}, "fires_when .*has no effect"),
+    "unknown": (lambda: whole("RTS", "exceeded"), {"fires_when": "often"}, "fires_when: is 'often'"),
+    "altered weights": (lambda: altered("weight"), {}, r"weight: holds .*, which is not whole"),
+    "altered threshold": (lambda: altered("threshold"), {}, r"v_threshold: holds .*, which is not whole"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_WHOLE)
+def test_refused_whole_numbers(case: str, tmp_path: Path) -> None:
+    make, options, words = NOT_WHOLE[case]
+    with pytest.raises(StoreError, match=words) as caught:
+        rb.exchange.export_nir(make(), tmp_path / "net.nir", **{"reset": "subtract", **options})
+    assert caught.value.remedy
+    assert "--approximate" not in str(caught.value.remedy)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- files by others -------------------------------------------------------------------------------------------
@@ -432,6 +641,19 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 # -- command line ----------------------------------------------------------------------------------------------
+
+
+def test_command_for_whole_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = runner(capsys), tmp_path / "net.nir"
+    network = whole("RTS", "reached")
+    rb.save(network, tmp_path / "whole")
+    export = ("export", tmp_path / "whole", "--to", "nir", "--out", out, "--reset", "subtract")
+    assert_refused(run(*export), "when θ is reached", "--fires-when reached")
+    assert_refused(run(*export, "--fires-when", "reached", "--fold-thresholds"), "cannot be folded into weights")
+    assert_refused(run(*export, "--approximate"), "--approximate", "no effect")
+    done = run(*export, "--fires-when", "reached", "--json")
+    assert (done.document["exact"], done.document["fires_when"]) == (True, "reached")
+    holds_the_same(rb.exchange.import_nir(out), network, grid_images("MLP"))
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

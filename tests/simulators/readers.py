@@ -1,7 +1,8 @@
 """How to run a NIR file of Rheobase in sinabs and snnTorch: what has to be set after their importers, and why.
 
-Both give the spikes of every IF node summed over time [B, ...], and the output's mean over time. Weights are float32,
-as their importers make them; the arithmetic is in float64, so that the order of sums tips no spike.
+Both give the spikes of every IF node at every step [T, B, ...], and the output's mean over time. Weights are float32,
+as their importers make them. The arithmetic is that of the images: float64 for networks in activation units, so that
+the order of sums tips no spike; float32 for whole numbers, whose sums it holds exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import nir
 import torch
 from torch import Tensor, nn
 
-Counts = dict[str, Tensor]
+Trains = dict[str, Tensor]
 
 
 def execution_order(graph: Any) -> dict[str, int]:
@@ -44,19 +45,19 @@ def load_sinabs(path: Path, images: int) -> nn.Module:
     return model
 
 
-def run_sinabs(path: Path, images: Tensor, timesteps: int) -> tuple[Counts, Tensor]:
+def run_sinabs(path: Path, images: Tensor, timesteps: int) -> tuple[Trains, Tensor]:
     """All steps of an image are rows of one batch, image by image."""
-    model = load_sinabs(path, len(images)).double()
-    counts: Counts = {}
+    model = load_sinabs(path, len(images)).to(images.dtype)
+    trains: Trains = {}
 
-    def count(name: str, _layer: nn.Module, _inputs: Any, spikes: Tensor) -> Tensor:
-        counts[name] = spikes.unflatten(0, (len(images), timesteps)).sum(1)
-        return spikes.double()  # sinabs makes them float32
+    def keep(name: str, _layer: nn.Module, _inputs: Any, spikes: Tensor) -> Tensor:
+        trains[name] = spikes.unflatten(0, (len(images), timesteps)).transpose(0, 1)
+        return spikes.to(images.dtype)  # sinabs makes them float32
 
     for name in neurons(path):
-        model.get_submodule(name).register_forward_hook(partial(count, name))
-    output, _ = model(images.double().repeat_interleave(timesteps, 0))
-    return counts, output.unflatten(0, (len(images), timesteps)).mean(1)
+        model.get_submodule(name).register_forward_hook(partial(keep, name))
+    output, _ = model(images.repeat_interleave(timesteps, 0))
+    return trains, output.unflatten(0, (len(images), timesteps)).mean(1)
 
 
 def load_snntorch(path: Path) -> nn.Module:
@@ -75,25 +76,27 @@ def load_snntorch(path: Path) -> nn.Module:
     return model
 
 
-def run_snntorch(path: Path, images: Tensor, timesteps: int) -> tuple[Counts, Tensor]:
+def run_snntorch(path: Path, images: Tensor, timesteps: int) -> tuple[Trains, Tensor]:
     """One step after the other; the layers keep their potentials."""
-    model = load_snntorch(path).double()
-    counts: Counts = {}
+    model = load_snntorch(path).to(images.dtype)
+    trains: dict[str, list[Tensor]] = {}
 
-    def count(name: str, _layer: nn.Module, _inputs: Any, spikes: Tensor) -> Tensor:
-        counts[name] = counts.get(name, torch.zeros(())) + spikes
-        return spikes.double()  # snnTorch makes them float32
+    def keep(name: str, _layer: nn.Module, _inputs: Any, spikes: Tensor) -> Tensor:
+        trains.setdefault(name, []).append(spikes)
+        return spikes.to(images.dtype)  # snnTorch makes them float32
 
     for name in neurons(path):
-        model.get_submodule(name).register_forward_hook(partial(count, name))
+        model.get_submodule(name).register_forward_hook(partial(keep, name))
     state, total = None, torch.zeros(())
     for _ in range(timesteps):
-        output, state = model(images.double(), state)
+        output, state = model(images, state)
         total = total + output
-    return counts, total / timesteps
+    return {name: torch.stack(train) for name, train in trains.items()}, total / timesteps
 
 
 RUN = {"sinabs": run_sinabs, "snntorch": run_snntorch}
+FIRES_WHEN: dict[str, Any] = {"sinabs": "reached", "snntorch": "exceeded"}
+"""Of the threshold; matters for whole numbers."""
 
 
 def neurons(path: Path) -> list[str]:
@@ -136,9 +139,9 @@ def compare(network: Any, path: Path, images: Tensor, simulator: str) -> Compari
         monitor=lambda site, signal: ours.setdefault(site.name, []).append((signal.values != 0).sum(0)),
     )[0]
     with torch.no_grad():
-        counts, output = RUN[simulator](path, images, network.timesteps)
+        trains, output = RUN[simulator](path, images.double(), network.timesteps)
     network.float()
-    pairs = [(torch.cat(parts), counts[written.sites[site]]) for site, parts in ours.items()]
+    pairs = [(torch.cat(parts), trains[written.sites[site]].sum(0)) for site, parts in ours.items()]
     return Comparison(
         counts=sum(here.numel() for here, _ in pairs),
         different=sum(int((here != there).sum()) for here, there in pairs),

@@ -1,4 +1,6 @@
-"""The same spike counts in two other simulators, neuron by neuron, on 100 real images.
+"""The same spikes in two other simulators, neuron by neuron, on 100 real images.
+
+Networks in activation units are compared by the counts of every neuron, networks on whole numbers at every step.
 
 Run with the extra ``simulators`` and sinabs installed: ``pytest -m simulators tests/simulators`` (see ``.ci/run``).
 """
@@ -86,6 +88,31 @@ def test_every_neuron_spikes_as_often(simulator: str, network: str, recipe: str,
     assert found.least > IMAGES
     assert found.different == 0
     assert found.logits < 1e-6
+
+
+@pytest.mark.parametrize("recipe", ["RateCoding", "RTS"])
+@pytest.mark.parametrize("network", ["residual", "plain"])
+@pytest.mark.parametrize("simulator", readers.RUN)
+def test_whole_numbers_spike_equally_at_every_step(simulator: str, network: str, recipe: str, tmp_path: Path) -> None:
+    """Every neuron, every step, in float32: whole sums are exact in any order."""
+    snn = rb.convert(trained(network), RECIPES[recipe], calibration=data().train)
+    fires_when = readers.FIRES_WHEN[simulator]
+    chip = rb.network.generic(scale="layer")  # snnTorch reads one threshold a layer
+    whole = rb.integers(snn, chip, calibration=data().train, fires_when=fires_when)
+    images, labels = (part[:IMAGES] for part in data().test)
+    assert float((whole(images).argmax(1) == labels).float().mean()) > 0.5
+    assert whole.graph.dtype == torch.float32  # its sums are below 2^24
+    written = rb.exchange.export_nir(whole, tmp_path / "net.nir", reset="subtract", fires_when=fires_when)
+    spikes, logits = whole.record(images)
+    assert whole.overflows == 0
+    with torch.no_grad():
+        found, output = readers.RUN[simulator](tmp_path / "net.nir", whole.pixels(images), TIMESTEPS)
+    assert sum(emitted.numel() for emitted in spikes.values()) > IMAGES * TIMESTEPS * 500
+    for site, emitted in spikes.items():
+        assert int(emitted.sum()) > IMAGES
+        assert torch.equal(found[written.sites[site]], emitted.float()), site
+    assert torch.equal((output * TIMESTEPS).round().long(), logits)
+    assert torch.equal(output.argmax(1), whole(images).argmax(1))
 
 
 def written(path: Path) -> tuple[rb.SpikingNetwork, torch.Tensor]:

@@ -6,27 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from rich.console import Console
+from torch import Tensor
 from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.data import readers
+from rheobase.data.batches import Batches, batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.exchange import store
+from rheobase.exchange.golden import write_golden_vectors
 from rheobase.exchange.nir import export_nir
 from rheobase.exchange.whole_numbers._integers import Rounding, integers
 from rheobase.network.folding import fold_thresholds
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.network.target import target as profile
+from rheobase.neurons.integer import FiresWhen
 
 To = Literal["nir", "integers"]
 OF = {
-    "nir": ("approximate", "reset", "fold"),
-    "integers": ("target", "rounding", "data", "folder", "num_calibration_images", "seed"),
+    "nir": ("approximate", "reset", "fold", "fires_when"),
+    "integers": ("target", "rounding", "fires_when", "data", "folder", "num_calibration_images", "seed", "golden"),
 }
-"""Options that have an effect for one kind of file only."""
+"""Options that have an effect for a kind of file."""
 
 
 @command
@@ -42,6 +47,13 @@ def export(
         Option(help="nir: reset of IF nodes in the simulator that reads the file (default: value)."),
     ] = None,
     fold: Annotated[bool, Option("--fold-thresholds", help="nir: fold the thresholds into the weights first.")] = False,
+    fires_when: Annotated[
+        FiresWhen | None,
+        Option(
+            help="When the neurons of the chip or simulator fire: v >= θ (reached; default for integers) or v > θ "
+            "(exceeded; default for nir, and only of effect there for networks on whole numbers)."
+        ),
+    ] = None,
     target: Annotated[str | None, Option(help="integers: the chip: generic (default), speck, loihi2 or xylo.")] = None,
     rounding: Annotated[Rounding | None, Option(help="integers: of the weights (default: nearest).")] = None,
     data: Annotated[
@@ -52,6 +64,10 @@ def export(
         int | None, Option(min=1, help=f"integers: maximum number of images (default: {NUM_CALIBRATION_IMAGES}).")
     ] = None,
     seed: Annotated[int | None, Option(help="integers: seed of the calibration images (default: 0).")] = None,
+    golden: Annotated[
+        int | None,
+        Option(min=1, help=f"integers: also write {store.GOLDEN_FILE}: the spikes of every site for the first images."),
+    ] = None,
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write a saved spiking network for other simulators and chips."""
@@ -59,12 +75,14 @@ def export(
         "approximate": approximate or None,
         "reset": reset,
         "fold": fold or None,
+        "fires_when": fires_when,
         "target": target,
         "rounding": rounding,
         "data": data,
         "folder": folder,
         "num_calibration_images": num_calibration_images,
         "seed": seed,
+        "golden": golden,
     }
     named = {name: value for name, value in given.items() if value is not None}
     for name in named:
@@ -83,10 +101,10 @@ def _nir(
     approximate: bool = False,
     reset: Literal["value", "subtract"] = "value",
     fold: bool = False,
+    fires_when: FiresWhen | None = None,
 ) -> Answer:
-    written = export_nir(
-        fold_thresholds(network) if fold else network, out, approximate, reset=reset, overwrite=overwrite
-    )
+    folded = fold_thresholds(network) if fold else network
+    written = export_nir(folded, out, approximate, reset=reset, fires_when=fires_when, overwrite=overwrite)
 
     def show(console: Console) -> None:
         for loss in written.losses:
@@ -98,6 +116,7 @@ def _nir(
         "path": str(written.path),
         "exact": written.exact,
         "reset": written.reset,
+        "fires_when": written.fires_when,
         "losses": [str(loss) for loss in written.losses],
         "sites": written.sites,
     }
@@ -105,7 +124,13 @@ def _nir(
 
 
 def _integers(
-    network: SpikingNetwork, out: Path, overwrite: bool, data: str | None = None, folder: str | None = None, **how: Any
+    network: SpikingNetwork,
+    out: Path,
+    overwrite: bool,
+    data: str | None = None,
+    folder: str | None = None,
+    golden: int | None = None,
+    **how: Any,
 ) -> Answer:
     chip = profile(how.pop("target", "generic"))
     if data is None:
@@ -118,8 +143,10 @@ def _integers(
     read = readers.read_all(
         images.read(seed=how.get("seed", 0), limit=how.get("num_calibration_images")), progress=show_progress()
     )
+    checked = None if golden is None else _first(read, golden)
     whole = integers(network, chip, calibration=read, **how)
     path = store.save(whole, out, overwrite=overwrite)
+    vectors = None if checked is None else write_golden_vectors(whole, checked, path / store.GOLDEN_FILE)
     bits = whole.units.target
 
     def show(console: Console) -> None:
@@ -127,6 +154,20 @@ def _integers(
         console.print(f"Whole numbers for {bits.name}: {widths}.", soft_wrap=True)
         for note in whole.provenance.notes[-1:]:
             console.print(f"{note}.", soft_wrap=True)
+        if vectors is not None:
+            console.print(f"Spikes of every site for {golden} images in {vectors}.", soft_wrap=True)
         console.print(f"Saved in {path}.", soft_wrap=True)
 
-    return Answer({"path": str(path), "units": whole.units, "notes": whole.provenance.notes}, show)
+    document = {"path": str(path), "units": whole.units, "notes": whole.provenance.notes}
+    return Answer({**document, "golden": None if vectors is None else str(vectors)}, show)
+
+
+def _first(data: Batches, count: int) -> Tensor:
+    """The first images."""
+    found: list[Tensor] = []
+    for images, _ in batches(data, where="--data", labels=False):
+        found.append(images[: count - sum(map(len, found))])
+        if sum(map(len, found)) == count:
+            return torch.cat(found)
+    reason = f"has {sum(map(len, found))} images, {count} golden vectors were requested"
+    raise DataError(reason, where="--data", remedy="give more images, or a smaller --golden")

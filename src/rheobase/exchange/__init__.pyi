@@ -1,6 +1,9 @@
 from . import checkpoints as checkpoints
 from . import nir as nir
 from . import onnx as onnx
+from .golden import GoldenVectors as GoldenVectors
+from .golden import read_golden_vectors as read_golden_vectors
+from .golden import write_golden_vectors as write_golden_vectors
 from .nir import NIRExport as NIRExport
 from .nir import export_nir as export_nir
 from .nir import import_nir as import_nir
@@ -10,6 +13,7 @@ from .store import save as save
 from .whole_numbers._integers import integers as integers
 
 __all__ = [
+    "GoldenVectors",
     "NIRExport",
     "checkpoints",
     "export_nir",
@@ -19,5 +23,7 @@ __all__ = [
     "load",
     "nir",
     "onnx",
+    "read_golden_vectors",
     "save",
+    "write_golden_vectors",
 ]

@@ -40,6 +40,8 @@ FORMAT = "rheobase-network"
 VERSION = 2
 STRUCTURE_FILE = "network.json"
 TENSORS_FILE = "tensors.safetensors"
+GOLDEN_FILE = "golden.safetensors"
+"""Golden vectors in the folder of a network on whole numbers; replaced together with the network."""
 
 _Scalar = bool | int | float | str | None
 _AGAIN = "copy the original folder again, or save the network again"
@@ -75,7 +77,7 @@ def save(network: SpikingNetwork, folder: str | Path, *, overwrite: bool = False
             if not overwrite:
                 remedy = "choose another folder, or pass overwrite=True"
                 raise StoreError("already exists", where=str(folder), remedy=remedy)
-            ours = (STRUCTURE_FILE, TENSORS_FILE) if (target / STRUCTURE_FILE).exists() else ()
+            ours = (STRUCTURE_FILE, TENSORS_FILE, GOLDEN_FILE) if (target / STRUCTURE_FILE).exists() else ()
             refuse_foreign(target, ours, "a saved network", hidden=True)
         _put(target, {TENSORS_FILE: blob, STRUCTURE_FILE: text})
     except OSError as cause:

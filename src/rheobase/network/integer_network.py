@@ -12,9 +12,11 @@ from torch import Tensor
 from rheobase.core.errors import RecipeError
 from rheobase.core.values import Value
 from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
+from rheobase.graph.sites import Site
 from rheobase.network.checks import check_input
-from rheobase.network.simulation import Monitor
+from rheobase.network.simulation import Monitor, Simulation
 from rheobase.network.spiking_network import ROWS_IN_FLIGHT, Provenance, SpikingNetwork
 from rheobase.network.target import Target
 from rheobase.neurons import Neuron
@@ -137,9 +139,37 @@ class IntegerNetwork(SpikingNetwork):
         return self.logits_from_sums({name: _sum(values[name], t) for name in self._read}, t)
 
     def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
+        """Logits [B, ...] from the sums over t steps of the signals that the readout reads."""
+        return (self._summed(sums, t).double() * (self.units.logit / t)).to(self.ann.dtype)
+
+    def _summed(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """The readout of sums is W Σ + b; the bias of the other steps is added."""
-        total = self._finish(dict(sums)) + (t - 1) * self.at_zero[self.graph.output]
-        return (total.double() * (self.units.logit / t)).to(self.ann.dtype)
+        return self._finish(dict(sums)) + (t - 1) * self.at_zero[self.graph.output]
+
+    @torch.no_grad()
+    def record(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Simulate, and return all whole numbers: the spikes of every site, and the logits summed over the steps.
+
+        Args:
+            images: [B, ...], the input at every step.
+
+        Returns:
+            Spikes by the name of the site, [T, B, C, ...], int8 (int16 for larger alphabets), and the logits in units
+            of ``units.logit / T``, [B, ...], int64.
+        """
+        trains: dict[str, list[Tensor]] = {site.name: [] for site in self.sites}
+        logits = []
+
+        def keep(site: Site, spikes: Signal) -> None:
+            small = self.neuron(site.name).alphabet.magnitude < 2**7
+            trains[site.name].append(spikes.values.to(torch.int8 if small else torch.int16).cpu())
+
+        for batch in self.check_images(images).split(self.sub_batch_size(self.timesteps)):
+            values = self.begin(batch)
+            run(self.graph, self.between, values, Simulation(self, keep).advance(self.timesteps))
+            sums = {name: _sum(values[name], self.timesteps) for name in self._read}
+            logits.append(self._summed(sums, self.timesteps).long().cpu())
+        return {name: torch.cat(parts, 1) for name, parts in trains.items()}, torch.cat(logits)
 
     @property
     def at_zero(self) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from rheobase.signals.signal import Signal, SpikeTrain, TimeSeries, along_channe
 
 Overflow = Literal["saturate", "wrap"]
 """What a potential does beyond its width: stay at the limit, or continue at the other end."""
+FiresWhen = Literal["reached", "exceeded"]
+"""When a neuron fires: at v >= θ, or at v > θ. On whole numbers the second is the first with V0 less 1."""
 
 
 class IntegerNeuron(Neuron):

@@ -19,12 +19,22 @@ from torch import Tensor
 from rheobase.core.errors import StoreError
 from rheobase.exchange.nir.lower import Lowering
 from rheobase.exchange.store import check_version, describe, digest, rebuild
+from rheobase.network.integer_network import IntegerNetwork
 from rheobase.network.spiking_network import SpikingNetwork
 
 VERSION = 2
 """Of the metadata; version 1 had another hash."""
 Reset = Literal["value", "subtract"]
 """Reset of IF nodes in a file's simulator: to a value, as NIR defines it, or by subtraction of θ."""
+
+
+ACTIVATIONS = {"input": "the same image at every step, dt = 1", "output": "mean over time"}
+WHOLE = {
+    "input": "the same pixels at every step, dt = 1: round(image / pixel + fraction) from -zero to 255 - zero, "
+    "with pixel, fraction and zero of network.units, for each channel",
+    "output": "sum over time; times network.units.logit and divided by T: the logits",
+}
+"""How to read a file, in the units of activations and in whole numbers."""
 
 
 def require_nir() -> Any:
@@ -42,9 +52,9 @@ def require_nir() -> Any:
 
 
 def write_contract(
-    network: SpikingNetwork, lowering: Lowering, reset: str, losses: Sequence[Any], where: str
+    network: SpikingNetwork, lowering: Lowering, declared: Mapping[str, str], losses: Sequence[Any], where: str
 ) -> dict[str, Any]:
-    """Return the metadata of the file."""
+    """Return the metadata of the file; ``declared``: what the file assumes of IF nodes in its simulator."""
     content, tensors = describe(network, where)
     weights = {
         _bits(getattr(node, argument)): [name, argument]
@@ -63,9 +73,8 @@ def write_contract(
         "version": VERSION,
         "network": content,
         "tensors": places,
-        "input": "the same image at every step, dt = 1",
-        "output": "mean over time",
-        "reset": reset,
+        **(WHOLE if isinstance(network, IntegerNetwork) else ACTIVATIONS),
+        **declared,
         "losses": [str(loss) for loss in losses],
     }
     document["sha256"] = _digest(document, tensors)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,34 +15,28 @@ from rheobase.core.checks import check_choice
 from rheobase.core.errors import StoreError
 from rheobase.core.folders import as_path, whole_file
 from rheobase.exchange.nir.contract import Reset, require_nir, write_contract
+from rheobase.exchange.nir.losses import Loss, losses, refusal, whole_losses
 from rheobase.exchange.nir.lower import Lowering, refused
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.graph.rewrites.sum_pool import sum_pools
-from rheobase.graph.sites import Site
+from rheobase.network.integer_network import IntegerNetwork
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons import Neuron
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A property of a site that NIR cannot express, as a clause, and how to avoid it."""
-
-    site: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.site}: {self.what}"
+from rheobase.neurons.integer import FiresWhen, IntegerNeuron
 
 
 @dataclass(frozen=True)
 class NIRExport:
-    """Result of an export: the file, ``losses`` that NIR cannot express, and ``sites``, site -> name of its IF node."""
+    """Result of an export: the file, ``losses`` that NIR cannot express, and ``sites``, site -> name of its IF node.
+
+    ``fires_when`` is None unless the network is on whole numbers.
+    """
 
     path: Path
     reset: Reset
     losses: tuple[Loss, ...]
     sites: dict[str, str]
+    fires_when: FiresWhen | None = None
 
     @property
     def exact(self) -> bool:
@@ -55,6 +50,7 @@ def export_nir(
     approximate: bool = False,
     *,
     reset: Reset = "value",
+    fires_when: FiresWhen | None = None,
     overwrite: bool = False,
 ) -> NIRExport:
     r"""Write a network as a NIR graph (HDF5).
@@ -68,6 +64,11 @@ def export_nir(
     weights after (spikes have amplitude 1). The simulator must present the same image at every step; the logits are the
     time-mean of the output.
 
+    The file of a network of :func:`rheobase.integers` holds its whole numbers: weights, biases and thresholds. The
+    simulator reads pixels, and the time-mean of its output times ``units.logit`` gives the logits; the metadata hold
+    the units. Spikes are equal at every neuron and step, in any order of additions, as long as no potential leaves the
+    width of the target (:attr:`rheobase.network.IntegerNetwork.overflows`), because NIR has no such width.
+
     Args:
         network: a converted network; apply :func:`rheobase.network.fold_thresholds` first for simulators with a single
             threshold.
@@ -76,11 +77,14 @@ def export_nir(
             between steps as a constant current of the same sum over T steps; any other neuron as IF).
             :func:`rheobase.exchange.import_nir` restores the exact network.
         reset: reset of IF nodes in the simulators that will read the file.
+        fires_when: for whole numbers only: when IF nodes fire in the simulators that will read the file; default:
+            θ is ``"exceeded"``, as NIR defines it. Make the network by ``rb.integers`` with the same ``fires_when``.
         overwrite: replace an existing file.
 
     Raises:
-        StoreError: if NIR cannot express a site (without ``approximate``); if NIR has no node for an operation; if the
-            file exists or cannot be written; or if the package ``nir`` is missing.
+        StoreError: if NIR cannot express a site (without ``approximate``); if NIR has no node for an operation; if
+            ``approximate`` or ``fires_when`` does not apply to the network; if the file exists or cannot be written;
+            or if the package ``nir`` is missing.
 
     Example:
         >>> rb.exchange.export_nir(rb.network.fold_thresholds(snn), "net.nir", reset="subtract").exact  # doctest: +SKIP
@@ -91,55 +95,39 @@ def export_nir(
     check_choice(reset, Reset, "reset", error=StoreError)
     if not isinstance(approximate, bool):
         raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
+    whole = isinstance(network, IntegerNetwork)
+    if fires_when is not None:
+        check_choice(fires_when, FiresWhen, "fires_when", error=StoreError)
+    if fires_when is not None and not whole:
+        reason = "has no effect on a network that is not on whole numbers"
+        raise StoreError(reason, where="fires_when (--fires-when)", remedy="leave it out, or use rb.integers first")
+    if approximate and whole:
+        reason = "has no effect on a network on whole numbers, which NIR expresses exactly or not at all"
+        raise StoreError(reason, where="approximate (--approximate)", remedy="leave it out")
     path = as_path(path)
     if path.exists() and not overwrite:
         raise StoreError("already exists", where=str(path), remedy="choose another name, or pass overwrite=True")
-    losses = tuple(loss for site in network.sites for loss in _losses(network, site, reset))
-    if losses and not approximate:
-        raise _refusal(losses)
+    declared: dict[str, str] = {"reset": reset}
+    if isinstance(network, IntegerNetwork):
+        fires_when = fires_when or "exceeded"
+        declared["fires_when"] = fires_when
+        found = tuple(loss for site in network.sites for loss in whole_losses(network, site, reset, fires_when))
+    else:
+        found = tuple(loss for site in network.sites for loss in losses(network, site, reset))
+    if found and not approximate:
+        raise refusal(found, approximate=not whole)
     lowering = _lower(network, nir)
-    metadata = write_contract(network, lowering, reset, losses, str(path))
+    if whole:
+        _check_whole(lowering)
+    metadata = write_contract(network, lowering, declared, found, str(path))
     for site in network.sites:
-        lowering.nodes[lowering.names[site.name]].metadata = {"site": site.name, "reset": reset}
+        lowering.nodes[lowering.names[site.name]].metadata = {"site": site.name, **declared}
     graph = nir.NIRGraph(nodes=lowering.nodes, edges=lowering.edges, metadata=metadata)
     with whole_file(path) as draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         nir.write(draft, graph)
-    return NIRExport(path, reset, losses, {site.name: lowering.names[site.name] for site in network.sites})
-
-
-def _losses(network: SpikingNetwork, site: Site, reset: Reset) -> Iterator[Loss]:
-    """Properties of a site that NIR cannot express."""
-    neuron, steps = network.neuron(site.name), network.steps_of(site.name)
-    if neuron.kind != "integrate_fire":
-        what = f"has {type(neuron).__name__} neurons, for which NIR has no node"
-        yield Loss(site.name, what, "convert with integrate-and-fire neurons, such as rb.RateCoding")
-        if site.lower < 0:
-            what = "is a linear output with negative spikes, which NIR's IF does not emit"
-            yield Loss(site.name, what, 'convert with sites="activations"')
-        return
-    if reset == "value":
-        what = "resets by subtraction, NIR's IF to a value"
-        others = "simulators that reset IF by subtraction, such as sinabs and snnTorch"
-        yield Loss(site.name, what, f'pass reset="subtract" (--reset subtract) for {others}')
-    if bool((torch.as_tensor(neuron.v0) != 0).any()):
-        without = "convert with initial_potential=0, or with RTS, which spreads the same charge over the steps"
-        yield Loss(site.name, "starts from an initial potential, which NIR's IF does not have", without)
-    bias = neuron._buffers.get("bias")
-    if bias is not None and bias.dim() == 2 and bool((bias != bias[0]).any()):
-        constant = "use a method whose bias is constant, such as rb.RTS or rb.SNNCalibration"
-        yield Loss(site.name, "has a bias for each step, NIR one for all", constant)
-    if steps != network.timesteps:
-        own = f"runs for {steps} steps, other sites for {network.timesteps}"
-        yield Loss(site.name, own, "use the same T at every site")
-
-
-def _refusal(losses: Sequence[Loss]) -> StoreError:
-    first, others = losses[0], len({loss.site for loss in losses}) - 1
-    reason = "; ".join(loss.what for loss in losses if loss.site == first.site)
-    reason += f" (and {others} more site{'s' if others > 1 else ''})" if others else ""
-    remedy = f"{first.remedy}; or pass approximate=True (--approximate): only rb.exchange.import_nir is then exact"
-    return StoreError(reason, where=first.site, remedy=remedy)
+    sites = {site.name: lowering.names[site.name] for site in network.sites}
+    return NIRExport(path, reset, found, sites, fires_when)
 
 
 def _lower(network: SpikingNetwork, nir: Any) -> Lowering:
@@ -157,11 +145,23 @@ def _lower(network: SpikingNetwork, nir: Any) -> Lowering:
     return Lowering(rescale(graph, unit, {}, shifts), thresholds, nir)
 
 
+def _check_whole(lowering: Lowering) -> None:
+    """Refuse weights, biases and thresholds that are not whole: they were changed after ``rb.integers``."""
+    for name, node in lowering.nodes.items():
+        for argument in ("weight", "bias", "v_threshold"):
+            values = np.asarray(getattr(node, argument, 0))
+            broken = values[values != np.round(values)]
+            if broken.size:
+                remedy = "export the network that rb.integers returned, unchanged"
+                raise StoreError(f"holds {broken[0]:g}, which is not whole", where=f"{name}.{argument}", remedy=remedy)
+
+
 def _constant_current(neuron: Neuron, steps: int) -> Tensor:
     """Constant current in place of bias and initial potential, [] or [C]: 1/T of their sum over T steps."""
     theta = torch.as_tensor(neuron.threshold).double()
     current = torch.zeros_like(theta)
-    potential = torch.as_tensor(neuron.v0).double()
+    # on whole numbers V0 states when the neuron fires, and is no charge
+    potential = torch.zeros(()) if isinstance(neuron, IntegerNeuron) else torch.as_tensor(neuron.v0).double()
     potential = potential.flatten(1).mean(1) if potential.dim() > 1 else potential
     bias = neuron._buffers.get("bias")
     if bias is not None:

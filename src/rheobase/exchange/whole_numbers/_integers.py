@@ -22,7 +22,7 @@ from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.network.target import Target
 from rheobase.network.target import target as profile
 from rheobase.neurons import MembraneNeuron, Neuron
-from rheobase.neurons.integer import IntegerCount, IntegerFire, IntegerNeuron
+from rheobase.neurons.integer import FiresWhen, IntegerCount, IntegerFire, IntegerNeuron
 
 Rounding = Literal["nearest", "learned"]
 EXACT = {torch.float32: 2**24, torch.float64: 2**53}
@@ -35,6 +35,7 @@ def integers(
     *,
     calibration: Batches,
     rounding: Rounding = "nearest",
+    fires_when: FiresWhen = "reached",
     preprocessing: Any = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
@@ -54,6 +55,9 @@ def integers(
             range of pixels is measured; without labels.
         rounding: ``"nearest"``, or ``"learned"``: the errors of the weights of a layer are chosen to cancel on the
             spikes that it receives (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
+        fires_when: when the neurons of the chip or simulator fire: θ is ``"reached"`` (v >= θ: Speck, sinabs), or
+            ``"exceeded"`` (v > θ: NIR's definition, snnTorch). Whole potentials reach θ exactly in many steps. With
+            ``"exceeded"`` every V0 is 1 less, which gives the spikes of neurons that fire at v > θ.
         preprocessing: how pixels became images (a :class:`rheobase.data.Preprocessing`); default: as stored with the
             network by the command line, or else the range of the calibration images.
         num_calibration_images, seed: maximum number of images, drawn at random.
@@ -74,6 +78,7 @@ def integers(
     check_converted(network)
     chip = profile(target)
     check_choice(rounding, Rounding, "rounding")
+    check_choice(fires_when, FiresWhen, "fires_when")
     number = check_whole(num_calibration_images, "num_calibration_images")
     _check_network(network)
     drawn = sample(calibration, number, seed, where="calibration data").images
@@ -82,14 +87,15 @@ def integers(
     pixel, zero, fraction = _pixels(network, images, preprocessing)
     grids = choose_grids(network, chip, pixel, fraction)
     thresholds = [grids.thresholds[site.name] for site in network.sites]
-    whole = [_neuron(*pair, network, chip) for pair in zip(neurons, thresholds, strict=True)]
+    whole = [_neuron(*pair, network, chip, fires_when == "exceeded") for pair in zip(neurons, thresholds, strict=True)]
     unit = 1 / float(grids.thresholds[READOUT])
     scales: dict[str, Any] = {"pixel": pixel.tolist(), "zero": zero.int().tolist(), "fraction": fraction.tolist()}
     units = Units(target=chip, logit=unit, **scales)
     found = _network(network, round_weights(grids), whole, units)
     if rounding == "learned":
         found = _network(network, round_weights(grids, fit_weights(found, grids, images)), whole, units)
-    note = f"{FOLDED}: whole numbers for {chip.name}, spikes of amplitude 1"
+    above = ", V0 less 1 for neurons that fire when θ is exceeded" if fires_when == "exceeded" else ""
+    note = f"{FOLDED}: whole numbers for {chip.name}, spikes of amplitude 1{above}"
     found.provenance.notes += [note, *_counted(found, images)]
     return found
 
@@ -133,8 +139,8 @@ def _check_neuron(site: Site, neuron: Neuron, network: SpikingNetwork, chip: Tar
     return neuron
 
 
-def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Target) -> IntegerNeuron:
-    """The neuron with a whole threshold; V0 and biases are rounded."""
+def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Target, strict: bool) -> IntegerNeuron:
+    """The neuron with a whole threshold; V0 and biases are rounded. ``strict``: it fires when θ is exceeded."""
     amplitude = neuron.amplitude.double().cpu()
     silent = amplitude.isinf().expand(threshold.shape)
     factor = torch.where(
@@ -144,13 +150,14 @@ def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Ta
     alphabet = neuron.alphabet.values
     if isinstance(neuron, MembraneNeuron):
         bias = None if neuron.bias is None else (neuron.bias.double().cpu() * factor).round().to(dtype)
-        start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent)
+        start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent) - int(strict)
         width = {"bits": chip.state, "overflow": chip.overflow}
         options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, **width}
         return IntegerFire(threshold.to(dtype), start.to(dtype), bias, alphabet, **options)
     response = neuron.response(network.timesteps)
     assert response is not None
-    start = _in_thresholds(torch.as_tensor(response.offset), threshold, silent) - int(response.strict)
+    start = _in_thresholds(torch.as_tensor(response.offset), threshold, silent)
+    start = start - int(strict or response.strict)
     limits = network.timesteps, response.lower, response.upper
     return IntegerCount(threshold.to(dtype), start.to(dtype), *limits, alphabet=alphabet)
 
