@@ -349,6 +349,18 @@ def test_weights_altered_afterwards(tmp_path: Path) -> None:
         rb.load(tmp_path / "altered")
 
 
+def test_a_constant_bias_is_the_layers() -> None:
+    """One bias has one width, that of the target."""
+    snn = rb.convert(mlp(), rb.RTS(timesteps=8), calibration=images())
+    assert all(neuron.bias is not None for neuron in snn.neurons)
+    network = rb.integers(snn, generic(weights=8, biases=9), calibration=images())
+    assert all(neuron.bias is None for neuron in network.neurons)
+    graph = network.graph
+    biases = [graph.tensor(node.parameters["bias"]) for node in graph.nodes if "bias" in node.parameters]
+    assert all(float(bias.abs().max()) <= 255 for bias in biases)
+    assert float((network(images()) - snn(images())).norm() / snn(images()).norm()) < 0.1
+
+
 def test_profiles() -> None:
     assert TARGETS["speck"].scale == "layer"
     assert Target.model_validate(TARGETS["xylo"].model_dump()) == TARGETS["xylo"]

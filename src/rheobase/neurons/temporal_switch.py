@@ -52,6 +52,11 @@ class TemporalSwitch(Neuron):
         """θ."""
         return self.threshold
 
+    @property
+    def v0(self) -> float:
+        """½: it rounds to the nearest."""
+        return 0.5
+
     def response(self, steps: int) -> Response:
         """Rounding to the nearest."""
         gain = torch.where(self.threshold.isinf(), 0.0, steps / self.threshold)

@@ -12,7 +12,7 @@ from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.data.batches import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
-from rheobase.exchange.whole_numbers.grids import READOUT, choose_grids, round_weights
+from rheobase.exchange.whole_numbers.grids import READOUT, choose_grids, constant_bias, round_weights
 from rheobase.exchange.whole_numbers.learned import fit_weights
 from rheobase.graph.graph import Graph
 from rheobase.graph.sites import Site
@@ -149,7 +149,8 @@ def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Ta
     dtype = network.graph.dtype
     alphabet = neuron.alphabet.values
     if isinstance(neuron, MembraneNeuron):
-        bias = None if neuron.bias is None else (neuron.bias.double().cpu() * factor).round().to(dtype)
+        steps = neuron.bias is not None and constant_bias(neuron) is None  # one for each step
+        bias = (cast(Tensor, neuron.bias).double().cpu() * factor).round().to(dtype) if steps else None
         start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent) - int(strict)
         width = {"bits": chip.state, "overflow": chip.overflow}
         options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, **width}

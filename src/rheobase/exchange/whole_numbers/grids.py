@@ -18,6 +18,7 @@ from rheobase.graph.rewrites.factors import Leaf, leaves, rescale
 from rheobase.graph.rewrites.sum_pool import sum_pools
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.network.target import Target
+from rheobase.neurons import MembraneNeuron, Neuron
 from rheobase.neurons.response import finite_amplitude
 
 READOUT = "readout of the network"
@@ -67,17 +68,22 @@ def choose_grids(network: SpikingNetwork, target: Target, pixel: Tensor, fractio
     """
     graph, after = sum_pools(network.graph, refusing)
     before: dict[str, Tensor] = {}
+    shift: dict[str, Tensor] = {}
     for site in network.sites:
-        amplitude = network.neuron(site.name).amplitude.double()
+        neuron = network.neuron(site.name)
+        amplitude = neuron.amplitude.double()
         silent = amplitude.isinf()
         after[site.name] = torch.where(silent, 1.0, amplitude)
         before[site.name] = torch.where(silent, 0.0, 1 / finite_amplitude(amplitude).clamp(min=1e-300))
+        bias = constant_bias(neuron)
+        if bias is not None:
+            shift[site.name] = -bias.double() * before[site.name]
     after[graph.nodes[0].name] = pixel
     out = next(node for node in graph.nodes if node.name == graph.output)
     readout = Node(READOUT, "site", (out.name,), {"activation": "identity"}, {}, out.shape, "the output")
     graph = graph.replace(nodes=[*graph.nodes, readout], output=READOUT)
     units = {name: factor for name, factor in after.items() if bool((factor != 1).any())}
-    graph = rescale(_double(graph), units, before)
+    graph = rescale(_double(graph), units, before, shift)
     _check_weights_read_spikes(graph)
     graph = _less_a_fraction(graph, fraction)
     thresholds: dict[str, Tensor] = {}
@@ -90,6 +96,12 @@ def choose_grids(network: SpikingNetwork, target: Target, pixel: Tensor, fractio
     nodes = [node for node in graph.nodes if node.name != READOUT]
     (source,) = next(node for node in graph.nodes if node.name == READOUT).inputs
     return Grids(graph.replace(nodes=nodes, output=source), thresholds, shifts)
+
+
+def constant_bias(neuron: Neuron) -> Tensor | None:
+    """A bias of the neurons that is the same at every step, [C], which becomes part of the bias of the layer."""
+    bias = neuron.bias if isinstance(neuron, MembraneNeuron) else None
+    return None if bias is None or bias.dim() == 2 else bias
 
 
 def _double(graph: Graph) -> Graph:
