@@ -27,7 +27,7 @@ COMMANDS = {
     "train": "Quantise a trained network's activations, train it for a few epochs, convert and save it.",
     "evaluate": "Compare a saved spiking network with its analog network on test images.",
     "diagnose": "Decompose the error of every site of a saved spiking network into its causes.",
-    "cost": "Count latency, operations and energy of a saved spiking network and of its analog network.",
+    "cost": "Count latency, operations, energy and memory traffic of a saved spiking network and its analog one.",
     "compare": "Compare methods on a trained network: every method, T and seed, in one report.",
     "export": "Write a saved spiking network for other simulators and chips.",
     "demo": "Train a small network on handwritten digits, convert it, compare all methods: about a minute.",

@@ -14,6 +14,7 @@ from rheobase.core.errors import DataError
 from rheobase.core.yaml_text import read_yaml
 from rheobase.measure._energy import COSTS, Costs, energy
 from rheobase.measure._latency import latency
+from rheobase.measure._traffic import MEMORIES, traffic
 
 
 @command
@@ -30,8 +31,9 @@ def cost(
         float | None, Option(help="Instead of --data: spikes that each neuron emits in all T steps.")
     ] = None,
     graded_spikes: options.GradedSpikes = "additions",
+    memory: Annotated[str, Option(help=f"Energy of moving a byte: {', '.join(MEMORIES)}.")] = "sram-1mb-45nm",
 ) -> Answer:
-    """Count latency, operations and energy of a saved spiking network and of its analog network."""
+    """Count latency, operations, energy and memory traffic of a saved spiking network and its analog one."""
     images = None if data is None else reading.of(data)
     table = Costs.model_validate(read_yaml(Path(costs))) if costs.endswith((".yaml", ".yml")) else costs
     network = running.load(network_folder)
@@ -55,10 +57,15 @@ def cost(
         progress=show_progress(),
     )
 
+    moved = None if images is None else traffic(network, images.read(), timesteps=timesteps, memory=memory)
+
     def show(console: Console) -> None:
         when.print(console)
         spent.print(console)
+        if moved is not None:
+            moved.print(console)
 
     used = images and images.described()
-    document = {"folder": str(network_folder), "preprocessing": used, "latency": when, "energy": spent}
+    measured = {"latency": when, "energy": spent, "traffic": moved}
+    document = {"folder": str(network_folder), "preprocessing": used, **measured}
     return Answer(document, show)

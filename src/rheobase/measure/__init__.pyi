@@ -16,6 +16,9 @@ from ._latency import Latency as Latency
 from ._latency import latency as latency
 from ._potentials import Potentials as Potentials
 from ._potentials import potentials as potentials
+from ._traffic import Memory as Memory
+from ._traffic import Traffic as Traffic
+from ._traffic import traffic as traffic
 from ._unevenness import Unevenness as Unevenness
 from ._unevenness import unevenness as unevenness
 
@@ -28,7 +31,9 @@ __all__ = [
     "Evaluation",
     "Inspection",
     "Latency",
+    "Memory",
     "Potentials",
+    "Traffic",
     "Unevenness",
     "diagnose",
     "distribution",
@@ -39,5 +44,6 @@ __all__ = [
     "latency",
     "plots",
     "potentials",
+    "traffic",
     "unevenness",
 ]
