@@ -438,6 +438,24 @@ def test_export_with_golden_vectors(run: Run, saved: Path, tmp_path: Path) -> No
     assert not Path(document["golden"]).exists()
 
 
+def test_export_as_onnx(run: Run, saved: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    command = ["export", tmp_path / "whole", "--to", "onnx", "--out", tmp_path / "net.onnx"]
+    float_network = run("export", saved, *command[2:])
+    assert_refused(float_network, "not on whole numbers", "--to integers")
+    data = ["--data", "data.npz", "--folder", "train"]
+    assert run("export", saved, "--to", "integers", "--out", tmp_path / "whole", *data).code == 0
+    document = run(*command, "--form", "steps", "--spikes", "--json").document
+    assert document["form"] == "steps"
+    assert len(document["sites"]) == 2
+    assert_refused(run(*command), "already exists")
+    assert "Saved in" in run(*command, "--overwrite").out
+    assert_refused(run(*command, "--form", "counts", "--overwrite"), "--form steps")
+    assert_refused(run(*command, "--target", "speck", "--overwrite"), "--target", "no effect with --to onnx")
+    refused = run("export", saved, "--to", "nir", "--out", tmp_path / "net.nir", "--spikes")
+    assert_refused(refused, "--spikes", "no effect with --to nir")
+
+
 def test_evaluate_with_early_exit(run: Run, saved: Path) -> None:
     options = ["--data", "data.npz", "--folder", "test", "--early-exit", "--validation-folder", "train"]
     found = run("evaluate", saved, *options, "--json").document["evaluation"]["early_exit"]

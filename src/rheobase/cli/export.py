@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,16 +21,19 @@ from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.exchange import store
 from rheobase.exchange.golden import write_golden_vectors
 from rheobase.exchange.nir import export_nir
+from rheobase.exchange.onnx import export_onnx
+from rheobase.exchange.onnx.export import Form
 from rheobase.exchange.whole_numbers._integers import Rounding, integers
 from rheobase.network.folding import fold_thresholds
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.network.target import target as profile
 from rheobase.neurons.integer import FiresWhen
 
-To = Literal["nir", "integers"]
+To = Literal["nir", "integers", "onnx"]
 OF = {
     "nir": ("approximate", "reset", "fold", "fires_when"),
     "integers": ("target", "rounding", "fires_when", "data", "folder", "num_calibration_images", "seed", "golden"),
+    "onnx": ("form", "spikes"),
 }
 """Options that have an effect for a kind of file."""
 
@@ -37,7 +41,10 @@ OF = {
 @command
 def export(
     network_folder: options.Saved,
-    to: Annotated[To, Option(help="nir: a file for other simulators; integers: a folder on whole numbers.")],
+    to: Annotated[
+        To,
+        Option(help="nir: a file for other simulators; integers: a folder on whole numbers; onnx: a file of integers."),
+    ],
     out: Annotated[Path, Option(help="File or folder to write.")],
     approximate: Annotated[
         bool, Option("--approximate", help="nir: also write what only Rheobase restores exactly.")
@@ -68,6 +75,10 @@ def export(
         int | None,
         Option(min=1, help=f"integers: also write {store.GOLDEN_FILE}: the spikes of every site for the first images."),
     ] = None,
+    form: Annotated[
+        Form | None, Option(help="onnx: the closed form, or every step unrolled (default: what the neurons have).")
+    ] = None,
+    spikes: Annotated[bool, Option("--spikes", help="onnx: also output the spike counts of every site.")] = False,
     overwrite: options.Overwrite = False,
 ) -> Answer:
     """Write a saved spiking network for other simulators and chips."""
@@ -83,6 +94,8 @@ def export(
         "num_calibration_images": num_calibration_images,
         "seed": seed,
         "golden": golden,
+        "form": form,
+        "spikes": spikes or None,
     }
     named = {name: value for name, value in given.items() if value is not None}
     for name in named:
@@ -90,7 +103,7 @@ def export(
             option = "--fold-thresholds" if name == "fold" else f"--{name.replace('_', '-')}"
             raise RecipeError(f"has no effect with --to {to}", where=option, remedy="leave it out")
     network = store.load(network_folder)
-    write: dict[str, Callable[..., Answer]] = {"nir": _nir, "integers": _integers}
+    write: dict[str, Callable[..., Answer]] = {"nir": _nir, "integers": _integers, "onnx": _onnx}
     return write[to](network, out, overwrite, **named)
 
 
@@ -171,3 +184,16 @@ def _first(data: Batches, count: int) -> Tensor:
             return torch.cat(found)
     reason = f"has {sum(map(len, found))} images, {count} golden vectors were requested"
     raise DataError(reason, where="--data", remedy="give more images, or a smaller --golden")
+
+
+def _onnx(network: SpikingNetwork, out: Path, overwrite: bool, **how: Any) -> Answer:
+    written = export_onnx(network, out, overwrite=overwrite, **how)
+
+    def show(console: Console) -> None:
+        what = "the closed form" if written.form == "counts" else f"{written.timesteps} steps"
+        console.print(f"{len(network.sites)} sites in int{written.bits}, {what}.", soft_wrap=True)
+        for node in written.exact_floats:
+            console.print(f"{node}: compares whole numbers in floating point, exactly.", soft_wrap=True)
+        console.print(f"Saved in {written.path}.", soft_wrap=True)
+
+    return Answer({**asdict(written), "path": str(written.path)}, show)
