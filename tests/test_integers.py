@@ -226,6 +226,15 @@ def test_pixels() -> None:
     assert float((network(values) - snn(values)).norm() / snn(values).norm()) < 0.1
 
 
+def test_preprocessing_that_is_not_that_of_the_images() -> None:
+    snn = rb.convert(mlp(), RECIPES["IF"], calibration=images())
+    other = rb.data.Preprocessing(mean=(0.5,), std=(0.1,))
+    with pytest.raises(rb.core.errors.DataError, match="not made of pixels"):
+        rb.integers(snn, calibration=images(), preprocessing=other)
+    snn.provenance.calibration["preprocessing"] = other.model_dump(mode="json")  # of arrays, not of these
+    assert rb.integers(snn, calibration=images()).units.zero == (0,)
+
+
 @given(
     st.lists(st.integers(-60, 60), min_size=1, max_size=8),
     st.integers(1, 30),
@@ -309,6 +318,8 @@ def test_branches_meet_on_the_finest_grid() -> None:
         (lambda: whole("parallel", target="loihi2"), "wait for their whole input"),
         (lambda: whole("FTBC", target="xylo"), "a bias for each step"),
         (lambda: whole("IF", target="abacus"), "target: is 'abacus'"),
+        (lambda: rb.evaluate(whole("parallel"), images(), (2,)), "its count is for T = 5"),
+        (lambda: rb.network.for_inference(whole("parallel")), "is on whole numbers"),
         (lambda: whole("IF", target=3), "target: is 3"),
         (lambda: generic(weights=1), "weights"),
         (lambda: whole("IF", rounding="up"), "rounding"),

@@ -12,6 +12,7 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.network.checks import check_input
+from rheobase.network.integer_network import IntegerNetwork
 from rheobase.network.spiking_network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted
 from rheobase.neurons.response import Response
 
@@ -38,6 +39,8 @@ class InferenceNetwork(nn.Module):
 
     def __init__(self, network: SpikingNetwork, timesteps: int) -> None:
         super().__init__()
+        if isinstance(network, IntegerNetwork):
+            raise RecipeError("is on whole numbers, which have no factors to fold", where="network", remedy=_REMEDY)
         network.check_timesteps(timesteps)
         self.timesteps = timesteps
         self.responses: dict[str, Response] = {}

@@ -258,6 +258,10 @@ class IntegerCount(IntegerNeuron):
         """n_min and n_max."""
         return self.lower, self.upper
 
+    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
+        """Refuse another T: V0 and the limits are for one."""
+        return None if timesteps == nominal else f"its count is for T = {self.timesteps}"
+
     def response(self, steps: int) -> Response:
         """The staircase of the class's equation."""
         return Response(steps / self.threshold, self.v0, self.lower, self.upper, self.amplitude / steps)

@@ -171,7 +171,10 @@ def _in_thresholds(offset: Tensor, threshold: Tensor, silent: Tensor) -> Tensor:
 
 
 def _pixels(network: SpikingNetwork, images: Tensor, preprocessing: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The value of a pixel unit, the pixel that stands for 0, and what is missing to it; [1] or [C], float64."""
+    """The value of a pixel unit, the pixel that stands for 0, and what is missing to it; [1] or [C], float64.
+
+    The stored preprocessing is used only if the images are pixels in it: arrays of other numbers are preprocessed too.
+    """
     stored = network.provenance.calibration.get("preprocessing") if preprocessing is None else preprocessing
     stored = stored if stored is None or isinstance(stored, dict) else stored.model_dump()
     if stored is not None:
@@ -179,14 +182,27 @@ def _pixels(network: SpikingNetwork, images: Tensor, preprocessing: Any) -> tupl
         mean = torch.tensor(stored.get("mean") or [0.0], dtype=torch.float64)
         mean, std = torch.broadcast_tensors(mean, torch.tensor(stored.get("std") or [1.0], dtype=torch.float64))
         unit, start = 1 / (scale * std), mean * scale
-    else:
-        low, high = min(0.0, float(images.min())), max(0.0, float(images.max()))
-        if high == low:
-            raise DataError("are all 0", where="calibration images", remedy="give real images")
-        unit = torch.tensor([(high - low) / PIXELS], dtype=torch.float64)
-        start = (-low / unit).round()
-    zero = start.round().clamp(0, PIXELS)
-    return unit, zero, start - zero
+        if _are_pixels(images, unit, start):
+            return unit, start.round().clamp(0, PIXELS), start - start.round().clamp(0, PIXELS)
+        if preprocessing is not None:
+            reason = "are not made of pixels from 0 to 255 by this preprocessing"
+            remedy = "give the preprocessing of these images, or none: their range then decides"
+            raise DataError(reason, where="calibration images", remedy=remedy)
+    low, high = min(0.0, float(images.min())), max(0.0, float(images.max()))
+    if high == low:
+        raise DataError("are all 0", where="calibration images", remedy="give real images")
+    unit = torch.tensor([(high - low) / PIXELS], dtype=torch.float64)
+    zero = (-low / unit).round()
+    return unit, zero, torch.zeros_like(zero)
+
+
+def _are_pixels(images: Tensor, unit: Tensor, start: Tensor) -> bool:
+    """True if the images are whole pixels within their range, or resized ones, which cover many levels."""
+    shape = (-1,) + (1,) * (images.dim() - 2)
+    pixels = images.double().cpu() / unit.reshape(shape) + start.reshape(shape)
+    within = bool((pixels > -1).all()) and bool((pixels < PIXELS + 1).all())
+    whole = float((pixels - pixels.round()).abs().mean()) < 0.01
+    return within and (whole or float(pixels.max() - pixels.min()) > PIXELS / 2)
 
 
 def _network(network: SpikingNetwork, graph: Graph, neurons: list[IntegerNeuron], units: Units) -> IntegerNetwork:
