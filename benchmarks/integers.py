@@ -5,10 +5,10 @@
     python benchmarks/integers.py efficientnet                   # sites="all", 800 images
     python benchmarks/integers.py --table
 
-Converted with 512 unlabelled training images (the 200 of the ImageNet sample that are not tested), then to whole numbers
-with the same images, for the generic target: weights of the given bits, rounded to the nearest or learned, one scale for
-each channel, potentials of 24 bits. ``counts``: images whose logits, and neurons whose spike counts, differ between the
-simulation and the closed form. Results replace those of the same kind in the file next to this script.
+Converted with 512 unlabelled training images (the 200 of the ImageNet sample that are not tested), then to whole
+numbers with the same images, for the generic target: weights of the given bits, rounded to the nearest or learned, one
+scale for each channel, potentials of 24 bits. ``counts``: images whose logits, and neurons whose spike counts, differ
+between the simulation and the closed form. Results replace those of the same kind in the file next to this script.
 """
 
 from __future__ import annotations
