@@ -148,6 +148,14 @@ def test_without_labels_there_is_agreement() -> None:
     assert found.about.ann_accuracy == {"calibration": None, "test": None}
 
 
+@pytest.mark.slow
+def test_a_network_trained_for_slip_relu_is_converted_as_it_is() -> None:
+    quantised = rb.quantise(net(), rb.SlipReLU(levels=4), calibration=part("train"))
+    found = compared(model=quantised, recipes=[rb.SlipReLU(levels=None), rb.OPI(threshold="saturation")])
+    assert [cell.status for cell in found.cells] == ["done"] * 4
+    assert all(cell.training is None for cell in found.cells)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_for_another_t_is_that_method(name: str) -> None:
     """Whatever depends on T follows it, also within the passes."""

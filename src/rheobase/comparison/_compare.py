@@ -163,7 +163,7 @@ def compare(
         checks.check_fits(analog, part, data, chosen)
         if part != "calibration":
             warn_of_another_scale(ranges[part], ranges["calibration"].to_dict(), f"{part} data")
-    quantised = all(site.levels is not None for site in analog.sites)
+    quantised = all("threshold" in node.parameters for node in analog.ann.sites)  # SlipReLU has no levels
     checks.check_training(training, named, quantised)
     digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}
     identity = Identity(
