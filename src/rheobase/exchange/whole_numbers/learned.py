@@ -30,7 +30,7 @@ def fit_weights(network: IntegerNetwork, grids: Grids, images: Tensor) -> dict[s
     output channel, the sum of :math:`((w - \hat w)^T x)^2` is :math:`(w - \hat w)^T G (w - \hat w)` with
     :math:`G = \sum x x^T`. Weights are rounded in turn, and the others are moved to the minimum for what is rounded
     (optimal brain surgeon; Frantar et al. 2023, "OPTQ: accurate quantization for generative pre-trained transformers").
-    No labels.
+    The bias makes up for the mean of what is left. No labels.
 
     Args:
         network: rounded to the nearest, whose spikes are the inputs.
@@ -38,7 +38,7 @@ def fit_weights(network: IntegerNetwork, grids: Grids, images: Tensor) -> dict[s
         images: calibration images.
 
     Returns:
-        The rounded weights of every layer for which this is known, by name.
+        The rounded weights and biases of every layer for which this is known, by name.
     """
     recording = _Grams(network)
     for part in images.split(SUB_BATCH):
@@ -48,19 +48,28 @@ def fit_weights(network: IntegerNetwork, grids: Grids, images: Tensor) -> dict[s
     fitted: dict[str, Tensor] = {}
     for node in network.graph.nodes:
         name = node.parameters.get("weight", "")
-        if node.name in recording.grams and name in grids.steps:
-            weight = grids.graph.tensor(name)
-            step = grid_of(grids.graph, node, "weight", grids.steps[name])
-            fitted[name] = _rounded(weight, step, recording.grams[node.name], network.units.target.largest_weight)
+        if node.name not in recording.grams or name not in grids.steps:
+            continue
+        weight, bias = grids.graph.tensor(name), node.parameters.get("bias")
+        step = grid_of(grids.graph, node, "weight", grids.steps[name])
+        gram, mean = recording.grams[node.name], recording.means[node.name] / recording.rows[node.name]
+        if bias is not None:  # it makes up for the mean
+            gram = gram - recording.rows[node.name] * mean[:, :, None] * mean[:, None]
+        fitted[name] = _rounded(weight, step, gram, network.units.target.largest_weight)
+        if bias is not None:
+            lost = (weight - fitted[name]).reshape(len(mean), -1, mean.shape[1]) @ mean[..., None]
+            largest = network.units.target.largest_bias
+            fitted[bias] = (grids.graph.tensor(bias) + lost.flatten()).round().clamp(-largest, largest)
     return fitted
 
 
 class _Grams:
-    """A graph that adds up the products of the inputs of every weighted node, [G, F, F]."""
+    """A graph that adds up the inputs of every weighted node, [G, F], and their products, [G, F, F]."""
 
     def __init__(self, network: IntegerNetwork) -> None:
         self.graph = network.graph
         self.grams: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
         self.rows: Counter[str] = Counter()
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
@@ -81,8 +90,8 @@ class _Grams:
                 return
             features = features.transpose(0, 1)
             self.rows[node.name] += features.shape[1]
-            gram = features.mT @ features
-            self.grams[node.name] = self.grams[node.name] + gram if node.name in self.grams else gram
+            for totals, value in ((self.grams, features.mT @ features), (self.means, features.sum(1))):
+                totals[node.name] = totals[node.name] + value if node.name in totals else value
 
 
 def _rounded(weight: Tensor, step: Tensor, gram: Tensor, largest: int) -> Tensor:
