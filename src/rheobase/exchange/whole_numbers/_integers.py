@@ -12,7 +12,7 @@ from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.data.batches import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
-from rheobase.exchange.whole_numbers.grids import READOUT, choose_grids, constant_bias, round_weights
+from rheobase.exchange.whole_numbers.grids import READOUT, SHIFTS, choose_grids, constant_bias, round_weights
 from rheobase.exchange.whole_numbers.learned import fit_weights
 from rheobase.graph.graph import Graph
 from rheobase.graph.sites import Site
@@ -224,18 +224,20 @@ def _network(network: SpikingNetwork, graph: Graph, neurons: list[IntegerNeuron]
 
 def _largest_sum(graph: Graph, neurons: list[IntegerNeuron], steps: int) -> float:
     """An upper bound of every partial sum over all steps: absolute weights on the largest spikes and pixels."""
-    absolute = graph.replace(tensors={name: t.abs() for name, t in graph.tensors.items()})
+    biases = {n for node in graph.nodes for argument, n in node.parameters.items() if argument in SHIFTS}
+    tensors = {name: t.abs() * (steps if name in biases else 1) for name, t in graph.tensors.items()}
+    absolute = graph.replace(tensors=tensors)
     largest = [0.0]
     most = iter(max(map(abs, one.capacity(steps))) + one.alphabet.magnitude for one in neurons)
     held = iter(float(one.threshold.max() + one.initial.abs().max()) for one in neurons)
 
     def emit(node: Any, current: Tensor, overwrite: bool) -> Tensor:
-        largest.append(float(current.max()) * steps + next(held) * (steps + 1))
+        largest.append(float(current.max()) + next(held) * (steps + 1))
         return torch.full_like(current, next(most))
 
     image = torch.full((1, *graph.input_shape), float(PIXELS * steps), dtype=torch.float64, device=graph.device)
     output = absolute.on_means(image, emit)
-    return max(*largest, float(output.max()) * steps)
+    return max(*largest, float(output.max()))
 
 
 def _counted(network: IntegerNetwork, images: Tensor) -> list[str]:
