@@ -51,7 +51,7 @@ def test_by_hand() -> None:
 
 def test_bad_input() -> None:
     snn, _, images = networks()
-    with pytest.raises(RecipeError, match="sram-1mb-45nm"):
+    with pytest.raises(RecipeError, match=r"'tape' is unknown.*sram-1mb-45nm"):
         rb.measure.traffic(snn, images, memory="tape")
     with pytest.raises(RecipeError, match="byte"):
         rb.measure.Memory(name="mine", byte=-1)

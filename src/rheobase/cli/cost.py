@@ -14,7 +14,7 @@ from rheobase.core.errors import DataError
 from rheobase.core.yaml_text import read_yaml
 from rheobase.measure._energy import COSTS, Costs, energy
 from rheobase.measure._latency import latency
-from rheobase.measure._traffic import MEMORIES, traffic
+from rheobase.measure._traffic import MEMORIES, read_memory, traffic_of
 
 
 @command
@@ -36,6 +36,7 @@ def cost(
     """Count latency, operations, energy and memory traffic of a saved spiking network and its analog one."""
     images = None if data is None else reading.of(data)
     table = Costs.model_validate(read_yaml(Path(costs))) if costs.endswith((".yaml", ".yml")) else costs
+    prices = read_memory(memory)
     network = running.load(network_folder)
     when = latency(network, timesteps)
     if images is not None:
@@ -57,13 +58,12 @@ def cost(
         progress=show_progress(),
     )
 
-    moved = None if images is None else traffic(network, images.read(), timesteps=timesteps, memory=memory)
+    moved = traffic_of(network, spent, prices)
 
     def show(console: Console) -> None:
         when.print(console)
         spent.print(console)
-        if moved is not None:
-            moved.print(console)
+        moved.print(console)
 
     used = images and images.described()
     measured = {"latency": when, "energy": spent, "traffic": moved}

@@ -153,9 +153,8 @@ def _integers(
             remedy="give --data with training images",
         )
     images = options.Source(data, folder, None).seen_by(network)
-    read = readers.read_all(
-        images.read(seed=how.get("seed", 0), limit=how.get("num_calibration_images")), progress=show_progress()
-    )
+    limit = how.get("num_calibration_images", NUM_CALIBRATION_IMAGES)
+    read = readers.read_all(images.read(seed=how.get("seed", 0), limit=limit), progress=show_progress())
     checked = None if golden is None else _first(read, golden)
     whole = integers(network, chip, calibration=read, **how)
     path = store.save(whole, out, overwrite=overwrite)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rheobase.core.errors import RecipeError
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.measure._early_exit import Exit
 from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import Recipe
 from rheobase.neurons.response import Alphabet
@@ -61,25 +62,11 @@ class Measured(_Entry):
         return self
 
 
-class Stopped(_Entry):
-    """Early exit at one confidence on the test images (:class:`rheobase.measure.Exit`)."""
-
-    confidence: float | None
-    mean_timesteps: float
-    accuracy: Share | None
-    agreement: Share
-
-    @property
-    def score(self) -> float:
-        """Accuracy, or without labels agreement."""
-        return self.agreement if self.accuracy is None else self.accuracy
-
-
 class EarlyExits(_Entry):
     """Early exit (:func:`rheobase.measure.early_exit`) at all confidences, and at the one that was chosen."""
 
-    chosen: Stopped
-    all: tuple[Stopped, ...]
+    chosen: Exit
+    all: tuple[Exit, ...]
 
     @property
     def mean_timesteps(self) -> float:

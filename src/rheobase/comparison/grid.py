@@ -88,7 +88,7 @@ class Entry:
         part, _, name = field.partition(".")
         values = [getattr(cell, part) for cell in self.done]
         if name:
-            values = [x.value(name) if isinstance(x, Measured) else getattr(x, name, None) for x in values]
+            values = [x.value(name) if isinstance(x, Measured) else x and getattr(x, name) for x in values]
         return None if None in values else Spread.of([scale * value for value in values])
 
     def mean(self, field: str, scale: float = 1) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, Measured, Stopped, digest, key
+from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, Measured, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import (
@@ -145,8 +145,7 @@ class Runner:
         parts = {part: self.parts[part].data for part in ("test", "validation")}
         found = early_exit(network, parts["test"], validation=parts["validation"], timesteps=timesteps)
         assert found.at_chosen is not None
-        rows = {row: Stopped(**{name: getattr(row, name) for name in Stopped.model_fields}) for row in found.rows}
-        return EarlyExits(chosen=rows[found.at_chosen], all=tuple(rows.values()))
+        return EarlyExits(chosen=found.at_chosen, all=found.rows)
 
     def _on(self, part: str, network: SpikingNetwork, timesteps: int) -> Measured:
         identity = self.identity

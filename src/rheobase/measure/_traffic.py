@@ -12,7 +12,7 @@ from rheobase.core.errors import RecipeError
 from rheobase.core.results import Column, Result, Table
 from rheobase.core.values import Value
 from rheobase.data.batches import Batches
-from rheobase.measure._energy import energy
+from rheobase.measure._energy import Energy, energy
 from rheobase.measure._walk import method_of
 from rheobase.network.integer_network import IntegerNetwork
 from rheobase.network.spiking_network import SpikingNetwork
@@ -162,12 +162,22 @@ def traffic(
         >>> found.rows[0].weights == 4 * 424128  # the first layer reads a weight for each of its products
         True
     """
-    if not isinstance(memory, Memory):
-        if not isinstance(memory, str) or memory not in MEMORIES:
-            remedy = f"use {', '.join(MEMORIES)}, or rb.measure.Memory(name=..., byte=...)"
-            raise RecipeError(f"is {memory!r}", where="memory", remedy=remedy)
-        memory = MEMORIES[memory]
-    counted = energy(network, images, timesteps=timesteps, progress=progress)
+    memory = read_memory(memory)
+    return traffic_of(network, energy(network, images, timesteps=timesteps, progress=progress), memory)
+
+
+def read_memory(memory: str | Memory) -> Memory:
+    """Return the memory of that name, or the given one."""
+    if isinstance(memory, Memory):
+        return memory
+    if not isinstance(memory, str) or memory not in MEMORIES:
+        remedy = f"use {', '.join(MEMORIES)}, or rb.measure.Memory(name=..., byte=...)"
+        raise RecipeError(f"{memory!r} is unknown", where="memory", remedy=remedy)
+    return MEMORIES[memory]
+
+
+def traffic_of(network: SpikingNetwork, counted: Energy, memory: Memory) -> Traffic:
+    """The traffic of operations that are counted already."""
     target = network.units.target if isinstance(network, IntegerNetwork) else None
     weight, state = (FLOAT_BITS, FLOAT_BITS) if target is None else (target.weights, target.state)
     readers = {site.name: len(site.next) for site in network.sites}

@@ -77,7 +77,6 @@ class IntegerNetwork(SpikingNetwork):
             if not isinstance(self.neuron(site.name), IntegerNeuron):
                 kind = type(self.neuron(site.name)).__name__
                 raise RecipeError(f"has {kind} neurons", where=site.name, remedy="make the network with rb.integers")
-        self._at_zero: dict[str, Tensor] | None = None
 
     def with_graphs(self, graph: Graph, ann: Graph) -> IntegerNetwork:
         """The network with other graphs, whose sites are some of its own; neurons and weights are shared."""
@@ -89,7 +88,12 @@ class IntegerNetwork(SpikingNetwork):
     def plan(self) -> None:
         """Derive the order of execution from ``graph``."""
         super().plan()
+        self._at_zero: dict[str, Tensor] | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> IntegerNetwork:
+        """Move or cast all tensors; the biases of one step are then computed again."""
         self._at_zero = None
+        return super()._apply(fn, recurse)
 
     @property
     def overflows(self) -> int:
@@ -140,7 +144,11 @@ class IntegerNetwork(SpikingNetwork):
 
     def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """Logits [B, ...] from the sums over t steps of the signals that the readout reads."""
-        return (self._summed(sums, t).double() * (self.units.logit / t)).to(self.ann.dtype)
+        return self._in_units(self._summed(sums, t), t)
+
+    def _in_units(self, total: Tensor, t: int) -> Tensor:
+        """Logits from whole numbers that are summed over t steps."""
+        return (total.double() * (self.units.logit / t)).to(self.ann.dtype)
 
     def _summed(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """The readout of sums is W Σ + b; the bias of the other steps is added."""
@@ -208,7 +216,7 @@ class IntegerNetwork(SpikingNetwork):
         for batch in images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT)):
             total = self.graph.on_means(timesteps * self.pixels(batch), emit)
             total = total + (timesteps - 1) * biases[self.graph.output]
-            logits.append((total.double() * (self.units.logit / timesteps)).to(self.ann.dtype))
+            logits.append(self._in_units(total, timesteps))
         return torch.cat(logits)
 
 
