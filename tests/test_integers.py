@@ -379,3 +379,13 @@ def test_profiles() -> None:
     thresholds = [neuron.threshold for neuron in network.neurons]
     assert all(len(set(one.tolist())) == 1 for one in thresholds)
     assert FiringRule(network.neurons[0].alphabet.values).consecutive
+
+
+def test_whole_numbers_change_no_work() -> None:
+    """A neuron that counts its net spikes has two updates a step, on whole numbers too."""
+    for name in ("graded", "IF"):
+        snn = rb.convert(mlp(), RECIPES[name], calibration=images())
+        network = whole(name)
+        for site in snn.sites:
+            assert network.neuron_work(site.name, 3, 3) == snn.neuron_work(site.name, 3, 3)
+            assert network.neuron(site.name).capacity(3) == snn.neuron(site.name).capacity(3)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
-from rheobase.neurons.firing import Firing, FiringRule
+from rheobase.neurons.firing import Firing
 from rheobase.neurons.fused import fire_train
+from rheobase.neurons.membrane import SoftResetNeuron
 from rheobase.neurons.neuron import Neuron, State
 from rheobase.neurons.response import Alphabet, Response
+from rheobase.neurons.window import WaitingNeuron
 from rheobase.signals.signal import Signal, SpikeTrain, TimeSeries, along_channels
 
 Overflow = Literal["saturate", "wrap"]
@@ -26,7 +28,7 @@ class IntegerNeuron(Neuron):
 
     Args:
         threshold: θ, whole and positive, [C].
-        potential: V0 in the units of θ, whole; [], [C] or [C, ...].
+        initial: V0 in the units of θ, whole; [], [C] or [C, ...].
     """
 
     threshold: Tensor
@@ -65,7 +67,7 @@ def check_whole_numbers(values: Tensor, where: str) -> None:
         raise RecipeError(f"holds {float(broken[0]):g}, which is not whole", where=where, remedy=remedy)
 
 
-class IntegerFire(IntegerNeuron):
+class IntegerFire(IntegerNeuron, SoftResetNeuron):
     r"""Integrate, fire and reset by subtraction on whole numbers, in a state of a given width.
 
     .. math::
@@ -92,8 +94,6 @@ class IntegerFire(IntegerNeuron):
     """
 
     kind = "integer_fire"
-    has_membrane = True
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -112,7 +112,6 @@ class IntegerFire(IntegerNeuron):
         self.register_buffer("bias", bias)
         self.alphabet, self.fires, self.remembers = Alphabet(tuple(alphabet)), fires, remembers
         self.bits, self.overflow, self.overflows = bits, overflow, 0
-        self.rule = FiringRule(self.alphabet.values, fires)
 
     def config(self) -> dict[str, Any]:
         """Everything but the buffers."""
@@ -123,11 +122,6 @@ class IntegerFire(IntegerNeuron):
             "bits": self.bits,
             "overflow": self.overflow,
         }
-
-    def capacity(self, steps: int) -> tuple[int, int]:
-        """No net number below 0 if it ``remembers``."""
-        least, most = super().capacity(steps)
-        return (0 if self.remembers else least), most
 
     def response(self, steps: int) -> Response | None:
         """⌊(T (z − b) + V0)/θ⌋; None where the neuron has none, as for :class:`rheobase.neurons.MembraneNeuron`."""
@@ -146,14 +140,6 @@ class IntegerFire(IntegerNeuron):
         potential = along_channels(self.initial, len(shape)).to(like.dtype).expand(shape)
         return (potential, torch.zeros((), dtype=like.dtype, device=like.device).expand(shape))[: 1 + self.remembers]
 
-    def potential(self, current: Tensor, state: State, t: int, *, bias: bool = True) -> Tensor:
-        """u[t] before it is limited, or v[t−1] + I[t] without the bias."""
-        potential = state[0] + current
-        if bias and self.bias is not None:
-            now = self.bias[t] if self.bias.dim() == 2 else self.bias
-            potential = potential - along_channels(now, current.dim())
-        return potential
-
     def limited(self, potential: Tensor) -> Tensor:
         """The potential within its width."""
         if self.bits is None:
@@ -164,18 +150,6 @@ class IntegerFire(IntegerNeuron):
             within = (potential - lowest).remainder(2**self.bits) + lowest
         self.overflows += int((within != potential).sum())
         return within
-
-    def spikes_at(self, potential: Tensor, state: State) -> Tensor:
-        """k for a potential u."""
-        theta = along_channels(self.threshold, potential.dim())
-        return self.rule(potential, theta, state[1] if self.remembers else None)
-
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Integrate, limit, fire, subtract."""
-        potential = self.limited(self.potential(current, state, t))
-        spikes = self.spikes_at(potential, state)
-        after: State = (potential - spikes * along_channels(self.threshold, potential.dim()),)
-        return spikes, (*after, state[1] + spikes) if self.remembers else after
 
     def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
         """The same numbers as repeated :meth:`step`; faster where no potential can leave its width."""
@@ -203,14 +177,8 @@ class IntegerFire(IntegerNeuron):
             accumulated = accumulated - along_channels(bias, dims)
         return (along_channels(self.initial, dims) + accumulated) / along_channels(self.threshold, dims) - spikes
 
-    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
-        """A neuron with a bias for each step runs only for as many steps."""
-        if self.bias is None or self.bias.dim() == 1 or len(self.bias) == timesteps:
-            return None
-        return f"its biases were calibrated for T = {len(self.bias)}"
 
-
-class IntegerCount(IntegerNeuron):
+class IntegerCount(IntegerNeuron, WaitingNeuron):
     r"""Collect the whole input, then emit as many spikes as it holds thresholds.
 
     .. math:: n = \mathrm{clip}\Big(\Big\lfloor \frac{\sum_t I[t] + V_0}{\theta} \Big\rfloor, n_{min}, n_{max}\Big)
@@ -232,8 +200,6 @@ class IntegerCount(IntegerNeuron):
     """
 
     kind = "integer_count"
-    streams = False
-    closed_form = True
     trained_threshold = True
 
     def __init__(
@@ -288,18 +254,6 @@ class IntegerCount(IntegerNeuron):
     def rate(self, current: Tensor, steps: int, *, overwrite: bool = False) -> Tensor:
         """n/T for a mean current; a network on whole numbers calls :meth:`count` instead, which is exact."""
         return self.count((steps * current).round()) / steps
-
-    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        """The empty state: the neuron keeps none between steps."""
-        return ()
-
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Raises a RecipeError: the neuron needs its whole input first."""
-        raise RecipeError(
-            "waits for its whole input and cannot be run step by step",
-            where=f"{self.kind} neuron",
-            remedy="run the network with snn(images)",
-        )
 
     def residual(self, current: Tensor, spikes: Tensor, steps: int) -> Tensor:
         """(T z + V0)/θ − n."""

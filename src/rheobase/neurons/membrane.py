@@ -18,58 +18,22 @@ from rheobase.neurons.surrogate import fire_with_gradient
 from rheobase.signals.signal import Signal, SpikeTrain, along_channels, step_by_step
 
 
-class MembraneNeuron(Neuron):
-    r"""Base class of neurons that integrate their current, fire, and reset by subtraction (soft reset).
-
-    .. math::
-        u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \mathrm{spikes}(u[t]), \qquad v[t] = u[t] - \theta k[t]
+class SoftResetNeuron(Neuron):
+    r"""The common part of neurons that integrate their current, fire, and reset by subtraction, in any units.
 
     A subclass declares its ``alphabet``, and may choose how it ``fires``
     (:class:`rheobase.neurons.firing.FiringRule`) or define the number of spikes for a potential itself (:meth:`count`).
-
-    Args:
-        threshold: θ > 0, which a spike subtracts from the potential and adds to the next layer's input; [] or [C];
-            infinity for a silent channel.
-        initial_potential: V0/θ; [], [C], or one per neuron, [C, ...].
-        bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
-        timesteps: T of this site; None: T of the network.
-
-    Raises:
-        RecipeError: if the threshold is not positive, or T is less than 1.
+    The potential is the first tensor of the state.
     """
 
     has_membrane = True
-    differentiable = True
-    settable = ("threshold", "initial_potential", "bias")
     fires: Firing = "floor"
     """How a potential becomes a number of the alphabet."""
     remembers: bool = False
     """True if the neuron takes back no more spikes than it has emitted: their net number is then the second tensor of
     the state, and never negative."""
     threshold: Tensor
-    initial_potential: Tensor
     bias: Tensor | None
-
-    def __init__(
-        self,
-        threshold: Tensor,
-        initial_potential: Tensor,
-        bias: Tensor | None = None,
-        timesteps: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_threshold(threshold)
-        if timesteps is not None and timesteps < 1:
-            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
-        self.timesteps = timesteps
-        self.register_buffer("threshold", threshold)
-        self.register_buffer("initial_potential", initial_potential)
-        self.register_buffer("bias", bias)
-
-    @property
-    def takes_back(self) -> bool:  # type: ignore[override]
-        """True with negative numbers in the alphabet that the rule ``floor`` fires; override it with :meth:`count`."""
-        return self.alphabet.least < 0 and self.fires == "floor" and type(self).count is MembraneNeuron.count
 
     @property
     def rule(self) -> FiringRule:
@@ -92,12 +56,101 @@ class MembraneNeuron(Neuron):
     @property
     def _rule(self) -> Rule:
         """:meth:`count` of a subclass, or the rule that it uses, which can be compiled."""
-        return self.rule if type(self).count is MembraneNeuron.count else self.count
+        return self.rule if type(self).count is SoftResetNeuron.count else self.count
 
     def capacity(self, steps: int) -> tuple[int, int]:
         """No net number below 0 if it ``remembers``."""
         least, most = super().capacity(steps)
         return (0 if self.remembers else least), most
+
+    def potential(self, current: Tensor, state: State, t: int, *, bias: bool = True) -> Tensor:
+        """u[t], or v[t−1] + I[t] without the bias."""
+        potential = state[0] + current
+        if bias and self.bias is not None:
+            now = self.bias[t] if self.bias.dim() == 2 else self.bias
+            potential = potential - along_channels(now, current.dim())
+        return potential
+
+    def spikes_at(self, potential: Tensor, state: State) -> Tensor:
+        """k for a potential u."""
+        theta = along_channels(self.threshold, potential.dim())
+        return self.count(potential, theta, state[1] if self.remembers else None)
+
+    def limited(self, potential: Tensor) -> Tensor:
+        """The potential as the neuron can hold it."""
+        return potential
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Integrate, fire, subtract."""
+        potential = self.limited(self.potential(current, state, t))
+        spikes = self.spikes_at(potential, state)
+        theta = along_channels(finite_amplitude(self.threshold), potential.dim())
+        after: State = (potential - spikes * theta,)
+        return spikes, (*after, state[1] + spikes) if self.remembers else after
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def updates(self, before: int | None, steps: int) -> int:
+        """One addition a step to the potential, and one to the net number of spikes if it ``remembers``."""
+        return steps * (1 + self.remembers)
+
+    def comparisons(self, before: int | None, steps: int) -> int:
+        """⌈log2 N⌉ a step to find one of N numbers of spikes, and one with the net number if it ``remembers``."""
+        return steps * (math.ceil(self.alphabet.bits) + self.remembers)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
+        """A neuron with a bias for each step runs only for the number of steps it was calibrated for."""
+        reason = super().check_timesteps(timesteps, nominal)
+        if reason or self.bias is None or self.bias.dim() == 1:
+            return reason
+        if len(self.bias) == self.steps(timesteps, nominal):
+            return None
+        return f"its biases were calibrated for T = {len(self.bias)}"
+
+
+class MembraneNeuron(SoftResetNeuron):
+    r"""Base class of neurons that integrate their current, fire, and reset by subtraction (soft reset).
+
+    .. math::
+        u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \mathrm{spikes}(u[t]), \qquad v[t] = u[t] - \theta k[t]
+
+    Args:
+        threshold: θ > 0, which a spike subtracts from the potential and adds to the next layer's input; [] or [C];
+            infinity for a silent channel.
+        initial_potential: V0/θ; [], [C], or one per neuron, [C, ...].
+        bias: b, subtracted before firing; [C], the same at every step, or [T, C], or None.
+        timesteps: T of this site; None: T of the network.
+
+    Raises:
+        RecipeError: if the threshold is not positive, or T is less than 1.
+    """
+
+    differentiable = True
+    settable = ("threshold", "initial_potential", "bias")
+    initial_potential: Tensor
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        initial_potential: Tensor,
+        bias: Tensor | None = None,
+        timesteps: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_threshold(threshold)
+        if timesteps is not None and timesteps < 1:
+            raise RecipeError(f"is {timesteps!r}", where="timesteps", remedy="use a whole number from 1")
+        self.timesteps = timesteps
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("initial_potential", initial_potential)
+        self.register_buffer("bias", bias)
+
+    @property
+    def takes_back(self) -> bool:  # type: ignore[override]
+        """True with negative numbers in the alphabet that the rule ``floor`` fires; override it with :meth:`count`."""
+        return self.alphabet.least < 0 and self.fires == "floor" and type(self).count is SoftResetNeuron.count
 
     @property
     def amplitude(self) -> Tensor:
@@ -147,26 +200,6 @@ class MembraneNeuron(Neuron):
         potential = (along_channels(self.initial_potential, len(shape)) * theta).to(like.dtype).expand(shape)
         return (potential, torch.zeros((), dtype=like.dtype, device=like.device).expand(shape))[: 1 + self.remembers]
 
-    def potential(self, current: Tensor, state: State, t: int, *, bias: bool = True) -> Tensor:
-        """u[t], or v[t−1] + I[t] without the bias."""
-        potential = state[0] + current
-        if bias and self.bias is not None:
-            now = self.bias[t] if self.bias.dim() == 2 else self.bias
-            potential = potential - along_channels(now, current.dim())
-        return potential
-
-    def spikes_at(self, potential: Tensor, state: State) -> Tensor:
-        """k for a potential u."""
-        theta = along_channels(self.threshold, potential.dim())
-        return self.count(potential, theta, state[1] if self.remembers else None)
-
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Integrate, fire, subtract."""
-        potential = self.potential(current, state, t)
-        spikes = self.spikes_at(potential, state)
-        after: State = (potential - self.emit(spikes),)
-        return spikes, (*after, state[1] + spikes) if self.remembers else after
-
     def run(self, currents: Tensor, state: State, t: int = 0, *, overwrite: bool = False) -> tuple[Tensor, State]:
         """The same numbers as repeated :meth:`step`; may be compiled, see :func:`rheobase.neurons.set_fusion`."""
         bias = None
@@ -204,27 +237,6 @@ class MembraneNeuron(Neuron):
             edges=self.edges,
             width=width,
         )
-
-    # -- work ----------------------------------------------------------------------------------------------------------
-
-    def updates(self, before: int | None, steps: int) -> int:
-        """One addition a step to the potential, and one to the net number of spikes if it ``remembers``."""
-        return steps * (1 + self.remembers)
-
-    def comparisons(self, before: int | None, steps: int) -> int:
-        """⌈log2 N⌉ a step to find one of N numbers of spikes, and one with the net number if it ``remembers``."""
-        return steps * (math.ceil(self.alphabet.bits) + self.remembers)
-
-    # -- time ----------------------------------------------------------------------------------------------------------
-
-    def check_timesteps(self, timesteps: int, nominal: int) -> str | None:
-        """A neuron with a bias for each step runs only for the number of steps it was calibrated for."""
-        reason = super().check_timesteps(timesteps, nominal)
-        if reason or self.bias is None or self.bias.dim() == 1:
-            return reason
-        if len(self.bias) == self.steps(timesteps, nominal):
-            return None
-        return f"its biases were calibrated for T = {len(self.bias)}"
 
     def config(self) -> dict[str, Any]:
         """``timesteps``."""

@@ -15,7 +15,26 @@ from rheobase.neurons.response import Response, finite_amplitude
 from rheobase.signals.signal import Constant, Signal, SpikeTrain, along_channels
 
 
-class WindowNeuron(Neuron):
+class WaitingNeuron(Neuron):
+    """The common part of neurons that need their whole input, in any units: they cannot be run step by step."""
+
+    streams = False
+    closed_form = True
+
+    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
+        """The empty state: the neuron keeps none between steps."""
+        return ()
+
+    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+        """Raises a RecipeError: the neuron needs its whole input first."""
+        raise RecipeError(
+            "waits for its whole input and cannot be run step by step",
+            where=f"{self.kind} neuron",
+            remedy="run the network with snn(images)",
+        )
+
+
+class WindowNeuron(WaitingNeuron):
     r"""A neuron whose spike count depends on its input only through the time-mean z of the current.
 
     .. math:: n = \mathrm{clip}(\lfloor z L / \theta + V_0 \rfloor, 0, L)
@@ -31,8 +50,6 @@ class WindowNeuron(Neuron):
             for ``ceil``, which fires only above threshold.
     """
 
-    streams = False
-    closed_form = True
     trained_threshold = True
     timesteps: int
     threshold: Tensor
@@ -102,18 +119,6 @@ class WindowNeuron(Neuron):
         """T z/θ + V0/θ − N."""
         start = along_channels(torch.as_tensor(self.v0), current.dim())
         return steps * current.double() / along_channels(self.threshold, current.dim()) + start - spikes
-
-    def init(self, shape: torch.Size | tuple[int, ...], like: Tensor) -> State:
-        """The empty state: the neuron keeps none between steps."""
-        return ()
-
-    def step(self, current: Tensor, state: State, t: int) -> tuple[Tensor, State]:
-        """Raises a RecipeError: the neuron needs its whole input first."""
-        raise RecipeError(
-            "waits for its whole input and cannot be run step by step",
-            where=f"{self.kind} neuron",
-            remedy="run the network with snn(images)",
-        )
 
     def config(self) -> dict[str, Any]:
         """``timesteps`` and ``rounding``."""
