@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,12 +37,7 @@ def compare(
     weights: options.Weights,
     conversion: options.Conversion,
     placement: options.Placement,
-    validation: Annotated[
-        str | None, Option(help=f"Validation images, for --budget and --early-exit: {options.SPEC}.")
-    ] = None,
-    validation_folder: Annotated[
-        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
-    ] = None,
+    choosing: options.ValidationImages,
     methods: Annotated[str | None, Option(help="Methods, for example FTBC,RateCoding (default: all).")] = None,
     recipes: Annotated[Path | None, Option(help="YAML file, one line `name: {method: FTBC, ...}` per recipe.")] = None,
     timesteps: Annotated[str, Option(help="Numbers of time-steps T.")] = "1,2,4,8",
@@ -69,7 +64,7 @@ def compare(
     named = by_name(_recipes(methods, recipes))
     limits = options.limits(budget)
     steps, draws = options.numbers(timesteps, int, "--timesteps"), options.numbers(seeds, int, "--seeds")
-    validates = validation is not None or validation_folder is not None
+    validates = choosing != options.ValidationImages()
     if limits:
         check_validation(validates or None)
     if early_exit and not validates:
@@ -81,7 +76,7 @@ def compare(
         raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
     settings = None if training is None else read_training(training, images.preprocessing)
     limit = max(POOL, conversion.num_calibration_images) if settings is None else None
-    chosen_on = replace(images, data=validation or data, folder=validation_folder)
+    chosen_on = choosing.source(images)
     found = compare_methods(
         network,
         named,
@@ -89,7 +84,7 @@ def compare(
         _read(test),
         steps,
         seeds=draws,
-        validation=_read(chosen_on) if validates else None,
+        validation=None if chosen_on is None else _read(chosen_on),
         budget=limits or None,
         graded_spikes=graded_spikes,
         task=task,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from typer import Option
@@ -19,33 +18,26 @@ def evaluate(
     data: options.TestData,
     reading: options.Reading,
     running: options.Running,
+    choosing: options.ValidationImages,
     timesteps: Annotated[
         str | None, Option(help="Numbers of time-steps, as 1,2,4,8 (default: 1, 2, 4, ... T).")
     ] = None,
     task: options.Task = None,
     early_exit: options.EarlyExit = False,
-    validation: Annotated[
-        str | None, Option(help=f"Images on which --early-exit chooses the confidence: {options.SPEC}.")
-    ] = None,
-    validation_folder: Annotated[
-        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
-    ] = None,
 ) -> Answer:
     """Compare a saved spiking network with its analog network on test images."""
     steps = None if timesteps is None else options.numbers(timesteps, int, "--timesteps")
     images = reading.of(data)
     network = running.load(network_folder)
     images = images.seen_by(network)
-    chosen_on = None
-    if validation is not None or validation_folder is not None:
-        chosen_on = replace(images, data=validation or images.data, folder=validation_folder).read()
+    chosen_on = choosing.source(images)
     evaluation = evaluate_network(
         network,
         images.read(),
         steps,
         task=task,
         early_exit=early_exit,
-        validation=chosen_on,
+        validation=None if chosen_on is None else chosen_on.read(),
         progress=show_progress(),
     )
     document = {

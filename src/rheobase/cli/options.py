@@ -192,6 +192,22 @@ class TestImages:
 
 
 @dataclass(frozen=True)
+class ValidationImages:
+    """Images to choose on."""
+
+    validation: Annotated[str | None, Option(help=f"Validation images, on which a choice is made: {SPEC}.")] = None
+    validation_folder: Annotated[
+        str | None, Option(help="Part of --validation to read, or of --data if --validation is not given.")
+    ] = None
+
+    def source(self, images: Source) -> Source | None:
+        """Return the validation images, preprocessed like the others; None if no option is given."""
+        if self.validation is None and self.validation_folder is None:
+            return None
+        return replace(images, data=self.validation or images.data, folder=self.validation_folder)
+
+
+@dataclass(frozen=True)
 class Method:
     """A method and its options, or a file with both."""
 
