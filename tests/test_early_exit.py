@@ -162,6 +162,19 @@ def test_a_comparison_measures_early_exit_of_methods_that_stream(tmp_path: Path)
             RecipeError,
             "no effect without early_exit",
         ),
+        (lambda: rb.evaluate(converted(), grid_images("MLP"), early_exit=1), TypeError, "early_exit: is 1"),  # type: ignore[arg-type]
+        (
+            lambda: rb.compare(
+                networks.build("MLP"),
+                [rb.OPI()],
+                grid_images("MLP"),
+                grid_images("MLP"),
+                (2,),
+                early_exit="yes",  # type: ignore[arg-type]
+            ),
+            TypeError,
+            "early_exit: is 'yes'",
+        ),
         (
             lambda: rb.evaluate(converted(rb.ParallelConversion(timesteps=4)), grid_images("MLP"), early_exit=True),
             RecipeError,

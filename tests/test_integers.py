@@ -272,6 +272,14 @@ def few_levels() -> rb.SpikingNetwork:
     return rb.convert(mlp(), recipe, calibration=images())
 
 
+def broken() -> rb.SpikingNetwork:
+    """NaN among the weights."""
+    snn = rb.convert(mlp(), RECIPES["IF"], calibration=images())
+    name = snn.graph.nodes[-1].parameters["weight"]
+    snn.graph.put(name, torch.full_like(snn.graph.tensor(name), torch.nan))
+    return snn
+
+
 def test_overflows_are_counted_and_reported() -> None:
     network = rb.integers(few_levels(), generic(weights=8, state=9, biases=20), calibration=images())
     assert any("potentials beyond 9 bits" in note for note in network.provenance.notes)
@@ -322,6 +330,8 @@ def test_branches_meet_on_the_finest_grid() -> None:
         (lambda: rb.network.for_inference(whole("parallel")), "is on whole numbers"),
         (lambda: whole("IF", target=3), "target: is 3"),
         (lambda: generic(weights=1), "weights"),
+        (lambda: whole("IF", preprocessing="imagenet"), "preprocessing: is a str"),
+        (lambda: rb.integers(broken(), calibration=images()), "holds NaN or infinite values"),
         (lambda: whole("IF", rounding="up"), "rounding"),
         (lambda: whole("IF", fires_when="often"), "fires_when: is 'often'"),
         (
@@ -336,7 +346,7 @@ def test_branches_meet_on_the_finest_grid() -> None:
     ],
 )
 def test_bad_input(make: Any, said: str) -> None:
-    with pytest.raises((RecipeError, rb.core.errors.ModelError), match=said):
+    with pytest.raises(rb.RheobaseError, match=said):
         make()
 
 

@@ -25,7 +25,7 @@ from rheobase.comparison.images import Images
 from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Runner, at
-from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.checks import check_choice, check_flag, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
@@ -135,6 +135,7 @@ def compare(
     if budget is not None:
         budget = check_limits(budget)
         checks.check_validation(None if validation is None else True)
+    check_flag(early_exit, "early_exit")
     if early_exit and validation is None:
         raise DataError(
             "are missing, on which early_exit chooses the confidence",

@@ -59,3 +59,13 @@ def check_choice(value: object, choices: Any, where: str, *, error: type[Rheobas
     allowed = get_args(choices) or tuple(choices)
     if value not in allowed:
         raise error(f"is {value!r}", where=where, remedy=f"use one of {', '.join(map(str, allowed))}")
+
+
+def check_flag(value: object, where: str, *, error: type[RheobaseError] = RecipeError) -> None:
+    """Refuse anything but True and False.
+
+    Raises:
+        RecipeError: (or the class ``error``) naming ``where``.
+    """
+    if not isinstance(value, bool):
+        raise error.typed(f"is {value!r}", where=where, remedy="use True or False")

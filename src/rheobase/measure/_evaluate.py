@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from rheobase.core.checks import check_flag
 from rheobase.core.errors import RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table
@@ -186,6 +187,7 @@ def evaluate(
     wanted = tuple(sorted(set(network.step_counts(timesteps))))
     execution, digest = network.execution_mode, Digest()
     runs = [wanted] if network.streams else [(t,) for t in wanted]
+    check_flag(early_exit, "early_exit")
     exits = Exits(network, wanted[-1]) if early_exit else None
     if exits is None and validation is not None:
         raise RecipeError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rheobase.core.checks import check_choice
+from rheobase.core.checks import check_choice, check_flag
 from rheobase.core.errors import StoreError
 from rheobase.core.folders import as_path, whole_file
 from rheobase.exchange.nir.contract import Reset, require_nir, write_contract
@@ -93,8 +93,7 @@ def export_nir(
     check_converted(network)
     nir = require_nir()
     check_choice(reset, Reset, "reset", error=StoreError)
-    if not isinstance(approximate, bool):
-        raise StoreError(f"is {approximate!r}", where="approximate", remedy="use True or False")
+    check_flag(approximate, "approximate", error=StoreError)
     whole = isinstance(network, IntegerNetwork)
     if fires_when is not None:
         check_choice(fires_when, FiresWhen, "fires_when", error=StoreError)

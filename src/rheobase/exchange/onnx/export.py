@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rheobase.core.checks import check_choice
+from rheobase.core.checks import check_choice, check_flag
 from rheobase.core.errors import RecipeError, StoreError
 from rheobase.core.folders import as_path, whole_file
 from rheobase.core.versions import versions
@@ -106,6 +106,7 @@ def export_onnx(
     check_converted(network)
     onnx = require_onnx()
     network = _check(network)
+    check_flag(spikes, "spikes")
     chosen = _form_of(network, form)
     path = as_path(path)
     if path.exists() and not overwrite:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.data.batches import Batches
+from rheobase.data.readers import Preprocessing
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
 from rheobase.exchange.whole_numbers.grids import READOUT, SHIFTS, choose_grids, constant_bias, round_weights
 from rheobase.exchange.whole_numbers.learned import fit_weights
@@ -36,7 +37,7 @@ def integers(
     calibration: Batches,
     rounding: Rounding = "nearest",
     fires_when: FiresWhen = "reached",
-    preprocessing: Any = None,
+    preprocessing: Preprocessing | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> IntegerNetwork:
@@ -79,6 +80,9 @@ def integers(
     chip = profile(target)
     check_choice(rounding, Rounding, "rounding")
     check_choice(fires_when, FiresWhen, "fires_when")
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        remedy = "give rb.data.Preprocessing(mean=..., std=...)"
+        raise DataError.typed(f"is a {type(preprocessing).__name__}", where="preprocessing", remedy=remedy)
     number = check_whole(num_calibration_images, "num_calibration_images")
     _check_network(network)
     drawn = sample(calibration, number, seed, where="calibration data").images
@@ -101,6 +105,10 @@ def integers(
 
 
 def _check_network(network: SpikingNetwork) -> None:
+    for name, tensor in network.graph.tensors.items():
+        if not bool(tensor.isfinite().all()):
+            remedy = "load weights from before a training diverged, and convert again"
+            raise RecipeError("holds NaN or infinite values", where=name, remedy=remedy)
     if isinstance(network, IntegerNetwork):
         raise RecipeError("is already in whole numbers", where="network", remedy="use the network before rb.integers")
     if network.protocol is not None:
@@ -170,17 +178,19 @@ def _in_thresholds(offset: Tensor, threshold: Tensor, silent: Tensor) -> Tensor:
     return torch.where(silent.reshape(shape), 0.0, (offset * threshold.reshape(shape)).round())
 
 
-def _pixels(network: SpikingNetwork, images: Tensor, preprocessing: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _pixels(
+    network: SpikingNetwork, images: Tensor, preprocessing: Preprocessing | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The value of a pixel unit, the pixel that stands for 0, and what is missing to it; [1] or [C], float64.
 
     The stored preprocessing is used only if the images are pixels in it: arrays of other numbers are preprocessed too.
     """
-    stored = network.provenance.calibration.get("preprocessing") if preprocessing is None else preprocessing
-    stored = stored if stored is None or isinstance(stored, dict) else stored.model_dump()
-    if stored is not None:
-        scale = float(stored.get("scale") or PIXELS)
-        mean = torch.tensor(stored.get("mean") or [0.0], dtype=torch.float64)
-        mean, std = torch.broadcast_tensors(mean, torch.tensor(stored.get("std") or [1.0], dtype=torch.float64))
+    stored = network.provenance.calibration.get("preprocessing")
+    how = preprocessing if preprocessing is not None or stored is None else Preprocessing.model_validate(stored)
+    if how is not None:
+        scale = how.scale or PIXELS
+        mean = torch.tensor(how.mean or [0.0], dtype=torch.float64)
+        mean, std = torch.broadcast_tensors(mean, torch.tensor(how.std or [1.0], dtype=torch.float64))
         unit, start = 1 / (scale * std), mean * scale
         if _are_pixels(images, unit, start):
             return unit, start.round().clamp(0, PIXELS), start - start.round().clamp(0, PIXELS)
