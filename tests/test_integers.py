@@ -282,7 +282,8 @@ def broken() -> rb.SpikingNetwork:
 
 def test_overflows_are_counted_and_reported() -> None:
     network = rb.integers(few_levels(), generic(weights=8, state=9, biases=20), calibration=images())
-    assert any("potentials beyond 9 bits" in note for note in network.provenance.notes)
+    (note,) = (note for note in network.provenance.notes if "potentials beyond 9 bits" in note)
+    assert "(first at " in note
     assert network.overflows == 0
     network(images())
     assert network.overflows > 0
@@ -330,6 +331,10 @@ def test_branches_meet_on_the_finest_grid() -> None:
         (lambda: rb.network.for_inference(whole("parallel")), "is on whole numbers"),
         (lambda: whole("IF", target=3), "target: is 3"),
         (lambda: generic(weights=1), "weights"),
+        (
+            lambda: whole("FTBC", target=generic(weights=8, biases=3)),
+            "a bias of .* at a step, which 3 bits cannot hold",
+        ),
         (lambda: whole("IF", preprocessing="imagenet"), "preprocessing: is a str"),
         (lambda: rb.integers(broken(), calibration=images()), "holds NaN or infinite values"),
         (lambda: whole("IF", rounding="up"), "rounding"),

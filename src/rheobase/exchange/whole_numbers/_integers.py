@@ -90,8 +90,11 @@ def integers(
     neurons = [_check_neuron(site, network.neuron(site.name), network, chip) for site in network.sites]
     pixel, zero, fraction = _pixels(network, images, preprocessing)
     grids = choose_grids(network, chip, pixel, fraction)
-    thresholds = [grids.thresholds[site.name] for site in network.sites]
-    whole = [_neuron(*pair, network, chip, fires_when == "exceeded") for pair in zip(neurons, thresholds, strict=True)]
+    strict = fires_when == "exceeded"
+    whole = [
+        _neuron(site, neuron, grids.thresholds[site.name], network, chip, strict)
+        for site, neuron in zip(network.sites, neurons, strict=True)
+    ]
     unit = 1 / float(grids.thresholds[READOUT])
     scales: dict[str, Any] = {"pixel": pixel.tolist(), "zero": zero.int().tolist(), "fraction": fraction.tolist()}
     units = Units(target=chip, logit=unit, **scales)
@@ -147,7 +150,9 @@ def _check_neuron(site: Site, neuron: Neuron, network: SpikingNetwork, chip: Tar
     return neuron
 
 
-def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Target, strict: bool) -> IntegerNeuron:
+def _neuron(
+    site: Site, neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Target, strict: bool
+) -> IntegerNeuron:
     """The neuron with a whole threshold; V0 and biases are rounded. ``strict``: it fires when θ is exceeded."""
     amplitude = neuron.amplitude.double().cpu()
     silent = amplitude.isinf().expand(threshold.shape)
@@ -159,6 +164,9 @@ def _neuron(neuron: Neuron, threshold: Tensor, network: SpikingNetwork, chip: Ta
     if isinstance(neuron, MembraneNeuron):
         steps = neuron.bias is not None and constant_bias(neuron) is None  # one for each step
         bias = (cast(Tensor, neuron.bias).double().cpu() * factor).round().to(dtype) if steps else None
+        if bias is not None and float(bias.abs().max()) > chip.largest_bias:
+            reason = f"has a bias of {float(bias.abs().max()):g} at a step, which {chip.biases} bits cannot hold"
+            raise RecipeError(reason, where=site.name, remedy="use a target with more bits for biases")
         start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent) - int(strict)
         width = {"bits": chip.state, "overflow": chip.overflow}
         options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, **width}
@@ -240,14 +248,21 @@ def _largest_sum(graph: Graph, neurons: list[IntegerNeuron], steps: int) -> floa
     largest = [0.0]
     most = iter(max(map(abs, one.capacity(steps))) + one.alphabet.magnitude for one in neurons)
     held = iter(float(one.threshold.max() + one.initial.abs().max()) for one in neurons)
+    own = iter(_sum_of_biases(one) for one in neurons)
 
     def emit(node: Any, current: Tensor, overwrite: bool) -> Tensor:
-        largest.append(float(current.max()) + next(held) * (steps + 1))
+        largest.append(float(current.max()) + next(held) * (steps + 1) + next(own))
         return torch.full_like(current, next(most))
 
     image = torch.full((1, *graph.input_shape), float(PIXELS * steps), dtype=torch.float64, device=graph.device)
     output = absolute.on_means(image, emit)
     return max(*largest, float(output.max()))
+
+
+def _sum_of_biases(neuron: IntegerNeuron) -> float:
+    """The largest sum of a neuron's own biases, one for each step."""
+    bias = neuron.bias if isinstance(neuron, IntegerFire) else None
+    return 0.0 if bias is None else float(bias.abs().sum(0).max())
 
 
 def _counted(network: IntegerNetwork, images: Tensor) -> list[str]:
@@ -256,7 +271,7 @@ def _counted(network: IntegerNetwork, images: Tensor) -> list[str]:
         return []
     network.overflows = 0
     network(images)
-    count, network.overflows = network.overflows, 0
     where = [s.name for s in network.sites if cast(IntegerFire, network.neuron(s.name)).overflows]
+    count, network.overflows = network.overflows, 0
     places = f" (first at {where[0]})" if where else ""
     return [f"{count} potentials beyond {network.units.target.state} bits on {len(images)} calibration images{places}"]

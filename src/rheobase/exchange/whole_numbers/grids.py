@@ -163,28 +163,20 @@ def _context(graph: Graph, node: Node) -> NodeContext:
 def _threshold(graph: Graph, site: Node, found: list[Leaf], target: Target) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole threshold of every channel, and the step of each leaf's grid, by the name of its tensor."""
     channels = 1 if site.name == READOUT else site.shape[0]
-    tensors = graph.tensors
     nodes = {node.name: node for node in graph.nodes}
     largest, biases = torch.zeros(2, channels, dtype=torch.float64)
     finest = torch.full((channels,), torch.inf, dtype=torch.float64)
-    peaks: dict[str, tuple[Leaf, Tensor]] = {}
+    peaks: dict[str, tuple[Tensor, Tensor]] = {}
     for leaf in found:
         node = nodes[leaf.node]
         index = torch.zeros_like(leaf.channels) if site.name == READOUT else leaf.channels
         for argument, name in node.parameters.items():
             if argument in SHIFTS:
-                values = (
-                    tensors[name].abs().reshape(len(index), -1).amax(1)
-                    if tensors[name].dim()
-                    else tensors[name].abs().expand(len(index))
-                )
-                biases.scatter_reduce_(0, index, values, "amax")
+                biases.scatter_reduce_(0, index, _of_channels(graph.tensor(name).abs(), len(index)), "amax")
             elif argument in WEIGHTS:
                 peak = weight_peaks(graph, node, argument)
-                if site.name == READOUT:  # one unit for all logits
-                    peak = peak.max().reshape(1)
-                peak = peak.expand(len(index)) if len(peak) == 1 else peak
-                peaks[name] = leaf, peak
+                peak = (peak.max() if site.name == READOUT else peak).expand(len(index))  # one unit for all logits
+                peaks[name] = index, peak
                 largest.scatter_reduce_(0, index, peak, "amax")
                 finest.scatter_reduce_(0, index, torch.where(peak > 0, peak, torch.inf), "amin")
     limit = finest.where(finest.isfinite(), 0.0) if target.shifts else largest
@@ -205,18 +197,22 @@ def _threshold(graph: Graph, site: Node, found: list[Leaf], target: Target) -> t
             remedy="use a target with more bits, or one with a scale for each channel",
         )
     steps = {}
-    for name, (leaf, peak) in peaks.items():
-        index = torch.zeros_like(leaf.channels) if site.name == READOUT else leaf.channels
+    for name, (index, peak) in peaks.items():
         over = (peak * theta[index] / (target.largest_weight + 0.49)).clamp(min=1e-300)
         steps[name] = 2 ** over.log2().ceil().clamp(min=0) if target.shifts else torch.ones_like(over)
     return theta, steps
+
+
+def _of_channels(values: Tensor, channels: int) -> Tensor:
+    """The largest value of every channel, [C], of values [] or [C, ...]."""
+    return values.reshape(channels, -1).amax(1) if values.dim() else values.expand(channels)
 
 
 def weight_peaks(graph: Graph, node: Node, argument: str) -> Tensor:
     """The largest absolute weight of every output channel, [C] or [1]."""
     values, operation = graph.tensor(node.parameters[argument]).abs(), OPERATIONS[node.operation]
     if not isinstance(operation, Weighted):
-        return values.reshape(len(values), -1).amax(1) if values.dim() else values.reshape(1)
+        return _of_channels(values, len(values) if values.dim() else 1)
     rows = rows_of(graph, node, values)
     return torch.zeros(int(rows.max()) + 1, dtype=values.dtype).scatter_reduce_(
         0, rows.flatten(), values.flatten(), "amax"
