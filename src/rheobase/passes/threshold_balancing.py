@@ -21,7 +21,7 @@ FACTOR = 2
 
 
 class LocalThresholdBalancing(CalibrationPass):
-    r"""Iterate θ of every channel on the error of its firing rate (Bu et al. 2024, "Inference-scale complexity").
+    r"""Iterate θ of every channel on the error of its firing rate (after Bu et al. 2024, "Inference-scale complexity").
 
     In every round, site after site on the spikes of the sites before it, θ takes a damped Gauss-Newton step towards the
     least squared error between the time-mean output r and the activation a of the analog network:
@@ -31,10 +31,9 @@ class LocalThresholdBalancing(CalibrationPass):
         d = \frac{∂r}{∂θ} = \begin{cases} (r - z)/θ & \text{if the neuron does not saturate} \\
                                           r/θ & \text{otherwise} \end{cases}
 
-    with the time-mean z of the current; rounding is differentiated straight through. The paper's gradient step is the
-    numerator; the denominator replaces its learning rate, so that every channel has its own scale. A round changes θ by
-    a factor of 2 at most. Unlike ``mse`` of
-    :class:`rheobase.passes.Thresholds`, the rates are those of the simulation.
+    with the time-mean z of the current; rounding is differentiated straight through. The numerator is the gradient, the
+    denominator gives every channel its own scale. A round changes θ by a factor of 2 at most. Unlike ``mse`` of
+    :class:`rheobase.passes.Thresholds`, the rates are those of the simulation. The paper was not at hand.
 
     Args:
         rounds: number of times that every threshold changes.
