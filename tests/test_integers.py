@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import networks
@@ -164,6 +165,42 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     assert isinstance(loaded, rb.network.IntegerNetwork)
     assert loaded.units == network.units
     assert torch.equal(loaded(images()), network(images()))
+    assert rb.diagnose(loaded, images()).to_json() == rb.diagnose(network, images()).to_json()
+    stored = load_file(tmp_path / "whole" / "tensors.safetensors")
+    weights = [node.parameters["weight"] for node in network.graph.nodes if "weight" in node.parameters]
+    assert {stored[f"graph.{weight}"].dtype for weight in weights} == {torch.int8}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_rounding_is_a_part_of_the_diagnosis(name: str) -> None:
+    """What the errors of a layer's weights and biases add to the activation, on the spikes that it receives."""
+    snn = rb.convert(mlp(), RECIPES[name], calibration=images())
+    network = rb.integers(snn, generic(weights=4), calibration=images())
+    found = rb.diagnose(network, images())
+    trains, _ = network.record(images())
+    layers = [node for node in network.graph.nodes if node.operation == "linear"]
+    received = [network.pixels(images()), trains[found.rows[0].site].float().mean(0)]
+    for row, layer, x, neuron in zip(found.rows, layers, received, network.neurons, strict=False):
+        weight, bias = (layer.parameters[argument] for argument in ("weight", "bias"))
+        unit = neuron.spike_value / neuron.threshold
+        currents = [(x @ g.tensor(weight).T + g.tensor(bias)) * unit for g in (network.graph, network.unrounded)]
+        expected = currents[0].relu() - currents[1].relu()
+        assert row.terms["rounding"].size == pytest.approx(float(expected.abs().mean()), rel=1e-3, abs=1e-6)
+        assert sum(term.mean for term in row.terms.values()) == pytest.approx(row.error.mean, abs=1e-6)
+        emitted = trains[row.site].float().mean(0) * neuron.spike_value
+        activation = dict(zip([r.site for r in found.rows], activations(), strict=True))[row.site]
+        assert row.error.size == pytest.approx(float((emitted - activation).abs().mean()), abs=1e-6)
+    exact = rb.diagnose(rb.integers(snn, generic(weights=16, state=32), calibration=images()), images())
+    for coarse, fine in zip(found.rows, exact.rows, strict=True):
+        assert fine.terms["rounding"].size < coarse.terms["rounding"].size / 100
+    assert "rounding" in str(found)
+    assert "rounding" not in str(rb.diagnose(snn, images()))
+
+
+def activations() -> list[Tensor]:
+    """Of the sites of the analog network."""
+    first = mlp()[:2](images())
+    return [first, mlp()[2:4](first)]
 
 
 @pytest.mark.slow

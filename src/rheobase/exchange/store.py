@@ -141,13 +141,19 @@ class _Neuron(_Entry):
     buffers: dict[str, str | None]  # name of the buffer -> name in the file
 
 
+class _WholeNumbers(_Entry):
+    units: Units
+    unrounded: dict[str, str]  # as in _Graph: the tensors of the graph before rounding
+    dtypes: dict[str, str]  # name of a tensor in the file -> its dtype in the network
+
+
 class _Document(_Entry):
     format: str
     version: int
     timesteps: int = Field(ge=1)
     alignment: Alignment = Alignment()
     protocol: dict[str, Any] | None = None
-    units: Units | None = None  # of a network on whole numbers
+    whole_numbers: _WholeNumbers | None = None
     recipe: dict[str, Any]
     provenance: Provenance
     sites: list[dict[str, Any]]  # for readers of the file; load uses the graph
@@ -165,11 +171,14 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
     Raises:
         StoreError: if :func:`rebuild` would refuse the network.
     """
-    bank = _Bank()
+    bank = _Bank(narrows=isinstance(network, IntegerNetwork))
 
     def graph_entry(graph: Graph, prefix: str) -> dict[str, Any]:
-        tensors = {name: bank.put(f"{prefix}.{name}", t) for name, t in graph.tensors.items()}
-        return {"nodes": [asdict(node) for node in graph.nodes], "output": graph.output, "tensors": tensors}
+        nodes = [asdict(node) for node in graph.nodes]
+        return {"nodes": nodes, "output": graph.output, "tensors": tensor_names(graph, prefix)}
+
+    def tensor_names(graph: Graph, prefix: str) -> dict[str, str]:
+        return {name: bank.put(f"{prefix}.{name}", t) for name, t in graph.tensors.items()}
 
     def neuron_entry(index: int, neuron: Neuron) -> dict[str, Any]:
         # not named_buffers(), which omits buffers that are None
@@ -185,7 +194,6 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "timesteps": network.timesteps,
         "alignment": network.alignment.model_dump(),
         "protocol": None if network.protocol is None else network.protocol.model_dump(mode="json"),
-        "units": network.units.model_dump(mode="json") if isinstance(network, IntegerNetwork) else None,
         "recipe": network.recipe,
         "provenance": asdict(network.provenance),
         "sites": [{"name": s.name, "shape": s.shape, "neurons": s.neurons} for s in network.sites],
@@ -194,6 +202,10 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
         "neurons": [neuron_entry(i, cast(Neuron, n)) for i, n in enumerate(network.neurons)],
         "channels_last": bank.channels_last,
     }
+    if isinstance(network, IntegerNetwork):
+        unrounded = tensor_names(network.unrounded, "unrounded")
+        units = network.units.model_dump(mode="json")
+        content["whole_numbers"] = {"units": units, "unrounded": unrounded, "dtypes": bank.dtypes}
     try:
         content = json.loads(json.dumps(content))  # exactly the values that load will read
     except (TypeError, ValueError) as cause:
@@ -205,10 +217,15 @@ def describe(network: SpikingNetwork, where: str) -> tuple[dict[str, Any], dict[
 
 
 class _Bank:
-    """Tensors by name, each distinct one once; compared bit by bit, so that -0.0 and NaN are preserved."""
+    """Tensors by name, each distinct one once; compared bit by bit, so that -0.0 and NaN are preserved.
 
-    def __init__(self) -> None:
+    ``narrows``: whole numbers in floating-point tensors are stored as the smallest integers that hold them.
+    """
+
+    def __init__(self, narrows: bool) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.dtypes: dict[str, str] = {}
+        self._narrows = narrows
         self.channels_last: list[str] = []
         self._names: dict[tuple[Any, ...], str] = {}
 
@@ -220,9 +237,20 @@ class _Bank:
         bits = hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data).digest()
         stored = self._names.setdefault((plain.dtype, plain.shape, last, bits), name)
         if stored == name:
-            self.tensors[name] = plain
+            self.tensors[name] = _narrowed(plain) if self._narrows else plain
+            if self.tensors[name].dtype != plain.dtype:
+                self.dtypes[name] = str(plain.dtype).removeprefix("torch.")
             self.channels_last += [name] if last else []
         return stored
+
+
+def _narrowed(values: Tensor) -> Tensor:
+    """The values as the smallest integers from which the same bits come back, if there are such."""
+    for dtype in (torch.int8, torch.int16, torch.int32) if values.is_floating_point() else ():
+        found = values.to(dtype)
+        if torch.equal(found.to(values.dtype).view(torch.uint8), values.view(torch.uint8)):
+            return found
+    return values
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -287,11 +315,15 @@ def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: st
     """
     document = _validate(content, tensors, where)
     channels_last = set(document.channels_last)
+    dtypes = document.whole_numbers.dtypes if document.whole_numbers else {}
 
     def copy(stored: str) -> Tensor:
         # A copy is aligned by torch, and does not share memory with an equal tensor.
         memory_format = torch.channels_last if stored in channels_last else torch.contiguous_format
-        return tensors[stored].clone(memory_format=memory_format)
+        found = tensors[stored]
+        if stored in dtypes:
+            found = found.to(getattr(torch, dtypes[stored]))
+        return found.clone(memory_format=memory_format)
 
     @functools.cache
     def shared(_name: str, stored: str) -> Tensor:
@@ -310,8 +342,9 @@ def rebuild(content: Mapping[str, Any], tensors: Mapping[str, Tensor], where: st
         analog = spiking if document.ann == document.graph else graph(document.ann)
         neurons = [neuron(entry) for entry in document.neurons]
         parts = spiking, analog, neurons, document.timesteps, document.recipe, document.provenance
-        if document.units is not None:
-            return IntegerNetwork(*parts, units=document.units)
+        if (whole := document.whole_numbers) is not None:
+            tensors_before = {name: shared(name, stored) for name, stored in whole.unrounded.items()}
+            return IntegerNetwork(*parts, units=whole.units, unrounded=spiking.replace(tensors=tensors_before))
         return SpikingNetwork(
             *parts,
             document.alignment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +16,13 @@ from rheobase.core.results import Column, Table
 from rheobase.data.batches import Batches
 from rheobase.graph.sites import Site
 from rheobase.measure._walk import ALPHABET, SiteResult, check_run, method_of, sub_batches
-from rheobase.network.observe import Observation, analog_values, observe
+from rheobase.network.integer_network import IntegerNetwork
+from rheobase.network.observe import Observation, analog_values, currents, observe
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.response import Alphabet, Response
 from rheobase.signals.alignment import Alignment
 
-TERMS = ("inherited", "segment", "clipping", "quantisation", "offset", "unevenness")
+TERMS = ("inherited", "segment", "rounding", "clipping", "quantisation", "offset", "unevenness")
 """The terms of a site's error, in the order of the chain in :func:`diagnose`."""
 
 
@@ -118,6 +120,11 @@ class Diagnosis(SiteResult):
     rows: tuple[SiteDiagnosis, ...]
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of the terms; rounding is one for networks on whole numbers."""
+        return tuple(self.rows[0].terms)
+
+    @property
     def entry(self) -> SiteDiagnosis:
         """The site that adds the largest error, relative to its mean activation."""
         return max(self.rows, key=lambda row: row.relative_own)
@@ -141,7 +148,7 @@ class Diagnosis(SiteResult):
             Column("T", "timesteps"),
             ALPHABET,
             Column("error", lambda row: row.percent(row.error.size), "{:.1f} %"),
-            *map(share, TERMS),
+            *map(share, self.terms),
             Column("spike rate", "spike_rate", "{:.4f}"),
             Column("too many", lambda row: row.residual and row.residual.below, "{:.1f} %", scale=100),
             Column("too few", lambda row: row.residual and row.residual.above, "{:.1f} %", scale=100),
@@ -155,7 +162,7 @@ class Diagnosis(SiteResult):
         worst, last = self.entry, self.rows[-1]
         if worst.own.size == 0:
             return "No site differs from the analog network."
-        cause = max(TERMS[1:], key=lambda name: worst.terms[name].size)
+        cause = max(self.terms[1:], key=lambda name: worst.terms[name].size)
         return (
             f"Largest added error at {worst.site}: {100 * worst.relative_own:.1f} % of its mean activation, "
             f"mainly {cause}. Error at the last site: {100 * last.relative:.1f} %."
@@ -174,7 +181,8 @@ def diagnose(
     .. math::
         \begin{aligned}
         \text{inherited} &= f(z') - f(z_a) \\
-        \text{segment} &= f(z) - f(z') \\
+        \text{segment} &= f(z'') - f(z') \\
+        \text{rounding} &= f(z) - f(z'') \\
         \text{clipping} &= c - f(z), & c &= \min(f(z), \tfrac{A}{T} n) \\
         \text{quantisation} &= q - c, & q &= \tfrac{A}{T} \, \mathrm{clip}(Q(\tfrac{T}{A} z), 0, n) \\
         \text{offset} &= \tfrac{A}{T} M - q \\
@@ -185,7 +193,10 @@ def diagnose(
       This term is the error of those sites, as the activation passes it on.
     - *segment*: z is the time-mean of the current that arrives. It differs from z' where calibration has changed
       weights, where max-pooling passed another spike train than that of the largest mean, where a spike train of
-      another T was truncated or extended (:class:`rheobase.signals.Alignment`), and by rounding.
+      another T was truncated or extended (:class:`rheobase.signals.Alignment`), and by floating-point rounding. In a
+      network on whole numbers it holds the rounding of the pixels, and biases of neurons that are now the layers'.
+    - *rounding*: z'' is z without the rounding of weights and biases to whole numbers (:func:`rheobase.integers`); 0
+      for other networks.
     - *clipping*: a neuron emits at most its capacity n in T steps (n = T for at most one spike per step).
     - *quantisation*: a time-mean is a multiple of A/T. q is the nearest multiple (of z clipped where f saturates), the
       best value in T steps; if f is quantised itself, the multiple given by its own rounding Q with T levels.
@@ -194,9 +205,9 @@ def diagnose(
     - *unevenness*: the effect of the spikes' timing (QVM, Eq. 5; :func:`rheobase.measure.unevenness` measures only its
       size).
 
-    Each term is the difference of two neighbours in the chain a, f(z'), f(z), c, q, (A/T) M, ō, so the terms add up
-    exactly. A silent channel (θ = ∞) has A = 0: its whole error is clipping. For networks trained with T = L levels,
-    clipping, quantisation and offset are zero; only unevenness and its propagation remain.
+    Each term is the difference of two neighbours in the chain a, f(z'), f(z''), f(z), c, q, (A/T) M, ō, so the terms
+    add up exactly. A silent channel (θ = ∞) has A = 0: its whole error is clipping. For networks trained with T = L
+    levels, clipping, quantisation and offset are zero; only unevenness and its propagation remain.
 
     Bu et al. 2022 (section 3) name clipping, quantisation and unevenness.
 
@@ -227,36 +238,44 @@ def diagnose(
     seen = 0
     for sub_batch in sub_batches(network, images, steps, "diagnosing", progress=progress):
         seen += len(sub_batch)
-        arrived, activation = analog_values(network, sub_batch)
+        activation = analog_values(network.ann, sub_batch)
         found: list[Observation] = []
         observe(network, sub_batch, steps, found.append)
-        if changed:
-            arrived = _arriving(network, sub_batch, found)
+        arrived = currents(network.ann, sub_batch, {o.site.name: o.emitted for o in found}) if changed else {}
+        rounded = _lost_to_rounding(network, sub_batch, found)
         for o in found:
             name = o.site.name
-            node = nodes[name]
-            passed = network.ann.activate(node, o.current.clone())
-            expected = network.ann.activate(node, arrived[name].clone()) if changed else passed
-            sums[o.site.index].add(o, activation[name], expected, passed, _nearest(o))
+            activate = functools.partial(network.ann.activate, nodes[name])
+            passed = activate(o.z.to(activation[name].dtype).clone())
+            exact = activate((o.z - rounded[name]).to(passed.dtype)) if name in rounded else passed
+            expected = activate(arrived[name]) if changed else exact
+            sums[o.site.index].add(o, activation[name], expected, exact, passed, _nearest(o))
     rows = tuple(total.row(network, steps, seen) for total in sums)
     return Diagnosis(rows, steps, seen, method_of(network))
 
 
-def _arriving(network: SpikingNetwork, images: Tensor, found: list[Observation]) -> dict[str, Tensor]:
-    """z' of every site, [B, C, ...]: the current from the emitted time-means by the analog network's weights."""
-    emitted = {o.site.name: o.spikes.net * (o.amplitude / o.steps) for o in found}
-    return analog_values(network, images, lambda node, a: emitted[node.name].to(a.dtype))[0]
+def _lost_to_rounding(network: SpikingNetwork, images: Tensor, found: list[Observation]) -> dict[str, Tensor]:
+    """z − z'' of every site of a network on whole numbers, [B, C, ...]: the current of the weights' rounding errors.
+
+    From the time-means of the spikes, of which both currents are sums.
+    """
+    if not isinstance(network, IntegerNetwork):
+        return {}
+    spikes = {o.site.name: o.spikes.net / o.steps for o in found}
+    pixels = network.pixels(images)
+    whole, exact = (currents(graph, pixels, spikes) for graph in (network.graph, network.unrounded))
+    return {o.site.name: (whole[o.site.name] - exact[o.site.name]) * o.unit for o in found}
 
 
 def _nearest(found: Observation) -> Tensor:
     """q: the current rounded to a time-mean that T steps can represent."""
-    site, spiking = found.site, found.amplitude > 0
+    site, spiking = found.site, found.spike > 0
     lower, upper = found.neuron.capacity(found.steps)
-    gain = torch.where(spiking, found.steps / torch.where(spiking, found.amplitude, 1.0), 0.0)
+    gain = torch.where(spiking, found.steps / torch.where(spiking, found.spike, 1.0), 0.0)
     offset, strict = INITIAL_POTENTIAL[site.rounding], site.rounding == "ceil"
     lower = lower if site.lower < 0 else max(lower, 0)
-    response = Response(gain, offset, lower, upper, found.amplitude / found.steps, strict)
-    return response.mean(found.current.clamp(site.lower, site.upper))
+    response = Response(gain, offset, lower, upper, found.spike / found.steps, strict)
+    return response.mean(found.z.clamp(site.lower, site.upper))
 
 
 def _changes_segments(network: SpikingNetwork) -> bool:
@@ -281,17 +300,18 @@ class _Sums:
         self.fired = self.active = torch.zeros(site.channels, dtype=torch.bool)
         self.full = torch.ones(site.channels, dtype=torch.bool)
 
-    def add(self, found: Observation, activation: Tensor, expected: Tensor, passed: Tensor, nearest: Tensor) -> None:
-        """Add an observation, with a, f(z'), f(z) and q, each [B, C, ...]."""
+    def add(self, found: Observation, activation: Tensor, *chain: Tensor) -> None:
+        """Add an observation, with a, f(z'), f(z''), f(z) and q, each [B, C, ...]."""
+        *before, passed, nearest = chain
         # in the dtype of the activation, so that equal levels are equal numbers
-        level = found.amplitude / found.steps
+        level = found.spike / found.steps
         lower, upper = found.neuron.capacity(found.steps)
-        constant, emitted = (counts.net.to(level.dtype) * level for counts in (found.constant, found.spikes))
         clipped = passed.minimum(level * upper).maximum(level * lower)
-        chain = [x.double() for x in (activation, expected, passed, clipped, nearest, constant, emitted)]
-        error = chain[-1] - chain[0]
+        constant = found.constant.net.to(level.dtype) * level
+        values = [x.double() for x in (activation, *before, passed, clipped, nearest, constant, found.emitted)]
+        error = values[-1] - values[0]
         sign = error.sign()
-        parts = dict(zip(TERMS, (after - before for before, after in pairwise(chain)), strict=True))
+        parts = dict(zip(TERMS, (after - before for before, after in pairwise(values)), strict=True))
         for name, part in {"error": error, "own": error - parts["inherited"], **parts}.items():
             for i, value in enumerate((part, part.abs(), part * sign)):
                 self.parts[name][i] += float(value.sum())
@@ -299,23 +319,25 @@ class _Sums:
         full = net >= upper
         if self.site.lower < 0:
             full |= net <= lower
-        values = {"activation": chain[0].abs(), "spikes": found.spikes.magnitude, "saturated": full}
+        means = {"activation": values[0].abs(), "spikes": found.spikes.magnitude, "saturated": full}
         residual = found.neuron.residual(found.current, net, found.steps)
         if residual is not None:
             # a margin for rounding: the potential is a difference of sums in float32
             below, above = (residual < -1e-4) & (net > lower), (residual > 1 + 1e-4) & ~full
-            values |= {"residual": residual, "below": below, "above": above}
+            means |= {"residual": residual, "below": below, "above": above}
         self.has_residual = residual is not None
-        for name, value in values.items():
+        for name, value in means.items():
             self.totals[name] += float(value.sum())
         self.fired = self.fired | _channels(found.spikes.events > 0).any(1).cpu()
-        self.active = self.active | _channels(chain[0] != 0).any(1).cpu()
+        self.active = self.active | _channels(values[0] != 0).any(1).cpu()
         self.full = self.full & _channels(full).all(1).cpu()
 
     def row(self, network: SpikingNetwork, steps: int, images: int) -> SiteDiagnosis:
         timesteps = network.steps_of(self.site.name, steps)
         places = self.site.neurons * images
         terms = {name: Term(*(value / places for value in sums)) for name, sums in self.parts.items()}
+        if not isinstance(network, IntegerNetwork):
+            del terms["rounding"]
         means = {name: total / places for name, total in self.totals.items()}
         dead = ~self.fired
         return SiteDiagnosis(

@@ -102,7 +102,7 @@ def unevenness(
     sums = torch.zeros(len(network.sites), 4, dtype=torch.float64)
     seen = 0
     for sub_batch in sub_batches(network, images, steps, "simulating", progress=progress):
-        _, activations = analog_values(network, sub_batch)
+        activations = analog_values(network.ann, sub_batch)
 
         def add(found: Observation, activations: dict[str, Tensor] = activations) -> None:
             sums[found.site.index] += _sums(found, activations[found.site.name])
@@ -128,9 +128,7 @@ def unevenness(
 
 def _sums(found: Observation, activation: Tensor) -> Tensor:
     """Sums of (θ/T)·|N − M|, (θ/T)·|M|, [N ≠ M] and |a − (θ/T)·N| over neurons and images."""
-    spikes, constant, spike = found.spikes.net, found.constant.net, found.amplitude / found.steps
-    gap = (spikes - constant).abs()
-    # in the dtype of the activation, so that equal levels are equal numbers
-    emitted = spikes.to(activation.dtype) * spike
-    terms = (gap * spike, constant.abs() * spike, gap != 0, (activation - emitted).abs())
+    constant, spike = found.constant.net, found.spike / found.steps
+    gap = (found.spikes.net - constant).abs()
+    terms = (gap * spike, constant.abs() * spike, gap != 0, (activation - found.emitted).abs())
     return torch.stack([term.sum(dtype=torch.float64).cpu() for term in terms])

@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from rheobase.core.errors import DataError, StoreError
 from rheobase.core.folders import user_path
 from rheobase.graph.trainable import TrainableGraph
-from rheobase.measure._diagnose import TERMS, Diagnosis
+from rheobase.measure._diagnose import Diagnosis
 from rheobase.measure._distribution import Distribution
 from rheobase.measure._evaluate import Evaluation
 from rheobase.measure._potentials import Potentials
@@ -126,11 +126,11 @@ def diagnosis_plot(diagnosis: Diagnosis, path: str | Path) -> None:
     The sum of the terms is the error, drawn as a line.
     """
     rows, sites = diagnosis.rows, [row.site for row in diagnosis.rows]
-    heights = np.array([[row.percent(row.terms[name].share) for row in rows] for name in TERMS])
+    heights = np.array([[row.percent(row.terms[name].share) for row in rows] for name in diagnosis.terms])
     above, below = heights.clip(min=0), heights.clip(max=0)
     bottoms = np.where(heights >= 0, above.cumsum(0) - above, below.cumsum(0) - below)
     with _drawing(path, _wide(sites)) as axes:
-        for i, name in enumerate(TERMS):
+        for i, name in enumerate(diagnosis.terms):
             if heights[i].any():
                 axes.bar(range(len(rows)), heights[i], bottom=bottoms[i], label=name, color=f"C{i}")
         axes.plot([row.percent(row.error.size) for row in rows], "o-", color="0.25", linewidth=1.2, label="error")

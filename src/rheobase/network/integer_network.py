@@ -55,6 +55,7 @@ class IntegerNetwork(SpikingNetwork):
 
     Attributes:
         units: what the whole numbers stand for, and the target whose widths they have.
+        unrounded: the same graph before weights and biases were rounded, for :func:`rheobase.diagnose`.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class IntegerNetwork(SpikingNetwork):
         provenance: Provenance | None = None,
         *,
         units: Units,
+        unrounded: Graph,
     ) -> None:
         self.units = units
         for node in graph.nodes:
             for argument, name in node.parameters.items():
                 check_whole_numbers(graph.tensor(name), f"{node.name}.{argument}")
         super().__init__(graph, ann, neurons, timesteps, recipe, provenance)
+        self.unrounded = unrounded
         for site in self.sites:
             if not isinstance(self.neuron(site.name), IntegerNeuron):
                 kind = type(self.neuron(site.name)).__name__
@@ -81,7 +84,9 @@ class IntegerNetwork(SpikingNetwork):
     def with_graphs(self, graph: Graph, ann: Graph) -> IntegerNetwork:
         """The network with other graphs, whose sites are some of its own; neurons and weights are shared."""
         neurons = [self.neuron(node.name) for node in graph.sites]
-        found = IntegerNetwork(graph, ann, neurons, self.timesteps, self.recipe, self.provenance, units=self.units)
+        unrounded = self.unrounded.replace(nodes=graph.nodes, output=graph.output)
+        made = (graph, ann, neurons, self.timesteps, self.recipe, self.provenance)
+        found = IntegerNetwork(*made, units=self.units, unrounded=unrounded)
         found.execution, found.memory_budget = self.execution, self.memory_budget
         return found
 

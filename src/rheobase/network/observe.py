@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from rheobase.graph.interpreter import run, schedule
+from rheobase.graph.graph import Graph
+from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.graph.sites import Site
 from rheobase.network.simulation import Simulation
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.neurons.response import finite_amplitude
-from rheobase.signals.signal import Constant, Signal, SpikeCounts, SpikeTrain, along_channels, count_spikes
+from rheobase.signals.signal import Signal, SpikeCounts, SpikeTrain, along_channels, count_spikes
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Observation:
         site: the site.
         neuron: its neurons.
         steps: T of the site.
-        current: z, the time-mean of its current, [B, C, ...].
+        current: the time-mean of its current, [B, C, ...], in the neurons' units.
         spikes: the emitted spikes.
-        constant: the spikes under the constant current z.
-        amplitude: value of one spike, broadcastable; 0 for a silent channel.
+        constant: the spikes under the constant current.
+        spike: the value of one spike in units of the activation, broadcastable; 0 for a silent channel.
+        unit: the value of one unit of current, likewise.
     """
 
     site: Site
@@ -37,7 +38,18 @@ class Observation:
     current: Tensor
     spikes: SpikeCounts
     constant: SpikeCounts
-    amplitude: Tensor
+    spike: Tensor
+    unit: Tensor
+
+    @property
+    def z(self) -> Tensor:
+        """The time-mean of the current in units of the activation, [B, C, ...]."""
+        return self.current if self.unit.dim() == 0 else self.current * self.unit
+
+    @property
+    def emitted(self) -> Tensor:
+        """The time-mean of the output in units of the activation, [B, C, ...]."""
+        return self.spikes.net.to(self.spike.dtype) * (self.spike / self.steps)
 
 
 def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[Observation], None]) -> None:
@@ -52,31 +64,33 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
             assert isinstance(emitted, SpikeTrain)
             neuron = network.neuron(node.name)
             constant = count_spikes(neuron.under_constant_current(signal, emitted.steps))
-            amplitude = finite_amplitude(along_channels(neuron.amplitude, emitted.values.dim() - 1))
-            found = emitted.steps, signal.mean(), count_spikes(emitted), constant, amplitude
-            see(Observation(sites[node.name], neuron, *found))
+            values = (along_channels(value, emitted.values.dim() - 1) for value in neuron.activation_units)
+            found = emitted.steps, signal.mean(), count_spikes(emitted), constant
+            see(Observation(sites[node.name], neuron, *found, *values))
         return emitted
 
     run(network.graph, network.between, network.begin(images), watch)
 
 
-def analog_values(
-    network: SpikingNetwork, images: Tensor, emit: Callable[[Node, Tensor], Tensor] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Pre-activations and activations of the analog network's sites, each as site -> [B, C, ...].
-
-    ``emit`` gives (node, activation) -> the output of the site in place of its activation.
-    """
-    arrived: dict[str, Tensor] = {}
+def analog_values(graph: Graph, images: Tensor) -> dict[str, Tensor]:
+    """Activations of the sites of an analog network, as site -> [B, C, ...]."""
     activation: dict[str, Tensor] = {}
 
-    def keep(node: Node, signal: Signal) -> Signal:
-        value = network.ann.analog(node, signal)
-        if node.operation != "site":
-            return value
-        arrived[node.name], activation[node.name] = signal.mean(), value.mean()
-        return value if emit is None else Constant(emit(node, value.mean()))
+    def keep(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+        activation[node.name] = graph.activate(node, current.clone())
+        return activation[node.name]
 
-    plan = schedule(network.ann.nodes[1:], keep={network.ann.output})
-    run(network.ann, plan, {network.ann.nodes[0].name: Constant(images)}, keep)
-    return arrived, activation
+    graph.on_means(images, keep)
+    return activation
+
+
+def currents(graph: Graph, images: Tensor, emitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The current of every site, [B, C, ...], for given time-means of the outputs of all sites."""
+    arrived: dict[str, Tensor] = {}
+
+    def keep(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+        arrived[node.name] = current.clone()
+        return emitted[node.name].to(current.dtype)
+
+    graph.on_means(images, keep)
+    return arrived

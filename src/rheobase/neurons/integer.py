@@ -29,12 +29,15 @@ class IntegerNeuron(Neuron):
     Args:
         threshold: θ, whole and positive, [C].
         initial: V0 in the units of θ, whole; [], [C] or [C, ...].
+        spike_value: what a spike stands for in the units of the analog network's activation, [] or [C]; 0 for a silent
+            channel. Default 1. The spikes do not depend on it.
     """
 
     threshold: Tensor
     initial: Tensor
+    spike_value: Tensor
 
-    def __init__(self, threshold: Tensor, initial: Tensor) -> None:
+    def __init__(self, threshold: Tensor, initial: Tensor, spike_value: Tensor | None = None) -> None:
         super().__init__()
         for name, value in (("threshold", threshold), ("initial", initial)):
             check_whole_numbers(value, name)
@@ -42,6 +45,12 @@ class IntegerNeuron(Neuron):
             raise RecipeError("must be at least 1", where="threshold", remedy="use more bits for weights or states")
         self.register_buffer("threshold", threshold)
         self.register_buffer("initial", initial)
+        self.register_buffer("spike_value", self.amplitude if spike_value is None else spike_value)
+
+    @property
+    def activation_units(self) -> tuple[Tensor, Tensor]:
+        """``spike_value``, which is worth θ units of current."""
+        return self.spike_value, self.spike_value / self.threshold
 
     @property
     def amplitude(self) -> Tensor:
@@ -83,6 +92,7 @@ class IntegerFire(IntegerNeuron, SoftResetNeuron):
         bias: b, whole; [C], the same at every step, or [T, C], or None.
         bits: width of the potential; None: any.
         overflow: what a potential does beyond it.
+        spike_value: see :class:`IntegerNeuron`.
 
     Attributes:
         overflows: number of potentials that were beyond the width since it was set to 0.
@@ -105,8 +115,9 @@ class IntegerFire(IntegerNeuron, SoftResetNeuron):
         remembers: bool = False,
         bits: int | None = None,
         overflow: Overflow = "saturate",
+        spike_value: Tensor | None = None,
     ) -> None:
-        super().__init__(threshold, initial)
+        super().__init__(threshold, initial, spike_value)
         if bias is not None:
             check_whole_numbers(bias, "bias")
         self.register_buffer("bias", bias)
@@ -192,6 +203,7 @@ class IntegerCount(IntegerNeuron, WaitingNeuron):
         timesteps: T.
         lower, upper: n_min, n_max.
         alphabet: the numbers of spikes in one step.
+        spike_value: see :class:`IntegerNeuron`.
 
     Example:
         >>> neuron = IntegerCount(torch.tensor([10.0]), torch.tensor([5.0]), timesteps=2, lower=0, upper=2)
@@ -210,8 +222,9 @@ class IntegerCount(IntegerNeuron, WaitingNeuron):
         lower: int,
         upper: int,
         alphabet: Sequence[int] = (0, 1),
+        spike_value: Tensor | None = None,
     ) -> None:
-        super().__init__(threshold, initial)
+        super().__init__(threshold, initial, spike_value)
         self.timesteps: int = timesteps
         self.lower, self.upper, self.alphabet = lower, upper, Alphabet(tuple(alphabet))
 

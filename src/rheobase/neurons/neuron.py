@@ -68,7 +68,16 @@ class Neuron(nn.Module, ABC):
     @property
     @abstractmethod
     def amplitude(self) -> Tensor:
-        """The value of one spike, [] or [C], in activation units, before division by T."""
+        """The value of one spike for the layers that follow, [] or [C], before division by T."""
+
+    @property
+    def activation_units(self) -> tuple[Tensor, Tensor]:
+        """The values of one spike and of one unit of current, [] or [C], in units of the analog network's activation.
+
+        Other than ``amplitude`` and 1 only for neurons on whole numbers. The spike of a silent channel has the value 0.
+        """
+        spike = finite_amplitude(self.amplitude)
+        return spike, torch.ones((), dtype=spike.dtype, device=spike.device)
 
     def capacity(self, steps: int) -> tuple[int, int]:
         """The smallest and the largest net number of spikes in ``steps`` steps."""

@@ -17,7 +17,6 @@ from rheobase.exchange.whole_numbers.grids import READOUT, SHIFTS, choose_grids,
 from rheobase.exchange.whole_numbers.learned import fit_weights
 from rheobase.graph.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.network.folding import FOLDED
 from rheobase.network.integer_network import PIXELS, IntegerNetwork, Units
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.network.target import Target
@@ -98,11 +97,12 @@ def integers(
     unit = 1 / float(grids.thresholds[READOUT])
     scales: dict[str, Any] = {"pixel": pixel.tolist(), "zero": zero.int().tolist(), "fraction": fraction.tolist()}
     units = Units(target=chip, logit=unit, **scales)
-    found = _network(network, round_weights(grids), whole, units)
+    found = _network(network, grids.graph, round_weights(grids), whole, units)
     if rounding == "learned":
-        found = _network(network, round_weights(grids, fit_weights(found, grids, images)), whole, units)
+        fitted = round_weights(grids, fit_weights(found, grids, images))
+        found = _network(network, grids.graph, fitted, whole, units)
     above = ", V0 less 1 for neurons that fire when θ is exceeded" if fires_when == "exceeded" else ""
-    note = f"{FOLDED}: whole numbers for {chip.name}, spikes of amplitude 1{above}"
+    note = f"whole numbers for {chip.name}: thresholds in the weights, spikes of amplitude 1{above}"
     found.provenance.notes += [note, *_counted(found, images)]
     return found
 
@@ -160,6 +160,7 @@ def _neuron(
         silent, 0.0, threshold / torch.where(silent, 1.0, amplitude)
     )  # whole units per unit of activation
     dtype = network.graph.dtype
+    value = torch.where(silent, 0.0, amplitude.expand(threshold.shape)).to(dtype)
     alphabet = neuron.alphabet.values
     if isinstance(neuron, MembraneNeuron):
         steps = neuron.bias is not None and constant_bias(neuron) is None  # one for each step
@@ -169,14 +170,14 @@ def _neuron(
             raise RecipeError(reason, where=site.name, remedy="use a target with more bits for biases")
         start = _in_thresholds(torch.as_tensor(neuron.v0), threshold, silent) - int(strict)
         width = {"bits": chip.state, "overflow": chip.overflow}
-        options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, **width}
+        options: dict[str, Any] = {"fires": neuron.fires, "remembers": neuron.remembers, "spike_value": value, **width}
         return IntegerFire(threshold.to(dtype), start.to(dtype), bias, alphabet, **options)
     response = neuron.response(network.timesteps)
     assert response is not None
     start = _in_thresholds(torch.as_tensor(response.offset), threshold, silent)
     start = start - int(strict or response.strict)
     limits = network.timesteps, response.lower, response.upper
-    return IntegerCount(threshold.to(dtype), start.to(dtype), *limits, alphabet=alphabet)
+    return IntegerCount(threshold.to(dtype), start.to(dtype), *limits, alphabet=alphabet, spike_value=value)
 
 
 def _in_thresholds(offset: Tensor, threshold: Tensor, silent: Tensor) -> Tensor:
@@ -223,7 +224,9 @@ def _are_pixels(images: Tensor, unit: Tensor, start: Tensor) -> bool:
     return within and (whole or float(pixels.max() - pixels.min()) > PIXELS / 2)
 
 
-def _network(network: SpikingNetwork, graph: Graph, neurons: list[IntegerNeuron], units: Units) -> IntegerNetwork:
+def _network(
+    network: SpikingNetwork, unrounded: Graph, graph: Graph, neurons: list[IntegerNeuron], units: Units
+) -> IntegerNetwork:
     """The network, in the smallest dtype that holds all its sums exactly."""
     provenance = copy.deepcopy(network.provenance)
     made = (network.ann, neurons, network.timesteps, network.recipe, provenance)
@@ -232,8 +235,11 @@ def _network(network: SpikingNetwork, graph: Graph, neurons: list[IntegerNeuron]
     if dtype is None:
         reason = f"has sums of up to {bound:.3g}, which float64 does not hold exactly"
         raise RecipeError(reason, where="network", remedy="use fewer bits for the weights")
-    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in graph.tensors.items()}
-    found = IntegerNetwork(graph.replace(tensors=tensors), *made, units=units)
+    exact, whole = (
+        one.replace(tensors={n: t.to(dtype) + 0.0 for n, t in one.tensors.items() if t.is_floating_point()})  # no -0.0
+        for one in (unrounded, graph)
+    )
+    found = IntegerNetwork(whole, *made, units=units, unrounded=exact)
     for neuron in found.neurons:
         neuron.to(dtype)
     found.execution, found.memory_budget = network.execution, network.memory_budget
