@@ -22,6 +22,10 @@ The **family** of a network is found without the library, from the ATen calls of
 A network of the family ``relu`` has to convert: the traced graph and the folded analog network of the conversion equal
 the module on random inputs. A refusal of another network is right if its text names one of the calls that put the
 network outside of the family.
+
+Most networks of a file differ in depth and width alone. A survey on the meta device records what every call reads and
+with which options; of the networks of a file with the same set of these, the smallest is run, and counts for all. Of
+the family ``other`` one a file is run.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
+import hashlib
 import json
 import math
 import multiprocessing
@@ -39,7 +43,6 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +159,19 @@ GATES = _words("sigmoid hardsigmoid")
 SMOOTH = _words("""silu gelu elu selu celu mish softplus hardswish tanh exp log log1p erf sin cos rsqrt sqrt reciprocal
     pow abs sign round floor maximum minimum amax max argmax sort topk max_unpool2d gt lt ge le where grid_sampler_2d
     std var var_mean norm linalg_vector_norm native_layer_norm native_group_norm native_instance_norm _fused_rms_norm
-    _softmax _log_softmax _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math""")
+    _softmax _safe_softmax _log_softmax
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math""")
 PRODUCTS = {"mul", "div", "bmm", "mm", "addmm", "baddbmm", "matmul", "convolution", "addcmul"}
 """Calls that are not linear if both factors depend on the input."""
 
 
-OTHER_CLASSES = re.compile("gelu|silu|swish|(?<!r)elu$|mish|layer_?norm|rmsnorm|groupnorm|(?<!hard)tanh", re.IGNORECASE)
-"""Names of module classes that put a network in the family ``other``."""
+SIZED = _words("""view _unsafe_view reshape expand repeat as_strided slice select split split_with_sizes unbind copy
+    clone upsample_bilinear2d upsample_nearest2d upsample_bicubic2d _adaptive_avg_pool2d""")
+"""Calls with options that are sizes and places, which differ with the width and the image."""
 
 
 class Calls(TorchDispatchMode):
-    """Records the non-linear ATen calls on values that depend on the input, in order.
+    """Records the non-linear ATen calls on values that depend on the input, in order, and the kinds of all calls.
 
     A value depends on the input if its memory does, so slices and in-place writes are followed as well.
     """
@@ -174,16 +179,29 @@ class Calls(TorchDispatchMode):
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.kinds: set[str] = set()
+        """Of every call: the call before it on each value that it reads, its options, the kernel of a convolution."""
+        self._writer = {self._place(x): "input"}
         self._kept = [x]  # memory that is alive is not given out again
-        self._memory = {x.untyped_storage().data_ptr()}
+
+    @staticmethod
+    def _place(value: Tensor) -> int:
+        return value.untyped_storage()._cdata
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-        dependent = [t for t in tensors if t.untyped_storage().data_ptr() in self._memory]
+        options = tree_flatten((args, kwargs))[0]
+        tensors = [t for t in options if isinstance(t, Tensor)]
+        dependent = [t for t in tensors if self._place(t) in self._writer]
         output = func(*args, **(kwargs or {}))
         if dependent:
             name = func.overloadpacket.__name__
             name = name.removesuffix("_") if not name.startswith("__") else name
+            kernel = tuple(tensors[1].shape[2:]) if name == "convolution" else ()
+            others = [option for option in options if not isinstance(option, Tensor) and name not in SIZED]
+            if name == "convolution":
+                others[-1] = min(others[-1], 2)  # groups, of any number
+            written = [option if _is_kind(option) else "n" for option in others]
+            self.kinds.add(f"{sorted({self._writer[self._place(t)] for t in dependent})} {name} {kernel} {written}")
             if name in RELU | LEAKY | SMOOTH | GATES:
                 self.calls.append(name)
             elif "batch_norm" in name and any(value is True for value in args):  # statistics of its input
@@ -191,21 +209,27 @@ class Calls(TorchDispatchMode):
             elif name in PRODUCTS and len(dependent) > 1:
                 self.calls.append(f"product ({name})")
             for value in tree_flatten(output)[0]:
-                if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in self._memory:
+                if isinstance(value, Tensor):
                     self._kept.append(value)
-                    self._memory.add(value.untyped_storage().data_ptr())
+                    self._writer[self._place(value)] = name
         return output
+
+
+def _is_kind(option: Any) -> bool:
+    """Whether an option is one of a kind of call, not a size or a constant."""
+    return option is None or isinstance(option, bool | str) or (isinstance(option, int) and abs(option) < 8)
 
 
 def family_of(calls: list[str]) -> tuple[str, list[str]]:
     """The family, and the calls that put a network outside of ``relu``. A softmax or sigmoid at the end is no gate."""
-    while calls and calls[-1] in GATES | {"_softmax", "_log_softmax"}:
+    while calls and calls[-1] in GATES | {"_softmax", "_safe_softmax", "_log_softmax"}:
         calls = calls[:-1]
     foreign = list(dict.fromkeys(call for call in calls if call not in RELU))
-    if any(call in SMOOTH and call != "_softmax" for call in foreign):
+    softmax = {"_softmax", "_safe_softmax"}
+    if any(call in SMOOTH - softmax for call in foreign):
         return "other", foreign
-    if any(call in GATES or call == "_softmax" or call.startswith("product") for call in foreign):
-        return ("other" if "_softmax" in foreign and "product (bmm)" in foreign else "gated"), foreign
+    if any(call in GATES | softmax or call.startswith("product") for call in foreign):
+        return ("other" if softmax & {*foreign} and "product (bmm)" in foreign else "gated"), foreign
     return ("leaky" if foreign else "relu"), foreign
 
 
@@ -306,7 +330,7 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
 
 
-def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
+def examine(definition: Definition) -> dict[str, Any]:
     """The row of a network, run in the present process."""
     row: dict[str, Any] = {"outcome": "not run"}
     try:
@@ -327,9 +351,6 @@ def examine(definition: Definition, convert: bool = True) -> dict[str, Any]:
         fresh = torch.rand(2, *images.shape[1:])
         row["difference"] = max(difference(_returned(graph, graph(x)), model(x)) for x in (images, fresh))
         row["sites"] = len(graph.sites)
-        if not convert:
-            exact = row["difference"] <= TOLERANCE
-            return {**row, "outcome": "traces"} if exact else {**row, "outcome": "fails", "reason": "differs"}
         snn = rb.convert(graph, rb.RateCoding(timesteps=2), calibration=images, max_pool="gate")
         row["difference"] = max(
             row["difference"], *(difference(_returned(graph, snn.ann(x)), model(x)) for x in (images, fresh))
@@ -396,12 +417,16 @@ def full_size(definition: Definition) -> dict[str, Any]:
 
 
 def survey(definition: Definition) -> dict[str, Any]:
-    """Parameters, and the module classes outside of the family ``relu``, of a network on the meta device."""
-    row: dict[str, Any] = {"outcome": "waiting", "parameters": 0, "classes": []}
+    """Parameters, the family, and a digest of the kinds of calls, of a network on the meta device."""
+    row: dict[str, Any] = {"outcome": "waiting", "parameters": 0}
     with contextlib.suppress(Exception), torch.device("meta"):
-        model = definition.build()
+        model = definition.build().eval()
         row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        row["classes"] = sorted({type(m).__name__ for m in model.modules() if OTHER_CLASSES.search(type(m).__name__)})
+        images = torch.empty(1, *input_shapes(definition, model)[-1])
+        with Calls(images) as found:
+            model(images)
+        row["family"], row["calls"] = family_of(found.calls)
+        row["kinds"] = hashlib.sha256("\n".join(sorted(found.kinds)).encode()).hexdigest()[:12]
     return row
 
 
@@ -450,7 +475,6 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8, help="GiB of address space for each network")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each network")
     parser.add_argument("--file", type=Path, default=FILE)
-    parser.add_argument("--trace", action="store_true", help="quicker: trace without converting, none of family other")
     parser.add_argument("--full", action="store_true", help="measure costs at the network's own image size")
     for flag in ("table", "kinds"):
         parser.add_argument(f"--{flag}", action="store_true")
@@ -463,11 +487,10 @@ def main() -> None:
     if options.kinds:
         return print(kinds(list(rows.values())))
     definitions = {d.key: d for name in options.packages.split(",") for d in PACKAGES[name]()}
-    job = functools.partial(examine, convert=not options.trace)
     if options.only:
         for definition in definitions.values():
             if re.search(options.only, definition.key):
-                row = in_process(full_size if options.full else job, definition, options)
+                row = in_process(full_size if options.full else examine, definition, options)
                 print(json.dumps(row), flush=True)
                 if options.full:
                     add({**row, "name": f"{row['name']} (full size)"}, options.file)
@@ -475,14 +498,14 @@ def main() -> None:
     for definition in definitions.values():
         if definition.key not in rows:
             rows[definition.key] = add(in_process(survey, definition, options), options.file)
-    for row in in_turn([row for key, row in rows.items() if key in definitions]):
-        if row["outcome"] != (options.retry or "waiting") or (options.trace and row.get("classes")):
+    for row, *_ in groups([row for key, row in rows.items() if key in definitions]):
+        if row["outcome"] != (options.retry or "waiting"):
             continue
         if options.skip and re.search(options.skip, key_of(row)):
             continue
         if time.monotonic() - start > 60 * options.minutes:
             break
-        add(in_process(job, definitions[key_of(row)], options), options.file)
+        add({**in_process(examine, definitions[key_of(row)], options), "kinds": row.get("kinds")}, options.file)
     return None
 
 
@@ -500,27 +523,31 @@ def add(row: dict[str, Any], path: Path) -> dict[str, Any]:
     return row
 
 
-def in_turn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The smallest network of each file, then the second of each, and so on; the family ``other`` once a file."""
-    files: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (bool(row.get("classes")), row.get("parameters") or math.inf)):
-        of_file = files[row["package"], row["file"]]
-        if not (row["outcome"] == "waiting" and row.get("classes") and any(one.get("classes") for one in of_file)):
-            of_file.append(row)
-    return [row for turn in zip_longest(*files.values()) for row in turn if row]
+def groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The networks of a file with the same kinds of calls, or of the family ``other``; the one that is run first."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["outcome"] == "waiting", row.get("parameters") or math.inf)):
+        if row["outcome"] != "measured":
+            same = "other" if row.get("family") == "other" else row.get("kinds") or row["name"]
+            found[row["package"], row["file"], same].append(row)
+    return sorted(found.values(), key=lambda group: group[0].get("parameters") or math.inf)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Networks by package and family, then the reasons of refusals."""
-    outcomes = ("converts", "traces", "refused", "fails", "not run")
+    """Networks by package, family and outcome, of which as many were run; then the calls of refused networks."""
+    outcomes = ("converts", "refused", "fails", "not run")
     lines = [f"| package | family | {' | '.join(outcomes)} |", "| --- | --- |" + " --: |" * len(outcomes)]
+    counts: Counter[tuple[str, str, str]] = Counter()
+    run: Counter[tuple[str, str, str]] = Counter()
+    for group in groups(rows):
+        outcome = "not run" if group[0]["outcome"] == "waiting" else group[0]["outcome"]
+        counts[group[0]["package"], group[0].get("family", "unknown"), outcome] += len(group)
+        run[group[0]["package"], group[0].get("family", "unknown"), outcome] += group[0]["outcome"] != "waiting"
     for package in PACKAGES:
         for family in FAMILIES:
-            of_package = [r for r in rows if r["package"] == package and r["outcome"] != "measured"]
-            of_family = [r for r in of_package if family_of_row(r) == family]
-            counts = Counter("not run" if r["outcome"] == "waiting" else r["outcome"] for r in of_family)
-            if of_family:
-                lines.append(f"| {package} | {family} | {' | '.join(str(counts[o] or '') for o in outcomes)} |")
+            cells = [f"{n} ({run[package, family, o]})" if (n := counts[package, family, o]) else "" for o in outcomes]
+            if any(cells):
+                lines.append(f"| {package} | {family} | {' | '.join(cells)} |")
     reasons = Counter(call for r in rows if r["outcome"] == "refused" for call in r["calls"])
     lines += ["", "| call | networks refused that have it |", "| --- | --: |"]
     lines += [f"| {call} | {number} |" for call, number in reasons.most_common()]
@@ -535,11 +562,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 FAMILIES = ("relu", "leaky", "gated", "other", "unknown")
-
-
-def family_of_row(row: dict[str, Any]) -> str:
-    """The measured family; by its module classes for a network that was not run."""
-    return row.get("family") or ("other" if row.get("classes") else "unknown")
 
 
 def kinds(rows: list[dict[str, Any]]) -> str:
