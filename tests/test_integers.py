@@ -247,6 +247,20 @@ def test_learned_rounding_is_nearer_than_the_nearest() -> None:
     assert errors["learned"] < errors["nearest"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [rb.Graded(timesteps=4, magnitude=4), rb.ParallelConversion(timesteps=8), rb.SNM()])
+@pytest.mark.parametrize("name", [name for name in networks.GRID if name not in WITHOUT])
+def test_learned_rounding_of_networks_of_every_kind(name: str, recipe: rb.Recipe) -> None:
+    """On the images that it is fitted to."""
+    bits = 8 if name == "VGG" else 6  # it has weights of up to 90 thresholds
+    snn = rb.convert(networks.build(name), recipe, calibration=grid_images(name))
+    errors = []
+    for rounding in ("nearest", "learned"):
+        network = rb.integers(snn, generic(weights=bits), calibration=grid_images(name), rounding=rounding)
+        errors.append(float((network(grid_images(name)) - snn(grid_images(name))).norm()))
+    assert errors[1] < errors[0]
+
+
 def test_pixels() -> None:
     """uint8 images, and what preprocessing made of them, are the same to the network."""
     pixels = torch.randint(0, 256, (10, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -131,9 +131,9 @@ class IntegerNetwork(SpikingNetwork):
         given = self.units.pixel, self.units.zero, self.units.fraction
         return [torch.tensor(one, dtype=torch.float64, device=self.graph.device).reshape(shape) for one in given]
 
-    def begin(self, images: Tensor) -> dict[str, Signal]:
-        """Signals that the nodes in ``between`` read."""
-        return super().begin(self.pixels(images))
+    def at_input(self, images: Tensor) -> Tensor:
+        """Pixels."""
+        return self.pixels(images)
 
     def logits_after(self, values: dict[str, Signal], timesteps: tuple[int, ...]) -> Tensor:
         """Logits after each T of ``timesteps``, [R, B, ...]."""
@@ -145,7 +145,7 @@ class IntegerNetwork(SpikingNetwork):
 
     def partial_logits(self, values: Mapping[str, Signal], t: int) -> Tensor:
         """Logits [B, ...] of the first t steps."""
-        return self.logits_from_sums({name: _sum(values[name], t) for name in self._read}, t)
+        return self.logits_from_sums({name: _sum(values[name], t) for name in self.readout_inputs}, t)
 
     def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """Logits [B, ...] from the sums over t steps of the signals that the readout reads."""
@@ -180,7 +180,7 @@ class IntegerNetwork(SpikingNetwork):
         for batch in self.check_images(images).split(self.sub_batch_size(self.timesteps)):
             values = self.begin(batch)
             run(self.graph, self.between, values, Simulation(self, keep).advance(self.timesteps))
-            sums = {name: _sum(values[name], self.timesteps) for name in self._read}
+            sums = {name: _sum(values[name], self.timesteps) for name in self.readout_inputs}
             logits.append(self._summed(sums, self.timesteps).long().cpu())
         return {name: torch.cat(parts, 1) for name, parts in trains.items()}, torch.cat(logits)
 

@@ -139,13 +139,14 @@ class SpikingNetwork(nn.Module):
         self.streams = not waiting and len(set(site_steps.values())) == 1
         before, between, readout = split_at_sites(self.graph)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
-        self._read = sorted(read - {node.name for node in readout})
+        self.readout_inputs = sorted(read - {node.name for node in readout})
         if len(set(site_steps.values())) > 1 and len(waiting) < len(site_steps):
-            between = aligned(between, site_steps, waiting, keep=self._read)
+            between = aligned(between, site_steps, waiting, keep=self.readout_inputs)
         self.nodes = (*before, *between)
-        kept = {*self._read, *(node.name for node in before)}
+        kept = {*self.readout_inputs, *(node.name for node in before)}
         self._early = schedule(before[1:], keep={name for node in (*between, *readout) for name in node.inputs})
         self.between = schedule(between, keep=kept)
+        self.readout_nodes = tuple(readout)
         self._late = schedule(readout, keep={self.graph.output})
         self.overwriting = overwriting((*self.nodes, *readout), keep={*kept, self.graph.output})
         self._constant_floats, self._step_floats = self._peak_floats()
@@ -221,7 +222,7 @@ class SpikingNetwork(nn.Module):
         if not self.streams:
             values = self.begin(images)
             run(self.graph, self.between, values, Simulation(self).advance(steps))
-            read = {name: values[name] for name in self._read}
+            read = {name: values[name] for name in self.readout_inputs}
             last = max((signal.steps for signal in read.values() if isinstance(signal, TimeSeries)), default=1)
             for t in range(1, last + 1):
                 yield t, self.graph.unpack(self.partial_logits(read, t))
@@ -231,7 +232,7 @@ class SpikingNetwork(nn.Module):
         for t in range(1, steps + 1):
             values = dict(early)
             run(self.graph, self.between, values, simulation.advance(1), self.overwriting)
-            for name in self._read:
+            for name in self.readout_inputs:
                 value = values[name].mean()
                 totals[name] = totals[name] + value if name in totals else value.clone()
             yield t, self.graph.unpack(self.logits_from_sums(totals, t))
@@ -301,9 +302,13 @@ class SpikingNetwork(nn.Module):
         """Mean T of all sites when the network runs for ``timesteps`` steps: T of a mixed network in the papers."""
         return sum(self.steps_of(site.name, timesteps) for site in self.sites) / len(self.sites)
 
+    def at_input(self, images: Tensor) -> Tensor:
+        """The values of the input node for images [B, ...]: the images themselves."""
+        return images
+
     def begin(self, images: Tensor) -> dict[str, Signal]:
         """Signals that the nodes in ``between`` read, from images in memory format."""
-        values: dict[str, Signal] = {self.graph.nodes[0].name: Constant(images)}
+        values: dict[str, Signal] = {self.graph.nodes[0].name: Constant(self.at_input(images))}
         run(self.graph, self._early, values, self.graph.analog)
         return values
 
@@ -314,18 +319,18 @@ class SpikingNetwork(nn.Module):
         """
         if not self.streams:
             return self.mean_logits(values).unsqueeze(0)
-        means = {name: prefix_means(values[name], timesteps) for name in self._read}
+        means = {name: prefix_means(values[name], timesteps) for name in self.readout_inputs}
         batch = next(iter(means.values())).shape[1]
         logits = self._finish({name: mean.flatten(0, 1) for name, mean in means.items()})
         return logits.unflatten(0, (len(timesteps), batch))
 
     def mean_logits(self, values: dict[str, Signal]) -> Tensor:
         """Logits [B, ...] after all steps; differentiable."""
-        return self._finish({name: values[name].mean() for name in self._read})
+        return self._finish({name: values[name].mean() for name in self.readout_inputs})
 
     def partial_logits(self, values: Mapping[str, Signal], t: int) -> Tensor:
         """Logits [B, ...] of the first t steps of the signals that the readout reads."""
-        return self._finish({name: _mean_after(values[name], t) for name in self._read})
+        return self._finish({name: _mean_after(values[name], t) for name in self.readout_inputs})
 
     def logits_from_sums(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """Logits [B, ...] from the sums over t steps of the signals that the readout reads."""

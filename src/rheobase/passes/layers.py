@@ -28,24 +28,47 @@ SubBatches = list[Tensor]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A site before it fires, and the operations that no earlier site needs.
+class Segment:
+    """The operations before a site that no earlier site needs, or those of the readout.
+
+    Attributes:
+        nodes: the operations, in execution order.
+        inputs: signals that the operations read: spike trains of earlier sites, or constants.
+        source: name of the signal that the site reads, or of the output.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: dict[str, Signal]
+    source: str
+
+    def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
+        """Time-mean of ``source`` for given time-means of ``inputs``; differentiable in the weights of ``graph``.
+
+        Exact, because the operations are affine; a max-pool gate is treated as the maximum of the time-means.
+        """
+        return self.on_means(graph, means)[self.source].mean()
+
+    def on_means(self, graph: Graph, means: dict[str, Tensor] | None = None) -> dict[str, Signal]:
+        """The values of all nodes for time-means of ``inputs``, by default those of the signals."""
+        means = {name: signal.mean() for name, signal in self.inputs.items()} if means is None else means
+        values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}
+        run(graph, [(node, ()) for node in self.nodes], values, graph.analog)
+        return values
+
+
+@dataclass(frozen=True)
+class Layer(Segment):
+    """A segment and the site after it, before it fires.
 
     Attributes:
         site: the site.
         neuron: its neurons.
         node: its node.
-        nodes: the operations, in execution order.
-        inputs: signals that the operations read: spike trains of earlier sites, or constants.
-        source: name of the signal that the site reads.
     """
 
     site: Site
     neuron: Neuron
     node: Node
-    nodes: tuple[Node, ...]
-    inputs: dict[str, Signal]
-    source: str
 
     @torch.inference_mode()
     def sub_batches(self, network: SpikingNetwork) -> Iterator[dict[str, Signal]]:
@@ -62,15 +85,6 @@ class Layer:
         """Time-mean [B, C, ...] of the output of the present neurons."""
         return torch.cat([values[self.site.name].mean() for values in self.sub_batches(network)])
 
-    def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
-        """Time-mean of the current for given time-means of ``inputs``; differentiable in the weights of ``graph``.
-
-        Exact, because the operations are affine; a max-pool gate is treated as the maximum of the time-means.
-        """
-        values: dict[str, Signal] = {name: Constant(mean) for name, mean in means.items()}
-        run(graph, [(node, ()) for node in self.nodes], values, graph.analog)
-        return values[self.source].mean()
-
 
 def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     """Yield every site in execution order, each before it fires.
@@ -86,14 +100,13 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
     for site, group in zip(network.sites, groups, strict=True):
         for node in (*group, nodes[site.name]):
             last_read |= dict.fromkeys(node.inputs, site.index)
-    values: dict[str, Signal] = {
-        network.graph.nodes[0].name: Constant(in_memory_format(images.to(network.graph.device)))
-    }
+    pixels = network.at_input(images.to(network.graph.device))
+    values: dict[str, Signal] = {network.graph.nodes[0].name: Constant(in_memory_format(pixels))}
     for site, group in zip(network.sites, groups, strict=True):
         (source,) = nodes[site.name].inputs
         read = {source, *(name for node in group for name in node.inputs)}
         inputs = {name: values[name] for name in read & set(values)}
-        layer = Layer(site, network.neuron(site.name), nodes[site.name], tuple(group), inputs, source)
+        layer = Layer(tuple(group), inputs, source, site, network.neuron(site.name), nodes[site.name])
         yield layer
         aligned = [node for node in network.nodes if node.operation == ALIGN and node.inputs == (site.name,)]
         made = {site.name, *(node.name for node in (*group, *aligned))}
@@ -108,6 +121,20 @@ def layers(network: SpikingNetwork, images: Tensor) -> Iterator[Layer]:
                     values[name] = _empty(signals[name], len(images))
                 _part(values[name], slice(start, start + _images(signals[name]))).values.copy_(signals[name].values)
             start += _images(signals[site.name])
+
+
+@torch.inference_mode()
+def readout(network: SpikingNetwork, images: Tensor) -> Segment:
+    """The segment after the last sites; its inputs are time-means. It costs a simulation."""
+    parts = []
+    for part in network.check_images(images).split(network.sub_batch_size(network.timesteps)):
+        values = network.begin(part)
+        run(network.graph, network.between, values, Simulation(network).advance(network.timesteps))
+        parts.append({name: values[name].mean() for name in network.readout_inputs})
+    inputs: dict[str, Signal] = {
+        name: Constant(torch.cat([part[name] for part in parts])) for name in network.readout_inputs
+    }
+    return Segment(network.readout_nodes, inputs, network.graph.output)
 
 
 def _images(signal: Signal) -> int:

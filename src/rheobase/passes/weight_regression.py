@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -13,15 +14,14 @@ from rheobase.core.progress import track
 from rheobase.core.seeds import generator
 from rheobase.data import CalibrationData
 from rheobase.graph import Graph
-from rheobase.graph.interpreter import run
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import HeldOut
-from rheobase.passes.layers import Layer, layers, walk
-from rheobase.signals import Constant, Signal
+from rheobase.passes.layers import Layer, Segment, layers, walk
+from rheobase.signals import Constant
 
 ELEMENTS = 2**24
 """Elements of the regressors of a sub-batch of images."""
@@ -79,7 +79,7 @@ class WeightRegression(CalibrationPass):
             outputs = [network.ann.analog(node, Constant(current)).mean() for current in currents]
             _, node, currents = analog.send(outputs)
             if layer.site.previous:
-                for fitted in _fittable(layer, shared, changes):
+                for fitted in fittable(layer, shared, changes.notes):
                     names = self._fit(network, layer, fitted, target, draws)
                     changes.changed.setdefault(layer.site.name, []).extend(names)
         changes.notes.append(check.keep_better())
@@ -92,44 +92,80 @@ class WeightRegression(CalibrationPass):
     ) -> list[str]:
         """Fit the weight and the bias of one node, and return their names."""
         graph, site = network.graph, layer.site
-        operation = cast(Weighted, OPERATIONS[node.operation])
-        weight = graph.tensor(node.parameters["weight"])
-        values: dict[str, Signal] = {name: Constant(signal.mean()) for name, signal in layer.inputs.items()}
-        run(graph, [(part, ()) for part in layer.nodes], values, graph.analog)
-        x, current = values[node.inputs[0]].mean(), values[layer.source].mean()
-        arguments: dict[str, Any] = {**node.attributes, "weight": weight}
-        axis = range(target.dim())[operation.channels if operation.channels < 0 else operation.channels + 1]
-        rows = [part.movedim(axis, -1).reshape(-1, part.shape[axis]) for part in (target, current)]
-        chosen = torch.randperm(len(rows[0]), generator=draws)[: self.positions].sort().values.to(target.device)
-        z, fitted = (part[chosen] for part in rows)
-        features = _regressors(operation, x, arguments, chosen, len(rows[0]) // len(x))
-        has_bias = "bias" in node.parameters
-        if has_bias:
-            features = torch.cat([features, features.new_ones(*features.shape[:2], 1)], 2)
-        features = features.transpose(0, 1)  # [G, rows, F]
-        groups = features.shape[0]
-        normal = (features.mT @ features).double()
-        if not bool(normal.isfinite().all()):
-            reason = "receives spikes or weights that are not finite, or too large to be squared"
-            raise CalibrationError(reason, where=node.name, remedy="check the weights and the scale of the images")
-        scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(torch.float32).tiny)
-        identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
-        factor = torch.linalg.cholesky(normal + self.ridge * scale[:, None, None] * identity)
-        lower, upper = site.lower, float("inf") if site.upper is None else site.upper
-        change = features.new_zeros(groups, normal.shape[1], z.shape[1] // groups)
-        start = fitted
-        for _ in range(self.rounds):
-            same = ((z < lower) & (fitted < lower)) | ((z > upper) & (fitted > upper))
-            error = torch.where(same, fitted, z) - start
-            products = features.mT @ error.reshape(len(error), groups, -1).transpose(0, 1)
-            change = torch.cholesky_solve(products.double(), factor).to(features.dtype)
-            fitted = start + (features @ change).transpose(0, 1).reshape(start.shape)
-        per_channel = change.mT.reshape(weight.shape[0], -1)
-        tensors = {node.parameters["weight"]: weight + per_channel[:, : weight[0].numel()].reshape(weight.shape)}
-        if has_bias:
-            tensors[node.parameters["bias"]] = graph.tensor(node.parameters["bias"]) + per_channel[:, -1]
+        bounds = site.lower, float("inf") if site.upper is None else site.upper
+        fitted = regress(graph, layer, node, target, bounds, self.ridge, self.rounds, self.positions, draws)
+        tensors = {name: graph.tensor(name) + change for name, change in fitted.changes.items()}
         network.graph = graph.replace(tensors=tensors)
         return list(tensors)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The fit of a weighted node to a target.
+
+    Attributes:
+        normal: sum over rows of the products of the regressors, [G, F, F], float64; with a bias the last one is 1.
+        changes: what is added to the weight and to the bias, by the tensor's name.
+    """
+
+    normal: Tensor
+    changes: dict[str, Tensor]
+
+
+def regress(
+    graph: Graph,
+    segment: Segment,
+    node: Node,
+    target: Tensor,
+    bounds: tuple[float | Tensor, float | Tensor],
+    ridge: float,
+    rounds: int,
+    positions: int,
+    draws: torch.Generator,
+) -> Regression:
+    """Fit one weighted node of a segment, so that its ``source`` comes near ``target``, [B, C, ...].
+
+    The equation and the arguments are those of :class:`WeightRegression`; ``bounds`` are those of the activation, for
+    all channels or [C].
+
+    Raises:
+        CalibrationError: if the node receives values that are not finite.
+    """
+    operation = cast(Weighted, OPERATIONS[node.operation])
+    weight, bias = graph.tensor(node.parameters["weight"]), node.parameters.get("bias")
+    values = segment.on_means(graph)
+    x, current = values[node.inputs[0]].mean(), values[segment.source].mean()
+    arguments: dict[str, Any] = {**node.attributes, "weight": weight}
+    axis = range(target.dim())[operation.channels if operation.channels < 0 else operation.channels + 1]
+    rows = [part.movedim(axis, -1).reshape(-1, part.shape[axis]) for part in (target, current)]
+    chosen = torch.randperm(len(rows[0]), generator=draws)[:positions].sort().values.to(target.device)
+    z, fitted = (part[chosen] for part in rows)
+    features = _regressors(operation, x, arguments, chosen, len(rows[0]) // len(x))
+    if bias is not None:
+        features = torch.cat([features, features.new_ones(*features.shape[:2], 1)], 2)
+    features = features.transpose(0, 1)  # [G, rows, F]
+    groups = features.shape[0]
+    normal = (features.mT @ features).double()
+    if not bool(normal.isfinite().all()):
+        reason = "receives spikes or weights that are not finite, or too large to be squared"
+        raise CalibrationError(reason, where=node.name, remedy="check the weights and the scale of the images")
+    scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(torch.float32).tiny)
+    identity = torch.eye(normal.shape[1], dtype=normal.dtype, device=normal.device)
+    factor = torch.linalg.cholesky(normal + ridge * scale[:, None, None] * identity)
+    lower, upper = bounds
+    change = features.new_zeros(groups, normal.shape[1], z.shape[1] // groups)
+    start = fitted
+    for _ in range(rounds):
+        same = ((z < lower) & (fitted < lower)) | ((z > upper) & (fitted > upper))
+        error = torch.where(same, fitted, z) - start
+        products = features.mT @ error.reshape(len(error), groups, -1).transpose(0, 1)
+        change = torch.cholesky_solve(products.double(), factor).to(features.dtype)
+        fitted = start + (features @ change).transpose(0, 1).reshape(start.shape)
+    per_channel = change.mT.reshape(weight.shape[0], -1)
+    changes = {node.parameters["weight"]: per_channel[:, : weight[0].numel()].reshape(weight.shape)}
+    if bias is not None:
+        changes[bias] = per_channel[:, -1]
+    return Regression(normal, changes)
 
 
 def _regressors(operation: Weighted, x: Tensor, arguments: dict[str, Any], chosen: Tensor, positions: int) -> Tensor:
@@ -150,21 +186,21 @@ def shared_tensors(graph: Graph) -> set[str]:
     return {name for name in used if used.count(name) > 1}
 
 
-def _fittable(layer: Layer, shared: set[str], changes: Changes) -> list[Node]:
-    """The weighted nodes of a layer that can be fitted: their output reaches the site through additions only."""
+def fittable(segment: Segment, shared: set[str], notes: list[str]) -> list[Node]:
+    """The weighted nodes of a segment that can be fitted: their output reaches its end through additions only."""
     readers: dict[str, list[Node]] = {}
-    for node in (*layer.nodes, layer.node):
+    for node in segment.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
     found = []
-    for node in layer.nodes:
+    for node in segment.nodes:
         operation = OPERATIONS.get(node.operation)
         if not isinstance(operation, Weighted) or "weight" not in node.parameters:
             continue
         reached, reason = node, "its output has several readers"
         while len(readers.get(reached.name, [])) == 1:
             (reached,) = readers[reached.name]
-            if reached is layer.node or reached.operation != "add":
+            if reached.operation != "add":
                 reason = f"it is followed by {reached.operation}"
                 break
         names = [name for name in node.parameters.values() if name in shared]
@@ -172,8 +208,8 @@ def _fittable(layer: Layer, shared: set[str], changes: Changes) -> list[Node]:
             reason = f"several operations use {', '.join(names)}"
         elif type(operation).regressors is Weighted.regressors:
             reason = f"{node.operation} is not supported"
-        elif reached is layer.node:
+        elif reached.name == segment.source and (reached is node or reached.operation == "add"):
             found.append(node)
             continue
-        changes.notes.append(f"{node.name}: weights not fitted, {reason}")
+        notes.append(f"{node.name}: weights not fitted, {reason}")
     return found

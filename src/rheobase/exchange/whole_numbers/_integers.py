@@ -53,8 +53,8 @@ def integers(
             ``rb.network.generic(weights=4)``, or a :class:`rheobase.network.Target`.
         calibration: training images, on which potentials beyond their width are counted, weights are fitted, and the
             range of pixels is measured; without labels.
-        rounding: ``"nearest"``, or ``"learned"``: the errors of the weights of a layer are chosen to cancel on the
-            spikes that it receives (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
+        rounding: ``"nearest"``, or ``"learned"``: the weights of a layer are fitted to the spikes that it receives, and
+            rounded so that the errors cancel on them (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
         fires_when: when the neurons of the chip or simulator fire: θ is ``"reached"`` (v >= θ: Speck, sinabs), or
             ``"exceeded"`` (v > θ: NIR's definition, snnTorch). Whole potentials reach θ exactly in many steps. With
             ``"exceeded"`` every V0 is 1 less, which gives the spikes of neurons that fire at v > θ.
@@ -99,7 +99,7 @@ def integers(
     units = Units(target=chip, logit=unit, **scales)
     found = _network(network, grids.graph, round_weights(grids), whole, units)
     if rounding == "learned":
-        fitted = round_weights(grids, fit_weights(found, grids, images))
+        fitted = round_weights(grids, fit_weights(found, network, grids, images))
         found = _network(network, grids.graph, fitted, whole, units)
     above = ", V0 less 1 for neurons that fire when θ is exceeded" if fires_when == "exceeded" else ""
     note = f"whole numbers for {chip.name}: thresholds in the weights, spikes of amplitude 1{above}"

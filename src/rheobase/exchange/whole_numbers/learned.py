@@ -1,97 +1,116 @@
-"""Learned rounding: the rounding errors of a layer's weights are chosen to cancel on the spikes that it receives."""
+"""Learned rounding: weights fitted to the spikes that they receive, and rounded so that the errors cancel on them."""
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from rheobase.exchange.whole_numbers.grids import Grids, grid_of
-from rheobase.graph.interpreter import run, schedule
+from rheobase.core.seeds import generator
+from rheobase.exchange.whole_numbers.grids import Grids, constant_bias, grid_of
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.graph.operations.weighted import Weighted
-from rheobase.network import Simulation
 from rheobase.network.integer_network import IntegerNetwork
-from rheobase.signals.signal import Constant, Signal
+from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.integer import IntegerNeuron
+from rheobase.passes.layers import Layer, Segment, layers, readout
+from rheobase.passes.weight_regression import fittable, regress, shared_tensors
 
 DAMPING = 0.01
 """Added to the diagonal of the products, as a fraction of its mean."""
-SUB_BATCH = 16
-ROWS = 2**15
+RIDGE = 0.03
+POSITIONS = 2**15
 """Positions of all images that a layer is fitted to."""
 
 
-def fit_weights(network: IntegerNetwork, grids: Grids, images: Tensor) -> dict[str, Tensor]:
-    r"""Round the weights of every layer one after the other; each error is made up for by the weights that follow.
+def fit_weights(network: IntegerNetwork, reference: SpikingNetwork, grids: Grids, images: Tensor) -> dict[str, Tensor]:
+    r"""Fit and round the weights, layer after layer, to the currents of the network before rounding.
 
-    With the inputs x of a layer on the calibration images (time-means of spikes, or pixels) and the weights w of an
-    output channel, the sum of :math:`((w - \hat w)^T x)^2` is :math:`(w - \hat w)^T G (w - \hat w)` with
-    :math:`G = \sum x x^T`. Weights are rounded in turn, and the others are moved to the minimum for what is rounded
-    (optimal brain surgeon; Frantar et al. 2023, "OPTQ: accurate quantization for generative pre-trained transformers").
-    The bias makes up for the mean of what is left. No labels.
+    A layer receives the spikes x of layers that are rounded already. First its weights are moved to those that give the
+    currents of ``reference`` for these spikes, by ridge regression (:class:`rheobase.passes.WeightRegression`): they
+    make up for the errors of the layers before. Then they are rounded in turn, and the others are moved to the minimum
+    for what is rounded: the sum of :math:`((w - \hat w)^T x)^2` is :math:`(w - \hat w)^T G (w - \hat w)` with
+    :math:`G = \sum x x^T` (optimal brain surgeon; Frantar et al. 2023, "OPTQ: accurate quantization for generative
+    pre-trained transformers"). The bias makes up for the mean of what is left. No labels.
 
     Args:
-        network: rounded to the nearest, whose spikes are the inputs.
-        grids: the weights before rounding.
+        network: rounded to the nearest; changed.
+        reference: the network before rounding.
+        grids: its weights in the units of ``network``.
         images: calibration images.
 
     Returns:
         The rounded weights and biases of every layer for which this is known, by name.
     """
-    recording = _Grams(network)
-    for part in images.split(SUB_BATCH):
-        values: dict[str, Signal] = {network.graph.nodes[0].name: Constant(network.pixels(part))}
-        plan = schedule(network.graph.nodes[1:], keep={network.graph.output})
-        run(recording, plan, values, Simulation(network).advance(network.timesteps))
-    fitted: dict[str, Tensor] = {}
-    for node in network.graph.nodes:
-        name = node.parameters.get("weight", "")
-        if node.name not in recording.grams or name not in grids.steps:
-            continue
-        weight, bias = grids.graph.tensor(name), node.parameters.get("bias")
-        step = grid_of(grids.graph, node, "weight", grids.steps[name])
-        gram, mean = recording.grams[node.name], recording.means[node.name] / recording.rows[node.name]
+    fit = _Fit(network, grids)
+    for layer, before in zip(layers(network, images), layers(reference, images), strict=True):
+        fit.segment(layer, _target(layer, before, reference))
+    last = readout(network, images)
+    logits = torch.cat([reference(part).cpu() for part in images.split(reference.sub_batch_size(reference.timesteps))])
+    fit.segment(last, logits / network.units.logit)
+    return fit.fitted
+
+
+def _target(layer: Layer, before: Layer, reference: SpikingNetwork) -> Tensor:
+    """The current of the network before rounding in whole units, [B, C, ...]; 0 for silent channels."""
+    current = before.on_means(reference.graph)[before.source].mean()
+    shape = (-1,) + (1,) * (current.dim() - 2)
+    bias = constant_bias(before.neuron)
+    if bias is not None:
+        current = current - bias.reshape(shape)
+    _, unit = layer.neuron.activation_units
+    unit = unit.reshape(shape)
+    return torch.where(unit > 0, current / unit.clamp(min=1e-30), 0.0)
+
+
+class _Fit:
+    """Fits and rounds segment after segment in the graph of the network, which the segments after it then run with."""
+
+    def __init__(self, network: IntegerNetwork, grids: Grids) -> None:
+        self.network, self.grids = network, grids
+        self.fitted: dict[str, Tensor] = {}
+        self._shared = shared_tensors(network.graph)
+        self._draws = generator(0)
+
+    def segment(self, segment: Segment, target: Tensor) -> None:
+        """Fit all weights of a segment for which this is known."""
+        wanted = {node.name for node in fittable(segment, self._shared, [])}
+        for node in segment.nodes:
+            operation = OPERATIONS.get(node.operation)
+            known = isinstance(operation, Weighted) and type(operation).regressors is not Weighted.regressors
+            name = node.parameters.get("weight", "")
+            if known and name in self.grids.steps and name not in self._shared:
+                self._round(segment, node, target, node.name in wanted)
+
+    def _round(self, segment: Segment, node: Node, target: Tensor, moves: bool) -> None:
+        """Round one node; its weights first move to the target if ``moves``."""
+        network, exact = self.network, self.grids.graph
+        weight, bias = node.parameters["weight"], node.parameters.get("bias")
+        before = {name: exact.tensor(name).to(network.graph.dtype) for name in (weight, bias) if name}
+        graph = network.graph.replace(tensors=before)
+        bounds: tuple[float | Tensor, float | Tensor] = (-torch.inf, torch.inf)
+        if isinstance(segment, Layer):
+            neuron, site = cast(IntegerNeuron, segment.neuron), segment.site
+            unit = neuron.activation_units[1].clamp(min=1e-30)
+            bounds = (site.lower / unit, (torch.inf if site.upper is None else site.upper) / unit)
+            moves = moves and bool(site.previous)
+        found = regress(graph, segment, node, target, bounds, RIDGE, 2, POSITIONS, self._draws)
+        moved = {n: graph.tensor(n).double() + found.changes[n] * moves for n in before}
+        gram, mean = found.normal, None
         if bias is not None:  # it makes up for the mean
-            gram = gram - recording.rows[node.name] * mean[:, :, None] * mean[:, None]
-        fitted[name] = _rounded(weight, step, gram, network.units.target.largest_weight)
-        if bias is not None:
-            lost = (weight - fitted[name]).reshape(len(mean), -1, mean.shape[1]) @ mean[..., None]
-            largest = network.units.target.largest_bias
-            fitted[bias] = (grids.graph.tensor(bias) + lost.flatten()).round().clamp(-largest, largest)
-    return fitted
-
-
-class _Grams:
-    """A graph that adds up the inputs of every weighted node, [G, F], and their products, [G, F, F]."""
-
-    def __init__(self, network: IntegerNetwork) -> None:
-        self.graph = network.graph
-        self.grams: dict[str, Tensor] = {}
-        self.means: dict[str, Tensor] = {}
-        self.rows: Counter[str] = Counter()
-
-    def compute(self, node: Node, *inputs: Signal) -> Signal:
-        """The value of an affine node."""
-        operation = OPERATIONS[node.operation]
-        if isinstance(operation, Weighted) and not getattr(operation, "transposed", False):
-            self.add(node, operation, inputs[0].mean().double())
-        return self.graph.compute(node, *inputs)
-
-    def add(self, node: Node, operation: Weighted, x: Tensor) -> None:
-        """Add the inputs of some images, until there are enough."""
-        weight = self.graph.tensor(node.parameters["weight"]).double()
-        for part in x.split(1):
-            if self.rows[node.name] >= ROWS:
-                return
-            features = operation.regressors(part, weight=weight, **node.attributes)
-            if features is None:
-                return
-            features = features.transpose(0, 1)
-            self.rows[node.name] += features.shape[1]
-            for totals, value in ((self.grams, features.mT @ features), (self.means, features.sum(1))):
-                totals[node.name] = totals[node.name] + value if node.name in totals else value
+            rows, mean = gram[:, -1:, -1:], gram[:, :-1, -1:] / gram[:, -1:, -1:]
+            gram = gram[:, :-1, :-1] - rows * mean * mean.mT
+        target_bits = network.units.target
+        step = grid_of(exact, node, "weight", self.grids.steps[weight])
+        self.fitted[weight] = _rounded(moved[weight], step, gram, target_bits.largest_weight)
+        if bias is not None and mean is not None:
+            lost = (moved[weight] - self.fitted[weight]).reshape(len(mean), -1, mean.shape[1]) @ mean
+            largest = target_bits.largest_bias
+            self.fitted[bias] = (moved[bias] + lost.flatten()).round().clamp(-largest, largest)
+        tensors = {name: self.fitted[name].to(network.graph.dtype) for name in before}
+        network.graph = network.graph.replace(tensors=tensors)
 
 
 def _rounded(weight: Tensor, step: Tensor, gram: Tensor, largest: int) -> Tensor:
