@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import statistics
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -655,3 +656,90 @@ def test_linear_outputs_fire_in_every_cell(tmp_path: Path) -> None:
         compared(tmp_path / "all", model=Linear(), recipes=recipes, timesteps=(2,))
     with pytest.raises(RecipeError, match="changes nothing"):
         compared(sites="all")
+
+
+# Images that are too many for memory
+
+
+class Stored(torch.utils.data.Dataset[Pair]):
+    """Images by index, and the indices that were read."""
+
+    def __init__(self, name: str, n: int = 60) -> None:
+        self.images, self.labels = part(name, n)
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Any:
+        self.read.append(i)
+        return self.images[i], self.labels[i]
+
+
+class Streamed(torch.utils.data.IterableDataset[Pair]):
+    """Images in order, without a length."""
+
+    def __init__(self, name: str) -> None:
+        self.whole = Stored(name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.whole[i] for i in range(len(self.whole)))
+
+
+def loader(name: str) -> torch.utils.data.DataLoader[Any]:
+    return torch.utils.data.DataLoader(Streamed(name), batch_size=7)
+
+
+SOURCES: dict[str, Callable[[str], Any]] = {
+    "data set": Stored,
+    "shuffled loader": lambda name: torch.utils.data.DataLoader(Stored(name), batch_size=100, shuffle=True),
+    "stream": loader,
+    "generator": lambda name: iter(loader(name)),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_data_in_memory_and_read_again_give_the_same_cells(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rheobase.comparison.images.IN_MEMORY", 0)
+    expected = compared(timesteps=(2,), validation=part("validation"), seeds=(0, 1))
+    parts = {"calibration": "train", "test": "test", "validation": "validation"}
+    given = {name: SOURCES[source](held) for name, held in parts.items()}
+    found = compared(timesteps=(2,), seeds=(0, 1), **given)
+    same = {"identity", "notes"} if source in ("stream", "generator") else {"identity"}
+    for one, other in zip(found.cells, expected.cells, strict=True):
+        if source in ("stream", "generator"):  # drawn by another rule
+            assert one.status == "done"
+        else:
+            assert one.model_dump(exclude=TIMED | same) == other.model_dump(exclude=TIMED | same)
+        for name in ("test_sha256", "validation_sha256"):
+            assert getattr(one.identity, name) == getattr(other.identity, name)
+    assert found.about.images == expected.about.images
+    for name in ("test", "validation"):
+        assert found.about.ann_scores[name] == expected.about.ann_scores[name]
+
+
+def test_of_calibration_images_only_those_that_are_drawn_are_read() -> None:
+    data = Stored("train", 500)
+    found = compared(calibration=data, timesteps=(2,), seeds=(3,), num_calibration_images=20)
+    assert found.about.images["calibration"] == 500
+    first = set(range(100))  # on which the traced graph is checked
+    assert len({*data.read} - first) <= 20
+    again = compared(calibration=Stored("train", 500), timesteps=(2,), seeds=(3, 4), num_calibration_images=20)
+    assert again.cells[0].identity == found.cells[0].identity
+
+
+@pytest.mark.parametrize("source", ["data set", "stream"])
+def test_faults_of_images_that_are_read_again(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rheobase.comparison.images.IN_MEMORY", 0)
+    with pytest.raises(DataError, match="test images: 60 of 60 occur among the calibration images"):
+        compared(test=SOURCES[source]("train"), num_calibration_images=60)
+    broken = SOURCES[source]("test")
+    whole = broken if source == "data set" else broken.dataset.whole
+    whole.images = whole.images.clone()
+    whole.images[41, 0, 3, 3] = torch.nan
+    with pytest.raises(DataError, match=r"test data: image 41 holds NaN"):
+        compared(test=broken)
+    whole.images = part("test")[0]
+    whole.labels = torch.where(torch.arange(60) == 50, 17, whole.labels)
+    with pytest.raises(DataError, match=r"test data.*17"):
+        compared(test=broken)

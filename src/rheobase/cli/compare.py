@@ -18,13 +18,8 @@ from rheobase.comparison.checks import by_name, check_validation
 from rheobase.comparison.folder import REPORT_FILE
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import read_yaml
-from rheobase.data import readers
-from rheobase.data.batches import Batches
 from rheobase.methods import Recipe
 from rheobase.neurons.fused import set_fusion
-
-POOL = 4096
-"""Number of calibration images read from files if no method is trained; each seed draws its own from them."""
 
 
 @command
@@ -75,16 +70,15 @@ def compare(
     if test is None:
         raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
     settings = None if training is None else read_training(training, images.preprocessing)
-    limit = max(POOL, conversion.num_calibration_images) if settings is None else None
     chosen_on = choosing.source(images)
     found = compare_methods(
         network,
         named,
-        _read(images, seed=0, limit=limit),
-        _read(test),
+        images.read(),
+        test.read(),
         steps,
         seeds=draws,
-        validation=None if chosen_on is None else _read(chosen_on),
+        validation=None if chosen_on is None else chosen_on.read(),
         budget=limits or None,
         graded_spikes=graded_spikes,
         task=task,
@@ -107,10 +101,6 @@ def compare(
         console.print(f"Report: {found.folder / REPORT_FILE}.", soft_wrap=True)
 
     return Answer({"folder": str(found.folder), **found.to_json()}, show)
-
-
-def _read(images: options.Source, **how: int | None) -> Batches:
-    return readers.read_all(images.read(**how), progress=show_progress())
 
 
 def _recipes(methods: str | None, file: Path | None) -> list[Recipe] | dict[str, Recipe]:

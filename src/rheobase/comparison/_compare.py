@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -31,9 +32,9 @@ from rheobase.core.folders import as_path
 from rheobase.core.progress import track
 from rheobase.core.seeds import MAX_SEED
 from rheobase.core.versions import versions
-from rheobase.data.batches import Batches, Digest
+from rheobase.data.batches import Batches, Digest, batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
-from rheobase.data.value_range import ValueRange, warn_of_another_scale
+from rheobase.data.value_range import warn_of_another_scale
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
@@ -87,8 +88,9 @@ def compare(
     Args:
         model, output, max_pool, sites: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
-        calibration: training images (never test images), with labels if a method trains. Read once and kept in memory,
-            like the test and validation images.
+        calibration: training images (never test images), with labels if a method trains. Of a data set or loader of
+            files, only the images that are drawn are read, or all if a method trains. Images of up to 1 GiB are kept in
+            memory, like the test and validation images; larger ones are read again for every use.
         test: images to report on.
         timesteps, seeds: each T, and each seed of the calibration images, splits and training.
         validation: separate images on which a method is chosen; no choice is made on test images.
@@ -146,27 +148,33 @@ def compare(
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     given = {"calibration": calibration, "test": test, **({} if validation is None else {"validation": validation})}
-    parts = {part: Images.read(data, f"{part} data") for part, data in given.items()}
+    trains = training is not None
+    parts = {
+        part: Images.read(data, f"{part} data", all_are_used=trains or part != "calibration")
+        for part, data in given.items()
+    }
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
-    repeated = checks.check_apart(parts)
-    network, analog, rewrites = traced_once(model, parts["calibration"].images, output, max_pool)
+    network, analog, rewrites = traced_once(model, parts["calibration"].first[0], output, max_pool)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
     labelled = next((part for part in ("test", *parts) if parts[part].labelled), "test")
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     outputs = analog.ann.output_shape
-    chosen = task_for(task, outputs, parts[labelled].labels, f"{labelled} data", known=known)
+    chosen = task_for(task, outputs, parts[labelled].first[1], f"{labelled} data", known=known)
     if early_exit:
         check_classes(chosen.name)
-    ranges = {part: ValueRange().add(data.images) for part, data in parts.items()}
     for part, data in parts.items():
         checks.check_fits(analog, part, data, chosen)
+        drawn = (num_calibration_images, seeds) if part == "calibration" and not trains else None
+        data.look(functools.partial(chosen.check, outputs, where=f"{part} data"), drawn)
+    repeated = checks.check_apart(parts)
+    for part, data in parts.items():
         if part != "calibration":
-            warn_of_another_scale(ranges[part], ranges["calibration"].to_dict(), f"{part} data")
+            warn_of_another_scale(data.values, parts["calibration"].values.to_dict(), f"{part} data")
     quantised = all("threshold" in node.parameters for node in analog.ann.sites)  # SlipReLU has no levels
     checks.check_training(training, named, quantised)
-    digests: dict[str, Any] = {f"{part}_sha256": data.digest() for part, data in parts.items()}
+    digests: dict[str, Any] = {f"{part}_sha256": data.digest for part, data in parts.items()}
     identity = Identity(
         versions=versions(),
         model_sha256=_graph_digest(analog.ann),
@@ -190,7 +198,7 @@ def compare(
             sites=len(table),
             neurons=sum(site.neurons for site in table),
             notes=(*repeated, *rewrites, *map(str, linear), *analog.provenance.notes),
-            images={part: len(data) for part, data in parts.items()},
+            images={part: data.count for part, data in parts.items()},
             ann_accuracy={part: scores.get("accuracy") for part, scores in ann_scores.items()},
             identity=identity,
             training=runner.settings,
@@ -279,9 +287,9 @@ def _graph_digest(graph: Graph) -> str:
 
 @torch.inference_mode()
 def _scores(ann: Graph, data: Images, task: Task) -> dict[str, float]:
-    if data.labels is None:
+    if not data.labelled or not data.is_whole:
         return {}
     scores = task.scores(ann.output_shape)
-    for images, labels in zip(data.images.split(100), data.labels.split(100), strict=True):
+    for images, labels in batches(data.data, where=data.where):
         scores.update(ann(images.to(ann.device)).cpu(), task.targets(labels).cpu())
     return scores.compute()

@@ -163,12 +163,13 @@ def convert_within_budget(
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     drawn = sample(calibration, num_calibration_images, seed)
     fit, held_out = _split(drawn, seed)
-    network, analog, notes = traced_once(model, fit.images, output, max_pool)
+    network, analog, notes = traced_once(model, fit.first[0], output, max_pool)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     chosen_task = task_for(task, analog.ann.output_shape, drawn.labels, "calibration data", known=known)
-    check_fits(analog, "calibration", Images(drawn.images, drawn.labels), chosen_task)
+    check_fits(analog, "calibration", Images(drawn.batch), chosen_task)
     task = cast(TaskName, chosen_task.name)
-    images = f"{len(held_out)} held-out calibration images"
+    number = len(held_out.first[0])
+    images = f"{number} held-out calibration images"
     recipes = [(f"{(made := _recipe(method, t, m)).name}, m = {m}", made) for t, m in product(*grid)]
     expected = [_before_conversion(name, recipe, analog) for name, recipe in recipes]
     possible = [pair for pair, row in zip(recipes, expected, strict=True) if not row.exceeded(limits)]
@@ -184,7 +185,7 @@ def convert_within_budget(
             max_pool=max_pool,
             sites=sites,
             task=task,
-            num_calibration_images=len(fit),
+            num_calibration_images=len(fit.first[0]),
             seed=seed,
         )
         result = measured(found, held_out, found.timesteps, "held-out", energy_images, graded_spikes, task)
@@ -210,7 +211,7 @@ def convert_within_budget(
     if chosen is None:
         raise _nothing_fits(choice)
     chosen.provenance.notes[:0] = [*notes, f"budget: {choice.reason}"]
-    return BudgetedConversion(chosen, choice, tuple(rows), len(held_out), graded_spikes, task)
+    return BudgetedConversion(chosen, choice, tuple(rows), number, graded_spikes, task)
 
 
 def _recipe(method: Callable[..., Recipe], timesteps: int, magnitude: int) -> Recipe:
@@ -236,7 +237,7 @@ def _split(found: RandomSample, seed: int) -> tuple[Images, Images]:
         )
     order = torch.randperm(count, generator=generator(seed))
     fit, held_out = (
-        Images(found.images[part], None if found.labels is None else found.labels[part])
+        Images(found.images[part] if found.labels is None else (found.images[part], found.labels[part]))
         for part in (order[count // HELD_OUT :], order[: count // HELD_OUT])
     )
     return fit, held_out

@@ -88,12 +88,13 @@ def check_apart(parts: Mapping[str, Images]) -> list[str]:
 
 def check_fits(network: SpikingNetwork, part: str, data: Images, task: Task) -> None:
     """Check that images and labels fit the network."""
+    images, labels = data.first
     try:
-        check_input(network.graph, data.images[:1])
+        check_input(network.graph, images[:1])
     except DataError as error:
         raise DataError(error.reason, where=f"{part} {error.where}", remedy=error.remedy) from None
-    if data.labels is not None:
-        task.check(network.ann.output_shape, data.labels, f"{part} data")
+    if labels is not None:
+        task.check(network.ann.output_shape, labels, f"{part} data")
 
 
 def check_training(training: Training | None, recipes: Mapping[str, Recipe], quantised: bool) -> None:

@@ -39,6 +39,11 @@ class RandomSample:
     given: int
     classes: frozenset[int]
 
+    @property
+    def batch(self) -> Batches:
+        """Images, with labels if any, as an argument for the library's functions."""
+        return self.images if self.labels is None else (self.images, self.labels)
+
 
 def sample(data: Batches | Dataset[Any], number: int, seed: int, *, where: str = "calibration data") -> RandomSample:
     """Draw ``number`` images uniformly at random; return all of them, in order, if there are no more.

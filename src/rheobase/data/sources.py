@@ -19,6 +19,8 @@ from rheobase.core.progress import track
 from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, each, tensors
 
 _AT_ONCE = 100
+IN_MEMORY = 2**30
+"""Bytes of images up to which a data set that is read several times is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class OnDisk:
     def labelled(self) -> bool:
         """True if the first image has a label."""
         return _collate([self.dataset[0]], self.where, self.fields)[1] is not None
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all images, if all are like the first."""
+        return len(self) * _collate([self.dataset[0]], self.where, self.fields)[0].nbytes
+
+    def loader(self, batch_size: int) -> DataLoader[Any]:
+        """A loader of all images in order."""
+        collate_one = partial(_collate, where=self.where, fields=self.fields)
+        return DataLoader(self.dataset, batch_size, num_workers=self.workers, collate_fn=collate_one)
 
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices; the seed is for random transforms in the workers."""
@@ -162,7 +174,9 @@ def dataset_of(loader: object) -> Dataset[Any] | None:
 
     Reading images of such a data set by index is equivalent to reading them from the loader.
     """
-    if not isinstance(loader, DataLoader) or not is_map_style(loader.dataset) or loader.collate_fn is not collate:
+    if not isinstance(loader, DataLoader) or not is_map_style(loader.dataset):
+        return None
+    if loader.collate_fn is not collate and getattr(loader.collate_fn, "func", None) is not _collate:
         return None
     if type(loader.batch_sampler) is not BatchSampler:
         return None

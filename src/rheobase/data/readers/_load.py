@@ -19,7 +19,7 @@ from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_n
 from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
 from rheobase.data.readers.image_files import is_tar, read_image_files
 from rheobase.data.sampling import sample_order
-from rheobase.data.sources import OnDisk, dataset_of, is_map_style
+from rheobase.data.sources import IN_MEMORY, OnDisk, dataset_of, is_map_style
 
 
 def load(
@@ -110,10 +110,10 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
 
 
 def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
-    """Read all samples of a loader from :func:`load` into memory, for repeated use.
+    """Read all samples of a loader from :func:`load` into memory, for repeated use, if they have up to 1 GiB.
 
-    Files are decoded directly into one tensor. Tensors are not copied. A loader from a user's function is returned
-    unchanged, because it may yield other samples each time.
+    Files are decoded directly into one tensor. Tensors are not copied. A loader of more images, or from a user's
+    function, which may yield other samples each time, is returned unchanged.
 
     Raises:
         DataError: if an image is damaged or of another size.
@@ -128,7 +128,10 @@ def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
         return dataset.tensors if len(dataset.tensors) == 2 else dataset.tensors[0]
     if not isinstance(dataset, ImageDataset):
         return loader
-    found = OnDisk(dataset, loader.num_workers, "data set").in_memory(progress)
+    source = OnDisk(dataset, loader.num_workers, "data set")
+    if source.nbytes > IN_MEMORY:
+        return loader
+    found = source.in_memory(progress)
     return found.images if found.labels is None else (found.images, found.labels)
 
 
