@@ -232,6 +232,8 @@ def test_refusals_of_a_budget(run: Run, tmp_path: Path, options: list[object], s
         (["--timesteps", "0"], ["timesteps: is 0"]),
         (["--overwrite", "--number"], ["--overwrite: cannot be combined with --number"]),
         (["--methods", "OPI", "--training", "training.yaml"], ["training: has no effect"]),
+        (["--workers", "2", "--dask", "tcp://127.0.0.1:1"], ["--workers: has no effect with --dask"]),
+        (["--dask", "nonsense://"], ["Dask scheduler nonsense://: cannot be reached"]),
         (["--validation", "compare_nets:test"], ["test images: 60 of 60 occur among the validation images"]),
     ],
 )

@@ -15,6 +15,7 @@ from rheobase.cli.settings import read_training
 from rheobase.comparison._compare import all_recipes
 from rheobase.comparison._compare import compare as compare_methods
 from rheobase.comparison.checks import by_name, check_validation
+from rheobase.comparison.engine import cluster
 from rheobase.comparison.folder import REPORT_FILE
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.yaml_text import read_yaml
@@ -49,6 +50,10 @@ def compare(
         bool, Option("--number", help="If --out has results, write to the next free name: out-2.")
     ] = False,
     fuse: options.Fuse = "auto",
+    workers: Annotated[int | None, Option(min=1, help="Processes on this machine (default: 1).")] = None,
+    dask: Annotated[
+        str | None, Option(metavar="ADDRESS", help="Address of a Dask scheduler, whose workers run the conversions.")
+    ] = None,
 ) -> Answer:
     """Compare methods on a trained network: every method, T and seed, in one report.
 
@@ -71,26 +76,30 @@ def compare(
         raise DataError("is missing", where="--test", remedy="give --test or --test-folder")
     settings = None if training is None else read_training(training, images.preprocessing)
     chosen_on = choosing.source(images)
-    found = compare_methods(
-        network,
-        named,
-        images.read(),
-        test.read(),
-        steps,
-        seeds=draws,
-        validation=None if chosen_on is None else chosen_on.read(),
-        budget=limits or None,
-        graded_spikes=graded_spikes,
-        task=task,
-        early_exit=early_exit,
-        training=settings,
-        folder=out,
-        on_existing="overwrite" if overwrite else "number" if number else "keep",
-        name=model.partition(":")[2] or Path(model).resolve().name,
-        progress=show_progress(),
-        **asdict(conversion),
-        **asdict(placement),
-    )
+    if dask is not None and workers is not None:
+        raise RecipeError("has no effect with --dask", where="--workers", remedy="leave one of them out")
+    with cluster(dask):
+        found = compare_methods(
+            network,
+            named,
+            images.read(),
+            test.read(),
+            steps,
+            seeds=draws,
+            validation=None if chosen_on is None else chosen_on.read(),
+            budget=limits or None,
+            graded_spikes=graded_spikes,
+            task=task,
+            early_exit=early_exit,
+            training=settings,
+            folder=out,
+            on_existing="overwrite" if overwrite else "number" if number else "keep",
+            name=model.partition(":")[2] or Path(model).resolve().name,
+            progress=show_progress(),
+            **asdict(conversion),
+            **asdict(placement),
+            workers=workers,
+        )
     failed = sum(cell.status == "failed" for cell in found.cells)
     if failed:
         note(f"{failed} of {len(found.cells)} conversions failed. Repeat the command to try them again.")

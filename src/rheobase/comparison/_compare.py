@@ -20,12 +20,13 @@ from torch.utils.data import Dataset
 from rheobase.comparison import checks
 from rheobase.comparison.budget import check_limits
 from rheobase.comparison.cells import Cell, Identity
+from rheobase.comparison.engine import Engine, Lost
 from rheobase.comparison.folder import OnExisting, open_folder
 from rheobase.comparison.grid import About, Comparison
 from rheobase.comparison.images import Images
 from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
-from rheobase.comparison.runner import Runner, at
+from rheobase.comparison.runner import Job, Outcome, Runner, TrainingJob, at, run_job
 from rheobase.core.checks import check_choice, check_flag, check_whole
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.folders import as_path
@@ -72,6 +73,7 @@ def compare(
     task: TaskName | None = None,
     early_exit: bool = False,
     name: str | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Comparison:
     """Convert a network by every recipe, for every T and seed, and measure each conversion.
@@ -82,8 +84,11 @@ def compare(
     others continue.
 
     With a folder, every finished cell is written to ``results.jsonl``; repeat the call to continue an interrupted
-    comparison. Several processes may share a folder: each skips the cells that another one is running and reuses its
-    results. At the end the folder holds the report (``report.html``), tables and plots of the last call.
+    comparison. At the end the folder holds the report (``report.html``), tables and plots of the last call.
+
+    The cells are independent jobs for joblib (:class:`rheobase.comparison.engine.Engine`): with ``workers`` they run in
+    processes of this machine, within ``joblib.parallel_config(backend="dask")`` (or Ray's) on a cluster. This process
+    alone writes results. A worker that dies costs its cell a second attempt, and nothing else.
 
     Args:
         model, output, max_pool, sites: as for :func:`rheobase.convert`.
@@ -111,7 +116,9 @@ def compare(
         early_exit: also measure each method that streams with images that stop as soon as the network is confident
             (:func:`rheobase.measure.early_exit`), with the confidence chosen on the validation images.
         name: name of the network in the report; default its class.
-        progress: show a progress bar with the time left.
+        workers: number of processes, each with its share of the processors; default: that of
+            ``joblib.parallel_config``, or 1. Results are the same where PyTorch's do not depend on its threads.
+        progress: show a progress bar with the time left, and with what is running.
 
     Raises:
         TraceError, ModelError: if the network cannot be traced.
@@ -147,6 +154,7 @@ def compare(
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
+    workers = None if workers is None else check_whole(workers, "workers")
     given = {"calibration": calibration, "test": test, **({} if validation is None else {"validation": validation})}
     trains = training is not None
     parts = {
@@ -191,8 +199,10 @@ def compare(
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
         ann_scores = {part: _scores(analog.ann, data, chosen) for part, data in parts.items()}
-        runner = Runner(network, parts, training, quantised, home.path, identity)
-        found = dict(track(_cells(grid, named, runner, results), "comparing", show=progress, total=len(grid)))
+        runner = Runner(network, parts, training, quantised, home, identity)
+        engine: Engine[Any, Any, Any] = Engine(run_job, runner, workers)
+        cells = _cells(grid, named, runner, results, engine)
+        found = dict(track(cells, "comparing", show=progress, total=len(grid), running=engine.running))
         about = About(
             network=name or type(model).__name__,
             sites=len(table),
@@ -205,12 +215,11 @@ def compare(
             machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
             ann_scores=ann_scores,
         )
-        comparison = Comparison(about, named, tuple(found[question] for question in grid), home.path)
+        comparison = Comparison(about, named, tuple(found[question] for question in grid), home)
         if budget is not None:
             comparison = dataclasses.replace(comparison, choice=comparison.choose(**budget))
-        if home.path is not None:
-            with home.writing():
-                write_report(comparison, home.path)
+        if home is not None:
+            write_report(comparison, home)
     return comparison
 
 
@@ -219,32 +228,51 @@ Question = tuple[str, int, int]
 
 
 def _cells(
-    grid: list[Question], recipes: Mapping[str, Recipe], runner: Runner, results: Results
+    grid: list[Question], recipes: Mapping[str, Recipe], runner: Runner, results: Results, engine: Engine[Any, Any, Any]
 ) -> Iterator[tuple[Question, Cell]]:
-    """Yield every cell, run here or by another process.
+    """Yield every cell: those that are known, then the others as they are run.
 
-    Cells that another process is running are awaited last, and run here if that process fails.
+    In several processes trainings run before the cells that need them.
     """
-    for wait in (False, True):
-        postponed = []
-        for question in grid:
-            method, t, seed = question
-            recipe = recipes[method]
-            with contextlib.suppress(RecipeError):  # running its cell records the reason
-                recipe = at(recipe, t, runner.quantised)
-            key = runner.key(recipe, t, seed)
-            cell = results.find(key)
-            if cell is None:
-                with results.shared.hold(runner.lock(recipe, t, seed), wait=wait) as held:
-                    cell = results.find(key)
-                    if cell is None and held:
-                        cell = runner.run(method, recipe, t, seed)
-                        results.add(cell)
-            if cell is None:
-                postponed.append(question)
-            else:  # the same recipe may be stored under another name
-                yield question, cell.model_copy(update={"method": method})
-        grid = postponed
+    questions: dict[str, list[Question]] = {}  # the same recipe may have several names
+    jobs: dict[str, Job] = {}
+    for question in grid:
+        method, t, seed = question
+        recipe = recipes[method]
+        with contextlib.suppress(RecipeError):  # running its cell records the reason
+            recipe = at(recipe, t, runner.quantised)
+        key = runner.key(recipe, t, seed)
+        cell = results.find(key)
+        if cell is not None:
+            yield question, cell.model_copy(update={"method": method})
+        else:
+            questions.setdefault(key, []).append(question)
+            jobs.setdefault(key, Job(method, recipe, t, seed))
+
+    def run(waves: list[Any]) -> Iterator[tuple[Question, Cell]]:
+        for job, value in engine.run(waves):
+            if isinstance(job, TrainingJob):
+                outcomes[runner.training_name(job.recipe, job.seed)] = (
+                    value.reason if isinstance(value, Lost) else value
+                )
+                continue
+            cell = runner.failed(job, value.reason) if isinstance(value, Lost) else value
+            results.add(cell)
+            for question in questions[cell.key]:
+                yield question, cell.model_copy(update={"method": question[0]})
+
+    outcomes: dict[str, Outcome] = {}
+    trained: dict[str, list[Job]] = {}
+    if not engine.in_this_process and runner.training is not None:
+        for job in jobs.values():
+            if runner.trains(job.recipe):
+                trained.setdefault(runner.training_name(job.recipe, job.seed), []).append(job)
+    later = [job for group in trained.values() for job in group]
+    first = [TrainingJob(group[0].recipe, group[0].seed) for group in trained.values()]
+    yield from run([*first, *(job for job in jobs.values() if job not in later)])
+    yield from run(
+        [dataclasses.replace(job, trained=outcomes[name]) for name, group in trained.items() for job in group]
+    )
 
 
 def all_recipes() -> dict[str, Recipe]:

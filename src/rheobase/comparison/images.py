@@ -34,7 +34,8 @@ class Images:
     """
 
     def __init__(self, data: Batches, where: str = "images") -> None:
-        self.data, self.where = data, where
+        self.data: Any = data
+        self.where = where
         self.count, self.digest, self.is_whole = 0, "", False
         self.hashes: list[bytes] = []
         self.values = ValueRange()
@@ -62,6 +63,37 @@ class Images:
             return cls(cast(Batches, data), where)
         check_images(whole[0], where)
         return cls(whole[0] if whole[1] is None else whole, where)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: images in memory as NumPy arrays, which joblib shares by memory maps."""
+        state = {**self.__dict__, "hashes": []}
+        state.pop("first", None)
+        whole = tensors(self.data, self.where)
+        if whole is not None and whole[0].dtype != torch.bfloat16:
+            if not hasattr(self, "_arrays"):  # the same objects for all jobs
+                self._arrays = tuple(None if part is None else part.numpy(force=True) for part in whole)
+            state |= {"data": None, "_arrays": self._arrays}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.data is None:
+            images, labels = (None if part is None else torch.from_numpy(part) for part in self._arrays)
+            self.data = images if labels is None else (images, labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images in memory."""
+        whole = tensors(self.data, self.where)
+        return 0 if whole is None else whole[0].nbytes
+
+    def check_reachable(self) -> None:
+        """Read an image, which fails in a process that cannot reach the data."""
+        dataset = dataset_of(self.data)
+        if dataset is not None:
+            _ = dataset[0]
+        elif tensors(self.data, self.where) is None:
+            _ = next(batches(self.data, where=self.where))
 
     @cached_property
     def first(self) -> Batch:

@@ -12,72 +12,67 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rheobase.comparison.cells import Cell, Identity
-from rheobase.comparison.folder import LINE_START, RESULTS_FILE, Shared
+from rheobase.comparison.folder import LINE_START, RESULTS_FILE
 from rheobase.core.errors import StoreError
 
 
 class Results:
-    """The cells of a comparison so far; in a folder, every new cell is written before the next one starts.
+    """The cells of a comparison so far; in a folder, every new cell is written at once.
 
-    Other processes may append lines at any time. Lines are read without a lock, up to the last line break, and written
-    with a lock. Under the lock an incomplete last line is known to be left from a killed process, and is removed.
+    An incomplete last line is left from a killed process, and is removed.
+
+    Args:
+        folder: folder of the comparison, which this process has locked; None: the cells are in memory only.
+        identity: what all cells share.
 
     Raises:
         StoreError: here and later, if the file cannot be read or written, is damaged before its last line, ends in text
             that is not a result, or holds results of another comparison.
     """
 
-    def __init__(self, shared: Shared, identity: Identity) -> None:
-        self.shared, self.identity = shared, identity
-        self.path = None if shared.path is None else shared.path / RESULTS_FILE
+    def __init__(self, folder: Path | None, identity: Identity) -> None:
+        self.path = None if folder is None else folder / RESULTS_FILE
         self.cells: dict[str, Cell] = {}
-        self._lines = self._end = 0  # number of lines that were read, and the position of their end
-        self._read_on()
-
-    def find(self, key: str) -> Cell | None:
-        """Return a cell; None if it is missing or failed, so that it is tried again."""
-        self._read_on()
-        found = self.cells.get(key)
-        return None if found is None or found.status == "failed" else found
-
-    def add(self, cell: Cell) -> None:
-        """Store a cell."""
-        if self.path is None:
-            self.cells[cell.key] = cell
+        self._end = 0
+        if self.path is None or not self.path.exists():
             return
-        with self.shared.writing():
-            self._read_on()
-            try:
-                with self.path.open("ab") as file:
-                    file.truncate(self._end)
-                    file.write(cell.model_dump_json().encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise StoreError(
-                    f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space on the disk"
-                ) from error
-            self._read_on()
-
-    def _read_on(self) -> None:
-        """Read the lines that were appended since the last call."""
-        if self.path is None:
-            return
-        if self.path.exists() and self.path.stat().st_size < self._end:
-            raise StoreError("has lost lines while it was open", where=str(self.path), remedy="repeat the command")
-        *lines, rest = (_content(self.path, self._end) if self.path.exists() else b"").split(b"\n")
+        *lines, rest = _content(self.path).split(b"\n")
         if not LINE_START.startswith(rest[: len(LINE_START)]):
             raise StoreError(
                 "ends in text that is not a result and would be removed",
                 where=str(self.path),
                 remedy="choose another folder",
             )
-        for line in lines:
-            cell = _parse(line, f"{self.path} line {self._lines + 1}")
-            _check_same(cell.identity, self.identity, self.path)
+        for number, line in enumerate(lines, 1):
+            cell = _parse(line, f"{self.path} line {number}")
+            _check_same(cell.identity, identity, self.path)
             self.cells[cell.key] = cell  # the latest attempt counts
-            self._lines += 1
             self._end += len(line) + 1
+
+    def find(self, key: str) -> Cell | None:
+        """Return a cell; None if it is missing or failed, so that it is tried again."""
+        found = self.cells.get(key)
+        return None if found is None or found.status == "failed" else found
+
+    def add(self, cell: Cell) -> None:
+        """Store a cell."""
+        self.cells[cell.key] = cell
+        if self.path is None:
+            return
+        line = cell.model_dump_json().encode() + b"\n"
+        try:
+            with self.path.open("ab") as file:
+                if file.tell() < self._end:
+                    raise StoreError("has lost lines while it was open", where=str(self.path), remedy="run again")
+                file.truncate(self._end)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space on the disk"
+            ) from error
+        self._end += len(line)
 
 
 def read(path: Path) -> list[Cell]:
@@ -86,11 +81,9 @@ def read(path: Path) -> list[Cell]:
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _content(path: Path, start: int = 0) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read()
+        return path.read_bytes()
     except OSError as error:
         raise StoreError(
             f"cannot be read ({error.strerror})", where=str(path), remedy="check its permissions"

@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison: quantise, train, convert and measure."""
+"""The jobs of a comparison: trainings, and cells that are converted and measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rheobase.core.errors import (
     RheobaseWarning,
     TraceError,
 )
+from rheobase.core.versions import versions
 from rheobase.data.value_range import MESSAGE
 from rheobase.graph import Graph
 from rheobase.measure._early_exit import early_exit
@@ -34,6 +36,7 @@ from rheobase.methods import Recipe
 from rheobase.methods._convert import convert, quantise
 from rheobase.network.checks import check_one_output
 from rheobase.network.spiking_network import SpikingNetwork
+from rheobase.neurons.fused import fusion, set_fusion
 from rheobase.tasks import TaskName
 from rheobase.training import Training, train
 
@@ -46,8 +49,40 @@ def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
     return recipe if recipe.activation is not None and quantised else recipe.with_timesteps(timesteps)
 
 
+Outcome = tuple[nn.Module, float] | str
+"""A trained network and the seconds of its training, or the reason why there is none."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to run.
+
+    ``trained``: the outcome of its training, if that has run.
+    """
+
+    method: str
+    recipe: Recipe
+    timesteps: int
+    seed: int
+    trained: Outcome | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} T = {self.timesteps}"
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training to run, for all cells with this activation and seed."""
+
+    recipe: Recipe
+    seed: int
+
+    def __str__(self) -> str:
+        return f"training for {self.recipe.name} T = {self.recipe.timesteps}"
+
+
 class Runner:
-    """Runs cells one after another; an error in one cell does not affect the next."""
+    """Runs cells and trainings, in any process; an error in one does not affect the next."""
 
     def __init__(
         self,
@@ -59,9 +94,17 @@ class Runner:
         identity: Identity,
     ) -> None:
         self.model, self.parts, self.training, self.quantised = model, parts, training, quantised
-        self.home, self.identity = home, identity
+        self.home, self.identity, self.fusion = home, identity, fusion()
         self.settings = None if training is None else training.model_dump(mode="json")
         self.trained: dict[str, tuple[nn.Module, float]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but trained networks, of which a job carries its own."""
+        return {**self.__dict__, "trained": {}}
+
+    def __sizeof__(self) -> int:
+        """Bytes of the images in memory; Dask sends large arguments once to each worker."""
+        return sum(part.nbytes for part in self.parts.values())
 
     def trains(self, recipe: Recipe) -> bool:
         """True if the recipe needs training."""
@@ -70,12 +113,6 @@ class Runner:
     def key(self, recipe: Recipe, timesteps: int, seed: int) -> str:
         """Return the key of a cell."""
         return key(recipe.to_dict(), self.settings if self.trains(recipe) else None, timesteps, seed)
-
-    def lock(self, recipe: Recipe, timesteps: int, seed: int) -> str:
-        """Return the lock of a training with all cells that need it, or of a cell without training."""
-        if self.training is not None and self.trains(recipe):
-            return self.training_name(recipe, seed)
-        return self.key(recipe, timesteps, seed)
 
     def training_name(self, recipe: Recipe, seed: int) -> str:
         """Return a hash of all inputs of the training."""
@@ -90,25 +127,61 @@ class Runner:
             }
         )
 
-    def run(self, method: str, recipe: Recipe, timesteps: int, seed: int) -> Cell:
+    def run(self, job: Job) -> Cell:
         """Run a cell; the cell has results, or the reason why it has none."""
+        if (fault := self._check_process()) is not None:
+            return self.failed(job, fault)
+        recipe, timesteps, seed = job.recipe, job.timesteps, job.seed
+        if isinstance(job.trained, str):
+            return self.failed(job, job.trained)
+        if job.trained is not None:
+            self.trained[self.training_name(recipe, seed)] = job.trained
         try:
             found: dict[str, Any] = {"status": "done", **self._measure(recipe, timesteps, seed)}
         except _REFUSALS as error:
             found = {"status": "refused", "reason": str(error)}
         except Exception as error:  # one failed cell must not lose the others
-            reason = error if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
-            found = {"status": "failed", "reason": " ".join(str(reason).split())}  # one line, for tables
+            return self.failed(job, _said(error))
+        return self._cell(job, **found)
+
+    def failed(self, job: Job, reason: str) -> Cell:
+        """The cell of a job that has no result, and will be tried again."""
+        return self._cell(job, status="failed", reason=" ".join(reason.split()))  # one line, for tables
+
+    def _cell(self, job: Job, **found: Any) -> Cell:
         return Cell(
-            method=method,
-            timesteps=timesteps,
-            seed=seed,
-            recipe=recipe.to_dict(),
-            training=self.settings if self.trains(recipe) else None,
+            method=job.method,
+            timesteps=job.timesteps,
+            seed=job.seed,
+            recipe=job.recipe.to_dict(),
+            training=self.settings if self.trains(job.recipe) else None,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=self.identity,
             **found,
         )
+
+    def train(self, job: TrainingJob) -> Outcome:
+        """Run a training."""
+        if (fault := self._check_process()) is not None:
+            return fault
+        try:
+            return self._trained(job.recipe, job.seed)
+        except Exception as error:
+            return _said(error)
+
+    def _check_process(self) -> str | None:
+        """What is wrong with this process, if it is not the one that has read the data."""
+        own, wanted = versions(), self.identity.versions
+        different = [f"{name} {own[name]} (not {wanted[name]})" for name in own if own[name] != wanted[name]]
+        if different:
+            return f"a worker has {', '.join(different)}. Remedy: install the same versions on all machines"
+        set_fusion(self.fusion)
+        try:
+            for part in self.parts.values():
+                part.check_reachable()
+        except Exception as error:
+            return f"a worker cannot read the data: {_said(error)} Remedy: use paths that all machines have"
+        return None
 
     def _measure(self, recipe: Recipe, timesteps: int, seed: int) -> dict[str, Any]:
         recipe = at(recipe, timesteps, self.quantised)
@@ -169,11 +242,21 @@ class Runner:
             if isinstance(self.model, Graph):
                 check_one_output(self.model, "training")
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
-            folder = None if self.home is None else self.home / TRAINING_FOLDER / name
+            shared = self.home is not None and self.home.is_dir()  # other machines may not have it
+            folder = self.home / TRAINING_FOLDER / name if self.home is not None and shared else None
             data, task = self.parts["calibration"].data, self.identity.task
             trained = train(network, data, self.training, task=task, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)
         return self.trained[name]
+
+
+def run_job(runner: Runner, job: Job | TrainingJob) -> Cell | Outcome:
+    """Run a job, in any process."""
+    return runner.run(job) if isinstance(job, Job) else runner.train(job)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
 
 
 def measured(

@@ -94,6 +94,11 @@ def set_fusion(mode: Fusion) -> None:
     _policy.mode = mode
 
 
+def fusion() -> Fusion:
+    """The mode that :func:`set_fusion` chose."""
+    return _policy.mode
+
+
 def run_loop(
     run: Callable[[Callable[..., State]], State], loop: Callable[..., State], *constants: Hashable, elements: int
 ) -> State:
