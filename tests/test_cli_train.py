@@ -338,6 +338,8 @@ def test_augmentations_that_cannot_be(text: str) -> None:
         (["--plots"], ["--plots: has no effect without --adapt"]),
         (["--adapt", "4,2", "--adapt-option", "colour=red"], ["'colour' is unknown", "moments"]),
         (["--adapt", "4,2", "--adapt-option", "share=1"], ["share: is 1", "between 0 and 1"]),
+        (["--device", "abacus"], ["device: is 'abacus'"]),
+        (["--device", "cuda:99"], ["device: is cuda:99, but"]),
     ],
 )
 def test_options_that_cannot_be(run: Run, tmp_path: Path, more: list[str], said: list[str]) -> None:
@@ -361,7 +363,6 @@ def test_recipes_that_cannot_be(run: Run, tmp_path: Path) -> None:
         (["--data", "train_nets:many_classes"], ["label of image", "is 10", "10 classes"]),
         (["--validation", "1.5"], ["validation", "between 0 and 1"]),
         (["--batch-size", "500"], ["108 images", "batch of 500"]),
-        (["--accelerator", "abacus"], ["'abacus'", 'accelerator="auto"']),
         (["--adapt", "4,3,2"], ["levels: are 3", "2 sites"]),
         (["--adapt", "4,2", "--adapt-option", "alpha=2"], ["alpha: is 2"]),
         (["--adapt", "4,2", "--adapt-option", "moments=bins"], ["moments: is 'bins'"]),

@@ -50,6 +50,7 @@ def compare(
         bool, Option("--number", help="If --out has results, write to the next free name: out-2.")
     ] = False,
     fuse: options.Fuse = "auto",
+    device: options.Device = None,
     workers: Annotated[int | None, Option(min=1, help="Processes on this machine (default: 1).")] = None,
     dask: Annotated[
         str | None, Option(metavar="ADDRESS", help="Address of a Dask scheduler, whose workers run the conversions.")
@@ -99,6 +100,7 @@ def compare(
             **asdict(conversion),
             **asdict(placement),
             workers=workers,
+            device=device,
         )
     failed = sum(cell.status == "failed" for cell in found.cells)
     if failed:

@@ -64,6 +64,7 @@ def convert(
         "progress": show_progress(),
         **asdict(conversion),
         **asdict(placement),
+        "device": running.device,
     }
     chosen = None
     if limits:

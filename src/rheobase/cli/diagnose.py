@@ -9,7 +9,6 @@ from typer import Option
 
 from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, show_progress
-from rheobase.exchange import store
 from rheobase.measure._diagnose import diagnose as diagnose_network
 
 
@@ -19,11 +18,12 @@ def diagnose(
     data: options.TestData,
     reading: options.Reading,
     timesteps: options.Steps = None,
+    device: options.Device = None,
     plot: Annotated[Path | None, Option(help="File for a plot of the errors (.png, .pdf, .svg).")] = None,
 ) -> Answer:
     """Decompose the error of every site of a saved spiking network into its causes."""
     images = reading.of(data)
-    network = store.load(network_folder)
+    network = options.load(network_folder, device)
     images = images.seen_by(network)
     found = diagnose_network(network, images.read(), timesteps=timesteps, progress=show_progress())
     if plot is not None:

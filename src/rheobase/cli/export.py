@@ -80,6 +80,7 @@ def export(
     ] = None,
     spikes: Annotated[bool, Option("--spikes", help="onnx: also output the spike counts of every site.")] = False,
     overwrite: options.Overwrite = False,
+    device: options.Device = None,
 ) -> Answer:
     """Write a saved spiking network for other simulators and chips."""
     given = {
@@ -102,7 +103,7 @@ def export(
         if name not in OF[to]:
             option = "--fold-thresholds" if name == "fold" else f"--{name.replace('_', '-')}"
             raise RecipeError(f"has no effect with --to {to}", where=option, remedy="leave it out")
-    network = store.load(network_folder)
+    network = options.load(network_folder, device)
     write: dict[str, Callable[..., Answer]] = {"nir": _nir, "integers": _integers, "onnx": _onnx}
     return write[to](network, out, overwrite, **named)
 

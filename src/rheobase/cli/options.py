@@ -16,6 +16,7 @@ from typer import Argument, Option
 from rheobase.cli.behaviour import note
 from rheobase.comparison.budget import check_limits
 from rheobase.core import user_code
+from rheobase.core.devices import find_device
 from rheobase.core.errors import DataError, ModelError, RecipeError
 from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
@@ -64,6 +65,14 @@ Seed = Annotated[int, Option(help="Seed of calibration images, splits, batch ord
 Output = Annotated[str | None, Option(help="Output to convert if the network returns several: its key or position.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an earlier call.")]
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
+
+
+Device = Annotated[
+    str | None,
+    Option(
+        metavar="cpu|cuda|mps|auto", help="Where to compute, or cuda:1 (default: cpu). auto: a GPU if there is one."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -271,6 +280,7 @@ class Running:
         Option(help="steps: simulation; counts: closed form on time-means; auto: closed form if all neurons have one."),
     ] = "auto"
     fuse: Fuse = "auto"
+    device: Device = None
 
     def check(self, recipe: Recipe, test: object) -> None:
         """Refuse an execution without test images, or one that the recipe's neurons do not support, before any work."""
@@ -288,10 +298,16 @@ class Running:
     def load(self, folder: Path) -> SpikingNetwork:
         """Load a saved network; refuse an execution that it does not support."""
         set_fusion(self.fuse)
-        network = store.load(folder)
+        network = load(folder, self.device)
         network.execution = self.execution
         _ = network.execution_mode  # raises before anything is measured
         return network
+
+
+def load(folder: Path, device: str | None) -> SpikingNetwork:
+    """Load a saved network onto a device."""
+    place = find_device(device or "cpu")  # before a file is read
+    return store.load(folder).to(place)
 
 
 def is_folder(model: str) -> bool:

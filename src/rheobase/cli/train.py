@@ -17,6 +17,7 @@ from rheobase.cli import options
 from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.cli.settings import DEFAULTS, read_training
+from rheobase.core.devices import find_device
 from rheobase.core.errors import RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, user_path, write_whole
 from rheobase.core.results import Column, Table
@@ -86,11 +87,20 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Devices on which the network is trained."""
+    """Devices of the kind of ``--device`` on which the network is trained; by default a GPU if there is one."""
 
-    accelerator: Annotated[str, Option(help="cpu, cuda, mps, or auto: the best available.")] = "auto"
     devices: Annotated[int, Option(min=1, help="Number of devices; on CPUs, of processes.")] = 1
     strategy: Annotated[Literal["auto", "ddp"], Option(help="auto uses ddp if there are several devices.")] = "auto"
+
+    def on(self, place: torch.device) -> dict[str, Any]:
+        """Arguments of the training on devices like ``place``."""
+        devices: int | list[int] = self.devices
+        if place.index is not None and self.devices > 1:
+            reason = f"has no effect with --device {place}, which is one"
+            raise TrainingError(reason, where="--devices", remedy=f"give --device {place.type}")
+        if place.index is not None:
+            devices = [place.index]
+        return {"accelerator": place.type, "devices": devices, "strategy": self.strategy}
 
 
 @command
@@ -122,6 +132,7 @@ def train(
     training = read_training(given.pop("training"), images.preprocessing, **given)
     test = testing.source(images)
     running.check(recipe, test)
+    place = find_device(running.device or "auto")
     set_fusion(running.fuse)
     adapt = adaptation.read(training)
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
@@ -129,7 +140,8 @@ def train(
 
     original = weights.load(model, images.example)
     loader, test_images = images.read(seed), None if test is None else test.read()
-    quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, **asdict(conversion))
+    given = {"task": task, "seed": seed, "device": place, **asdict(conversion)}
+    quantised = quantise(original, recipe, calibration=loader, **given)
     file = user_path(model) if is_onnx(model) else weights.checkpoint
     inputs = {
         "model": model,
@@ -150,7 +162,7 @@ def train(
         example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
         teacher = capture(original, example, output=conversion.output).graph
     how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
-    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **asdict(hardware)}
+    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **hardware.on(place)}
     adapted = None
     if adapt is None:
         trained = train_network(quantised, samples, training, **how)
@@ -171,6 +183,7 @@ def train(
         task=task,
         num_calibration_images=number,
         seed=seed,
+        device=place,
         progress=show_progress(),
     )
     evaluation = save_and_measure(network, out / NETWORK, True, images, test_images, running.execution)

@@ -74,6 +74,7 @@ def compare(
     early_exit: bool = False,
     name: str | None = None,
     workers: int | None = None,
+    device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Comparison:
     """Convert a network by every recipe, for every T and seed, and measure each conversion.
@@ -118,6 +119,8 @@ def compare(
         name: name of the network in the report; default its class.
         workers: number of processes, each with its share of the processors; default: that of
             ``joblib.parallel_config``, or 1. Results are the same where PyTorch's do not depend on its threads.
+        device: where to convert and measure, as for :func:`rheobase.convert`; all processes use it. Methods that train
+            choose a GPU by themselves.
         progress: show a progress bar with the time left, and with what is running.
 
     Raises:
@@ -163,7 +166,7 @@ def compare(
     }
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
-    network, analog, rewrites = traced_once(model, parts["calibration"].first[0], output, max_pool)
+    network, analog, rewrites = traced_once(model, parts["calibration"].first[0], output, max_pool, device)
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
     labelled = next((part for part in ("test", *parts) if parts[part].labelled), "test")
@@ -199,7 +202,7 @@ def compare(
     with open_folder(None if folder is None else as_path(folder, "folder"), on_existing) as home:
         results = Results(home, identity)
         ann_scores = {part: _scores(analog.ann, data, chosen) for part, data in parts.items()}
-        runner = Runner(network, parts, training, quantised, home, identity)
+        runner = Runner(network, parts, training, quantised, home, identity, device)
         engine: Engine[Any, Any, Any] = Engine(run_job, runner, workers)
         cells = _cells(grid, named, runner, results, engine)
         found = dict(track(cells, "comparing", show=progress, total=len(grid), running=engine.running))
@@ -287,7 +290,11 @@ def all_recipes() -> dict[str, Recipe]:
 
 
 def traced_once(
-    model: nn.Module, images: Tensor, output: str | int | None, max_pool: MaxPool
+    model: nn.Module,
+    images: Tensor,
+    output: str | int | None,
+    max_pool: MaxPool,
+    device: str | torch.device | None = None,
 ) -> tuple[nn.Module, SpikingNetwork, list[str]]:
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
@@ -295,11 +302,11 @@ def traced_once(
     """
     plain = Recipe(name="analog", timesteps=1)
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return model, convert(model, plain, output=output, max_pool=max_pool).select(), []
+        return model, convert(model, plain, output=output, max_pool=max_pool, device=device).select(), []
     example = images[:4].to(device_of(model))
     found = capture(model, example, output=output, images=images)
     replace_max_pool(found, max_pool).raise_if_refused()
-    analog = convert(found.graph, plain, example=example, max_pool=max_pool).select()
+    analog = convert(found.graph, plain, example=example, max_pool=max_pool, device=device).select()
     return found.graph, analog, [*map(str, found.rewrites)]
 
 

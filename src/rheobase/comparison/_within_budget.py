@@ -111,6 +111,7 @@ def convert_within_budget(
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
+    device: str | torch.device | None = None,
     progress: bool = False,
 ) -> BudgetedConversion:
     """Convert a network with the time-steps T and the magnitude m that are the best within a budget.
@@ -132,7 +133,7 @@ def convert_within_budget(
         magnitudes: each m to try.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
         energy_images: maximum number of held-out images on which spikes are counted.
-        output, max_pool, sites, task: as for :func:`rheobase.convert`.
+        output, max_pool, sites, task, device: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of the images to use, held-out ones included.
         seed: seed of the sample, of what is held out, and of the conversions.
         progress: show a progress bar over the candidates.
@@ -163,7 +164,7 @@ def convert_within_budget(
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     drawn = sample(calibration, num_calibration_images, seed)
     fit, held_out = _split(drawn, seed)
-    network, analog, notes = traced_once(model, fit.first[0], output, max_pool)
+    network, analog, notes = traced_once(model, fit.first[0], output, max_pool, device)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     chosen_task = task_for(task, analog.ann.output_shape, drawn.labels, "calibration data", known=known)
     check_fits(analog, "calibration", Images(drawn.batch), chosen_task)
@@ -187,6 +188,7 @@ def convert_within_budget(
             task=task,
             num_calibration_images=len(fit.first[0]),
             seed=seed,
+            device=device,
         )
         result = measured(found, held_out, found.timesteps, "held-out", energy_images, graded_spikes, task)
         measure = chosen_task.measures[0] if result.scores else chosen_task.without_targets

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, Measured, digest, key
@@ -92,9 +93,10 @@ class Runner:
         quantised: bool,
         home: Path | None,
         identity: Identity,
+        device: str | torch.device | None = None,
     ) -> None:
         self.model, self.parts, self.training, self.quantised = model, parts, training, quantised
-        self.home, self.identity, self.fusion = home, identity, fusion()
+        self.home, self.identity, self.device, self.fusion = home, identity, device, fusion()
         self.settings = None if training is None else training.model_dump(mode="json")
         self.trained: dict[str, tuple[nn.Module, float]] = {}
 
@@ -228,7 +230,8 @@ class Runner:
     def _calibration(self, seed: int) -> dict[str, Any]:
         """Arguments for conversion and quantisation: calibration images, their number and the seed."""
         data, number = self.parts["calibration"].data, self.identity.num_calibration_images
-        return {"calibration": data, "task": self.identity.task, "num_calibration_images": number, "seed": seed}
+        given = {"calibration": data, "task": self.identity.task, "num_calibration_images": number, "seed": seed}
+        return {**given, "device": self.device}
 
     def _trained(self, recipe: Recipe, seed: int) -> tuple[nn.Module, float]:
         """Return the trained network with the recipe's activation, and the duration of the training in seconds."""

@@ -132,6 +132,10 @@ class Graph(nn.Module):
         """A new graph with other nodes or output; ``tensors`` are added to the present ones or replace them by name."""
         return Graph(nodes or self.nodes, output or self.output, {**self.tensors, **(tensors or {})})
 
+    def on(self, device: torch.device) -> Graph:
+        """The same graph with its tensors on a device; this graph is not moved."""
+        return self.replace(tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
     def users(self) -> dict[str, list[Node]]:
         """For each node name, the nodes that read it."""
         users: dict[str, list[Node]] = {node.name: [] for node in self.nodes}

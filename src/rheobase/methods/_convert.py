@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.devices import find_device
 from rheobase.core.errors import DataError, RecipeError, RheobaseWarning
 from rheobase.core.seeds import check_seed
 from rheobase.core.versions import versions
@@ -47,6 +48,7 @@ def convert(
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
+    device: str | torch.device | None = None,
     progress: bool = False,
 ) -> SpikingNetwork:
     """Convert a trained network into a spiking one.
@@ -77,6 +79,8 @@ def convert(
             held out to measure each pass. Passes that train (:func:`rheobase.DAParallel`) benefit from more images.
             All are kept in memory, twice.
         seed: seed of the sample, of its split into fitted and held-out images, and of the random choices of a pass.
+        device: where to convert, and where the spiking network then is: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``
+            or ``"auto"``. Default: where the network is. Its images are moved there as they are needed.
         progress: show a progress bar with the remaining time.
 
     Returns:
@@ -111,10 +115,12 @@ def convert(
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
     data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
+    place = None if device is None else find_device(device)
     if example is not None:
         check_example(example)
     resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
     written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
+    written = written if place is None else written.on(place)
     coded = recipe.coding is not None
     written, linear = place_sites(written, sites, at_image=coded)
     notes += map(str, linear)
@@ -144,7 +150,7 @@ def convert(
         _calibrate(network, recipe.calibration, data, progress)
     if resizes:
         larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites, at_image=coded)
-        return resized(network, fold_batch_norm(larger)[0])
+        return resized(network, fold_batch_norm(larger.on(graph.device))[0])
     return network
 
 
@@ -159,6 +165,7 @@ def quantise(
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> TrainableGraph:
     """Replace every activation of a trained network by the recipe's quantised activation, with θ fitted to data.
 
@@ -176,6 +183,7 @@ def quantise(
         output, max_pool, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
+        device: as for :func:`rheobase.convert`.
 
     Returns:
         A module to train, and then to convert with the same recipe. ``notes`` lists what was rewritten; dropout is
@@ -211,6 +219,7 @@ def quantise(
         graph, notes = model.to_graph(), list(model.notes)
     else:
         graph, notes = traced(model, data.fit, example, max_pool, output)
+    graph = graph if device is None else graph.on(find_device(device))
     check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)

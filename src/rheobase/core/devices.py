@@ -1,0 +1,49 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+from rheobase.core.errors import RecipeError
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto``: a GPU if there is one, else the CPU.
+
+    Raises:
+        RecipeError: if it is no device, or not on this machine.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        kinds = [kind for kind, is_there in (("cuda", _has_cuda), ("mps", _has_mps)) if is_there()]
+        return torch.device(kinds[0] if kinds else "cpu")
+    remedy = "use cpu, cuda, cuda:0, mps or auto"
+    try:
+        found = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise RecipeError(f"is {name!r}", where="device", remedy=remedy) from None
+    if found.type == "cpu" and found.index in (None, 0):
+        return torch.device("cpu")
+    if found.type == "cuda" and _has_cuda():
+        if (found.index or 0) < torch.cuda.device_count():
+            return found
+        reason = f"is {name}, but this machine has {torch.cuda.device_count()} of them"
+    elif found.type == "cuda":
+        built = torch.version.cuda or torch.version.hip
+        reason = f"is {name}, but PyTorch {'sees no GPU' if built else 'is built without CUDA'}"
+    elif found.type == "mps" and _has_mps() and found.index in (None, 0):
+        return found
+    else:
+        reason = f"is {name}, which this machine does not have"
+    raise RecipeError(reason, where="device", remedy=remedy)
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
