@@ -192,6 +192,7 @@ class Calls(TorchDispatchMode):
         options = tree_flatten((args, kwargs))[0]
         tensors = [t for t in options if isinstance(t, Tensor)]
         dependent = [t for t in tensors if self._place(t) in self._writer]
+        writers = sorted({self._writer[self._place(t)] for t in dependent})  # a call may free what it reads
         output = func(*args, **(kwargs or {}))
         if dependent:
             name = func.overloadpacket.__name__
@@ -201,7 +202,7 @@ class Calls(TorchDispatchMode):
             if name == "convolution":
                 others[-1] = min(others[-1], 2)  # groups, of any number
             written = [option if _is_kind(option) else "n" for option in others]
-            self.kinds.add(f"{sorted({self._writer[self._place(t)] for t in dependent})} {name} {kernel} {written}")
+            self.kinds.add(f"{writers} {name} {kernel} {written}")
             if name in RELU | LEAKY | SMOOTH | GATES:
                 self.calls.append(name)
             elif "batch_norm" in name and any(value is True for value in args):  # statistics of its input
@@ -471,6 +472,7 @@ def main() -> None:
     parser.add_argument("--only", help="regular expression of package/name; rows are printed, not kept")
     parser.add_argument("--skip", help="regular expression of package/name")
     parser.add_argument("--retry", help="run the networks with this outcome again")
+    parser.add_argument("--family", help="run the networks of this family only")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no network after that")
     parser.add_argument("--memory", type=float, default=8, help="GiB of address space for each network")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each network")
@@ -500,6 +502,8 @@ def main() -> None:
             rows[definition.key] = add(in_process(survey, definition, options), options.file)
     for row, *_ in groups([row for key, row in rows.items() if key in definitions]):
         if row["outcome"] != (options.retry or "waiting"):
+            continue
+        if options.family and row.get("family") != options.family:
             continue
         if options.skip and re.search(options.skip, key_of(row)):
             continue
