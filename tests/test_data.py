@@ -17,6 +17,7 @@ import stand_ins
 from rheobase.core.errors import DataError, RheobaseWarning
 from rheobase.data.batches import batches
 from rheobase.data.readers import Preprocessing, load, read_all
+from rheobase.data.readers.arrays import mapped_member
 from rheobase.data.sampling import sample_order
 from test_docs import ROOT, write_modules
 
@@ -680,3 +681,81 @@ def test_data_sets_of_the_guide_by_module_and_function(
     assert torch.cat(labels).tolist() == [stand_ins.LABELS[i] for i in order]
     first = (stand_ins.PIXELS[order[0]] / 255 - (0.49, 0.48, 0.45)) / (0.25, 0.24, 0.26)
     np.testing.assert_allclose(images[0][0].numpy(), first.transpose(2, 0, 1), atol=1e-5)
+
+
+# --- CIFAR's binary files, and arrays that are mapped ---
+
+
+def write_cifar(root: Path, fine: bool = False, count: int = 4) -> np.ndarray:
+    """Records of every file, with the pixels of all files in their order."""
+    root.mkdir(exist_ok=True)
+    files = ["train.bin", "test.bin"] if fine else [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    rng, pixels = np.random.default_rng(0), []
+    for file in files:
+        pixels.append(rng.integers(0, 256, (count, 3072), dtype=np.uint8))
+        labels = np.arange(count, dtype=np.uint8)[:, None]
+        records = np.hstack([np.full_like(labels, 19), labels, pixels[-1]]) if fine else np.hstack([labels, pixels[-1]])
+        (root / file).write_bytes(records.tobytes())
+    names = "fine_label_names.txt" if fine else "batches.meta.txt"
+    (root / names).write_text("\n".join(f"class_{i}" for i in range(100 if fine else 10)) + "\n\n")
+    return np.stack(pixels).reshape(-1, count, 3, 32, 32)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_cifar(tmp_path: Path, fine: bool) -> None:
+    """Five files of CIFAR-10 or one of CIFAR-100 are the training part; of two labels the second is the class."""
+    pixels = write_cifar(tmp_path, fine)
+    train, test = (load(tmp_path, folder=folder) for folder in ("train", "test"))
+    expected = torch.from_numpy(pixels[:-1].reshape(-1, 3, 32, 32)) / 255
+    images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
+    assert torch.equal(images, expected)
+    assert labels.tolist() == [0, 1, 2, 3] * (1 if fine else 5)
+    assert torch.equal(next(iter(test))[0], torch.from_numpy(pixels[-1]) / 255)
+    assert train.dataset.classes[:2] == ["class_0", "class_1"]  # type: ignore[attr-defined]
+
+
+def test_cifar_that_is_damaged(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    with pytest.raises(DataError, match=r"both train and test data.*train or test"):
+        load(tmp_path)
+    with pytest.raises(DataError, match=r"no part 'val' of CIFAR.*train or test"):
+        load(tmp_path, folder="val")
+    (tmp_path / "data_batch_3.bin").write_bytes(b"1234")
+    with pytest.raises(DataError, match=r"data_batch_3.bin: is damaged.*4 bytes, which are no records of 3073"):
+        load(tmp_path, folder="train")
+    (tmp_path / "data_batch_3.bin").unlink()
+    with pytest.raises(DataError, match=r"lacks data_batch_3.bin"):
+        load(tmp_path, folder="train")
+    (tmp_path / "batches.meta.txt").write_text("one\ntwo\n")
+    with pytest.raises(DataError, match=r"has the label 3, but batches.meta.txt has 2 names"):
+        load(tmp_path, folder="test")
+    pickled = tmp_path / "py"
+    pickled.mkdir()
+    for name in ("data_batch_1", "test_batch"):
+        (pickled / name).write_bytes(b"\x80")
+    with pytest.raises(DataError, match=r"Python pickles, which are not read.*binary version"):
+        load(pickled, folder="train")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("form", ["npz", "compressed npz", "npy"])
+def test_large_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, form: str) -> None:
+    """The same images as read whole, also of an array in Fortran order."""
+    monkeypatch.setattr("rheobase.data.readers.arrays.MAPPED_FROM", 0)
+    values = np.random.default_rng(0).integers(0, 200, (9, 3, 5, 5)).astype(dtype)
+    for array in (values, np.asfortranarray(values)):
+        path = tmp_path / f"images.{form[-3:]}"
+        if form == "npy":
+            np.save(path, array)
+        else:
+            (np.savez if form == "npz" else np.savez_compressed)(path, labels=np.arange(9), images=array)
+        mapped = None if form == "npy" else mapped_member(path, "images")
+        assert isinstance(mapped, np.memmap) == (form == "npz")
+        found = read_all(load(path))
+        images = found if form == "npy" else found[0]
+        assert torch.equal(images, torch.from_numpy(values.astype(np.float32)) / 255)  # type: ignore[arg-type]
+    values[7, 0, 0, 0] = np.nan if dtype != np.uint8 else 0
+    np.savez(tmp_path / "nan.npz", images=values, labels=np.arange(9))
+    if dtype != np.uint8:
+        with pytest.raises(DataError, match="image 7 holds NaN"):
+            load(tmp_path / "nan.npz")

@@ -16,6 +16,7 @@ from rheobase.core.errors import DataError
 from rheobase.core.folders import user_path
 from rheobase.data.batches import Batch, Batches, as_batch, is_one_batch
 from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
+from rheobase.data.readers.cifar import cifar_layout, read_cifar
 from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
 from rheobase.data.readers.image_files import is_tar, read_image_files
 from rheobase.data.sampling import sample_order
@@ -35,7 +36,7 @@ def load(
 
     | spec | data |
     | --- | --- |
-    | a directory | images `<class>/<name>`, or the IDX files of MNIST and Fashion-MNIST |
+    | a directory | images `<class>/<name>`, the IDX files of MNIST and Fashion-MNIST, or the binary files of CIFAR |
     | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | images `<class>/<name>`, kept encoded in memory |
     | `.npz` | arrays `images` and `labels`, `x` and `y`, `signals` and `labels`, or with a folder `x_<folder>`... |
     | `.npy` | one array without labels |
@@ -53,7 +54,7 @@ def load(
 
     Args:
         spec: the path or function; an existing path takes precedence.
-        folder: a sub-folder of a directory or tar, such as "test"; for IDX files "train" or "test".
+        folder: a sub-folder of a directory or tar, such as "test"; for IDX files and CIFAR "train" or "test".
         preprocessing: resize, crop and normalisation; default: pixels are divided by 255. Not for `module:function`.
         batch_size: images in a batch. A DataLoader or batches from a function keep their batch size.
         limit: maximum number of samples; the first ones in order are read.
@@ -97,8 +98,12 @@ def load(
 def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
     """The samples and the class names, by the kind of file."""
     idx = idx_files(path) if path.is_dir() else {}
+    cifar = cifar_layout(path) if path.is_dir() else None
     if idx:
         arrays = read_idx(path, idx, folder)
+    elif cifar is not None:
+        arrays, names = read_cifar(path, cifar, folder)
+        return as_samples(arrays, str(path), preprocessing)[0], names
     elif path.is_dir() or is_tar(path):
         return read_image_files(path, folder)
     elif path.suffix.lower() in (".npz", ".npy"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,9 @@ _VALUES = ("images", "image", "x", "signals", "data")
 """Names of arrays in a `.npz` file, in any case."""
 MAX_CLASSES = 1_000_000
 """Larger labels are taken for a mistake, because every class has a name."""
+MAPPED_FROM = 2**24
+"""Bytes from which an array is mapped: a small one is read at once, so that its file may be replaced meanwhile."""
+_AT_ONCE = 1000
 _IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
@@ -38,7 +43,8 @@ def read_npz(path: Path, folder: str | None) -> Arrays:
     A single array, and a `.npy` file, have no labels.
     """
     with reading(str(path)):
-        stored = np.load(path, allow_pickle=False)
+        large = path.stat().st_size >= MAPPED_FROM
+        stored = np.load(path, allow_pickle=False, mmap_mode="r" if large else None)  # has no effect on .npz
         if isinstance(stored, np.ndarray):
             if path.suffix.lower() != ".npy":
                 raise ValueError("it holds one array without a name")
@@ -55,9 +61,9 @@ def read_npz(path: Path, folder: str | None) -> Arrays:
                 if values and (labels or len(found) == 1):
                     if not all(isinstance(stored[name], np.ndarray) for name in (*values[:1], *labels[:1])):
                         raise ValueError("an entry is not an array")
-                    return Arrays(
-                        stored[values[0]], stored[labels[0]] if labels else None, found.get("signals") == values[0]
-                    )
+                    mapped = mapped_member(path, values[0])
+                    images = stored[values[0]] if mapped is None else mapped
+                    return Arrays(images, stored[labels[0]] if labels else None, found.get("signals") == values[0])
     wanted = " or ".join(
         f"{values!r} and {labels!r}"
         for values, labels in ([(f"x_{folder}", f"y_{folder}")] if folder else [("images", "labels"), ("x", "y")])
@@ -70,6 +76,29 @@ def read_npz(path: Path, folder: str | None) -> Arrays:
         where=str(path),
         remedy=find_remedy("name the arrays images and labels", folders, bool(folder and names)),
     )
+
+
+def mapped_member(path: Path, name: str) -> np.ndarray | None:
+    """An array of a `.npz` file as a map of the file, of which only what is used is read; None if it is compressed.
+
+    NumPy maps `.npy` files only. An uncompressed member of the archive is such a file, behind a header of 30 bytes, its
+    name and an extra field (ZIP, APPNOTE 4.3.7).
+    """
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < MAPPED_FROM:
+            return None
+        file.seek(entry.header_offset + 26)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(file)
+        if version not in read_header:
+            return None
+        shape, fortran, dtype = read_header[version](file)
+        if dtype.hasobject:
+            return None
+        start, order = file.tell(), "F" if fortran else "C"
+    return np.memmap(path, dtype, "r", start, shape, order)  # type: ignore[call-overload]
 
 
 def _without_folder(names: Sequence[str], folder: str | None) -> dict[str, str]:
@@ -181,8 +210,10 @@ def _as_values(values: np.ndarray, are_signals: bool, where: str) -> np.ndarray:
         values = _without_alpha(values, where).transpose(0, 3, 1, 2)
     if values.dtype == np.uint8:
         return values
-    values = values.astype(np.float32)
-    check_images(torch.from_numpy(values), where)
+    values = values.astype(np.float32, copy=False)
+    for start in range(0, len(values), _AT_ONCE):  # of a map, only this part is in memory
+        part = values[start : start + _AT_ONCE]
+        check_images(torch.from_numpy(np.array(part)), where, range(start, start + len(part)))
     return values
 
 
