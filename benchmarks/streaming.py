@@ -4,7 +4,7 @@
     python benchmarks/streaming.py --images 2000,20000
 
 Each case is a process of its own; its peak resident memory is read from the operating system. The network is small, so
-that reading images is most of the work, as for a small chip. A third process decodes images in the background.
+that reading images is most of the work.
 """
 
 from __future__ import annotations
