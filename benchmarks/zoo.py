@@ -53,10 +53,13 @@ from torch.utils._pytree import tree_flatten
 
 import rheobase as rb
 from rheobase.core.errors import RheobaseError
+from rheobase.core.torchvision import repair_torchvision
 from rheobase.graph import capture
 
 FILE = Path(__file__).with_name("zoo.jsonl")
 SIZES = (64, 96, 128)
+RECIPE = rb.RateCoding(timesteps=2, threshold="max")
+"""One pass over the images."""
 TOLERANCE = 1e-4
 Build = Callable[[], nn.Module]
 
@@ -78,22 +81,11 @@ class Definition:
 
 # --- the packages ---
 
-_stubs = torch.library.Library("torchvision", "FRAGMENT")
-
-
-def import_torchvision() -> Any:
-    """torchvision, whose wheel needs CUDA: for its import, only two of its compiled operators have to exist."""
-    if not hasattr(torch.ops.torchvision, "nms"):
-        for name in ("nms", "qnms"):
-            _stubs.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision.models
-
-    return torchvision.models
-
 
 def torchvision_networks() -> Iterator[Definition]:
     """Classifiers and segmentation networks, images and videos; detectors and optical flow are whole pipelines."""
-    models = import_torchvision()
+    import torchvision.models as models
+
     for name in models.list_models():
         function = models.get_model_builder(name)
         parent, _, file = function.__module__.removeprefix("torchvision.models.").rpartition(".")
@@ -331,6 +323,14 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
 
 
+def warm_up() -> None:
+    """Load what tracing and conversion need, once for all processes that are forked."""
+    images = torch.rand(2, 3, 8, 8)
+    rb.convert(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)), RECIPE, calibration=images
+    )
+
+
 def examine(definition: Definition) -> dict[str, Any]:
     """The row of a network, run in the present process."""
     row: dict[str, Any] = {"outcome": "not run"}
@@ -352,7 +352,7 @@ def examine(definition: Definition) -> dict[str, Any]:
         fresh = torch.rand(2, *images.shape[1:])
         row["difference"] = max(difference(_returned(graph, graph(x)), model(x)) for x in (images, fresh))
         row["sites"] = len(graph.sites)
-        snn = rb.convert(graph, rb.RateCoding(timesteps=2), calibration=images, max_pool="gate")
+        snn = rb.convert(graph, RECIPE, calibration=images, max_pool="gate")
         row["difference"] = max(
             row["difference"], *(difference(_returned(graph, snn.ann(x)), model(x)) for x in (images, fresh))
         )
@@ -411,7 +411,7 @@ def full_size(definition: Definition) -> dict[str, Any]:
     middle = time.perf_counter()
     rb.inspect(model, images[:1])
     last = time.perf_counter()
-    snn = rb.convert(model, rb.RateCoding(timesteps=4), calibration=images, max_pool="gate")
+    snn = rb.convert(model, RECIPE, calibration=images, max_pool="gate")
     row |= {"forward_4_images_s": round(middle - start, 1), "inspect_s": round(last - middle, 1)}
     row |= {"convert_s": round(time.perf_counter() - last, 1), "sites": len(snn.sites), "peak_mib": peak_mib()}
     return row
@@ -488,6 +488,8 @@ def main() -> None:
         return print(table(list(rows.values())))
     if options.kinds:
         return print(kinds(list(rows.values())))
+    repair_torchvision()
+    warm_up()
     definitions = {d.key: d for name in options.packages.split(",") for d in PACKAGES[name]()}
     if options.only:
         for definition in definitions.values():
@@ -503,7 +505,7 @@ def main() -> None:
     for row, *_ in groups([row for key, row in rows.items() if key in definitions]):
         if row["outcome"] != (options.retry or "waiting"):
             continue
-        if options.family and row.get("family") != options.family:
+        if options.family and row.get("family", "unknown") != options.family:
             continue
         if options.skip and re.search(options.skip, key_of(row)):
             continue
