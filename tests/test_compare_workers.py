@@ -118,6 +118,22 @@ def test_workers_give_the_cells_of_one_process(tmp_path: Path) -> None:
     assert compared(tmp_path / "out", **questions, workers=2).cells == together.cells
 
 
+@pytest.mark.slow
+def test_a_training_that_is_refused_or_fails() -> None:
+    """As in one process: the first is a result, the second is tried again."""
+    unlabelled: dict[str, Any] = {"recipes": [rb.Pascal()], "timesteps": (2,), "training": TRAINING}
+    unlabelled["calibration"] = part("train")[0]
+    alone, together = (compared(**unlabelled, workers=workers) for workers in (1, 2))
+    assert [cell.status for cell in alone.cells] == ["refused"]
+    assert numbers(together.cells) == numbers(alone.cells)
+    diverging = TRAINING.model_copy(update={"learning_rate": 1e30})
+    alone, together = (
+        compared(recipes=[rb.Pascal()], timesteps=(2,), training=diverging, workers=workers) for workers in (1, 2)
+    )
+    assert [cell.status for cell in alone.cells] == ["failed"]
+    assert numbers(together.cells) == numbers(alone.cells)
+
+
 class Deadly(torch.utils.data.Dataset[Any]):
     """Test images; another process than the one that made them dies at image 30, unless the file is there."""
 

@@ -50,8 +50,8 @@ def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
     return recipe if recipe.activation is not None and quantised else recipe.with_timesteps(timesteps)
 
 
-Outcome = tuple[nn.Module, float] | str
-"""A trained network and the seconds of its training, or the reason why there is none."""
+Outcome = tuple[nn.Module, float] | str | None
+"""A trained network and the seconds of its training, or why it failed; None if it was refused, as each cell will be."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ class Runner:
             return fault
         try:
             return self._trained(job.recipe, job.seed)
+        except _REFUSALS:
+            return None
         except Exception as error:
             return _said(error)
 
