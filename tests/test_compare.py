@@ -22,7 +22,7 @@ from rheobase.comparison.cells import Cell
 from rheobase.comparison.images import Images
 from rheobase.comparison.page import html_page
 from rheobase.comparison.results_file import read
-from rheobase.comparison.runner import Runner
+from rheobase.comparison.runner import Job, Runner
 from rheobase.core.errors import DataError, RecipeError, StoreError, TraceError
 from rheobase.graph import Graph, capture
 from rheobase.methods import METHODS
@@ -317,11 +317,11 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     whole = compared(tmp_path / "whole")
     run, ran = Runner.run, []
 
-    def counted(self: Runner, method: str, recipe: rb.Recipe, timesteps: int, seed: int) -> Cell:
+    def counted(self: Runner, job: Job) -> Cell:
         if len(ran) == 2:
             raise KeyboardInterrupt
-        ran.append((method, timesteps))
-        return run(self, method, recipe, timesteps, seed)
+        ran.append((job.method, job.timesteps))
+        return run(self, job)
 
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "run", counted)
@@ -339,7 +339,7 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [Cell.model_validate_json(line) for line in file.read_text().splitlines()] == list(found.cells)
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {
         *("results.jsonl", "report.html", "table.md", "table.csv", "table.tex"),
-        *("accuracy.svg", "latency.svg", "energy.svg", ".locks"),
+        *("accuracy.svg", "latency.svg", "energy.svg", ".lock"),
     }
 
 

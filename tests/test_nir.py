@@ -325,7 +325,7 @@ def test_units_are_in_the_metadata(tmp_path: Path) -> None:
     network = whole("RTS", "exceeded", target="speck")
     rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract")  # by default, θ must be exceeded
     document = json.loads(nir.read(tmp_path / "net.nir").metadata["rheobase"])
-    assert rb.network.Units.model_validate(document["network"]["units"]) == network.units
+    assert rb.network.Units.model_validate(document["network"]["whole_numbers"]["units"]) == network.units
     assert (document["reset"], document["fires_when"]) == ("subtract", "exceeded")
     assert "pixel" in document["input"]
     holds_the_same(rb.exchange.import_nir(tmp_path / "net.nir"), network, grid_images("MLP"))
