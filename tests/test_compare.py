@@ -728,6 +728,18 @@ def test_of_calibration_images_only_those_that_are_drawn_are_read() -> None:
     assert again.cells[0].identity == found.cells[0].identity
 
 
+class Unreadable:
+    """Images of which one cannot be read."""
+
+    def __len__(self) -> int:
+        return len(part("test")[0])
+
+    def __getitem__(self, i: int) -> Tensor:
+        if i == 41:
+            raise FileNotFoundError(2, "No such file or directory", "/data/41.png")
+        return part("test")[0][i]
+
+
 @pytest.mark.parametrize("source", ["data set", "stream"])
 def test_faults_of_images_that_are_read_again(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rheobase.comparison.images.IN_MEMORY", 0)
@@ -738,6 +750,9 @@ def test_faults_of_images_that_are_read_again(source: str, monkeypatch: pytest.M
     whole.images = whole.images.clone()
     whole.images[41, 0, 3, 3] = torch.nan
     with pytest.raises(DataError, match=r"test data: image 41 holds NaN"):
+        compared(test=broken)
+    whole.images = Unreadable()
+    with pytest.raises(DataError, match=r"test data: cannot be read \(.*41.png.*Remedy: repair or remove the file"):
         compared(test=broken)
     whole.images = part("test")[0]
     whole.labels = torch.where(torch.arange(60) == 50, 17, whole.labels)

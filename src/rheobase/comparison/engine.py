@@ -83,7 +83,7 @@ class Engine(Generic[Shared, Job, Value]):
                     yield waiting.pop(number), found
             except (PicklingError, AttributeError) as cause:
                 raise RecipeError(
-                    f"cannot be sent to other processes ({first_line(cause)})",
+                    f"cannot be sent to other processes ({first_line(cause.__cause__ or cause)})",
                     where="comparison",
                     remedy="define the classes and functions of network and data in a module, or use one worker",
                 ) from cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from operator import length_hint
 from typing import Any
@@ -47,12 +48,26 @@ def batches(
             f"is a {type(data).__name__}", where=where, remedy="pass a tensor, a pair (images, labels), or a loader"
         )
     empty = True
-    parts = (as_batch(batch, where, fields) for batch in data)
-    for images, given in alike(((x, y if labels else None) for x, y in parts if len(x)), where):
-        empty = False
-        yield images, given
+    with reading_files(where):
+        parts = (as_batch(batch, where, fields) for batch in data)
+        for images, given in alike(((x, y if labels else None) for x, y in parts if len(x)), where):
+            empty = False
+            yield images, given
     if empty:
         raise DataError("is empty", where=where, remedy="give at least one image")
+
+
+@contextmanager
+def reading_files(where: str) -> Iterator[None]:
+    """Turn the failure of a data set to read a file into a DataError that names the data.
+
+    A worker process of a loader sends its whole traceback as the message; its last line is the error.
+    """
+    try:
+        yield
+    except OSError as cause:
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
+        raise DataError(f"cannot be read ({reason})", where=where, remedy="repair or remove the file") from cause
 
 
 def as_batch(batch: Any, where: str, fields: bool = False) -> Batch:

@@ -16,7 +16,18 @@ from torch.utils.data import default_collate as collate
 
 from rheobase.core.errors import DataError
 from rheobase.core.progress import track
-from rheobase.data.batches import Batch, Batches, Digest, alike, as_batch, batches, check_images, each, tensors
+from rheobase.data.batches import (
+    Batch,
+    Batches,
+    Digest,
+    alike,
+    as_batch,
+    batches,
+    check_images,
+    each,
+    reading_files,
+    tensors,
+)
 
 _AT_ONCE = 100
 IN_MEMORY = 2**30
@@ -68,14 +79,19 @@ class OnDisk:
         return len(cast(Sized, self.dataset))
 
     @cached_property
+    def _first(self) -> Batch:
+        with reading_files(self.where):
+            return _collate([self.dataset[0]], self.where, self.fields)
+
+    @cached_property
     def labelled(self) -> bool:
         """True if the first image has a label."""
-        return _collate([self.dataset[0]], self.where, self.fields)[1] is not None
+        return self._first[1] is not None
 
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all images, if all are like the first."""
-        return len(self) * _collate([self.dataset[0]], self.where, self.fields)[0].nbytes
+        return len(self) * self._first[0].nbytes
 
     def loader(self, batch_size: int) -> DataLoader[Any]:
         """A loader of all images in order."""
@@ -84,13 +100,15 @@ class OnDisk:
 
     def batches(self, wanted: Sequence[Tensor], seed: int = 0) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices; the seed is for random transforms in the workers."""
-        yield from DataLoader(
+        loader = DataLoader(
             self.dataset,
             batch_sampler=[part.tolist() for part in wanted],
             num_workers=self.workers,
             collate_fn=partial(_collate, where=self.where, fields=self.fields),
             generator=torch.Generator().manual_seed(seed),  # else the loader draws from the global one
         )
+        with reading_files(self.where):
+            yield from loader
 
     def digest(self) -> str:
         """SHA-256 of the number of images and of the first image, because reading all could take an hour."""

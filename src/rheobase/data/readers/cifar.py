@@ -9,7 +9,7 @@ import numpy as np
 
 from rheobase.core.errors import DataError
 from rheobase.data.readers.arrays import Arrays
-from rheobase.data.readers.image_dataset import find_remedy, reading
+from rheobase.data.readers.image_dataset import reading
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
@@ -64,7 +64,7 @@ def read_cifar(root: Path, layout: Layout, folder: str | None) -> tuple[Arrays, 
         folder = parts[0]
     if folder not in layout.files:
         reason = "holds both train and test data" if folder is None else f"holds no part {folder!r} of CIFAR"
-        raise DataError(reason, where=str(root), remedy=find_remedy("", parts, False).removeprefix(", or "))
+        raise DataError(reason, where=str(root), remedy=f"choose folder (--folder) {' or '.join(parts)}")
     missing = [file for file in layout.files[folder] if not (root / file).is_file()]
     if missing:
         raise DataError(f"lacks {', '.join(missing)}", where=str(root), remedy="download or unpack it again")
