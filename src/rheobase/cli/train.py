@@ -133,6 +133,7 @@ def train(
     test = testing.source(images)
     running.check(recipe, test)
     place = find_device(running.device or "auto")
+    accelerated = hardware.on(place)
     set_fusion(running.fuse)
     adapt = adaptation.read(training)
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
@@ -140,8 +141,7 @@ def train(
 
     original = weights.load(model, images.example)
     loader, test_images = images.read(seed), None if test is None else test.read()
-    given = {"task": task, "seed": seed, "device": place, **asdict(conversion)}
-    quantised = quantise(original, recipe, calibration=loader, **given)
+    quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, device=place, **asdict(conversion))
     file = user_path(model) if is_onnx(model) else weights.checkpoint
     inputs = {
         "model": model,
@@ -162,7 +162,7 @@ def train(
         example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
         teacher = capture(original, example, output=conversion.output).graph
     how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
-    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **hardware.on(place)}
+    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **accelerated}
     adapted = None
     if adapt is None:
         trained = train_network(quantised, samples, training, **how)

@@ -28,6 +28,7 @@ from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Job, Outcome, Runner, TrainingJob, at, run_job
 from rheobase.core.checks import check_choice, check_flag, check_whole
+from rheobase.core.devices import find_device
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
@@ -158,6 +159,7 @@ def compare(
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     workers = None if workers is None else check_whole(workers, "workers")
+    device = None if device is None else find_device(device)
     given = {"calibration": calibration, "test": test, **({} if validation is None else {"validation": validation})}
     trains = training is not None
     parts = {

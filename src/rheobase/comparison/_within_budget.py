@@ -18,6 +18,7 @@ from rheobase.comparison.checks import check_fits, whole_numbers
 from rheobase.comparison.images import Images
 from rheobase.comparison.runner import measured
 from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.devices import find_device
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.progress import track
 from rheobase.core.results import Column, Result, Table, plain_values
@@ -156,6 +157,7 @@ def convert_within_budget(
         (True, '{-1, 0, 1}')
     """
     limits = check_limits(budget)
+    device = None if device is None else find_device(device)
     grid = (
         whole_numbers(timesteps, 1, "timesteps", MAX_TIMESTEPS),
         whole_numbers(magnitudes, 1, "magnitudes", MAX_MAGNITUDE),

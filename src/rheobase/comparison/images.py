@@ -64,11 +64,16 @@ class Images:
         check_images(whole[0], where)
         return cls(whole[0] if whole[1] is None else whole, where)
 
+    @property
+    def in_memory(self) -> Batch | None:
+        """All images and labels; None for a loader."""
+        return tensors(self.data, self.where)
+
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: images in memory as NumPy arrays, which joblib shares by memory maps."""
         state = {**self.__dict__, "hashes": []}
         state.pop("first", None)
-        whole = tensors(self.data, self.where)
+        whole = self.in_memory
         if whole is not None and whole[0].dtype != torch.bfloat16:
             if not hasattr(self, "_arrays"):  # the same objects for all jobs
                 self._arrays = tuple(None if part is None else part.numpy(force=True) for part in whole)
@@ -84,22 +89,20 @@ class Images:
     @property
     def nbytes(self) -> int:
         """Bytes of the images in memory."""
-        whole = tensors(self.data, self.where)
-        return 0 if whole is None else whole[0].nbytes
+        return 0 if self.in_memory is None else self.in_memory[0].nbytes
 
     def check_reachable(self) -> None:
         """Read an image, which fails in a process that cannot reach the data."""
         dataset = dataset_of(self.data)
         if dataset is not None:
             _ = dataset[0]
-        elif tensors(self.data, self.where) is None:
+        elif self.in_memory is None:
             _ = next(batches(self.data, where=self.where))
 
     @cached_property
     def first(self) -> Batch:
         """The first batch of a loader; all images in memory."""
-        whole = tensors(self.data, self.where)
-        return next(batches(self.data, where=self.where)) if whole is None else whole
+        return self.in_memory or next(batches(self.data, where=self.where))
 
     @property
     def labelled(self) -> bool:
@@ -113,11 +116,10 @@ class Images:
             check: called with the labels of each batch.
             drawn: the number of images that are drawn from a loader, and the seeds; no others are looked at.
         """
-        in_memory = tensors(self.data, self.where) is not None
-        if drawn is None or in_memory:
+        if drawn is None or self.in_memory is not None:
             digest = Digest()
             for images, labels in batches(self.data, where=self.where):
-                self._add(images, labels, check)
+                self._add(images, labels, check, range(self.count, self.count + len(images)))
                 digest.update(images=images, labels=labels)
                 self.count += len(images)
             self.digest, self.is_whole = digest.hexdigest(), True
@@ -125,14 +127,16 @@ class Images:
         number, seeds = drawn
         for seed in seeds:
             found = sample(self.data, number, seed, where=self.where)
-            self._add(found.images, found.labels, check)
+            self._add(found.images, found.labels, check, found.numbers)
             self.count = found.given
         images, labels = self.first
         first = Digest().update(images=images[:1], labels=None if labels is None else labels[:1])
         self.digest = hashlib.sha256(f"{self.count} {first.hexdigest()}".encode()).hexdigest()
 
-    def _add(self, images: Tensor, labels: Tensor | None, check: Callable[[Tensor], None]) -> None:
-        check_images(images, self.where, range(self.count, self.count + len(images)))
+    def _add(
+        self, images: Tensor, labels: Tensor | None, check: Callable[[Tensor], None], numbers: Sequence[int]
+    ) -> None:
+        check_images(images, self.where, numbers)
         if labels is not None:
             check(labels)
         self.values.add(images)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -247,8 +247,8 @@ class Runner:
             if isinstance(self.model, Graph):
                 check_one_output(self.model, "training")
             network = quantise(self.model, recipe, max_pool=self.identity.max_pool, **self._calibration(seed))
-            shared = self.home is not None and self.home.is_dir()  # other machines may not have it
-            folder = self.home / TRAINING_FOLDER / name if self.home is not None and shared else None
+            has_home = self.home is not None and self.home.is_dir()  # another machine may not have it
+            folder = cast(Path, self.home) / TRAINING_FOLDER / name if has_home else None
             data, task = self.parts["calibration"].data, self.identity.task
             trained = train(network, data, self.training, task=task, folder=folder, seed=seed)
             self.trained[name] = trained.model, sum(record.seconds for record in trained.history)

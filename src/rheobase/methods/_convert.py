@@ -114,8 +114,8 @@ def convert(
             remedy="pass training images",
         )
     number, seed = check_whole(num_calibration_images, "num_calibration_images"), check_seed(seed)
-    data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     place = None if device is None else find_device(device)
+    data = None if calibration is None else CalibrationData.pool(calibration, num_calibration_images=number, seed=seed)
     if example is not None:
         check_example(example)
     resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
@@ -213,13 +213,14 @@ def quantise(
             remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4), rb.QAC(mean_timesteps=3)",
         )
     check_choice(max_pool, MaxPool, "max_pool")
+    place = None if device is None else find_device(device)
     data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
         check_no_output(output, "a quantised network")
         graph, notes = model.to_graph(), list(model.notes)
     else:
         graph, notes = traced(model, data.fit, example, max_pool, output)
-    graph = graph if device is None else graph.on(find_device(device))
+    graph = graph if place is None else graph.on(place)
     check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
     folded, _ = fold_batch_norm(graph)

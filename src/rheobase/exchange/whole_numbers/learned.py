@@ -44,13 +44,13 @@ def fit_weights(network: IntegerNetwork, reference: SpikingNetwork, grids: Grids
     Returns:
         The rounded weights and biases of every layer for which this is known, by name.
     """
-    fit = _Fit(network, grids)
+    layerwise = _Fit(network, grids)
     for layer, before in zip(layers(network, images), layers(reference, images), strict=True):
-        fit.segment(layer, _target(layer, before, reference))
+        layerwise.fit(layer, _target(layer, before, reference))
     last = readout(network, images)
     logits = torch.cat([reference(part).cpu() for part in images.split(reference.sub_batch_size(reference.timesteps))])
-    fit.segment(last, logits / network.units.logit)
-    return fit.fitted
+    layerwise.fit(last, logits / network.units.logit)
+    return layerwise.fitted
 
 
 def _target(layer: Layer, before: Layer, reference: SpikingNetwork) -> Tensor:
@@ -74,7 +74,7 @@ class _Fit:
         self._shared = shared_tensors(network.graph)
         self._draws = generator(0)
 
-    def segment(self, segment: Segment, target: Tensor) -> None:
+    def fit(self, segment: Segment, target: Tensor) -> None:
         """Fit all weights of a segment for which this is known."""
         wanted = {node.name for node in fittable(segment, self._shared, [])}
         for node in segment.nodes:
@@ -102,12 +102,12 @@ class _Fit:
         if bias is not None:  # it makes up for the mean
             rows, mean = gram[:, -1:, -1:], gram[:, :-1, -1:] / gram[:, -1:, -1:]
             gram = gram[:, :-1, :-1] - rows * mean * mean.mT
-        target_bits = network.units.target
+        chip = network.units.target
         step = grid_of(exact, node, "weight", self.grids.steps[weight])
-        self.fitted[weight] = _rounded(moved[weight], step, gram, target_bits.largest_weight)
+        self.fitted[weight] = _rounded(moved[weight], step, gram, chip.largest_weight)
         if bias is not None and mean is not None:
             lost = (moved[weight] - self.fitted[weight]).reshape(len(mean), -1, mean.shape[1]) @ mean
-            largest = target_bits.largest_bias
+            largest = chip.largest_bias
             self.fitted[bias] = (moved[bias] + lost.flatten()).round().clamp(-largest, largest)
         tensors = {name: self.fitted[name].to(network.graph.dtype) for name in before}
         network.graph = network.graph.replace(tensors=tensors)
