@@ -1,6 +1,6 @@
 """All errors that the library raises, each with a place, a reason and a remedy.
 
-All are also ``ValueError``s; for a value of the wrong type, also ``TypeError``s.
+All but ``ResourceError`` are also ``ValueError``s; for a value of the wrong type, also ``TypeError``s.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class CalibrationError(RheobaseError, ValueError):
 
 class TrainingError(RheobaseError, ValueError):
     """Invalid training settings, a run that diverged, or a checkpoint of another run."""
+
+
+class ResourceError(RheobaseError, RuntimeError):
+    """A computation for which memory runs out; the settings are valid on a larger device."""
 
 
 class DivergedError(TrainingError):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import DataError
+from rheobase.core.memory import in_pieces
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, in_memory_format
@@ -171,7 +172,11 @@ class Graph(nn.Module):
             reason = f"have shape {list(x.shape[1:])}, the network was traced for {list(self.input_shape)}"
             remedy = "resize or crop them, or trace the network again with an example of this size"
             raise DataError(reason, where="images", remedy=remedy)
-        return self.on_means(x, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+
+        def run(piece: Tensor, _: object) -> Tensor:
+            return self.on_means(piece, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+
+        return run(x, None) if torch.is_grad_enabled() else in_pieces(run, x, max(1, len(x)))
 
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
         """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rheobase.core.errors import RecipeError
+from rheobase.core.memory import in_pieces
 from rheobase.core.values import Value
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run
@@ -206,7 +208,7 @@ class IntegerNetwork(SpikingNetwork):
         """Logits in closed form: every site's spike count from the sum of its current."""
         biases = self.at_zero
 
-        def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+        def emit(node: Node, current: Tensor, overwrite: bool, monitor: Monitor | None) -> Tensor:
             site = self.sites[self._index[node.name]]
             neuron = self.neuron(site.name)
             assert isinstance(neuron, IntegerCount)
@@ -217,12 +219,11 @@ class IntegerNetwork(SpikingNetwork):
                 monitor(site, neuron.spread(count, timesteps))
             return count
 
-        logits = []
-        for batch in images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT)):
-            total = self.graph.on_means(timesteps * self.pixels(batch), emit)
-            total = total + (timesteps - 1) * biases[self.graph.output]
-            logits.append(self._in_units(total, timesteps))
-        return torch.cat(logits)
+        def logits(piece: Tensor, tell: Monitor | None) -> Tensor:
+            total = self.graph.on_means(timesteps * self.pixels(piece), partial(emit, monitor=tell))
+            return self._in_units(total + (timesteps - 1) * biases[self.graph.output], timesteps)
+
+        return in_pieces(logits, images, min(self.images_in_budget(1), ROWS_IN_FLIGHT), monitor)
 
 
 def _sum(signal: Signal, t: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from rheobase.core.checks import check_choice, check_whole
 from rheobase.core.errors import ModelError, RecipeError
+from rheobase.core.memory import in_pieces
 from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import Schedule, overwriting, run, schedule
 from rheobase.graph.node import Node
@@ -202,8 +204,8 @@ class SpikingNetwork(nn.Module):
         wanted = self.step_counts(timesteps)
         if self.execution_mode == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
-        batches = images.split(self.sub_batch_size(max(wanted)))
-        return torch.cat([self._simulate(batch, wanted, monitor) for batch in batches], dim=1)
+        size = self.sub_batch_size(max(wanted))
+        return in_pieces(lambda piece, tell: self._simulate(piece, wanted, tell), images, size, monitor, dim=1)
 
     @torch.no_grad()
     def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -240,7 +242,7 @@ class SpikingNetwork(nn.Module):
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's time-mean output from the time-mean of its current."""
 
-        def emit(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+        def emit(node: Node, current: Tensor, overwrite: bool, monitor: Monitor | None) -> Tensor:
             site = self.sites[self._index[node.name]]
             neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
             if monitor is not None and not neuron.alphabet.binary:  # events depend on how spikes are spread over steps
@@ -250,8 +252,10 @@ class SpikingNetwork(nn.Module):
                 monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
             return rate
 
-        batches = images.split(min(self.images_in_budget(1), ROWS_IN_FLIGHT))
-        return torch.cat([self.graph.on_means(batch, emit) for batch in batches])
+        size = min(self.images_in_budget(1), ROWS_IN_FLIGHT)
+        return in_pieces(
+            lambda piece, tell: self.graph.on_means(piece, partial(emit, monitor=tell)), images, size, monitor
+        )
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
         logits = []

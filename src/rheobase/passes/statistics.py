@@ -7,12 +7,14 @@ per channel, or one row for the whole layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rheobase.core.errors import CalibrationError
+from rheobase.core.memory import in_pieces
 from rheobase.graph import Graph, Node
 from rheobase.graph.sites import Site, site_table
 from rheobase.signals import along_channels
@@ -31,7 +33,7 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
     """
     sites = {site.name: site for site in site_table(graph)}
 
-    def activate(node: Node, z: Tensor, overwrite: bool) -> Tensor:
+    def activate(node: Node, z: Tensor, overwrite: bool, tell: Observer) -> Tensor:
         if not bool(torch.isfinite(z).all()):
             raise CalibrationError(
                 "receives NaN or infinite values on the calibration images",
@@ -39,11 +41,15 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
                 remedy="check the weights of the layers before it and the preprocessing",
             )
         activation = graph.activate(node, z)
-        observer(sites[node.name], activation.cpu())
+        tell(sites[node.name], activation.cpu())
         return activation
 
-    for sub_batch in images.split(SUB_BATCH):
-        graph.on_means(sub_batch.to(graph.device), activate)
+    def run(piece: Tensor, tell: Observer | None) -> Tensor:
+        assert tell is not None
+        return graph.on_means(piece, partial(activate, tell=tell))
+
+    for part in images.split(SUB_BATCH):
+        in_pieces(run, part.to(graph.device), SUB_BATCH, observer)
 
 
 def magnitude(site: Site, activation: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 
 from rheobase.activations.activation import QuantisedActivation
 from rheobase.core.checks import check_whole
-from rheobase.core.errors import TrainingError, first_line
+from rheobase.core.errors import ResourceError, TrainingError, first_line
 from rheobase.core.folders import as_path
+from rheobase.core.memory import is_out_of_memory
 from rheobase.core.progress import track
 from rheobase.core.seeds import check_seed, derive, random_state
 from rheobase.data.batches import Batch, Batches, Digest, each
@@ -334,7 +335,7 @@ class _Run:
         for step, (images, labels) in enumerate(self._batches(epoch), (epoch - 1) * self.steps):
             next(bar)
             rate = self.training.rate_at(step, self.steps)
-            loss, logits = self._step(images, labels, rate)
+            loss, logits = self._step_in_memory(images, labels, rate)
             for part in self.learning:
                 part.constrain((step + 1) / (self.training.epochs * self.steps))
             number = step + 1 - (epoch - 1) * self.steps
@@ -358,6 +359,19 @@ class _Run:
             tensors = disk.optimiser_tensors(self.optimiser)
             state = disk.Checkpoint(self.identity, records, self.module.state_dict(), tensors, self.best)
             disk.save(self.folder, state)
+
+    def _step_in_memory(self, images: Tensor, labels: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
+        """:meth:`_step`. A batch is not halved if memory runs out: batch normalisation would give another network."""
+        try:
+            return self._step(images, labels, rate)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"runs out of memory for a batch of {len(images)} images",
+                where=f"training on {self.fabric.device}",
+                remedy="use a smaller Training(batch_size=...), with a learning_rate smaller in proportion",
+            ) from error
 
     def _step(self, images: Tensor, labels: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
         for group in self.optimiser.param_groups:
