@@ -33,7 +33,7 @@ from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.fused import Fusion, set_fusion
 from rheobase.tasks import TaskName
 
-SPEC = "a folder, .tar, .npz, .npy, IDX folder, or module:function"
+SPEC = "a folder, .tar, shards, .npz, .npy, or module:function"
 Execution = Literal["auto", "counts", "steps"]
 
 Model = Annotated[
@@ -108,11 +108,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Source:
-    """Images: their place, the part of them to read, and their preprocessing (None: not given)."""
+    """Images: their place, the part of them to read, their preprocessing (None: not given), and how they are read."""
 
     data: str
     folder: str | None
     preprocessing: Preprocessing | None
+    workers: int = 0
+    skip_damaged: bool = False
 
     @property
     def is_function(self) -> bool:
@@ -123,11 +125,19 @@ class Source:
         """Open the images; a seed shuffles images from files, ``limit`` then keeps the first ones."""
         if self.is_function:
             seed = limit = None
-        return readers.load(self.data, folder=self.folder, preprocessing=self.preprocessing, seed=seed, limit=limit)
+        return readers.load(
+            self.data,
+            folder=self.folder,
+            preprocessing=self.preprocessing,
+            seed=seed,
+            limit=limit,
+            workers=self.workers,
+            skip_damaged=self.skip_damaged,
+        )
 
     def example(self) -> Tensor:
         """Return the first few images."""
-        return next(batches(self.read(), where=self.data))[0][:4]
+        return next(batches(replace(self, workers=0).read(limit=4), where=self.data))[0][:4]
 
     def described(self) -> dict[str, Any] | None:
         """Return the preprocessing to store with a network; None if a function preprocesses."""
@@ -168,13 +178,17 @@ class Reading:
     std: Annotated[str | None, Option(help="Channel deviations, divided by after that, as 0.229,0.224,0.225.")] = None
     scale: Annotated[float | None, Option(help="Pixel value that becomes 1 (default: 255 for images).")] = None
     grayscale: Annotated[bool, Option("--grayscale", help="Convert images to one channel.")] = False
+    readers: Annotated[int, Option(min=0, help="Processes that read and decode images; 0: none besides this one.")] = 0
+    skip_damaged: Annotated[
+        bool, Option("--skip-damaged", help="Leave out damaged images and what follows the damage in an archive.")
+    ] = False
 
     def of(self, data: str) -> Source:
         """Return the images of ``data``."""
         given = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
-        folder = given.pop("folder", None)
+        folder, reading = given.pop("folder", None), (given.pop("readers", 0), given.pop("skip_damaged", False))
         given |= {name: numbers(given[name], float, f"--{name}") for name in ("mean", "std") if name in given}
-        return Source(data, folder, Preprocessing(**given) if given else None)
+        return Source(data, folder, Preprocessing(**given) if given else None, *reading)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from rheobase.core import user_code
-from rheobase.core.checks import check_whole
+from rheobase.core.checks import check_flag, check_whole
 from rheobase.core.errors import DataError
 from rheobase.core.folders import user_path
 from rheobase.data.batches import Batch, Batches, as_batch, is_one_batch
 from rheobase.data.readers.arrays import as_samples, idx_files, read_idx, read_npz
 from rheobase.data.readers.cifar import cifar_layout, read_cifar
-from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading
-from rheobase.data.readers.image_files import is_tar, read_image_files
+from rheobase.data.readers.image_dataset import ImageDataset, Preprocessing, Sample, reading, undamaged
+from rheobase.data.readers.image_files import read_image_files
+from rheobase.data.readers.tars import is_pattern, is_tar
 from rheobase.data.sampling import sample_order
 from rheobase.data.sources import IN_MEMORY, OnDisk, dataset_of, is_map_style
 
@@ -31,13 +32,16 @@ def load(
     batch_size: int = 100,
     limit: int | None = None,
     seed: int | None = None,
+    workers: int = 0,
+    skip_damaged: bool = False,
 ) -> DataLoader[Any]:
     """Open image data by path or function.
 
     | spec | data |
     | --- | --- |
     | a directory | images `<class>/<name>`, the IDX files of MNIST and Fashion-MNIST, or the binary files of CIFAR |
-    | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | images `<class>/<name>`, kept encoded in memory |
+    | `.tar`, `.tar.gz`, `.tar.xz`, `.tar.bz2` | images `<class>/<name>`, or `<name>.jpg` with a label in `<name>.cls` |
+    | `train-{000..146}.tar`, or a folder of archives | the same in several archives, in the order of their names |
     | `.npz` | arrays `images` and `labels`, `x` and `y`, `signals` and `labels`, or with a folder `x_<folder>`... |
     | `.npy` | one array without labels |
     | `module:function` | the returned data set, DataLoader, batches or tensors of (images, labels) |
@@ -50,7 +54,8 @@ def load(
     [N, C, L] or [N, L] under the name `signals`; or tables [N, F].
 
     The order is the same in every epoch. Without a seed it is the order of the file; image files are sorted by class,
-    so with a `limit` alone only the first classes are read.
+    so with a `limit` alone only the first classes are read. Images stay on disk until they are read, except those
+    of a compressed archive, which cannot be read by index and is kept, encoded, in memory.
 
     Args:
         spec: the path or function; an existing path takes precedence.
@@ -59,6 +64,9 @@ def load(
         batch_size: images in a batch. A DataLoader or batches from a function keep their batch size.
         limit: maximum number of samples; the first ones in order are read.
         seed: shuffle the samples once with this seed, before the limit is applied.
+        workers: number of processes that read and decode images; 0: this one. Not for a loader that a function returns.
+        skip_damaged: leave damaged images and what follows the damage in an archive out, with a warning, and do not
+            refuse them. Every chosen image is decoded once before.
 
     Returns:
         A loader of (float32 images [B, C, H, W], int64 labels [B]), or of the images alone. Arrays and functions may
@@ -76,26 +84,35 @@ def load(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None:
             check_whole(value, name, error=DataError)
+    check_whole(workers, "workers", error=DataError, least=0)
+    check_flag(skip_damaged, "skip_damaged")
     preprocessing = preprocessing or Preprocessing()
     path, spec = user_path(spec), str(spec)
     with reading(spec):
-        exists = path.exists()
+        exists = path.exists() or is_pattern(path)
     if not exists and user_code.names_function(spec):
         if folder is not None or preprocessing != Preprocessing():
             unused = "folder" if folder is not None else "preprocessing"
             raise DataError(
                 f"has no effect on the data of {spec}", where=unused, remedy=f"leave it out, or apply it in {spec}"
             )
-        return _from_function(spec, batch_size, limit, seed)
+        if skip_damaged:
+            remedy = f"leave it out, or skip damaged samples in {spec}"
+            raise DataError(f"has no effect on the data of {spec}", where="skip_damaged", remedy=remedy)
+        return _from_function(spec, batch_size, limit, seed, workers)
     if not exists:
         raise DataError("does not exist", where=spec, remedy="give a path that exists, or module:function")
 
-    samples, classes = _samples(path, folder, preprocessing)
+    samples, classes = _samples(path, folder, preprocessing, skip_damaged)
     samples = [samples[i] for i in sample_order(len(samples), limit, seed)]
-    return DataLoader(ImageDataset(samples, classes, preprocessing), batch_size=batch_size)
+    if skip_damaged:
+        samples = undamaged(samples, preprocessing)
+    return DataLoader(ImageDataset(samples, classes, preprocessing), batch_size=batch_size, num_workers=workers)
 
 
-def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tuple[list[Sample], list[str]]:
+def _samples(
+    path: Path, folder: str | None, preprocessing: Preprocessing, skip_damaged: bool
+) -> tuple[list[Sample], list[str]]:
     """The samples and the class names, by the kind of file."""
     idx = idx_files(path) if path.is_dir() else {}
     cifar = cifar_layout(path) if path.is_dir() else None
@@ -105,7 +122,7 @@ def _samples(path: Path, folder: str | None, preprocessing: Preprocessing) -> tu
         arrays, names = read_cifar(path, cifar, folder)
         return as_samples(arrays, str(path), preprocessing)[0], names
     elif path.is_dir() or is_tar(path):
-        return read_image_files(path, folder)
+        return read_image_files(path, folder, skip_damaged=skip_damaged)
     elif path.suffix.lower() in (".npz", ".npy"):
         arrays = read_npz(path, folder)
     else:
@@ -140,7 +157,7 @@ def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
     return found.images if found.labels is None else (found.images, found.labels)
 
 
-def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None) -> DataLoader[Any]:
+def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None, workers: int) -> DataLoader[Any]:
     """A loader of the data that `module:function` returns; tensors and data sets are batched, others keep batches."""
     source = user_code.call(spec, DataError)
     if is_one_batch(source):
@@ -152,13 +169,11 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
         size = len(found)
         if limit is not None or seed is not None:
             source = _chosen(source, sample_order(size, limit, seed))
-        return DataLoader(source, batch_size=batch_size)
-    if limit is not None or seed is not None:
-        raise DataError(
-            f"has no effect on the batches of {spec}",
-            where="limit" if limit is not None else "seed",
-            remedy=f"leave it out, or select the samples in {spec}",
-        )
+        return DataLoader(source, batch_size=batch_size, num_workers=workers)
+    for name, value in (("limit", limit), ("seed", seed), ("workers", workers or None)):
+        if value is not None:
+            remedy = f"leave it out, or select and read the samples in {spec}"
+            raise DataError(f"has no effect on the batches of {spec}", where=name, remedy=remedy)
     if not isinstance(source, Iterable):
         remedy = "return a data set, a DataLoader, batches of (images, labels), or (images, labels) tensors"
         raise DataError.typed(f"returned {type(source).__name__}, which is not data", where=spec, remedy=remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rheobase.core.errors import DataError, RheobaseError
+from rheobase.core.errors import DataError, RheobaseError, RheobaseWarning
 from rheobase.core.values import Value
+from rheobase.data.readers.names import Stored
 
 LISTED = 10
 """Maximum number of names in an error."""
@@ -41,9 +43,13 @@ def reading(where: str) -> Iterator[None]:
         raise _damaged(where, cause) from cause
 
 
-def _damaged(where: str, cause: BaseException) -> DataError:
+class DamagedError(DataError):
+    """A file that is damaged."""
+
+
+def _damaged(where: str, cause: BaseException) -> DamagedError:
     reason = f"is damaged, truncated or of another kind ({str(cause) or type(cause).__name__})"
-    return DataError(reason, where=where, remedy="check the path, or download or write it again")
+    return DamagedError(reason, where=where, remedy="check the path, or download or write it again")
 
 
 def find_remedy(layout: str, folders: Sequence[str], is_optional: bool) -> str:
@@ -113,12 +119,12 @@ class Preprocessing(Value):
 class Sample(NamedTuple):
     """An image and its class or other target, None if it has no label.
 
-    ``content`` is a file, encoded bytes, pixels [C, H, W], a signal [C, L], or a table's row [F].
+    ``content`` is a file, a file in an archive, encoded bytes, pixels [C, H, W], a signal [C, L], or a table's row [F].
     """
 
     name: str
     label: int | Tensor | None
-    content: Path | bytes | np.ndarray
+    content: Path | Stored | bytes | np.ndarray
 
 
 class ImageDataset(Dataset[Any]):
@@ -192,7 +198,7 @@ def _pixels(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
         planes = [Image.fromarray(plane) for plane in values]
         return np.stack([np.asarray(preprocessing.fit(plane, sample.name)) for plane in planes])
     with reading(sample.name):
-        content = sample.content.read_bytes() if isinstance(sample.content, Path) else sample.content
+        content = sample.content if isinstance(sample.content, bytes) else sample.content.read_bytes()
         with Image.open(io.BytesIO(content)) as encoded:
             if encoded.mode.startswith(("I", "F")):
                 raise DataError(
@@ -203,6 +209,22 @@ def _pixels(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
             image = encoded.convert("L" if preprocessing.grayscale else "RGB")
     pixels = np.asarray(preprocessing.fit(image, sample.name))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def undamaged(samples: Sequence[Sample], preprocessing: Preprocessing) -> list[Sample]:
+    """The samples that can be decoded; a warning names the others."""
+    kept, damaged = [], []
+    for sample in samples:
+        try:
+            _pixels(sample, preprocessing)
+            kept.append(sample)
+        except DamagedError:
+            damaged.append(sample.name)
+    if damaged:
+        names = ", ".join(damaged[:LISTED]) + (", ..." if damaged[LISTED:] else "")
+        text = f"{len(damaged)} of {len(samples)} images are damaged and left out: {names}"
+        warnings.warn(text, RheobaseWarning, stacklevel=3)
+    return kept
 
 
 def _luminance(pixels: np.ndarray, name: str) -> np.ndarray:
