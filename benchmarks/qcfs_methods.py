@@ -1,7 +1,7 @@
 """Methods published for networks with trained levels, on a ResNet-20 with QCFS or SlipReLU activations.
 
     python benchmarks/qcfs_methods.py runs/qcfs                        # T = 2, 4, 8 on 10,000 test images
-    python benchmarks/qcfs_methods.py runs/qcfs --methods SRP,COS --timesteps 4 --images 1000
+    python benchmarks/qcfs_methods.py runs/qcfs --methods "SRP;COS" --timesteps 4 --images 1000
     python benchmarks/qcfs_methods.py --table
 
 The shared ReLU network is fine-tuned with L = 8 levels, once with QCFS, once with SlipReLU, for three epochs of 10,000
@@ -29,6 +29,7 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "QCFS": lambda t: rb.methods.QCFS(t, levels=None),
     "SlipReLU": lambda t: rb.SlipReLU(t, levels=None),
     "Burst": lambda t: rb.Burst(t, levels=t, **TRAINED),
+    "Burst, 2 T levels": lambda t: rb.Burst(t, **TRAINED),
     "SNM": lambda t: rb.SNM(t, **TRAINED),
     "AdaFire": lambda t: rb.AdaFire(t, **TRAINED),
     "SRP": lambda t: rb.SRP(t, **TRAINED),
@@ -41,7 +42,7 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=";".join(METHODS))
     parser.add_argument("--timesteps", default="2,4,8")
     parser.add_argument("--images", type=int, default=10_000, help="test images, the first of a seeded shuffle")
     parser.add_argument("--table", action="store_true")
@@ -52,7 +53,7 @@ def main() -> None:
         if arguments.folder is None:
             parser.error("say in which folder")
         images, test = cifar("train", limit=10_000, seed=0), cifar("test", limit=arguments.images, seed=0)
-        wanted = arguments.methods.split(",")
+        wanted = arguments.methods.split(";" if ";" in arguments.methods else ",")
         for name, recipe in (("slip", rb.SlipReLU(levels=LEVELS)), ("qcfs", rb.methods.QCFS(levels=LEVELS))):
             methods = [method for method in wanted if (method == "SlipReLU") == (name == "slip")]
             if not methods:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ import rheobase as rb
 from conftest import grid_images
 from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.data import CalibrationData
-from rheobase.passes import FiringSearch
+from rheobase.passes import FiringSearch, firing_search
 from rheobase.passes.firing_search import Outcome, cheapest
 
 ROW = st.lists(st.builds(Outcome, st.floats(-1, 3), st.floats(-5, 5)), min_size=1, max_size=3)
@@ -58,8 +59,23 @@ def test_the_search_keeps_to_its_limits(tmp_path: Path) -> None:
     if not any("reverted" in note for note in record["notes"]):
         for site, neuron, other in zip(snn.sites, snn.neurons, plain.neurons, strict=True):
             assert neuron.magnitude == magnitudes[site.name]
-            assert neuron.threshold.allclose(other.threshold * factors[site.name])
+            assert neuron.threshold.allclose(other.threshold * factors[site.name] / magnitudes[site.name])
     assert rb.load(rb.save(snn, tmp_path / "net")).neurons[0].magnitude == snn.neurons[0].magnitude
+
+
+@pytest.mark.slow
+def test_factors_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each factor alone does nothing, all together everything: they are left out."""
+    snn = rb.convert(networks.build("MLP"), rb.Burst(timesteps=3, levels=3), calibration=grid_images("MLP"))
+    start = [neuron.threshold for neuron in snn.neurons]
+
+    def measured(self: object) -> Outcome:
+        changed = sum(not torch.equal(a.threshold, b) for a, b in zip(snn.neurons, start, strict=True))
+        return Outcome(10.0 if changed > 1 else 1.0, 100.0 - changed)
+
+    monkeypatch.setattr(firing_search._Measure, "__call__", measured)
+    FiringSearch(magnitudes=(1,)).apply(snn, CalibrationData.pool(grid_images("MLP")))
+    assert all(torch.equal(neuron.threshold, one) for neuron, one in zip(snn.neurons, start, strict=True))
 
 
 def test_without_held_out_images() -> None:

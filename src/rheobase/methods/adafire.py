@@ -26,8 +26,8 @@ def AdaFire(
     ``AdaFire(threshold="saturation", granularity="layer")``.
 
     Args:
-        timesteps, threshold, granularity, percentile, initial_potential: as for :func:`RateCoding`; θ is that of T
-            levels, so that bursts only serve to catch up.
+        timesteps, threshold, granularity, percentile, initial_potential: as for :func:`RateCoding`; θ is that of φ T
+            levels.
         magnitudes: candidates of φ.
         spikes, tolerance: see :class:`rheobase.passes.FiringSearch`.
 
