@@ -20,7 +20,7 @@ from rheobase.network import Simulation, SpikingNetwork
 from rheobase.neurons import Neuron, State
 from rheobase.neurons.response import finite_amplitude
 from rheobase.passes.calibration_pass import CalibrationPass, Changes, settable
-from rheobase.passes.held_out import Best, logit_error
+from rheobase.passes.held_out import Best, Snapshot, logit_error
 from rheobase.passes.statistics import channel_means
 from rheobase.signals import Signal, along_channels
 
@@ -85,8 +85,8 @@ class TemporalBias(CalibrationPass):
     kind: Literal["temporal_bias"] = "temporal_bias"
     alpha: float = Field(default=0.5, gt=0)
     ramp: float | None = Field(default=0, ge=0, le=1)
-    updates: int = Field(default=20, ge=1)
-    iterations: int = Field(default=5, ge=1)
+    updates: int = Field(default=5, ge=1)
+    iterations: int = Field(default=2, ge=1)
     batch_size: int = Field(default=128, ge=1)
     batches: int = Field(default=2, ge=1)
     pooled: bool = True
@@ -117,10 +117,10 @@ class TemporalBias(CalibrationPass):
         goals = _Goals(network, batches)
         changes.notes += [f"{name}: no activity on the calibration images" for name in goals.inactive]
         best = Best(network, data, "iteration")
-        ramp = self._ramp(network, data, goals, best, changes) if self.ramp is None else self.ramp
-        targets = goals.targets(ramp)
+        targets = self._begin(network, goals, best, changes)
         for iteration in track(range(1, self.iterations + 1), "correcting biases", show=progress):
-            _correct(network, batches, targets, self.alpha, self.updates)
+            if iteration > 1:
+                _correct(network, batches, targets, self.alpha, self.updates)
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
@@ -133,22 +133,22 @@ class TemporalBias(CalibrationPass):
                 break
         return best.conclude(changes)
 
-    def _ramp(
-        self, network: SpikingNetwork, data: CalibrationData, goals: _Goals, best: Best, changes: Changes
-    ) -> float:
-        """The γ with the smaller logit error after one iteration; the network is left as it was."""
-        if network.timesteps == 1:  # no step is later than another
-            return 0.0
-        judging = data.held_out if len(data.held_out) else torch.cat(goals.batches)
-        errors = {}
-        for ramp in RAMPS:
-            _correct(network, goals.batches, goals.targets(ramp), self.alpha, self.updates)
-            errors[ramp] = logit_error(network, judging)
+    def _begin(self, network: SpikingNetwork, goals: _Goals, best: Best, changes: Changes) -> dict[str, list[Tensor]]:
+        """The first iteration, with the γ that has the smaller logit error after it; return the targets of this γ."""
+        ramps = RAMPS if self.ramp is None and network.timesteps > 1 else (self.ramp or 0.0,)
+        judging = best.images if len(best.images) else torch.cat(goals.batches)
+        found = {}
+        for ramp in ramps:
             best.original.restore(network)
-        chosen = min(errors, key=lambda ramp: errors[ramp])
-        found = ", ".join(f"{error:.3g} with {ramp:g}" for ramp, error in errors.items())
-        changes.notes.append(f"ramp {chosen:g} chosen: squared logit error after one iteration {found}")
-        return chosen
+            _correct(network, goals.batches, goals.targets(ramp), self.alpha, self.updates)
+            error = logit_error(network, judging) if len(ramps) > 1 else 0.0
+            found[ramp] = error, Snapshot(network)
+        chosen = min(found, key=lambda ramp: found[ramp][0])
+        if len(ramps) > 1:
+            found[chosen][1].restore(network)
+            errors = ", ".join(f"{error:.3g} with {ramp:g}" for ramp, (error, _) in found.items())
+            changes.notes.append(f"ramp {chosen:g} chosen: squared logit error after one iteration {errors}")
+        return goals.targets(chosen)
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
         wanted, available = self.batch_size * self.batches, len(data.fit)
