@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import networks
 import rheobase as rb
@@ -50,7 +50,7 @@ def test_every_image_is_reported_once_for_each_site(images: int, size: int, most
     x = torch.arange(images)
     seen: list[list[int]] = [[], []]
 
-    def compute(piece: Tensor, report: Callable | None) -> Tensor:
+    def compute(net: object, piece: Tensor, report: Callable | None) -> Tensor:
         assert report is not None
         for site in (0, 1):
             if len(piece) > most and at == site:
@@ -62,7 +62,7 @@ def test_every_image_is_reported_once_for_each_site(images: int, size: int, most
 
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        found = in_pieces(compute, x, size, lambda site, piece: seen[site].extend(piece.tolist()))
+        found = in_pieces(compute, nn.Identity(), x, size, lambda site, piece: seen[site].extend(piece.tolist()))
     assert found.tolist() == [2 * i for i in range(images)]
     assert [sorted(one) for one in seen] == [list(range(images))] * 2
     assert bool(raised) == (min(size, images) > most)
@@ -110,11 +110,11 @@ def test_a_single_image(limit: Limit) -> None:
 
 
 def test_another_error_is_not_repeated() -> None:
-    def fail(piece: Tensor, report: object) -> Tensor:
+    def fail(net: object, piece: Tensor, report: object) -> Tensor:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        in_pieces(fail, torch.zeros(4), 4)
+        in_pieces(fail, nn.Identity(), torch.zeros(4), 4)
 
 
 def test_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     command = ["evaluate", str(tmp_path / "net"), "--data", str(shards / "train-{000..002}.tar")]
     run = runner(capsys)
     assert_refused(run(*command, "--scale", 255, "--json"), "train-001.tar: is damaged")
-    done = run(*command, "--skip-damaged", "--readers", 1)
+    done = run(*command, "--skip-damaged", "--readers", 1, "--device", "cpu,cpu")
     assert done.code == 0, done.err
     assert "10 images" in done.out
     assert "the rest of it is left out" in done.err

@@ -17,6 +17,7 @@ from . import zoo as zoo
 from .activations.staircase import QCFS as QCFS
 from .comparison._compare import compare as compare
 from .comparison._within_budget import convert_within_budget as convert_within_budget
+from .core.devices import spread_over as spread_over
 from .core.errors import RheobaseError as RheobaseError
 from .core.errors import RheobaseWarning as RheobaseWarning
 from .exchange.store import load as load
@@ -111,6 +112,7 @@ __all__ = [
     "register",
     "save",
     "signals",
+    "spread_over",
     "tasks",
     "testing",
     "train",

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from rheobase.cli.behaviour import note
+from rheobase.cli.behaviour import note, reported_errors
 from rheobase.comparison.budget import check_limits
 from rheobase.core import user_code
-from rheobase.core.devices import find_device
+from rheobase.core.devices import find_device, spread_over
 from rheobase.core.errors import DataError, ModelError, RecipeError
 from rheobase.core.folders import user_path
 from rheobase.core.results import plain_values
@@ -67,10 +67,22 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output of an
 Fuse = Annotated[Fusion, Option(help="Compile the neurons' loop over time: auto (long runs only), always, never.")]
 
 
+def _first_device(context: Context, names: str | None) -> str | None:
+    """The first of several devices; for the rest of the command, work is spread over all of them."""
+    if names is None or "," not in names:
+        return names
+    with reported_errors():
+        devices = [str(find_device(name.strip())) for name in names.split(",")]
+    context.with_resource(spread_over(*devices))
+    return devices[0]
+
+
 Device = Annotated[
     str | None,
     Option(
-        metavar="cpu|cuda|mps|auto", help="Where to compute, or cuda:1 (default: cpu). auto: a GPU if there is one."
+        metavar="cpu|cuda|mps|auto",
+        callback=_first_device,
+        help="Where to compute (default: cpu). auto: a GPU if there is one. cuda:0,cuda:1: on both at the same time.",
     ),
 ]
 

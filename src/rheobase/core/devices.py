@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 
 from rheobase.core.errors import RecipeError
+
+_SPREAD: ContextVar[tuple[torch.device, ...]] = ContextVar("_SPREAD", default=())
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -39,6 +45,34 @@ def find_device(name: str | torch.device) -> torch.device:
     else:
         reason = f"is {name}, which this machine does not have"
     raise RecipeError(reason, where="device", remedy=remedy)
+
+
+@contextmanager
+def spread_over(*devices: str | torch.device) -> Iterator[None]:
+    """Within it, simulations and passes over calibration images run on several devices at the same time.
+
+    Images are divided among the devices; each has a copy of the network. What is counted and summed is so in the order
+    of the images, so that devices of the same kind give the results of a single one. Training has processes of its own
+    (``rb.train(devices=...)``).
+
+    Raises:
+        RecipeError: if one is no device, or not on this machine.
+
+    Example:
+        >>> with spread_over("cpu", "cpu"):
+        ...     [device.type for device in spread()]
+        ['cpu', 'cpu']
+    """
+    token = _SPREAD.set(tuple(find_device(device) for device in devices))
+    try:
+        yield
+    finally:
+        _SPREAD.reset(token)
+
+
+def spread() -> tuple[torch.device, ...]:
+    """The devices of the surrounding :func:`spread_over`; none outside of it."""
+    return _SPREAD.get()
 
 
 def _has_cuda() -> bool:

@@ -173,10 +173,10 @@ class Graph(nn.Module):
             remedy = "resize or crop them, or trace the network again with an example of this size"
             raise DataError(reason, where="images", remedy=remedy)
 
-        def run(piece: Tensor, _: object) -> Tensor:
-            return self.on_means(piece, lambda node, z, overwrite: self.activate(node, z, overwrite=overwrite))
+        def run(graph: Graph, piece: Tensor, _: object) -> Tensor:
+            return graph.on_means(piece, lambda node, z, overwrite: graph.activate(node, z, overwrite=overwrite))
 
-        return run(x, None) if torch.is_grad_enabled() else in_pieces(run, x, max(1, len(x)))
+        return run(self, x, None) if torch.is_grad_enabled() else in_pieces(run, self, x, max(1, len(x)))
 
     def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
         """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].

@@ -13,7 +13,7 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.rewrites.factors import rescale
 from rheobase.network.checks import check_input
 from rheobase.network.integer_network import IntegerNetwork
-from rheobase.network.spiking_network import ROWS_IN_FLIGHT, SpikingNetwork, check_converted
+from rheobase.network.spiking_network import SpikingNetwork, check_converted
 from rheobase.neurons.response import Response
 
 _REMEDY = "run the network itself: snn(images)"
@@ -60,7 +60,7 @@ class InferenceNetwork(nn.Module):
             shift[site.name] = offset - int(response.strict)
             after[site.name] = torch.where(response.unit > 0, response.unit, 1.0)  # any factor for a silent channel
         self.graph = rescale(network.graph, after, before, shift)
-        self._rows = min(network.images_in_budget(1), ROWS_IN_FLIGHT)
+        self._rows = network.sub_batch_size(1)
         self.eval()
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from rheobase.graph.node import Node
 from rheobase.graph.sites import Site
 from rheobase.network.checks import check_input
 from rheobase.network.simulation import Monitor, Simulation
-from rheobase.network.spiking_network import ROWS_IN_FLIGHT, Provenance, SpikingNetwork
+from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.network.target import Target
 from rheobase.neurons import Neuron
 from rheobase.neurons.integer import IntegerCount, IntegerFire, IntegerNeuron, check_whole_numbers
@@ -206,24 +206,24 @@ class IntegerNetwork(SpikingNetwork):
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's spike count from the sum of its current."""
-        biases = self.at_zero
 
-        def emit(node: Node, current: Tensor, overwrite: bool, monitor: Monitor | None) -> Tensor:
-            site = self.sites[self._index[node.name]]
-            neuron = self.neuron(site.name)
-            assert isinstance(neuron, IntegerCount)
-            count = neuron.count(current + (timesteps - 1) * biases[node.name])
-            if monitor is not None and neuron.alphabet.binary:
-                monitor(site, MeanSpikes(count / timesteps, neuron.amplitude, timesteps))
-            elif monitor is not None:
-                monitor(site, neuron.spread(count, timesteps))
-            return count
+        def run(network: IntegerNetwork, piece: Tensor, tell: Monitor | None) -> Tensor:
+            emit = partial(network._emit, timesteps=timesteps, monitor=tell)
+            total = network.graph.on_means(timesteps * network.pixels(piece), emit)
+            return network._in_units(total + (timesteps - 1) * network.at_zero[network.graph.output], timesteps)
 
-        def logits(piece: Tensor, tell: Monitor | None) -> Tensor:
-            total = self.graph.on_means(timesteps * self.pixels(piece), partial(emit, monitor=tell))
-            return self._in_units(total + (timesteps - 1) * biases[self.graph.output], timesteps)
+        return in_pieces(run, self, images, self.sub_batch_size(1), monitor)
 
-        return in_pieces(logits, images, min(self.images_in_budget(1), ROWS_IN_FLIGHT), monitor)
+    def _emit(self, node: Node, current: Tensor, overwrite: bool, timesteps: int, monitor: Monitor | None) -> Tensor:
+        site = self.sites[self._index[node.name]]
+        neuron = self.neuron(site.name)
+        assert isinstance(neuron, IntegerCount)
+        count = neuron.count(current + (timesteps - 1) * self.at_zero[node.name])
+        if monitor is not None and neuron.alphabet.binary:
+            monitor(site, MeanSpikes(count / timesteps, neuron.amplitude, timesteps))
+        elif monitor is not None:
+            monitor(site, neuron.spread(count, timesteps))
+        return count
 
 
 def _sum(signal: Signal, t: int) -> Tensor:

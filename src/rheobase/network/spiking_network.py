@@ -33,7 +33,7 @@ DEFAULT_MEMORY_BUDGET = 2**30
 MAX_TIMESTEPS = 2**16
 """Upper limit of T, to catch typing errors. Rate coding reaches its final accuracy within a few thousand steps."""
 ROWS_IN_FLIGHT = 128
-"""Images × steps in one sub-batch: enough to keep two cores busy, few enough to fit into the caches (measured)."""
+"""Images × steps in a sub-batch on a CPU: enough to keep two cores busy, few enough for the caches (measured)."""
 
 Execution = Literal["steps", "counts"]
 """The simulation of every time-step, or the closed form on time-means."""
@@ -205,7 +205,11 @@ class SpikingNetwork(nn.Module):
         if self.execution_mode == "counts":
             return torch.stack([self._count(images, t, monitor) for t in wanted])
         size = self.sub_batch_size(max(wanted))
-        return in_pieces(lambda piece, tell: self._simulate(piece, wanted, tell), images, size, monitor, dim=1)
+
+        def run(network: SpikingNetwork, piece: Tensor, tell: Monitor | None) -> Tensor:
+            return network._simulate(piece, wanted, tell)
+
+        return in_pieces(run, self, images, size, monitor, dim=1)
 
     @torch.no_grad()
     def stream(self, images: Tensor, timesteps: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -242,20 +246,21 @@ class SpikingNetwork(nn.Module):
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
         """Logits in closed form: every site's time-mean output from the time-mean of its current."""
 
-        def emit(node: Node, current: Tensor, overwrite: bool, monitor: Monitor | None) -> Tensor:
-            site = self.sites[self._index[node.name]]
-            neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
-            if monitor is not None and not neuron.alphabet.binary:  # events depend on how spikes are spread over steps
-                monitor(site, neuron.spike_train(Constant(current), steps))
-            rate = neuron.rate(current, steps, overwrite=overwrite)
-            if monitor is not None and neuron.alphabet.binary:
-                monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
-            return rate
+        def run(network: SpikingNetwork, piece: Tensor, tell: Monitor | None) -> Tensor:
+            return network.graph.on_means(piece, partial(network._emit, timesteps=timesteps, monitor=tell))
 
-        size = min(self.images_in_budget(1), ROWS_IN_FLIGHT)
-        return in_pieces(
-            lambda piece, tell: self.graph.on_means(piece, partial(emit, monitor=tell)), images, size, monitor
-        )
+        return in_pieces(run, self, images, self.sub_batch_size(1), monitor)
+
+    def _emit(self, node: Node, current: Tensor, overwrite: bool, timesteps: int, monitor: Monitor | None) -> Tensor:
+        """The time-mean output of a site for the time-mean of its current."""
+        site = self.sites[self._index[node.name]]
+        neuron, steps = self.neuron(site.name), self.steps_of(site.name, timesteps)
+        if monitor is not None and not neuron.alphabet.binary:  # events depend on how spikes are spread over steps
+            monitor(site, neuron.spike_train(Constant(current), steps))
+        rate = neuron.rate(current, steps, overwrite=overwrite)
+        if monitor is not None and neuron.alphabet.binary:
+            monitor(site, MeanSpikes(rate, neuron.amplitude, steps))
+        return rate
 
     def _simulate(self, images: Tensor, timesteps: tuple[int, ...], monitor: Monitor | None) -> Tensor:
         logits = []
@@ -390,7 +395,8 @@ class SpikingNetwork(nn.Module):
 
     def sub_batch_size(self, timesteps: int) -> int:
         """Number of images in a sub-batch; the logits of an image do not depend on it."""
-        return min(self.images_in_budget(timesteps), -(-ROWS_IN_FLIGHT // timesteps))
+        most = self.images_in_budget(timesteps)
+        return most if self.graph.device.type != "cpu" else min(most, -(-ROWS_IN_FLIGHT // timesteps))
 
     def images_in_budget(self, timesteps: int) -> int:
         """Number of images whose live signals fit into the memory budget; at least 1."""

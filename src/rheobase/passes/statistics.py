@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rheobase.core.devices import spread
 from rheobase.core.errors import CalibrationError
 from rheobase.core.memory import in_pieces
 from rheobase.graph import Graph, Node
@@ -33,7 +34,7 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
     """
     sites = {site.name: site for site in site_table(graph)}
 
-    def activate(node: Node, z: Tensor, overwrite: bool, tell: Observer) -> Tensor:
+    def activate(node: Node, z: Tensor, overwrite: bool, graph: Graph, tell: Observer) -> Tensor:
         if not bool(torch.isfinite(z).all()):
             raise CalibrationError(
                 "receives NaN or infinite values on the calibration images",
@@ -44,12 +45,12 @@ def observe(graph: Graph, images: Tensor, observer: Observer) -> None:
         tell(sites[node.name], activation.cpu())
         return activation
 
-    def run(piece: Tensor, tell: Observer | None) -> Tensor:
+    def run(graph: Graph, piece: Tensor, tell: Observer | None) -> Tensor:
         assert tell is not None
-        return graph.on_means(piece, partial(activate, tell=tell))
+        return graph.on_means(piece, partial(activate, graph=graph, tell=tell))
 
-    for part in images.split(SUB_BATCH):
-        in_pieces(run, part.to(graph.device), SUB_BATCH, observer)
+    for part in images.split(SUB_BATCH * max(1, len(spread()))):
+        in_pieces(run, graph, part.to(graph.device), SUB_BATCH, observer)
 
 
 def magnitude(site: Site, activation: Tensor) -> Tensor:
