@@ -583,3 +583,56 @@ def test_values_for_each_position_are_refused_at_another_size() -> None:
         rb.convert(Positions(), rb.RateCoding(timesteps=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))
     with pytest.raises(DataError, match="converted for"):
         rb.quantise(AnySize(), rb.Pascal(levels=2), calibration=photos(), example=torch.rand(1, 3, 9, 9))
+
+
+class Frees(torch.autograd.Function):
+    """A residual block that frees what it does not need, as reversible networks do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: nn.Module) -> Tensor:
+        with torch.no_grad():
+            y = x + function(x)
+            (y * 2).contiguous().set_()
+        ctx.save_for_backward(x, y)
+        return y
+
+
+class Reversible(nn.Module):
+    """A network that frees its activations, by ``set_`` or by the size of their memory."""
+
+    def __init__(self, free: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.free = free
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y = Frees.apply(x, self.block)
+        self.free(x)
+        return self.last(y.relu()).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "free", [lambda x: x.data.set_(), lambda x: x.untyped_storage().resize_(0), lambda x: x.storage().resize_(0)]
+)
+def test_freed_memory_changes_nothing(free: Callable[[Tensor], object]) -> None:
+    net, images = Reversible(free).eval(), torch.rand(4, 3, 8, 8)
+    graph = capture(net, images).graph
+    assert [len(graph.sites), graph(images).shape] == [2, (4, 2)]
+    torch.testing.assert_close(graph(images), net(images))
+
+
+def test_replaced_memory_is_refused() -> None:
+    net = Reversible(lambda x: x.data.set_(torch.zeros_like(x)))
+    with pytest.raises(TraceError, match=r"replaces the memory of a tensor.* Remedy: write x = y in place of x.set_"):
+        capture(net.eval(), torch.rand(4, 3, 8, 8))
+
+
+class ByNumPy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.as_tensor(x.detach().cpu().numpy()).sum()
+
+
+def test_values_by_numpy_are_refused() -> None:
+    with pytest.raises(TraceError, match=r"test_trace.py:\d+: .*leaves PyTorch for NumPy"):
+        capture(ByNumPy(), torch.rand(4, 3, 8, 8))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -289,7 +290,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         with _quiet(), torch.no_grad():
             if isinstance(model, torch.jit.ScriptModule):
                 return _export_script(model, batch)
-            with returning_tensors(model):
+            with returning_tensors(model), _keeping_memory():
                 program = torch.export.export(model, (batch,), strict=False)
             return program.run_decompositions(_decompositions())
     except RheobaseError:
@@ -297,8 +298,11 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     except Exception as error:
         reason, remedy = f"cannot be traced: {first_line(error)}", "rewrite this code in plain tensor operations"
         if "fake tensor in the exported program" in str(error):
-            reason = "cannot be traced: it replaces or frees the memory of a tensor, or stores one in a function"
-            remedy = "remove calls such as x.set_() and x.storage().resize_(), which only save memory in training"
+            reason = "cannot be traced: it replaces the memory of a tensor, or stores one in a function"
+            remedy = "write x = y in place of x.set_(y)"
+        if ".numpy() is not supported" in str(error):
+            reason = "leaves PyTorch for NumPy, so that its result depends on values that cannot be traced"
+            remedy = "rewrite this code in plain tensor operations, or convert the part before it"
         if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
             reason = "has data-dependent control flow (an if or a loop decided by values of a tensor)"
             remedy = "replace it by operations that do not depend on values"
@@ -323,6 +327,24 @@ def _decompositions() -> dict[Any, Any]:
     """PyTorch's own rules for the calls in ``DECOMPOSED``."""
     rules = torch.export.default_decompositions().items()
     return {call: rule for call, rule in rules if call.overloadpacket.__name__ in DECOMPOSED}
+
+
+@contextmanager
+def _keeping_memory() -> Iterator[None]:
+    """Ignore that a network frees the memory of tensors (``x.set_()``, ``x.storage().resize_(0)``).
+
+    Reversible networks do; it changes no value, and torch.export cannot record it.
+    """
+    empty, resize = Tensor.set_, torch.UntypedStorage.resize_
+
+    def kept(x: Tensor, *source: Any, **options: Any) -> Tensor:
+        return empty(x, *source, **options) if source or options else x
+
+    def resized(storage: torch.UntypedStorage, size: int) -> Any:
+        return resize(storage, size) if size else storage
+
+    with mock.patch.object(Tensor, "set_", kept), mock.patch.object(torch.UntypedStorage, "resize_", resized):
+        yield
 
 
 @contextmanager
