@@ -154,3 +154,26 @@ print("done", [str(one.message) for one in raised])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "done" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_freed_memory_is_kept() -> None:
+    """Forty tensors of 64 MiB, one after the other: new pages for each, or for the first ones."""
+    code = """
+import resource, sys, torch
+from rheobase.core.freed_memory import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    torch.ones(2**24)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() // 2**26)
+"""
+
+    def new(mode: str) -> int:
+        """Number of tensors for which there were new pages."""
+        done = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert new("keep") < 20 < new("give back")

@@ -20,6 +20,7 @@ from .comparison._within_budget import convert_within_budget as convert_within_b
 from .core.devices import spread_over as spread_over
 from .core.errors import RheobaseError as RheobaseError
 from .core.errors import RheobaseWarning as RheobaseWarning
+from .core.freed_memory import keep_freed_memory as keep_freed_memory
 from .exchange.store import load as load
 from .exchange.store import save as save
 from .exchange.whole_numbers._integers import integers as integers
@@ -101,6 +102,7 @@ __all__ = [
     "graph",
     "inspect",
     "integers",
+    "keep_freed_memory",
     "latency",
     "load",
     "measure",
