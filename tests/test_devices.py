@@ -141,3 +141,29 @@ def test_several_devices_on_the_command_line(tmp_path: Path, capsys: pytest.Capt
     assert_refused(run(*command, "--device", "cpu,gpu"), "device: is 'gpu'")
     assert run(*command, "--device", "cpu,cpu").document == run(*command).document
     assert spread() == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["RateCoding", "FTBC", "Graded", "ParallelConversion"])
+def test_potentials_are_not_in_mixed_precision(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighted operations run in bfloat16; neurons, simulated or in closed form, receive float32."""
+    images = grid_images("VGG")
+    snn = rb.convert(networks.build("VGG"), SPREAD[recipe], calibration=images)
+    seen: set[torch.dtype] = set()
+    kind = type(snn.neurons[0])
+    for method in ("run", "rate"):
+        if hasattr(kind, method):
+            original = getattr(kind, method)
+
+            def recorded(self: Any, current: torch.Tensor, *rest: Any, original: Any = original, **more: Any) -> Any:
+                seen.add(current.dtype)
+                return original(self, current, *rest, **more)
+
+            monkeypatch.setattr(kind, method, recorded)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, (*_, (_, streamed)) = snn(images), snn.stream(images)
+    assert seen == {torch.float32}
+    near = float((mixed.float() - snn(images)).norm() / snn(images).norm())
+    assert 0 < near < 0.1
+    if snn.streams:
+        torch.testing.assert_close(streamed, mixed)

@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
 from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
@@ -75,9 +78,17 @@ def run(
         elif (operation := OPERATIONS.get(node.operation)) is not None and operation.affine:
             values[node.name] = graph.compute(node, *inputs)
         else:
-            values[node.name] = nonlinear(node, *inputs)
+            values[node.name] = nonlinear(node, *map(_not_reduced, inputs))
         for name in released:
             del values[name]
+
+
+def _not_reduced(signal: Signal) -> Signal:
+    """The signal in float32, if ``torch.autocast`` has computed it in less: potentials and levels need all bits."""
+    reduced = signal.values.dtype in (torch.float16, torch.bfloat16)
+    if reduced and torch.is_autocast_enabled(signal.values.device.type):
+        return lift(Tensor.float, signal)
+    return signal
 
 
 def _add_over(*inputs: Signal) -> Signal:
