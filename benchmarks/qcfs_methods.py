@@ -4,10 +4,10 @@
     python benchmarks/qcfs_methods.py runs/qcfs --methods "SRP;COS" --timesteps 4 --images 1000
     python benchmarks/qcfs_methods.py --table
 
-The shared ReLU network is fine-tuned with L = 8 levels, once with QCFS, once with SlipReLU, for three epochs of 10,000
-labelled images; started again, the training is read from the folder. All methods take the trained thresholds. Every
-method but SlipReLU runs on the QCFS network. Cells replace those of the same method and T in the file next to this
-script.
+The shared ReLU network is fine-tuned with L = 8 levels, once with QCFS, once with SlipReLU (and with L = 2), for three
+epochs of 10,000 labelled images; started again, the training is read from the folder. All methods take the trained
+thresholds. Every method but SlipReLU runs on the QCFS network. Cells replace those of the same method and T in the file
+next to this script.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ TRAINED = {"threshold": "saturation", "granularity": "layer"}
 METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "QCFS": lambda t: rb.methods.QCFS(t, levels=None),
     "SlipReLU": lambda t: rb.SlipReLU(t, levels=None),
+    "SlipReLU, L = 2": lambda t: rb.SlipReLU(t, levels=None),
     "Burst": lambda t: rb.Burst(t, levels=t, **TRAINED),
     "Burst, 2 T levels": lambda t: rb.Burst(t, **TRAINED),
     "SNM": lambda t: rb.SNM(t, **TRAINED),
@@ -54,8 +55,13 @@ def main() -> None:
             parser.error("say in which folder")
         images, test = cifar("train", limit=10_000, seed=0), cifar("test", limit=arguments.images, seed=0)
         wanted = arguments.methods.split(";" if ";" in arguments.methods else ",")
-        for name, recipe in (("slip", rb.SlipReLU(levels=LEVELS)), ("qcfs", rb.methods.QCFS(levels=LEVELS))):
-            methods = [method for method in wanted if (method == "SlipReLU") == (name == "slip")]
+        networks = {
+            "slip": (rb.SlipReLU(levels=LEVELS), ["SlipReLU"]),
+            "slip2": (rb.SlipReLU(levels=2), ["SlipReLU, L = 2"]),
+            "qcfs": (rb.methods.QCFS(levels=LEVELS), [name for name in METHODS if "SlipReLU" not in name]),
+        }
+        for name, (recipe, own) in networks.items():
+            methods = [method for method in wanted if method in own]
             if not methods:
                 continue
             network, folder = trained(recipe, images, arguments.folder / name), arguments.folder / f"{name} results"
