@@ -1,15 +1,14 @@
 """Seconds and peak memory of a simulation as a multiple of the analog network's own.
 
 Both run the same folded graph on the same batch, in the same memory format, with the same threads, in turn in one
-process. Peak memory is read from the operating system in a process of its own for each case, and again in one in which
-the C library keeps freed memory (``KEEP``).
+process. Peak memory is read from the operating system in a process of its own for each case, and again in one with
+``rb.keep_freed_memory()``.
 
     python benchmarks/simulation_speed.py
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -22,9 +21,6 @@ import torch
 from common import HERE, cifar, efficientnet_lite0, imagenet_sample, interleaved, record, resnet20
 
 import rheobase as rb
-
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""glibc gives a tensor of more than 32 MiB back to the kernel when it is freed, and the next one is new pages again."""
 
 
 def resnet(timesteps: int, images: torch.Tensor) -> rb.SpikingNetwork:
@@ -75,7 +71,9 @@ def one_batch(folder: Path) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1] == "--one-batch":
+    if len(sys.argv) == 4 and sys.argv[1] == "--one-batch":
+        if sys.argv[3] == "keep":
+            assert rb.keep_freed_memory()
         one_batch(Path(sys.argv[2]))
         return
     if len(sys.argv) == 4 and sys.argv[1] == "--prepare":
@@ -86,9 +84,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             # each in a process of its own, before this one grows: a child's peak begins at its parent's size
             subprocess.run([sys.executable, __file__, "--prepare", case, folder], check=True)
-            for name, variables in ((case, {}), (f"{case}, freed memory kept", KEEP)):
-                command = [sys.executable, __file__, "--one-batch", folder]
-                run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
+            for name, memory in ((case, "give back"), (f"{case}, freed memory kept", "keep")):
+                command = [sys.executable, __file__, "--one-batch", folder, memory]
+                run = subprocess.run(command, check=True, capture_output=True, text=True)
                 before, after, sub_batch, seconds = map(float, run.stdout.split()[-4:])
                 result[f"one batch, {name}"] = {
                     "peak MiB after loading": before,
