@@ -68,7 +68,7 @@ def measured(given: argparse.Namespace) -> Any:
     else:
         images, test = cifar("train", limit=10_000, seed=0)[0], cifar("test", limit=given.images or 10_000, seed=0)
     scale = IMAGENET if wide else CIFAR
-    preprocessing = rb.data.Preprocessing(mean=scale.mean, std=scale.std)
+    preprocessing = rb.data.Preprocessing(mean=scale.mean, std=scale.std, scale=scale.scale)
     for method in ["Graded"] if wide else given.methods.split(","):
         recipe = WIDE if wide else METHODS[method]
         net, sites = (efficientnet_lite0(), "all") if wide else (resnet20(), "activations")
