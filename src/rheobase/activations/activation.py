@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rheobase.core.errors import ModelError
 
 Rounding = Literal["round", "floor", "ceil"]
+"""How a quantised activation rounds to a level: to the nearest, down or up."""
 
 INITIAL_POTENTIAL: dict[Rounding, float] = {"floor": 0.0, "round": 0.5, "ceil": 1.0}
 """V0/θ with which an integrate-and-fire neuron under a constant current gives the activation (QVM, Theorem 2)."""

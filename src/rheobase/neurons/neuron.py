@@ -14,6 +14,7 @@ from rheobase.neurons.response import BINARY, Alphabet, Response, finite_amplitu
 from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, along_channels, step_by_step
 
 State = tuple[Tensor, ...]
+"""State of a neuron between two steps, such as its potentials [B, C, ...]."""
 
 SILENT = float("inf")
 """Threshold of a silent channel: no potential reaches it."""

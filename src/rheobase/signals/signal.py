@@ -76,6 +76,7 @@ class SpikeTrain(TimeSeries):
 
 
 Signal = Constant | TimeSeries
+"""The signal on an edge: a time series of T steps, which may be a spike train, or a constant."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from rheobase.tasks.regression import Regression
 from rheobase.tasks.task import IGNORED, Task, same_shapes
 
 TaskName = Literal["classification", "binary", "multilabel", "regression", "segmentation"]
+"""Names of the tasks, for ``task=``."""
 TASKS: dict[str, Task] = {
     task.name: task for task in (Classification(), Binary(), MultiLabel(), Regression(), Segmentation())
 }

@@ -59,7 +59,9 @@ class Measure:
 
 
 AGREEMENT = Measure("agreement", "agreement with ANN", "share of decisions that are those of the ANN", share=True)
+"""Share of the decisions of the spiking network that are those of the analog network."""
 OUTPUT_ERROR = Measure("logit_error", "output error", "mean of ‖SNN − ANN‖ / ‖ANN‖ over images", best=-1)
+"""Relative difference of the outputs of the two networks, the mean over images."""
 
 
 class Task(ABC):
