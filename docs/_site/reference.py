@@ -155,13 +155,13 @@ def page(space: str, names: list[Name], homes: dict[str, str]) -> str:
     for kind, title in SECTIONS.items():
         chosen = [name for name in names if name.kind == kind]
         if chosen:
-            text += [f"## {title}\n", "| name | |", "| --- | --- |"]
+            text += [f"## {title}\n", "| name | summary |", "| --- | --- |"]
             text += [row(name, name.public.removeprefix(f"{space}."), homes[name.origin]) for name in chosen]
             text.append("")
         for name in chosen:
             shown = name.public.removeprefix(f"{space}.")
             if homes[name.origin] == name.public and kind != "module":
-                text.append(entry(name.public, heading=shown) if "." in shown else entry(name.public))
+                text.append(entry(name.public, heading=shown, toc_label=shown) if "." in shown else entry(name.public))
     return "\n".join(text)
 
 

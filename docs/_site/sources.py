@@ -1,7 +1,8 @@
-"""Docstrings with reStructuredText's mathematics and roles, as Markdown.
+"""What griffe does not read from the sources: reStructuredText in docstrings, and constructors of checked values.
 
 ``.. math::`` becomes a block between ``$$``, ``:math:`` becomes ``$...$``, and ``:class:``, ``:func:`` and their like
-become links where the object has an entry in the reference, else code.
+become links where the object has an entry in the reference, else code. A class of fields gets the constructor that
+pydantic gives it, so that the reference has types and defaults.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import griffe
 
+VALUE = "rheobase.core.values.Value"
 DIRECTIVE = re.compile(
     r"^(?P<indent> *)\.\. math::(?P<first>[^\n]*)(?P<rest>(?:\n+(?P=indent) +[^\n]*)*)", re.MULTILINE
 )
@@ -44,12 +46,43 @@ def objects(parent: Any) -> Iterator[Any]:
             yield from objects(member)
 
 
-class RestructuredText(griffe.Extension):
-    """Converts every docstring of a package once it is read, so that names can be resolved across modules."""
+def constructor(cls: griffe.Class) -> griffe.Function:
+    """The constructor that pydantic makes of the fields of a class and of its bases; ``kind`` only tells them apart."""
+    fields = {}
+    for owner in [*reversed(cls.mro()), cls]:
+        for name, member in owner.members.items():
+            is_field = member.is_attribute and "instance-attribute" in member.labels and member.annotation is not None
+            if is_field and name != "kind" and not name.startswith("_"):
+                fields[name] = griffe.Parameter(
+                    name,
+                    annotation=member.annotation,
+                    kind=griffe.ParameterKind.keyword_only,
+                    default=default(member.value),
+                )
+    return griffe.Function("__init__", parameters=griffe.Parameters(*fields.values()), parent=cls)
+
+
+def default(value: Any) -> Any:
+    """The default of a field: the value, or the one within ``Field(...)``."""
+    if not (isinstance(value, griffe.ExprCall) and str(value.function) == "Field"):
+        return value
+    for argument in value.arguments:
+        if not isinstance(argument, griffe.ExprKeyword):
+            return argument
+        if argument.name == "default":
+            return argument.value
+    return None
+
+
+class Rheobase(griffe.Extension):
+    """Completes a package once it is read, so that names can be resolved across modules."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Convert the docstrings of a package."""
-        for found in objects(pkg):
+        """Convert the docstrings of a package and add constructors."""
+        for found in list(objects(pkg)):
+            without = found.is_class and "__init__" not in found.members
+            if without and any(base.path == VALUE for base in found.mro()):
+                found.set_member("__init__", constructor(found))
             if found.docstring:
                 found.docstring.value = to_markdown(found.docstring.value, lambda name, at=found: self.path(name, at))
 
