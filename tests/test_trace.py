@@ -636,3 +636,23 @@ class ByNumPy(nn.Module):
 def test_values_by_numpy_are_refused() -> None:
     with pytest.raises(TraceError, match=r"test_trace.py:\d+: .*leaves PyTorch for NumPy"):
         capture(ByNumPy(), torch.rand(4, 3, 8, 8))
+
+
+class Bounded(nn.Module):
+    """With a clip whose upper bound is a buffer, infinite where nothing is clipped."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("bound", torch.tensor(bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.minimum(self.first(x).relu(), self.bound))
+
+
+def test_a_buffer_may_be_infinite() -> None:
+    images = torch.rand(8, 4)
+    net = Bounded(float("inf"))
+    torch.testing.assert_close(capture(net, images).graph(images), net(images))
+    with pytest.raises(ModelError, match="weight 'bound': 1 of 1 values are NaN"):
+        capture(Bounded(float("nan")), images)

@@ -201,11 +201,19 @@ def _check_module(model: object) -> None:
 
 
 def check_finite_weights(model: nn.Module, source: str | None = None) -> None:
-    """Raise a ModelError for the first tensor with NaN or infinite values; its place is ``source``, or the weight."""
+    """Raise a ModelError for the first tensor with NaN or infinite values; its place is ``source``, or the weight.
+
+    Buffers may be infinite, as masks and bounds of clips are, but not the statistics of batch normalisation.
+    """
     check_initialised(model)
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            reason = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} values are NaN or infinite"
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        is_free = name not in trained and "running_" not in name
+        bad = tensor.isnan() if is_free else ~tensor.isfinite()
+        if bool(bad.any()):
+            reason = f"{int(bad.sum())} of {tensor.numel()} values are NaN or infinite"
             where, reason = (f"weight '{name}'", reason) if source is None else (source, f"tensor {name}: {reason}")
             raise ModelError(reason, where=where, remedy="load a checkpoint from before the training diverged")
 
