@@ -26,7 +26,7 @@ from rheobase.signals.signal import SpikeTrain, TimeSeries
 
 RECIPES = {
     "IF": rb.RateCoding(timesteps=4),
-    "FTBC": rb.FTBC(timesteps=3, batch_size=8, iterations=1, updates=20),
+    "FTBC": rb.FTBC(timesteps=3, batch_size=8, iterations=1),
     "graded": rb.Graded(timesteps=3, magnitude=2, iterations=0),
     "SNM": rb.SNM(timesteps=4),
     "light": rb.SNNCalibration(timesteps=4),

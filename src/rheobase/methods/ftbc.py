@@ -14,7 +14,7 @@ def FTBC(
     timesteps: int = 8,
     alpha: float = 0.5,
     ramp: float | None = None,
-    updates: int = 5,
+    updates: int = 20,
     iterations: int = 2,
     batch_size: int = 128,
     batches: int = 2,

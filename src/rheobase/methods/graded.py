@@ -46,7 +46,7 @@ def Graded(
         ['thresholds', 'weight_regression', 'temporal_bias']
     """
     thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, levels=levels)
-    biases = TemporalBias(updates=20, iterations=iterations or 2, longest=2 if iterations is None else None)
+    biases = TemporalBias(iterations=iterations or 2, longest=2 if iterations is None else None)
     return Recipe(
         name="Graded",
         timesteps=timesteps,

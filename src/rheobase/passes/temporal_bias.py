@@ -85,7 +85,7 @@ class TemporalBias(CalibrationPass):
     kind: Literal["temporal_bias"] = "temporal_bias"
     alpha: float = Field(default=0.5, gt=0)
     ramp: float | None = Field(default=0, ge=0, le=1)
-    updates: int = Field(default=5, ge=1)
+    updates: int = Field(default=20, ge=1)
     iterations: int = Field(default=2, ge=1)
     batch_size: int = Field(default=128, ge=1)
     batches: int = Field(default=2, ge=1)
