@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,39 @@ def test_a_count_is_the_floor_of_the_sum(currents: list[int], theta: int, initia
     train = neuron.spike_train(TimeSeries(torch.tensor(currents).float().reshape(-1, 1, 1)), steps)
     assert isinstance(train, SpikeTrain)
     assert float(train.values.sum()) == max(0, min(steps, (sum(currents) + initial) // theta))
+
+
+def tiny_threshold(divisor: float) -> rb.SpikingNetwork:
+    """In channel 3 of the first site the largest weight of one pixel unit is ``divisor`` thresholds."""
+    snn = rb.convert(mlp(), rb.Graded(timesteps=4, magnitude=4, iterations=0), calibration=images())
+    first = next(node for node in snn.graph.nodes if node.operation == "linear")
+    theta = snn.neurons[0].threshold.clone()
+    theta[3] = snn.graph.tensor(first.parameters["weight"])[3].abs().max() * images().max() / 255 / divisor
+    snn.neurons[0].set(threshold=theta)
+    return snn
+
+
+@pytest.mark.parametrize("divisor", [1, 150, 250, 500])
+def test_a_channel_that_is_nearly_silent_has_a_coarser_grid(divisor: float) -> None:
+    """Its threshold is 1, its weights are multiples of a power of two, and the rest is as exact as ever."""
+    found = rb.integers(tiny_threshold(divisor), calibration=images())
+    assert int(found.neurons[0].threshold[3]) == max(1, 127 // divisor)
+    weight = next(node for node in found.graph.nodes if node.operation == "linear").parameters["weight"]
+    row = found.graph.tensor(weight)[3]
+    step = 2 ** max(0, math.ceil(math.log2(divisor / 127.49)))
+    assert torch.equal(row % step, torch.zeros_like(row))
+    assert int(row.abs().max()) <= 127 * step
+    spikes, logits = found.record(images()[:3])
+    for i in range(3):
+        expected, sums = by_hand(found, images()[i])
+        assert [numbers(train[:, i]) for train in spikes.values()] == expected
+        assert numbers(logits[i]) == sums
+
+
+def test_a_grid_that_is_too_coarse_is_refused() -> None:
+    """Graded neurons, −4..4 in four steps, emit at most 16: a grid of 8 is too coarse."""
+    with pytest.raises(RecipeError, match="cannot hold channel 3 in 8-bit weights"):
+        rb.integers(tiny_threshold(600), calibration=images())
 
 
 def few_levels() -> rb.SpikingNetwork:

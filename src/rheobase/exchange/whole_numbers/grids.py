@@ -24,6 +24,8 @@ from rheobase.neurons.response import finite_amplitude
 READOUT = "readout of the network"
 """Name of a site at the output, which exists only while the grids are chosen."""
 WEIGHTS, SHIFTS = ("weight", "scale"), ("bias", "shift")
+COARSEST = 1 / 4
+"""Largest distance of two weights, in units of what the neuron can emit in all steps."""
 
 
 @contextmanager
@@ -90,7 +92,8 @@ def choose_grids(network: SpikingNetwork, target: Target, pixel: Tensor, fractio
     shifts: dict[str, Tensor] = {}
     for node in graph.sites:
         found = leaves(graph, node.name)
-        thresholds[node.name], own = _threshold(graph, node, found, target)
+        capacity = 0 if node.name == READOUT else network.neuron(node.name).capacity(network.steps_of(node.name))[1]
+        thresholds[node.name], own = _threshold(graph, node, found, target, capacity)
         shifts |= own
     graph = rescale(graph, {}, thresholds)
     nodes = [node for node in graph.nodes if node.name != READOUT]
@@ -160,8 +163,14 @@ def _context(graph: Graph, node: Node) -> NodeContext:
     return NodeContext.of(node, {one.name: one for one in graph.nodes}, graph.tensors)
 
 
-def _threshold(graph: Graph, site: Node, found: list[Leaf], target: Target) -> tuple[Tensor, dict[str, Tensor]]:
-    """The whole threshold of every channel, and the step of each leaf's grid, by the name of its tensor."""
+def _threshold(
+    graph: Graph, site: Node, found: list[Leaf], target: Target, capacity: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The whole threshold of every channel, and the step of each leaf's grid, by the name of its tensor.
+
+    A threshold of 1 may be too large for the largest weight of a channel that is nearly silent. Its weights are then on
+    a coarser grid, of at most ``COARSEST`` of what the neuron can emit in all steps.
+    """
     channels = 1 if site.name == READOUT else site.shape[0]
     nodes = {node.name: node for node in graph.nodes}
     largest, biases = torch.zeros(2, channels, dtype=torch.float64)
@@ -183,6 +192,9 @@ def _threshold(graph: Graph, site: Node, found: list[Leaf], target: Target) -> t
     theta = ((target.largest_weight + 0.49) / limit).floor()
     weighted = theta.isfinite()
     theta = theta.where(weighted, theta[weighted].max() if bool(weighted.any()) else float(target.largest_weight))
+    if target.shifts and target.scale == "channel":
+        step = 2 ** (limit / (target.largest_weight + 0.49)).clamp(min=1).log2().ceil()
+        theta = torch.where((theta < 1) & (step <= COARSEST * capacity), 1.0, theta)
     theta = torch.minimum(theta, ((target.largest_bias + 0.49) / biases).floor())
     theta = theta.clamp(max=target.largest_threshold)
     if target.scale == "layer" or site.name == READOUT:
