@@ -134,6 +134,14 @@ def test_an_error_in_a_thread_is_that_of_the_call() -> None:
         pass
 
 
+def test_what_several_devices_cannot_share() -> None:
+    with pytest.raises(RecipeError, match="devices: are 1, so that there is nothing to share"), rb.spread_over("cpu"):
+        pass
+    data = part("train"), part("test")
+    with rb.spread_over("cpu", "cpu"), pytest.raises(RecipeError, match=r"workers: are other processes"):
+        rb.compare(traced(), [rb.OPI()], *data, (2,), workers=2)
+
+
 def test_several_devices_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rb.save(rb.convert(traced(), rb.RateCoding(timesteps=2), calibration=part("train")), tmp_path / "net")
     command = ["evaluate", tmp_path / "net", "--data", "rheobase.zoo.digits:digits_test", "--json"]

@@ -49,9 +49,9 @@ def test_shards_in_order(tmp_path: Path, spec: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_images_for_any_number_of_processes(tmp_path: Path, ending: str, workers: int) -> None:
-    loader = load(write_shards(tmp_path, ending=ending), seed=3, limit=7, workers=workers, batch_size=2)
+@pytest.mark.parametrize("readers", [0, 2])
+def test_the_same_images_for_any_number_of_processes(tmp_path: Path, ending: str, readers: int) -> None:
+    loader = load(write_shards(tmp_path, ending=ending), seed=3, limit=7, readers=readers, batch_size=2)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3)).tolist()[:7]
     images, labels = everything(loader)
     assert numbers_of(images) == order
@@ -109,6 +109,7 @@ def test_a_file_in_two_archives(tmp_path: Path) -> None:
     [
         ("train-{000..004}.tar", "stands for 5 archives, of which 2 do not exist, such as train-003.tar"),
         ("test-*.tar", "fits no file"),
+        ("train-{3..0}.tar", "has a range that ends before it starts"),
     ],
 )
 def test_a_pattern_of_archives_that_are_not_there(tmp_path: Path, pattern: str, reason: str) -> None:
@@ -153,8 +154,8 @@ def test_skipping_does_not_hide_other_errors(tmp_path: Path) -> None:
         everything(load(path, skip_damaged=True))
     with pytest.raises(DataError, match="skip_damaged: has no effect on the data of"):
         load("rheobase.zoo.digits:digits_test", skip_damaged=True)
-    with pytest.raises(DataError, match="workers: is -1"):
-        load(path, workers=-1)
+    with pytest.raises(DataError, match="readers: is -1"):
+        load(path, readers=-1)
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ class Source:
     data: str
     folder: str | None
     preprocessing: Preprocessing | None
-    workers: int = 0
+    readers: int = 0
     skip_damaged: bool = False
 
     @property
@@ -143,13 +143,13 @@ class Source:
             preprocessing=self.preprocessing,
             seed=seed,
             limit=limit,
-            workers=self.workers,
+            readers=self.readers,
             skip_damaged=self.skip_damaged,
         )
 
     def example(self) -> Tensor:
         """Return the first few images."""
-        return next(batches(replace(self, workers=0).read(limit=4), where=self.data))[0][:4]
+        return next(batches(replace(self, readers=0).read(limit=4), where=self.data))[0][:4]
 
     def described(self) -> dict[str, Any] | None:
         """Return the preprocessing to store with a network; None if a function preprocesses."""
@@ -197,10 +197,11 @@ class Reading:
 
     def of(self, data: str) -> Source:
         """Return the images of ``data``."""
-        given = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
-        folder, reading = given.pop("folder", None), (given.pop("readers", 0), given.pop("skip_damaged", False))
+        fields = {name: getattr(self, name) for name in Preprocessing.model_fields}
+        given = {name: value for name, value in fields.items() if value is not None and value is not False}
         given |= {name: numbers(given[name], float, f"--{name}") for name in ("mean", "std") if name in given}
-        return Source(data, folder, Preprocessing(**given) if given else None, *reading)
+        preprocessing = Preprocessing(**given) if given else None
+        return Source(data, self.folder, preprocessing, self.readers, self.skip_damaged)
 
 
 @dataclass(frozen=True)

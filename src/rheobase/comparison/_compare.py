@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from rheobase.comparison import checks
 from rheobase.comparison.budget import check_limits
 from rheobase.comparison.cells import Cell, Identity
-from rheobase.comparison.engine import Engine, Lost
+from rheobase.comparison.engine import Engine, Lost, in_this_process
 from rheobase.comparison.folder import OnExisting, open_folder
 from rheobase.comparison.grid import About, Comparison
 from rheobase.comparison.images import Images
@@ -28,7 +28,7 @@ from rheobase.comparison.page import write_report
 from rheobase.comparison.results_file import Results
 from rheobase.comparison.runner import Job, Outcome, Runner, TrainingJob, at, run_job
 from rheobase.core.checks import check_choice, check_flag, check_whole
-from rheobase.core.devices import find_device
+from rheobase.core.devices import find_device, spread
 from rheobase.core.errors import DataError, RecipeError
 from rheobase.core.folders import as_path
 from rheobase.core.progress import track
@@ -159,6 +159,9 @@ def compare(
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     workers = None if workers is None else check_whole(workers, "workers")
+    if spread() and not in_this_process(workers):
+        reason = "are other processes, which rb.spread_over does not reach"
+        raise RecipeError(reason, where="workers", remedy="use one worker, or several without rb.spread_over")
     device = None if device is None else find_device(device)
     given = {"calibration": calibration, "test": test, **({} if validation is None else {"validation": validation})}
     trains = training is not None
@@ -268,7 +271,7 @@ def _cells(
 
     outcomes: dict[str, Outcome] = {}
     trained: dict[str, list[Job]] = {}
-    if not engine.in_this_process and runner.training is not None:
+    if not in_this_process(engine.workers) and runner.training is not None:
         for job in jobs.values():
             if runner.trains(job.recipe):
                 trained.setdefault(runner.training_name(job.recipe, job.seed), []).append(job)

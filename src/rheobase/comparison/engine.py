@@ -34,6 +34,11 @@ class Running(dict[int, Any]):
         return ", ".join(map(str, self.values()))
 
 
+def in_this_process(workers: int | None) -> bool:
+    """True if that many workers are this process, and joblib has no other backend."""
+    return bool(Parallel(n_jobs=workers).n_jobs == 1)
+
+
 @dataclass(frozen=True)
 class Engine(Generic[Shared, Job, Value]):
     """Calls ``function(shared, job)`` for every job.
@@ -57,11 +62,6 @@ class Engine(Generic[Shared, Job, Value]):
     workers: int | None
     running: Running = field(default_factory=Running)
 
-    @property
-    def in_this_process(self) -> bool:
-        """True if the jobs run in this process."""
-        return bool(Parallel(n_jobs=self.workers).n_jobs == 1)
-
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Value | Lost]]:
         """Yield every job with its result, in the order of completion.
 
@@ -69,7 +69,7 @@ class Engine(Generic[Shared, Job, Value]):
             RecipeError: if the jobs cannot be sent to other processes.
         """
         waiting = dict(enumerate(jobs))
-        if self.in_this_process:
+        if in_this_process(self.workers):
             for number, job in waiting.items():
                 self.running[number] = job
                 value = self.function(self.shared, job)

@@ -56,14 +56,19 @@ def spread_over(*devices: str | torch.device) -> Iterator[None]:
     (``rb.train(devices=...)``).
 
     Raises:
-        RecipeError: if one is no device, or not on this machine.
+        RecipeError: if one is no device, or not on this machine, or if there are fewer than two.
 
     Example:
         >>> with spread_over("cpu", "cpu"):
         ...     [device.type for device in spread()]
         ['cpu', 'cpu']
     """
-    token = _SPREAD.set(tuple(find_device(device) for device in devices))
+    found = tuple(find_device(device) for device in devices)
+    if len(found) < 2:
+        reason = f"are {len(found)}, so that there is nothing to share"
+        remedy = 'give two or more, or move the network to a single one, as network.to("cuda:1")'
+        raise RecipeError(reason, where="devices", remedy=remedy)
+    token = _SPREAD.set(found)
     try:
         yield
     finally:

@@ -64,22 +64,21 @@ def site_errors(network: SpikingNetwork, images: Tensor, sub_batch: int = 16) ->
         return None
     squared, energy = [0.0] * len(network.sites), [0.0] * len(network.sites)
     for part in images.split(sub_batch):
-        # lists, because a part may be run in pieces
-        means: list[list[Tensor]] = [[] for _ in network.sites]
-        activations: list[list[Tensor]] = [[] for _ in network.sites]
+        pieces: list[list[Tensor]] = [[] for _ in network.sites]  # a part may be simulated in pieces
 
-        def record(site: Site, emitted: Signal, means: list[list[Tensor]] = means) -> None:
-            means[site.index].append(emitted.mean().cpu())
-
-        def keep(site: Site, activation: Tensor, activations: list[list[Tensor]] = activations) -> None:
-            activations[site.index].append(activation.clone())
+        def record(site: Site, emitted: Signal, pieces: list[list[Tensor]] = pieces) -> None:
+            pieces[site.index].append(emitted.mean().cpu())
 
         network.readouts(part, (network.timesteps,), monitor=record)
-        observe(network.ann, part, keep)
-        for index, (mean, activation) in enumerate(zip(means, activations, strict=True)):
-            reference = torch.cat(activation)
-            squared[index] += float((torch.cat(mean) - reference).double().square().sum())
-            energy[index] += float(reference.double().square().sum())
+        means = [torch.cat(of_site) for of_site in pieces]
+
+        def compare(site: Site, activation: Tensor, means: list[Tensor] = means) -> None:
+            whole, count = means[site.index], len(activation)
+            mean, means[site.index] = whole[:count], whole[count:]
+            squared[site.index] += float((mean - activation).double().square().sum())
+            energy[site.index] += float(activation.double().square().sum())
+
+        observe(network.ann, part, compare)
     return [s / e if e > 0 else s for s, e in zip(squared, energy, strict=True)]
 
 

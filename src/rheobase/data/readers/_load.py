@@ -32,7 +32,7 @@ def load(
     batch_size: int = 100,
     limit: int | None = None,
     seed: int | None = None,
-    workers: int = 0,
+    readers: int = 0,
     skip_damaged: bool = False,
 ) -> DataLoader[Any]:
     """Open image data by path or function.
@@ -64,7 +64,7 @@ def load(
         batch_size: images in a batch. A DataLoader or batches from a function keep their batch size.
         limit: maximum number of samples; the first ones in order are read.
         seed: shuffle the samples once with this seed, before the limit is applied.
-        workers: number of processes that read and decode images; 0: this one. Not for a loader that a function returns.
+        readers: number of processes that read and decode images; 0: this one. Not for a loader that a function returns.
         skip_damaged: leave damaged images and what follows the damage in an archive out, with a warning, and do not
             refuse them. Every chosen image is decoded once before.
 
@@ -84,8 +84,8 @@ def load(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None:
             check_whole(value, name, error=DataError)
-    check_whole(workers, "workers", error=DataError, least=0)
-    check_flag(skip_damaged, "skip_damaged")
+    check_whole(readers, "readers", error=DataError, least=0)
+    check_flag(skip_damaged, "skip_damaged", error=DataError)
     preprocessing = preprocessing or Preprocessing()
     path, spec = user_path(spec), str(spec)
     with reading(spec):
@@ -99,7 +99,7 @@ def load(
         if skip_damaged:
             remedy = f"leave it out, or skip damaged samples in {spec}"
             raise DataError(f"has no effect on the data of {spec}", where="skip_damaged", remedy=remedy)
-        return _from_function(spec, batch_size, limit, seed, workers)
+        return _from_function(spec, batch_size, limit, seed, readers)
     if not exists:
         raise DataError("does not exist", where=spec, remedy="give a path that exists, or module:function")
 
@@ -107,7 +107,7 @@ def load(
     samples = [samples[i] for i in sample_order(len(samples), limit, seed)]
     if skip_damaged:
         samples = undamaged(samples, preprocessing)
-    return DataLoader(ImageDataset(samples, classes, preprocessing), batch_size=batch_size, num_workers=workers)
+    return DataLoader(ImageDataset(samples, classes, preprocessing), batch_size=batch_size, num_workers=readers)
 
 
 def _samples(
@@ -157,7 +157,7 @@ def read_all(loader: DataLoader[Any], *, progress: bool = False) -> Batches:
     return found.images if found.labels is None else (found.images, found.labels)
 
 
-def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None, workers: int) -> DataLoader[Any]:
+def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | None, readers: int) -> DataLoader[Any]:
     """A loader of the data that `module:function` returns; tensors and data sets are batched, others keep batches."""
     source = user_code.call(spec, DataError)
     if is_one_batch(source):
@@ -169,8 +169,8 @@ def _from_function(spec: str, batch_size: int, limit: int | None, seed: int | No
         size = len(found)
         if limit is not None or seed is not None:
             source = _chosen(source, sample_order(size, limit, seed))
-        return DataLoader(source, batch_size=batch_size, num_workers=workers)
-    for name, value in (("limit", limit), ("seed", seed), ("workers", workers or None)):
+        return DataLoader(source, batch_size=batch_size, num_workers=readers)
+    for name, value in (("limit", limit), ("seed", seed), ("readers", readers or None)):
         if value is not None:
             remedy = f"leave it out, or select and read the samples in {spec}"
             raise DataError(f"has no effect on the batches of {spec}", where=name, remedy=remedy)

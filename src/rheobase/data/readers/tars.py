@@ -49,6 +49,9 @@ def archives(path: Path) -> list[Path]:
     if path.exists() or not is_pattern(path):
         return [path] if is_tar(path) else []
     names = _names(path.name)
+    if not names:
+        remedy = "put the lower number first, as in train-{000..146}.tar"
+        raise DataError("has a range that ends before it starts", where=str(path), remedy=remedy)
     found = {name: [path.parent / name] for name in names}
     found |= {name: sorted(path.parent.glob(name)) for name in names if not found[name][0].exists()}
     missing = [name for name, files in found.items() if not files]
@@ -63,8 +66,10 @@ def archives(path: Path) -> list[Path]:
 def _names(pattern: str) -> list[str]:
     """All names of a pattern with ranges {a..b}, with as many digits as a has."""
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
-    ranges = zip(parts[1::3], parts[2::3], strict=True)
-    choices = [[f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)] for first, last in ranges]
+    ranges = [(first, int(first), int(last)) for first, last in zip(parts[1::3], parts[2::3], strict=True)]
+    if any(last < first for _, first, last in ranges):
+        return []
+    choices = [[f"{n:0{len(digits)}}" for n in range(first, last + 1)] for digits, first, last in ranges]
     return [
         "".join(itertools.chain(*zip(parts[::3], (*chosen, ""), strict=True)))
         for chosen in itertools.product(*choices)

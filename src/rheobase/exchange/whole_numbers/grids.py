@@ -25,7 +25,8 @@ READOUT = "readout of the network"
 """Name of a site at the output, which exists only while the grids are chosen."""
 WEIGHTS, SHIFTS = ("weight", "scale"), ("bias", "shift")
 COARSEST = 1 / 4
-"""Largest distance of two weights, in units of what the neuron can emit in all steps."""
+"""Coarsest grid of a nearly silent channel: neighbouring weights differ by at most this share of what its neuron can
+emit in all steps."""
 
 
 @contextmanager
@@ -168,8 +169,9 @@ def _threshold(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole threshold of every channel, and the step of each leaf's grid, by the name of its tensor.
 
-    A threshold of 1 may be too large for the largest weight of a channel that is nearly silent. Its weights are then on
-    a coarser grid, of at most ``COARSEST`` of what the neuron can emit in all steps.
+    A nearly silent channel may have weights of so many thresholds that even with a threshold of 1 they do not fit the
+    target's width. They are then multiples of a power of two, as long as that is at most ``COARSEST`` of ``capacity``,
+    which is what the neuron can emit in all steps, in thresholds.
     """
     channels = 1 if site.name == READOUT else site.shape[0]
     nodes = {node.name: node for node in graph.nodes}

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -351,8 +350,11 @@ def _keeping_memory() -> Iterator[None]:
     def resized(storage: torch.UntypedStorage, size: int) -> Any:
         return resize(storage, size) if size else storage
 
-    with mock.patch.object(Tensor, "set_", kept), mock.patch.object(torch.UntypedStorage, "resize_", resized):
+    try:
+        Tensor.set_, torch.UntypedStorage.resize_ = kept, resized  # type: ignore[assignment, method-assign]
         yield
+    finally:
+        Tensor.set_, torch.UntypedStorage.resize_ = empty, resize  # type: ignore[method-assign]
 
 
 @contextmanager
