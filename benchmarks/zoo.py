@@ -5,6 +5,7 @@
     python benchmarks/zoo.py --only timm/resnet18  # one, printed
     python benchmarks/zoo.py --retry fails         # again those with this outcome
     python benchmarks/zoo.py --full --only timm/vgg19_bn$    # seconds and memory at its own image size, kept
+    python benchmarks/zoo.py --nonlinear numbers   # the networks that are refused, with gates, attention... on numbers
     python benchmarks/zoo.py --table               # the tables of docs/results.md
     python benchmarks/zoo.py --kinds               # one line for each kind of failure
 
@@ -33,6 +34,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -52,14 +54,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import rheobase as rb
-from rheobase.core.errors import RheobaseError
+from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.core.torchvision import repair_torchvision
 from rheobase.graph import capture
+from rheobase.graph.operations import OPERATIONS, OnNumbers
+from rheobase.graph.rewrites.linear_sites import place_sites
 
 FILE = Path(__file__).with_name("zoo.jsonl")
 SIZES = (64, 96, 128)
-RECIPE = rb.RateCoding(timesteps=2, threshold="max")
-"""One pass over the images."""
+NUMBERS = Path(__file__).with_name("zoo_numbers.jsonl")
+NEURON = rb.methods.GradedNeuron()
+RECIPE = rb.Recipe(name="Zoo", timesteps=2, neuron=NEURON, calibration=(rb.passes.Thresholds(method="max"),))
+"""One pass over the images; neurons for any site."""
 TOLERANCE = 1e-4
 Build = Callable[[], nn.Module]
 
@@ -331,7 +337,7 @@ def warm_up() -> None:
     )
 
 
-def examine(definition: Definition) -> dict[str, Any]:
+def examine(definition: Definition, nonlinear: str = "refuse") -> dict[str, Any]:
     """The row of a network, run in the present process."""
     row: dict[str, Any] = {"outcome": "not run"}
     try:
@@ -348,11 +354,14 @@ def examine(definition: Definition) -> dict[str, Any]:
         if not all(bool(t.isfinite().all()) for t in outputs(reference)):
             return {**row, "reason": "its own output is not finite"}
         several = {} if isinstance(reference, Tensor) else {"output": "all"}
-        graph = _graph(capture(model, images[:2], **several))
+        found_graph = capture(model, images[:2], nonlinear=nonlinear, **several)
+        found_graph.raise_if_refused()
+        graph = found_graph.graph
         fresh = torch.rand(2, *images.shape[1:])
         row["difference"] = max(difference(_returned(graph, graph(x)), model(x)) for x in (images, fresh))
-        row["sites"] = len(graph.sites)
-        snn = rb.convert(graph, RECIPE, calibration=images, max_pool="gate")
+        snn = spiking(graph, images, nonlinear)
+        row["sites"] = len(snn.sites)
+        row["on_numbers"] = sum(isinstance(OPERATIONS.get(n.operation), OnNumbers) for n in graph.nodes)
         row["difference"] = max(
             row["difference"], *(difference(_returned(graph, snn.ann(x)), model(x)) for x in (images, fresh))
         )
@@ -366,7 +375,7 @@ def examine(definition: Definition) -> dict[str, Any]:
         if not exact:
             row["reason"] = f"differs by {row['difference']:.2g}" if finite else "spiking output is not finite"
     except RheobaseError as error:
-        right = row["family"] != "relu" and any(_named(call, str(error)) for call in foreign)
+        right = nonlinear == "refuse" and row["family"] != "relu" and any(_named(call, str(error)) for call in foreign)
         right |= "data-dependent" in str(error) or "leaves PyTorch" in str(error)  # of any family
         row |= {"outcome": "refused" if right else "fails", "reason": str(error)[:400]}
     except Exception as error:
@@ -374,9 +383,14 @@ def examine(definition: Definition) -> dict[str, Any]:
     return {**row, "seconds": round(time.perf_counter() - start, 1), "peak_mib": peak_mib()}
 
 
-def _graph(found: Any) -> Any:
-    found.raise_if_refused()
-    return found.graph
+def spiking(graph: Any, images: Tensor, nonlinear: str) -> rb.SpikingNetwork:
+    """The conversion; with nodes on numbers, what weighted layers read is spikes, where it is not already."""
+    sites = "activations"
+    if nonlinear == "numbers":
+        with contextlib.suppress(RecipeError):
+            place_sites(graph, "all")
+            sites = "all"
+    return rb.convert(graph, RECIPE, calibration=images, max_pool="gate", sites=sites)
 
 
 def _returned(graph: Any, value: Tensor) -> Any:
@@ -481,14 +495,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no network after that")
     parser.add_argument("--memory", type=float, default=8, help="GiB of address space for each network")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each network")
-    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--file", type=Path, help=f"default {FILE.name}; with --nonlinear numbers {NUMBERS.name}")
+    parser.add_argument("--nonlinear", choices=("refuse", "numbers"), default="refuse")
     parser.add_argument("--full", action="store_true", help="measure costs at the network's own image size")
     for flag in ("table", "kinds"):
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    options.file = options.file or (NUMBERS if options.nonlinear == "numbers" else FILE)
     start, rows = time.monotonic(), read_rows(options.file)
+    job = functools.partial(examine, nonlinear=options.nonlinear)
+    if options.nonlinear == "numbers":  # only the others; surveyed and grouped already
+        others = {key: row for key, row in read_rows(FILE).items() if row["outcome"] in ("refused", "waiting")}
+        kept = ("package", "name", "file", "family", "calls", "kinds", "parameters")
+        others = {key: {name: row[name] for name in kept if name in row} for key, row in others.items()}
+        rows = {key: {**row, "outcome": "waiting"} for key, row in others.items()} | rows
     if options.table:
         return print(table(list(rows.values())))
     if options.kinds:
@@ -499,13 +521,13 @@ def main() -> None:
     if options.only:
         for definition in definitions.values():
             if re.search(options.only, definition.key):
-                row = in_process(full_size if options.full else examine, definition, options)
+                row = in_process(full_size if options.full else job, definition, options)
                 print(json.dumps(row), flush=True)
                 if options.full:
                     add({**row, "name": f"{row['name']} (full size)"}, options.file)
         return None
     for definition in definitions.values():
-        if definition.key not in rows:
+        if definition.key not in rows and options.nonlinear == "refuse":
             rows[definition.key] = add(in_process(survey, definition, options), options.file)
     for row, *_ in groups([row for key, row in rows.items() if key in definitions]):
         if row["outcome"] != (options.retry or "waiting"):
@@ -516,7 +538,7 @@ def main() -> None:
             continue
         if time.monotonic() - start > 60 * options.minutes:
             break
-        add({**in_process(examine, definitions[key_of(row)], options), "kinds": row.get("kinds")}, options.file)
+        add({**in_process(job, definitions[key_of(row)], options), "kinds": row.get("kinds")}, options.file)
     return None
 
 

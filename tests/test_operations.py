@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rheobase as rb
+from number_cases import NUMBER_CASES
 from rheobase.core.errors import ModelError, RecipeError, StoreError, TraceError
 from rheobase.graph import capture, fold_batch_norm
 from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Scaled, Synapses, Value, Words
@@ -115,6 +116,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Ten
         {"dim": 0, "shape": [1, 4, 4]},
         {"index": torch.pixel_shuffle(torch.arange(16.0).reshape(4, 2, 2), 2).flatten().int()},
     ),
+    **NUMBER_CASES,
     "upsample": ("upsample", [(2, 3, 2)], {"size": [6, 4], "mode": "nearest", "align_corners": None}, {}),
     "bilinear": ("upsample", [(1, 4, 3)], {"size": [7, 5], "mode": "bilinear", "align_corners": True}, {}),
     **{

@@ -29,6 +29,7 @@ def inspect(
     reading: options.Reading,
     placement: options.Placement,
     output: options.Output = None,
+    nonlinear: options.OnNumbers = "refuse",
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:
@@ -41,6 +42,8 @@ def inspect(
         names.append("--folder or preprocessing")
     if saved and placement != options.Placement():
         names.append("--sites")
+    if saved and nonlinear != "refuse":
+        names.append("--nonlinear")
     if names:
         place = f"{model}, a saved network" if saved else "--input-shape"
         raise DataError(f"has no effect on {place}", where=names[0], remedy="leave it out")
@@ -49,7 +52,7 @@ def inspect(
         return Answer(network_document(network, model), lambda console: _show_network(network, console))
     example = _example(model, input_shape, data, reading)
     trained = weights.load(model, lambda: example)
-    found = inspect_network(trained, example, output=output, sites=placement.sites)
+    found = inspect_network(trained, example, output=output, nonlinear=nonlinear, sites=placement.sites)
     return Answer(found.to_json(), found.print, code=0 if found.convertible else 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,6 +27,7 @@ from rheobase.data.readers import Preprocessing
 from rheobase.exchange import checkpoints, onnx, store
 from rheobase.graph.rewrites.linear_sites import Sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.trace.nonlinear import Nonlinear
 from rheobase.measure._energy import GradedSpikes as Counting
 from rheobase.methods import Recipe
 from rheobase.network.spiking_network import SpikingNetwork
@@ -280,12 +281,28 @@ class Method:
         return recipe if timesteps is None else recipe.with_timesteps(timesteps)
 
 
+def _nonlinear(given: str) -> Nonlinear:
+    """The choice for operations without neurons: refuse, numbers, or paths of modules separated by commas."""
+    return given if given in ("refuse", "numbers") else tuple(path.strip() for path in given.split(","))
+
+
+OnNumbers = Annotated[
+    Any,
+    Option(
+        parser=_nonlinear,
+        metavar="refuse|numbers|PATHS",
+        help="Gates, softmax, SiLU, norms...: refuse, or compute on numbers everywhere or in these modules.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Conversion:
     """Options of the conversion that do not depend on the method, as arguments of the library."""
 
     output: Output = None
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
+    nonlinear: OnNumbers = "refuse"
     num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
 
 
@@ -294,7 +311,11 @@ class Placement:
     """Where neurons are placed."""
 
     sites: Annotated[
-        Sites, Option(help="all: also at linear outputs that another weighted layer reads; needs signed neurons.")
+        Sites,
+        Option(
+            help="all: also at linear outputs that another weighted layer reads; needs signed neurons. products: also "
+            "at what products of activations read."
+        ),
     ] = "activations"
 
 

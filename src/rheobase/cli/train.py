@@ -148,6 +148,7 @@ def train(
         "checkpoint": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
         "recipe": recipe.to_dict(),
         "max_pool": conversion.max_pool,
+        **({} if conversion.nonlinear == "refuse" else {"nonlinear": conversion.nonlinear}),
         "calibration images": conversion.num_calibration_images,
         "adapt": adapt,
         **({"model options": weights.options()} if weights.model_option else {}),
@@ -160,7 +161,7 @@ def train(
     teacher = None
     if distil:  # its graph: the same output as the quantised network's, and logits where the network has a softmax
         example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
-        teacher = capture(original, example, output=conversion.output).graph
+        teacher = capture(original, example, output=conversion.output, nonlinear=conversion.nonlinear).graph
     how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
     how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **accelerated}
     adapted = None

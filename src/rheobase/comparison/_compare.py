@@ -42,11 +42,13 @@ from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
+from rheobase.graph.trace.nonlinear import Nonlinear
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._early_exit import check_classes
 from rheobase.measure._energy import GradedSpikes
 from rheobase.methods import METHODS, Recipe, SNNCalibration
 from rheobase.methods._convert import convert
+from rheobase.methods.neuron_part import GradedNeuron
 from rheobase.network.spiking_network import MAX_TIMESTEPS, SpikingNetwork
 from rheobase.tasks import Task, TaskName, task_for
 from rheobase.training import Training
@@ -67,6 +69,7 @@ def compare(
     on_existing: OnExisting = "keep",
     output: str | int | None = None,
     max_pool: MaxPool = "refuse",
+    nonlinear: Nonlinear = "refuse",
     sites: Sites = "activations",
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     energy_images: int = 256,
@@ -93,7 +96,7 @@ def compare(
     alone writes results. A worker that dies costs its cell a second attempt, and nothing else.
 
     Args:
-        model, output, max_pool, sites: as for :func:`rheobase.convert`.
+        model, output, max_pool, nonlinear, sites: as for :func:`rheobase.convert`.
         recipes: the methods, as a list or by name.
         calibration: training images (never test images), with labels if a method trains. Of a data set or loader of
             files, only the images that are drawn are read, or all if a method trains. Images of up to 1 GiB are kept in
@@ -171,7 +174,9 @@ def compare(
     }
     if budget is not None:
         checks.check_validation(parts["validation"].labelled)
-    network, analog, rewrites = traced_once(model, parts["calibration"].first[0], output, max_pool, device)
+    network, analog, rewrites = traced_once(
+        model, parts["calibration"].first[0], output, max_pool, nonlinear, sites, device
+    )
     placed, linear = place_sites(analog.ann, sites)
     table = site_table(placed)
     labelled = next((part for part in ("test", *parts) if parts[part].labelled), "test")
@@ -299,19 +304,22 @@ def traced_once(
     images: Tensor,
     output: str | int | None,
     max_pool: MaxPool,
+    nonlinear: Nonlinear = "refuse",
+    sites: Sites = "activations",
     device: str | torch.device | None = None,
 ) -> tuple[nn.Module, SpikingNetwork, list[str]]:
     """Return the network to convert, a plain conversion of it, and the rewrites of tracing.
 
     The network is traced once for all conversions, because tracing takes longer than some conversions.
     """
-    plain = Recipe(name="analog", timesteps=1)
+    plain = Recipe(name="analog", timesteps=1, neuron=GradedNeuron())  # fits any site
+    given: dict[str, Any] = {"max_pool": max_pool, "sites": sites, "device": device}
     if isinstance(model, SpikingNetwork | TrainableGraph):
-        return model, convert(model, plain, output=output, max_pool=max_pool, device=device).select(), []
+        return model, convert(model, plain, output=output, nonlinear=nonlinear, **given).select(), []
     example = images[:4].to(device_of(model))
-    found = capture(model, example, output=output, images=images)
+    found = capture(model, example, output=output, images=images, nonlinear=nonlinear)
     replace_max_pool(found, max_pool).raise_if_refused()
-    analog = convert(found.graph, plain, example=example, max_pool=max_pool, device=device).select()
+    analog = convert(found.graph, plain, example=example, **given).select()
     return found.graph, analog, [*map(str, found.rewrites)]
 
 

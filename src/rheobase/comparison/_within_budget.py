@@ -28,6 +28,7 @@ from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, RandomSample, sample
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
+from rheobase.graph.trace.nonlinear import Nonlinear
 from rheobase.measure._energy import COUNTED, GradedSpikes
 from rheobase.measure._latency import latency
 from rheobase.methods import Graded, Recipe
@@ -108,6 +109,7 @@ def convert_within_budget(
     energy_images: int = 64,
     output: str | int | None = None,
     max_pool: MaxPool = "refuse",
+    nonlinear: Nonlinear = "refuse",
     sites: Sites = "activations",
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -134,7 +136,7 @@ def convert_within_budget(
         magnitudes: each m to try.
         graded_spikes: how the energy counts spikes of a larger magnitude than 1; see :func:`rheobase.energy`.
         energy_images: maximum number of held-out images on which spikes are counted.
-        output, max_pool, sites, task, device: as for :func:`rheobase.convert`.
+        output, max_pool, nonlinear, sites, task, device: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of the images to use, held-out ones included.
         seed: seed of the sample, of what is held out, and of the conversions.
         progress: show a progress bar over the candidates.
@@ -166,7 +168,7 @@ def convert_within_budget(
     energy_images, seed = check_whole(energy_images, "energy_images"), check_seed(seed)
     drawn = sample(calibration, num_calibration_images, seed)
     fit, held_out = _split(drawn, seed)
-    network, analog, notes = traced_once(model, fit.first[0], output, max_pool, device)
+    network, analog, notes = traced_once(model, fit.first[0], output, max_pool, nonlinear, sites, device)
     known = model.provenance.task if isinstance(model, SpikingNetwork) else None
     chosen_task = task_for(task, analog.ann.output_shape, drawn.labels, "calibration data", known=known)
     check_fits(analog, "calibration", Images(drawn.batch), chosen_task)

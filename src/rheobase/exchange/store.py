@@ -123,7 +123,7 @@ class _Node(_Entry):
     name: str
     operation: str
     inputs: tuple[str, ...]
-    attributes: dict[str, _Scalar | list[_Scalar]]
+    attributes: dict[str, _Scalar | list[_Scalar] | dict[str, _Scalar]]
     parameters: dict[str, str]
     shape: tuple[NonNegativeInt, ...]
     origin: str

@@ -13,7 +13,8 @@ from rheobase.core.errors import DataError
 from rheobase.core.memory import in_pieces
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, in_memory_format
+from rheobase.graph.operations import OPERATIONS, OnNumbers, in_memory_format
+from rheobase.graph.operations.numbers import check_finite
 from rheobase.graph.operations.outputs import Structure, choose_output, structure_of
 from rheobase.signals.signal import Constant, Signal, lift
 
@@ -146,10 +147,13 @@ class Graph(nn.Module):
         return users
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
-        """Value of an affine node."""
+        """Value of an affine node, or of one on numbers, which must be finite."""
         parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
-        function = OPERATIONS[node.operation].apply
-        return lift(lambda *xs: function(*xs, **node.attributes, **parameters), *inputs)
+        operation = OPERATIONS[node.operation]
+        value = lift(lambda *xs: operation.apply(*xs, **node.attributes, **parameters), *inputs)
+        if isinstance(operation, OnNumbers):
+            check_finite(node, value.values)
+        return value
 
     def analog(self, node: Node, signal: Signal) -> Signal:
         """Value of a non-linear node in the analog network."""

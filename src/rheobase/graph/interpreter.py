@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
 
-Nonlinear = Callable[[Node, Signal], Signal]
-"""(node, input) -> output, for a site, a max-pooling or an alignment."""
+Nonlinear = Callable[..., Signal]
+"""(node, *inputs) -> output, for a site, a max-pooling, an alignment, or a node on numbers that reads time series."""
 
 
 class Computes(Protocol):
@@ -75,12 +75,20 @@ def run(
         inputs = [values[name] for name in node.inputs]
         if node.operation == "add" and node.name in overwriting:
             values[node.name] = _add_over(*inputs)
-        elif (operation := OPERATIONS.get(node.operation)) is not None and operation.affine:
+        elif is_function(node, inputs):
             values[node.name] = graph.compute(node, *inputs)
         else:
             values[node.name] = nonlinear(node, *map(_not_reduced, inputs))
         for name in released:
             del values[name]
+
+
+def is_function(node: Node, inputs: Iterable[Signal]) -> bool:
+    """True if the value at a step depends on the inputs at this step alone: an affine node, or one of constants."""
+    operation = OPERATIONS.get(node.operation)
+    if isinstance(operation, OnNumbers):
+        return all(isinstance(signal, Constant) for signal in inputs)
+    return operation is not None and operation.affine
 
 
 def _not_reduced(signal: Signal) -> Signal:

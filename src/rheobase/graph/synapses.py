@@ -12,7 +12,7 @@ from torch import Tensor
 from rheobase.core.errors import ModelError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, NodeContext, Operation, Synapses
+from rheobase.graph.operations import OPERATIONS, NodeContext, OnNumbers, Operation, Synapses
 
 Kind = Literal["spikes", "sums", "values", "currents", "constant"]
 """Kind of the value on an edge:
@@ -33,12 +33,16 @@ class Work:
     Attributes:
         macs: multiply-accumulates, without those for zeros of padding and zero weights.
         acs: additions that do not depend on spikes.
+        numbers: elementary operations of a node on numbers, each time that it computes.
+        differences: the same of its running means and of its output, each time-step.
         reach: source of spikes -> number of additions at this node per spike of each neuron, [C, ...], float64.
         padded: products as papers usually state them, including zeros of padding and weights.
     """
 
     macs: int = 0
     acs: int = 0
+    numbers: int = 0
+    differences: int = 0
     reach: dict[str, Tensor] = field(default_factory=dict)
     padded: int = 0
 
@@ -86,6 +90,8 @@ class WorkCounter:
         if node.operation == "constant" or all(edge.kind == "constant" for edge in inputs):
             return _Edge("constant", torch.zeros(1, *node.shape, device=self.graph.device))
         operation = OPERATIONS.get(node.operation)
+        if isinstance(operation, OnNumbers):
+            return self._on_numbers(NodeContext.of(node, self._nodes, self._tensors), operation, inputs)
         if operation is None or not operation.affine:
             return self._nonlinear(node, inputs[0])
         at = NodeContext.of(node, self._nodes, self._tensors)
@@ -128,6 +134,16 @@ class WorkCounter:
         leaf = torch.zeros(1, *node.shape, device=self.graph.device, requires_grad=True)
         self._leaves[node.name] = leaf
         return _Edge("spikes", leaf)
+
+    def _on_numbers(self, at: NodeContext, operation: OnNumbers, inputs: list[_Edge]) -> _Edge:
+        work = self.work[at.node.name]
+        work.numbers = operation.work(at)
+        for edge, shape in zip(inputs, at.inputs, strict=True):
+            if edge.kind in EVENTS:
+                self._arrive(at.node, edge.entries)  # added to a running mean
+            work.differences += prod(shape) * (1 + (edge.kind not in EVENTS))  # sum / t, and the sum
+        work.differences += 2 * prod(at.shape)  # times t, less what was given before
+        return self._fresh(at.node, "values")
 
     def _joined(self, at: NodeContext, operation: Operation, inputs: list[_Edge], *, adding: bool) -> _Edge:
         kinds = {edge.kind for edge in inputs} - {"constant"}

@@ -98,10 +98,11 @@ class LayerEnergy:
         spikes: magnitude of all emissions: k spikes at once count k times, of either sign.
         macs, acs: multiply-accumulates; accumulates, driven by spikes or not.
         products: multiplications of a weight by the magnitude of a spike, with an addition.
+        numbers: operations of nodes on numbers (:class:`rheobase.graph.operations.OnNumbers`), priced like a MAC.
         updates, comparisons: additions to potentials and counters; comparisons of potentials with thresholds.
         picojoules: energy of all these operations.
-        ann_macs, ann_acs: of the analog network; its additions are pooling and residual sums.
-        ann_picojoules: energy of both.
+        ann_macs, ann_acs, ann_numbers: of the analog network; its additions are pooling and residual sums.
+        ann_picojoules: energy of all these.
         ann_macs_padded: ``ann_macs`` as usually stated, with the zeros of padding.
         events: number of non-zero emissions.
         alphabet: the numbers of spikes that its neurons may emit in one step; None for the readout.
@@ -114,11 +115,13 @@ class LayerEnergy:
     macs: float
     acs: float
     products: float
+    numbers: float
     updates: float
     comparisons: float
     picojoules: float
     ann_macs: float
     ann_acs: float
+    ann_numbers: float
     ann_picojoules: float
     ann_macs_padded: float
     events: float
@@ -144,13 +147,14 @@ class Energy(Result):
         method: name of the recipe.
         graded_spikes: how a spike of a larger magnitude than 1 is counted: ``"additions"`` or ``"products"``.
 
-    The totals ``macs``, ``acs``, ``products``, ``updates``, ``comparisons``, ``spikes``, ``events``, ``picojoules``,
-    ``ann_macs``, ``ann_macs_padded`` and ``ann_picojoules`` add the rows' attributes of these names.
+    The totals ``macs``, ``acs``, ``products``, ``numbers``, ``updates``, ``comparisons``, ``spikes``, ``events``,
+    ``picojoules``, ``ann_macs``, ``ann_macs_padded``, ``ann_numbers`` and ``ann_picojoules`` add the rows' attributes
+    of these names.
     """
 
     in_json = (
-        *("macs", "acs", "products", "updates", "comparisons", "spikes", "events", "picojoules"),
-        *("ann_macs", "ann_macs_padded", "ann_picojoules", "ratio", "alphabet"),
+        *("macs", "acs", "products", "numbers", "updates", "comparisons", "spikes", "events", "picojoules"),
+        *("ann_macs", "ann_macs_padded", "ann_numbers", "ann_picojoules", "ratio", "on_spikes", "alphabet"),
     )
 
     rows: tuple[LayerEnergy, ...]
@@ -162,10 +166,17 @@ class Energy(Result):
     method: str
     graded_spikes: GradedSpikes
 
-    macs, acs, products = map(_total, ("macs", "acs", "products"))
+    macs, acs, products, numbers = map(_total, ("macs", "acs", "products", "numbers"))
     updates, comparisons = map(_total, ("updates", "comparisons"))
     spikes, events, picojoules = map(_total, ("spikes", "events", "picojoules"))
-    ann_macs, ann_macs_padded, ann_picojoules = map(_total, ("ann_macs", "ann_macs_padded", "ann_picojoules"))
+    ann_macs, ann_macs_padded = map(_total, ("ann_macs", "ann_macs_padded"))
+    ann_numbers, ann_picojoules = map(_total, ("ann_numbers", "ann_picojoules"))
+
+    @property
+    def on_spikes(self) -> float:
+        """Share of additions and products among all operations but those of neurons: the rest computes on numbers."""
+        spikes = self.acs + self.products
+        return spikes / max(spikes + self.macs + self.numbers, 1)
 
     @property
     def ratio(self) -> float:
@@ -189,6 +200,7 @@ class Energy(Result):
             Column("MACs", "macs", "{:.0f}"),
             Column("ACs", "acs", "{:.0f}"),
             *((Column("products", "products", "{:.0f}"),) if self.products else ()),
+            *((Column("on numbers", "numbers", "{:.0f}"),) if self.numbers else ()),
             Column("updates", "updates", "{:.0f}"),
             Column("nJ", lambda row: row.picojoules / 1000, "{:.4g}"),
             Column("ANN MACs", "ann_macs", "{:.0f}"),
@@ -205,6 +217,8 @@ class Energy(Result):
         alphabet = f"Alphabet {self.alphabet.label}"
         if self.alphabet.magnitude > 1:
             alphabet += f": {COUNTED[self.graded_spikes]}"
+        if self.numbers:
+            alphabet += f". {self.on_spikes:.1%} of the operations are on spikes; one on numbers is priced like a MAC"
         if self.products and "product" not in self.costs.model_fields_set:
             alphabet += f", at the price of a MAC, an upper bound, because {self.costs.name} has none for it"
         return f"{share} ({self.costs.name}, {source}). {alphabet}. Not counted: {'; '.join(self.not_counted)}."
@@ -224,7 +238,7 @@ def energy(
 
     .. math::
         E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{product} \, n_{product} + c_{update} \, n_{update}
-        + c_{comparison} \, n_{comparison}, \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
+        + c_{comparison} \, n_{comparison} + c_{MAC} \, n_{numbers}, \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
 
     N_i is the number of spikes of neuron i in all its T steps (k at once, of either sign, count k times), r_i the
     number of additions per spike: exactly the outputs that it reaches, given stride, dilation and groups, without
@@ -241,13 +255,15 @@ def energy(
       for a weighted operation that reads the result of another one without a neuron between (bottlenecks without
       activation, pre-activation shortcuts): dense, at each step between sites, once in the readout. Max-pooling of a
       pooled value is dense likewise. A network converted with ``sites="all"`` has no such weighted operation.
+    - A node **on numbers** (``nonlinear="numbers"``) costs its elementary operations, such as 3 for each element of a
+      softmax, at every step, and those of its running means; in the analog network once. Each is priced like a MAC.
     - An **update** is one addition per neuron and step, including bias and reset; a second one where a neuron counts
       its net spikes, so as not to take back more than it emitted. PASCAL's neurons have three stages and a
       counter: 5L − 2 updates (section 4.2.1).
     - The sum of two branches costs no extra addition: each term is added to the potential directly.
 
     The analog network is counted by the same rules, once, with real-valued activations: dense MACs, additions of
-    pooling and residual sums. Its activation functions are counted as free.
+    pooling and residual sums. Its activation functions that become neurons are counted as free.
 
     Args:
         network: a converted network.
@@ -320,8 +336,8 @@ def spikes_per_image(
     def simulate(images: Tensor) -> None:
         fire = Simulation(network, add).advance(steps)
 
-        def through(node: Node, signal: Signal) -> Signal:
-            passed = fire(node, signal)
+        def through(node: Node, *signals: Signal) -> Signal:
+            passed = fire(node, *signals)
             if node.name in gates:
                 add(node, passed)
             return passed
@@ -365,10 +381,12 @@ def _rows(
         "macs",
         "acs",
         "products",
+        "numbers",
         "updates",
         "comparisons",
         "ann_macs",
         "ann_acs",
+        "ann_numbers",
         "ann_macs_padded",
     )
     neurons = {site.name: site.neurons for site in network.sites} | {READOUT: 0}
@@ -382,6 +400,7 @@ def _rows(
         layer, repeated = found[layers[name]], stepped.get(name, 1)
         layer["macs"] += work.macs * repeated
         layer["acs"] += work.acs * repeated
+        layer["numbers"] += work.numbers * repeated + (work.differences * repeated if name in stepped else 0)
         for source, reach in work.reach.items():
             multiplies = graded_spikes == "products" and alphabets[source].magnitude > 1
             number = spikes[source].events if multiplies else spikes[source].magnitude
@@ -391,13 +410,14 @@ def _rows(
         layer = found[layers[name]]
         layer["ann_macs"] += work.macs
         layer["ann_acs"] += work.acs
+        layer["ann_numbers"] += work.numbers
         layer["ann_macs_padded"] += work.padded
     for node in network.graph.sites:
         name, layer, emitted = node.name, found[node.name], spikes[node.name]
         layer["spikes"], layer["events"] = float(emitted.magnitude.sum()), float(emitted.events.sum())
         updates, comparisons = network.neuron_work(name, times.steps(node.inputs[0]), own[name])
         layer["updates"], layer["comparisons"] = neurons[name] * updates, neurons[name] * comparisons
-    prices = {"macs": costs.mac, "acs": costs.ac, "products": costs.product}
+    prices = {"macs": costs.mac, "acs": costs.ac, "products": costs.product, "numbers": costs.mac}
     prices |= {"updates": costs.update, "comparisons": costs.comparison}
     return tuple(
         LayerEnergy(
@@ -406,7 +426,7 @@ def _rows(
             alphabet=None if name == READOUT else alphabets[name],
             neurons=neurons[name],
             picojoules=sum(price * n[kind] for kind, price in prices.items()),
-            ann_picojoules=costs.mac * n["ann_macs"] + costs.ac * n["ann_acs"],
+            ann_picojoules=costs.mac * (n["ann_macs"] + n["ann_numbers"]) + costs.ac * n["ann_acs"],
             **n,
         )
         for name, n in found.items()
@@ -431,5 +451,5 @@ def _not_counted(network: SpikingNetwork, costs: Costs) -> tuple[str, ...]:
         "static power",
         *((free,) if costs.comparison == 0 else ()),
         *((f"comparisons of max-pooling ({gates}), in both networks",) if gates else ()),
-        "activation functions of the analog network",
+        "activation functions of the analog network that become neurons",
     )

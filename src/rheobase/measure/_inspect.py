@@ -14,6 +14,7 @@ from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
+from rheobase.graph.trace.nonlinear import Nonlinear
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,19 @@ def site_columns(*middle: Column) -> tuple[Column, ...]:
 
 
 def inspect(
-    model: nn.Module, example: Tensor, *, output: str | int | None = None, sites: Sites = "activations"
+    model: nn.Module,
+    example: Tensor,
+    *,
+    output: str | int | None = None,
+    nonlinear: Nonlinear = "refuse",
+    sites: Sites = "activations",
 ) -> Inspection:
     """List the sites, rewrites and refusals of a network, without converting it.
 
     Args:
         model: a trained network.
         example: a batch of inputs, [B, ...].
-        output, sites: as for :func:`rheobase.convert`.
+        output, nonlinear, sites: as for :func:`rheobase.convert`.
 
     Raises:
         TraceError: if the network cannot be traced (it fails on the example, or branches on data).
@@ -103,7 +109,7 @@ def inspect(
         >>> rb.inspect(zoo.resnet20(), torch.rand(1, 3, 32, 32)).convertible
         True
     """
-    found = capture(model, example, output=output)
+    found = capture(model, example, output=output, nonlinear=nonlinear)
     rewrites, refusals = list(found.rewrites), list(found.refusals)
     graph, folded = found.graph, Counter(n.operation for n in found.graph.nodes)["batch_norm"]
     if not refusals:

@@ -99,11 +99,11 @@ def _before_firing(network: SpikingNetwork, neuron: Neuron, images: Tensor, site
     simulation, early = Simulation(network), network.begin(images)
     found = images
 
-    def watch(node: Node, signal: Signal, t: int) -> Signal:
+    def watch(node: Node, *signals: Signal, t: int) -> Signal:
         nonlocal found
         if node.name == site and t == step - 1:
-            found = neuron.potential(*simulation.before(node, signal), t)
-        return simulation.fire(node, signal)
+            found = neuron.potential(*simulation.before(node, *signals), t)
+        return simulation.fire(node, *signals)
 
     for t in range(step):
         simulation.advance(1)

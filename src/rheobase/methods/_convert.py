@@ -24,6 +24,7 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.agreement import relative_difference
 from rheobase.graph.trace.capture import check_example, check_no_output, device_of
+from rheobase.graph.trace.nonlinear import Nonlinear, check_nonlinear
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods.recipe import Recipe
 from rheobase.network import Provenance, SpikingNetwork
@@ -44,6 +45,7 @@ def convert(
     example: Tensor | None = None,
     output: str | int | None = None,
     max_pool: MaxPool = "refuse",
+    nonlinear: Nonlinear = "refuse",
     sites: Sites = "activations",
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
@@ -67,10 +69,16 @@ def convert(
             position in a tuple ("aux.0": position 0 of the key "aux"); or "all": ``snn(images)`` returns them in the
             network's structure. Default: the only one, or the one named "logits" or "out".
         max_pool: what max-pooling becomes: ``"gate"``, ``"average"``, or ``"refuse"``.
+        nonlinear: what becomes of operations that are not affine and have no neurons, such as SiLU, gates, softmax,
+            layer normalisation and attention: ``"refuse"``; or ``"numbers"``: they are computed on numbers at every
+            step, on the running means of their inputs, so that the network streams and its time-means are exact
+            (:class:`rheobase.graph.operations.OnNumbers`). A list of module paths allows it in these modules only. The
+            notes list every such node. Use it with ``sites="all"``, so that weighted layers read spikes.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
             once, after its additions). Every weighted layer but the first then receives spikes only. Linear outputs
-            need neurons that emit spikes of both signs; the readout remains affine.
+            need neurons that emit spikes of both signs; the readout remains affine. ``"products"``: also what products
+            of two activations read, such as the queries, keys and values of attention.
         task: what the outputs are for, which decides on the loss of passes that train, and on what labels are:
             ``"classification"``, ``"binary"`` (one logit), ``"multilabel"``, ``"regression"`` or ``"segmentation"``;
             see :mod:`rheobase.tasks`. Default: as inferred from labels, if these leave no doubt; without labels,
@@ -107,6 +115,7 @@ def convert(
     """
     _check_recipe(recipe)
     check_choice(max_pool, MaxPool, "max_pool")
+    check_nonlinear(nonlinear)
     if calibration is None and recipe.calibration:
         raise DataError(
             f"is needed: {recipe.name} fits {', '.join(part.kind for part in recipe.calibration)} to data",
@@ -119,7 +128,7 @@ def convert(
     if example is not None:
         check_example(example)
     resizes = data is not None and example is not None and example.shape[1:] != data.fit.shape[1:]
-    written, notes = _analog(model, data, None if resizes else example, output, max_pool, task)
+    written, notes = _analog(model, data, None if resizes else example, output, max_pool, nonlinear, task)
     written = written if place is None else written.on(place)
     coded = recipe.coding is not None
     written, linear = place_sites(written, sites, at_image=coded)
@@ -149,7 +158,7 @@ def convert(
     if data is not None:
         _calibrate(network, recipe.calibration, data, progress)
     if resizes:
-        larger, _ = place_sites(traced(model, None, example, max_pool, output)[0], sites, at_image=coded)
+        larger, _ = place_sites(traced(model, None, example, max_pool, nonlinear, output)[0], sites, at_image=coded)
         return resized(network, fold_batch_norm(larger.on(graph.device))[0])
     return network
 
@@ -162,6 +171,7 @@ def quantise(
     example: Tensor | None = None,
     output: str | int | None = None,
     max_pool: MaxPool = "refuse",
+    nonlinear: Nonlinear = "refuse",
     task: TaskName | None = None,
     num_calibration_images: int = NUM_CALIBRATION_IMAGES,
     seed: int = 0,
@@ -180,7 +190,7 @@ def quantise(
             ``rb.QAC(mean_timesteps=3)``.
         calibration: training images, as for :func:`rheobase.convert`.
         example: a batch of the input's shape, to trace the network; default: the first calibration images.
-        output, max_pool, task: as for :func:`rheobase.convert`.
+        output, max_pool, nonlinear, task: as for :func:`rheobase.convert`.
         num_calibration_images: size of the random sample of them to use, drawn by the seed.
         seed: seed of the sample.
         device: as for :func:`rheobase.convert`.
@@ -213,13 +223,14 @@ def quantise(
             remedy="use a method that trains one: rb.Pascal(levels=4), rb.QVM(levels=4), rb.QAC(mean_timesteps=3)",
         )
     check_choice(max_pool, MaxPool, "max_pool")
+    check_nonlinear(nonlinear)
     place = None if device is None else find_device(device)
     data = CalibrationData.pool(calibration, num_calibration_images=num_calibration_images, seed=seed)
     if isinstance(model, TrainableGraph):
         check_no_output(output, "a quantised network")
         graph, notes = model.to_graph(), list(model.notes)
     else:
-        graph, notes = traced(model, data.fit, example, max_pool, output)
+        graph, notes = traced(model, data.fit, example, max_pool, nonlinear, output)
     graph = graph if place is None else graph.on(place)
     check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
@@ -243,16 +254,17 @@ def _analog(
     example: Tensor | None,
     output: str | int | None,
     max_pool: MaxPool,
+    nonlinear: Nonlinear,
     task: str | None,
 ) -> tuple[Graph, list[str]]:
     """The graph of the analog network before folding, and notes on it."""
     if not isinstance(model, SpikingNetwork | TrainableGraph):
         images = None if data is None else data.fit
-        return traced(model, images, example, max_pool, output, task)
-    if max_pool != "refuse" or example is not None or output is not None:
+        return traced(model, images, example, max_pool, nonlinear, output, task)
+    if (max_pool, nonlinear) != ("refuse", "refuse") or example is not None or output is not None:
         raise RecipeError(
             "have no effect on a network that is already converted or quantised",
-            where="max_pool, example and output",
+            where="max_pool, nonlinear, example and output",
             remedy="leave them out, or pass the original network",
         )
     if isinstance(model, SpikingNetwork):
@@ -387,6 +399,7 @@ def traced(
     images: Tensor | None,
     example: Tensor | None,
     max_pool: MaxPool,
+    nonlinear: Nonlinear = "refuse",
     output: str | int | None = None,
     task: str | None = None,
 ) -> tuple[Graph, list[str]]:
@@ -395,7 +408,7 @@ def traced(
     if batch is None:
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
     check_example(batch)
-    original = capture(model, batch.to(device_of(model)), output=output, images=images)
+    original = capture(model, batch.to(device_of(model)), output=output, images=images, nonlinear=nonlinear)
     found = replace_max_pool(original, max_pool)
     found.raise_if_refused()
     notes = [*map(str, found.rewrites)]

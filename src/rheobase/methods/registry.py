@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from rheobase.activations import ACTIVATIONS, Activation
 from rheobase.core.errors import RecipeError, RheobaseError
 from rheobase.core.values import Value
-from rheobase.graph.operations import OPERATIONS, Operation
+from rheobase.graph.operations import OPERATIONS, OnNumbers, Operation
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.trace.builder import TRACED
 from rheobase.methods.activation_part import ACTIVATION_PARTS, ActivationPart
@@ -160,11 +160,11 @@ def _check_traced(part: type[Operation] | type[Activation], kin: dict[str, Any],
         )
     if not calls:
         raise RecipeError("is empty, so no traced call becomes this operation", where=where, remedy=remedy)
-    if not part.affine:
+    if not part.affine and not issubclass(part, OnNumbers):
         raise RecipeError(
             "is not affine: the time-mean of its output is not a function of the time-mean of its input",
             where=part.__name__,
-            remedy="register affine operations only",
+            remedy="derive it from rheobase.graph.operations.OnNumbers",
         )
 
 

@@ -58,11 +58,11 @@ def observe(network: SpikingNetwork, images: Tensor, steps: int, see: Callable[[
     fire = Simulation(network).advance(steps)
     sites = {site.name: site for site in network.sites}
 
-    def watch(node: Node, signal: Signal) -> Signal:
-        emitted = fire(node, signal)
+    def watch(node: Node, *signals: Signal) -> Signal:
+        emitted = fire(node, *signals)
         if node.operation == "site":
             assert isinstance(emitted, SpikeTrain)
-            neuron = network.neuron(node.name)
+            (signal,), neuron = signals, network.neuron(node.name)
             constant = count_spikes(neuron.under_constant_current(signal, emitted.steps))
             values = (along_channels(value, emitted.values.dim() - 1) for value in neuron.activation_units)
             found = emitted.steps, signal.mean(), count_spikes(emitted), constant

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
 from rheobase.neurons import Neuron, State
@@ -37,7 +38,7 @@ class Simulation:
         self.states: dict[str, State] = {}
         self.done = self.steps = 0
 
-    def advance(self, steps: int) -> Callable[[Node, Signal], Signal]:
+    def advance(self, steps: int) -> Callable[..., Signal]:
         """Begin the next ``steps`` steps; returns the function that evaluates non-linear nodes, :meth:`fire`."""
         self.done += self.steps
         self.steps = steps
@@ -50,8 +51,11 @@ class Simulation:
             self.states[node.name] = self.network.neuron(node.name).init(current.shape, current)
         return current, self.states[node.name]
 
-    def fire(self, node: Node, signal: Signal) -> Signal:
-        """The output of a non-linear node over these steps: a site, a max-pool gate or an alignment."""
+    def fire(self, node: Node, *signals: Signal) -> Signal:
+        """The output of a node over these steps: a site, a max-pool gate, an alignment, or one on numbers."""
+        if isinstance(OPERATIONS.get(node.operation), OnNumbers):
+            return self.differences(node, *signals)
+        (signal,) = signals
         if node.operation == "max_pool":
             return self.gate(node, signal)
         if node.operation == ALIGN:
@@ -76,6 +80,32 @@ class Simulation:
         overwrite = isinstance(signal, TimeSeries) and node.name in self.overwriting
         values, self.states[node.name] = neuron.run(step_by_step(signal, steps), state, self.done, overwrite=overwrite)
         return SpikeTrain(values, neuron.amplitude)
+
+    def differences(self, node: Node, *signals: Signal) -> Signal:
+        """A node on numbers (:class:`rheobase.graph.operations.OnNumbers`): t f(mean so far), less what it gave."""
+        steps = {signal.steps for signal in signals if isinstance(signal, TimeSeries)}
+        if len(steps) != 1:  # constants, or trains of different lengths, of which the time-means are known
+            return self.network.graph.compute(node, *(Constant(signal.mean()) for signal in signals))
+        (count,) = steps
+        *sums, given = self.states.get(node.name) or ((None,) * (len(signals) + 1))
+        means, ends = zip(*map(partial(self._running_means, steps=count), signals, sums), strict=True)
+        reached = self.network.graph.compute(node, *map(TimeSeries, means)).values
+        times = torch.arange(1, count + 1, dtype=reached.dtype, device=reached.device) + self.done
+        totals = reached * times.reshape(-1, *(1,) * (reached.dim() - 1))
+        before = torch.zeros_like(totals[:1]) if given is None else given
+        self.states[node.name] = (*ends, totals[-1:])
+        return TimeSeries(totals - torch.cat([before, totals[:-1]]))
+
+    def _running_means(self, signal: Signal, before: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+        """The means over all steps up to each of these, [steps, B, ...], and the sum at the end."""
+        if isinstance(signal, Constant):
+            return signal.values.expand(steps, *signal.values.shape), signal.values
+        total = torch.zeros_like(signal.values[0]) if before is None else before
+        means = []
+        for t, value in enumerate(signal.values, start=self.done + 1):  # in order, so that pieces do not matter
+            total = total + value
+            means.append(total / t)
+        return torch.stack(means), total
 
     def gate(self, node: Node, signal: Signal) -> Signal:
         """Max-pooling of a time series: each window passes on the input with the largest sum over the steps so far.

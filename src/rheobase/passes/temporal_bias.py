@@ -221,10 +221,10 @@ def _correct(
     for t in range(network.timesteps):
         fire = simulation.advance(1)
 
-        def correct(node: Node, signal: Signal, t: int = t, fire: Any = fire) -> Signal:
+        def correct(node: Node, *signals: Signal, t: int = t, fire: Any = fire) -> Signal:
             if node.operation == "site":
                 neuron: Any = network.neuron(node.name)
-                current, state = simulation.before(node, signal)
+                current, state = simulation.before(node, *signals)
                 started = list(zip(*(part.split(sizes) for part in state), strict=True))
                 before = trials.get(node.name, started) if len(batches) > 1 else started
                 after = []
@@ -240,7 +240,7 @@ def _correct(
                     if len(batches) > 1:
                         after.append(neuron.step(part, trial, t)[1])
                 trials[node.name] = after
-            return fire(node, signal)
+            return fire(node, *signals)
 
         values = dict(early)
         run(network.graph, network.between, values, correct)

@@ -1,4 +1,4 @@
-"""The networks of the papers; each function returns an untrained ``nn.Module``.
+"""The networks of the papers, and a vision transformer; each function returns an untrained ``nn.Module``.
 
 An argument with another value than those listed is a ModelError.
 """
@@ -6,5 +6,6 @@ An argument with another value than those listed is a ModelError.
 from rheobase.zoo.mobilenet import mobilenet
 from rheobase.zoo.resnet import resnet18, resnet20, resnet34
 from rheobase.zoo.vgg import vgg16
+from rheobase.zoo.vit import vit
 
-__all__ = ["mobilenet", "resnet18", "resnet20", "resnet34", "vgg16"]
+__all__ = ["mobilenet", "resnet18", "resnet20", "resnet34", "vgg16", "vit"]

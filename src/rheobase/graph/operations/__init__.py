@@ -1,6 +1,7 @@
 """The operations of a graph, one class each; ``operation.py`` defines their contract."""
 
-from rheobase.graph.operations import affine, outputs, select, shape, weighted, windows  # noqa: F401 - registers them
+from rheobase.graph.operations import affine, numbers, outputs, select, shape, weighted, windows  # noqa: F401 - registers them
+from rheobase.graph.operations.numbers import OnNumbers as OnNumbers
 from rheobase.graph.operations.operation import OPERATIONS as OPERATIONS
 from rheobase.graph.operations.operation import NodeContext as NodeContext
 from rheobase.graph.operations.operation import Operation as Operation

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _PRODUCT = "multiplies two activations, which is not linear"
 
 
-def write_product(builder: Builder, call: Call) -> str:
-    """Write a product of a value with constants, plus what the call adds to it."""
-    x = _write_sum(builder, call)
+def write_product(builder: Builder, call: Call, write: Callable[[Builder, Call], str] | None = None) -> str:
+    """Write a product, by default that of a value with constants, plus what the call adds to it."""
+    x = (write or _write_sum)(builder, call)
     if call.name not in ("addmm", "addmv", "baddbmm"):  # beta * self + alpha * product
         return x
     added, beta, alpha = call["self"], float(call["beta"]), float(call["alpha"])
@@ -35,10 +35,16 @@ def write_product(builder: Builder, call: Call) -> str:
     return builder.add("add", tuple(write_expanded(builder, term, call.shape) for term in scaled), call.shape)
 
 
+def as_einstein_sum(builder: Builder, call: Call) -> tuple[str, list[Any]]:
+    """The equation of a call, without spaces, and its tensors."""
+    equation, tensors = _TERMS[call.name](builder, call)
+    return equation.replace(" ", ""), tensors
+
+
 def _write_sum(builder: Builder, call: Call) -> str:
     """Write a call that is an Einstein sum."""
-    equation, tensors = _TERMS[call.name](builder, call)
-    inputs, _, output = equation.replace(" ", "").partition("->")
+    equation, tensors = as_einstein_sum(builder, call)
+    inputs, _, output = equation.partition("->")
     terms = inputs.split(",")
     found = [i for i, tensor in enumerate(tensors) if isinstance(tensor, Ref)]
     if len(found) > 1:

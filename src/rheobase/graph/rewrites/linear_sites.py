@@ -11,12 +11,14 @@ from rheobase.core.errors import RecipeError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext
+from rheobase.graph.operations.numbers import Attention, OnNumbers, Product
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.call import Note
 
-Sites = Literal["activations", "all"]
-"""Where neurons are placed: at activations only, or also at the linear outputs that another weighted layer reads."""
+Sites = Literal["activations", "all", "products"]
+"""Where neurons are placed: at activations only; also at what another weighted layer reads; also at what a product of
+two activations reads, such as attention."""
 
 
 def place_sites(graph: Graph, sites: Sites, *, at_image: bool = False) -> tuple[Graph, list[Note]]:
@@ -31,21 +33,28 @@ def place_sites(graph: Graph, sites: Sites, *, at_image: bool = False) -> tuple[
     graph = remove_linear_sites(graph)
     coded: list[Note] = []
     if at_image:
-        graph, coded = _fire(graph, {graph.nodes[0].name}, "is coded in spikes")
+        graph, coded = _fire(graph, {graph.nodes[0].name: "is coded in spikes"})
     if sites == "activations":
+        if not graph.sites:
+            reason = "is 'activations', but the network has none that can become a layer of neurons"
+            remedy = 'use "all": what a weighted layer reads becomes spikes'
+            raise RecipeError(reason, where="sites", remedy=remedy)
         return graph, coded
-    graph, notes = add_linear_sites(graph)
-    if not notes:
-        reason = "is 'all', which changes nothing: no weighted layer reads a linear output"
-        raise RecipeError(reason, where="sites", remedy='leave it out, or use "activations"')
+    before = graph
+    graph, notes = add_linear_sites(graph, products=sites == "products")
+    if not notes or (sites == "products" and len(notes) == len(add_linear_sites(before)[1])):
+        reads = "no weighted layer reads a linear output" if not notes else "no product reads a linear output"
+        reason = f"is {sites!r}, which changes nothing: {reads}"
+        raise RecipeError(reason, where="sites", remedy='leave it out, or use "activations" or "all"')
     return graph, [*coded, *notes]
 
 
-def add_linear_sites(graph: Graph) -> tuple[Graph, list[Note]]:
+def add_linear_sites(graph: Graph, *, products: bool = False) -> tuple[Graph, list[Note]]:
     """Insert a site with the activation ``identity`` at every linear output that a weighted operation reads.
 
-    On the way back from the reader, the site is placed at the first sum or weighted operation (with its batch
-    normalisation), so before pooling, reshaping and constant factors: a residual sum fires once, after its additions.
+    On the way back from the reader, the site is placed at the first sum, weighted operation (with its batch
+    normalisation) or node on numbers, so before pooling, reshaping and constant factors: a residual sum fires once,
+    after its additions. With ``products`` the products of two activations read spikes too.
     All readers of that value then read its spikes. Weighted operations that read only the image remain as they are, and
     so does the output of the last weighted operation. The function of the analog network does not change.
 
@@ -56,17 +65,21 @@ def add_linear_sites(graph: Graph) -> tuple[Graph, list[Note]]:
         The graph, unchanged if every weighted operation already reads spikes or the image, and a note for each site.
     """
     fired: set[str] = set()
-    while found := _next_to_fire(graph, fired):
+    while found := _next_to_fire(graph, fired, products):
         fired |= found
     if not fired:
         return graph, []
-    graph, notes = _fire(graph, fired, "is linear and read by a weighted layer: a site with signed spikes")
+    reader = "weighted layer or a product" if products else "weighted layer"
+    numbers = {node.name for node in graph.nodes if isinstance(OPERATIONS.get(node.operation), OnNumbers)}
+    reasons = {name: "is computed on numbers" if name in numbers else "is linear" for name in fired}
+    written = {name: f"{reason} and read by a {reader}: a site with signed spikes" for name, reason in reasons.items()}
+    graph, notes = _fire(graph, written)
     graph, moved = channels_first(graph)
     return graph, [*notes, *moved]
 
 
-def _fire(graph: Graph, fired: set[str], why: str) -> tuple[Graph, list[Note]]:
-    """The graph with a site of the activation ``identity`` after each of the given nodes."""
+def _fire(graph: Graph, fired: Mapping[str, str]) -> tuple[Graph, list[Note]]:
+    """The graph with a site of the activation ``identity`` after each of the given nodes, with the reasons as notes."""
     nodes: list[Node] = []
     notes: list[Note] = []
     renamed: dict[str, str] = {}
@@ -77,7 +90,7 @@ def _fire(graph: Graph, fired: set[str], why: str) -> tuple[Graph, list[Note]]:
             owner = node.inputs[0] if node.operation == "batch_norm" else node.name
             site, origin = f"{owner}.output", f"output of {node.origin or node.name}"
             nodes.append(Node(site, "site", (node.name,), {"activation": "identity"}, {}, node.shape, origin))
-            notes.append(Note(origin, why))
+            notes.append(Note(origin, fired[node.name]))
             renamed[node.name] = site
     return graph.replace(nodes=nodes), notes
 
@@ -109,17 +122,24 @@ class _Value:
     pending: frozenset[str] = frozenset()
 
 
-def _next_to_fire(graph: Graph, fired: set[str]) -> frozenset[str]:
+def _next_to_fire(graph: Graph, fired: set[str], products: bool) -> frozenset[str]:
     """The nodes that must fire for the first weighted operation that does not read spikes yet; empty if all do."""
     by_name, tensors, users = {node.name: node for node in graph.nodes}, graph.tensors, graph.users()
     values: dict[str, _Value] = {}
     for node in graph.nodes:
         read = [values[name] for name in node.inputs]
         operation = OPERATIONS.get(node.operation)
-        known = operation is not None and operation.affine
-        how = operation.synapses(NodeContext.of(node, by_name, tensors)) if operation and known else node.operation
+        how: str | None = node.operation
+        if isinstance(operation, OnNumbers):
+            how = None
+        elif operation is not None and operation.affine:
+            how = operation.synapses(NodeContext.of(node, by_name, tensors))
         if how == "weights" and read[0].kind == "currents":
             return read[0].pending
+        if products and isinstance(operation, Product | Attention):
+            wanted = frozenset().union(*(value.pending for value in read if value.kind == "currents"))
+            if wanted:
+                return wanted
         if node.operation == "batch_norm" and _folds(by_name[node.inputs[0]], users):
             how = "weights"
         values[node.name] = _Value("spikes") if node.name in fired else _value(node, how, read)

@@ -21,12 +21,13 @@ from torch import Tensor, fx
 from rheobase.activations import ACTIVATIONS
 from rheobase.core.errors import RheobaseError, TraceError
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, Call, Fixed, Ref, Refused
+from rheobase.graph.operations import OPERATIONS, Call, Fixed, OnNumbers, Ref, Refused
 from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace import elsewhere, piecewise
 from rheobase.graph.trace.agreement import TOLERANCE
 from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
 from rheobase.graph.trace.elsewhere import items, nodes_of
+from rheobase.graph.trace.nonlinear import ON_NUMBERS, Nonlinear, allows
 from rheobase.graph.trace.piecewise import SITE_MODULES
 from rheobase.graph.trace.places import Places
 from rheobase.graph.trace.refusals import broken_refused, random_refused, unknown_call, whole_numbers_refused
@@ -47,17 +48,24 @@ class Builder:
         reached: paths of the modules with a traced call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nonlinear: Nonlinear = "refuse") -> None:
+        self.nonlinear = nonlinear
+        affine = [operation for operation in OPERATIONS.values() if not isinstance(operation, OnNumbers)]
         self.handlers: dict[str, Handler] = {
-            **{call: operation.trace for operation in OPERATIONS.values() for call in operation.traced_from},
+            **{call: operation.trace for operation in affine for call in operation.traced_from},
             **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
             **TRACED,
         }
+        self.on_numbers: dict[str, list[Handler]] = {}
+        """Calls that may be computed on numbers, if no handler can write them."""
+        for operation in OPERATIONS.values():
+            for call in operation.traced_from if isinstance(operation, OnNumbers) else ():
+                self.on_numbers.setdefault(call, []).append(operation.trace)
         self.refused_modules: dict[str, Note] = {}
         self.refused: dict[str, Note] = {}
         """Refused node -> why, for refused calls and all nodes of refused modules; reported if the output needs it."""
         self.functions: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {}
-        """Refused node with one input -> name and function of its call."""
+        """Node with one input that is refused or on numbers -> name and function of its call."""
         self.pieces = piecewise.Pieces()
         self.moved: dict[Places, str] = {}
         """Values whose batch was not at axis 0 -> node with the batch there."""
@@ -72,6 +80,11 @@ class Builder:
         self.reached: set[str] = set()
         self.stack: list[tuple[str, str]] = []
         """(path, class name) of the modules around the present call, outermost first."""
+
+    @property
+    def allows_numbers(self) -> bool:
+        """True if the present call may be computed on numbers."""
+        return allows(self.nonlinear, self.place()[0])
 
     def place(self) -> tuple[str, str]:
         """Module path and class name of the present call."""
@@ -198,17 +211,10 @@ class Builder:
         try:
             if random:
                 raise random_refused()
-            handler = self.handlers.get(call.name)
-            if handler is None:
-                raise unknown_call(call)
-            if any(isinstance(value, Elsewhere) for value in items(call)):
-                return elsewhere.trace(self, call, handler)
-            first = node.meta["val"]
-            first = first[0] if isinstance(first, (tuple, list)) else first
-            if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
-                text = "moves or mixes the batch axis, which must remain axis 0"
-                raise Misplaced(text, "keep axis 0 for the batch in every operation")
-            return piecewise.combined(self, call) or handler(self, call)
+            try:
+                return self._written(node, call, piecewise.first(self.handlers.get(call.name)))
+            except Refused as reason:
+                return self._on_numbers(node, call, reason)
         except RheobaseError:
             raise
         except Exception as error:
@@ -225,9 +231,41 @@ class Builder:
             if placed is not None:
                 return elsewhere.write_like(self, placed, write)
             written = write(call.shape)
-            if len(node.all_input_nodes) == 1 and not _over_another_axis(node, call):
-                self.functions[written] = call.name, partial(_call_again, node)
+            self._remember(node, call, written)
             return written
+
+    def _written(self, node: fx.Node, call: Call, handler: Handler | None) -> Any:
+        """The value of a call that a handler writes."""
+        if handler is None:
+            raise unknown_call(call)
+        if any(isinstance(value, Elsewhere) for value in items(call)):
+            return elsewhere.trace(self, call, handler)
+        first = node.meta["val"]
+        first = first[0] if isinstance(first, (tuple, list)) else first
+        if isinstance(first, Tensor) and (first.dim() == 0 or first.shape[0] != TRACE_BATCH):
+            text = "moves or mixes the batch axis, which must remain axis 0"
+            raise Misplaced(text, "keep axis 0 for the batch in every operation")
+        return handler(self, call)
+
+    def _on_numbers(self, node: fx.Node, call: Call, refused: Refused) -> Any:
+        """The value of a refused call, computed on numbers if that is allowed."""
+        for handler in self.on_numbers.get(call.name, ()) if self.allows_numbers else ():
+            try:
+                written = self._written(node, call, handler)
+            except Refused as reason:  # says what would be needed
+                refused = reason
+                continue
+            if isinstance(written, str):
+                self._remember(node, call, written)
+            return written
+        if call.name in self.on_numbers and not self.allows_numbers and refused.remedy:
+            raise type(refused)(refused.text, f"{refused.remedy}, or {ON_NUMBERS}")
+        raise refused
+
+    def _remember(self, node: fx.Node, call: Call, written: str) -> None:
+        """Remember the function of a call with one input, which is left out if it is the last."""
+        if len(node.all_input_nodes) == 1 and not _over_another_axis(node, call):
+            self.functions[written] = call.name, partial(_call_again, node)
 
     def _constant(self, node: fx.Node, values: dict[fx.Node, Any]) -> Fixed:
         """The value of a call that does not depend on the input: a standardised weight, zeros to pad channels with."""
@@ -276,7 +314,8 @@ def _draws(node: fx.Node) -> bool:
     target = cast(Any, node.target)
     given = dict(zip((argument.name for argument in target._schema.arguments), node.args, strict=False))
     given = {**{a.name: a.default_value for a in target._schema.arguments}, **given, **node.kwargs}
-    return given.get("train", given.get("training", True)) is not False and given.get("p", 1) != 0
+    share = given.get("dropout_p", given.get("p", 1))
+    return given.get("train", given.get("training", True)) is not False and share != 0
 
 
 def _over_another_axis(node: fx.Node, call: Call) -> bool:

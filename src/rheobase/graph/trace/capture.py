@@ -31,6 +31,7 @@ from rheobase.graph.trace.agreement import check_agreement, inputs_to_compare
 from rheobase.graph.trace.builder import Builder
 from rheobase.graph.trace.call import TRACE_BATCH, Note
 from rheobase.graph.trace.final import without_final_activations
+from rheobase.graph.trace.nonlinear import ON_NUMBERS, Nonlinear, allows, check_nonlinear, notes_on_numbers, on_numbers
 from rheobase.graph.trace.outputs import Traced, outputs_of, returning_tensors, structure_with
 from rheobase.graph.trace.prepare import check_initialised, prepared
 from rheobase.graph.trace.refusals import NO_SPIKING
@@ -78,7 +79,12 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, example: Tensor, *, output: str | int | None = None, images: Tensor | None = None
+    model: nn.Module,
+    example: Tensor,
+    *,
+    output: str | int | None = None,
+    images: Tensor | None = None,
+    nonlinear: Nonlinear = "refuse",
 ) -> Capture:
     """Trace a network to a graph, with lists of rewrites and refusals.
 
@@ -93,6 +99,9 @@ def capture(
             (:func:`rheobase.graph.trace.outputs.outputs_of`), or "all": the graph's output is all of them, flattened
             and joined (:meth:`Graph.unpack`). Default: the only one, or the only one named "logits" or "out".
         images: inputs as the network will get them, [N, ...], such as calibration images.
+        nonlinear: operations that are not affine and have no neurons, such as SiLU, softmax and products of
+            activations, are refusals (``"refuse"``), or computed on numbers (``"numbers"``:
+            :class:`rheobase.graph.operations.OnNumbers`); a list of module paths: on numbers in these modules only.
 
     Returns:
         The capture. Operations that cannot be converted are refusals in it and raise no error here.
@@ -113,6 +122,7 @@ def capture(
         return Capture(model.replace(), [], [])
     example = check_example(example)
     network, folded = prepared(model)
+    check_nonlinear(nonlinear, [path for path, _ in network.named_modules()])
     _check_one_input(network)
     batches = inputs_to_compare(example, images)
     with torch.no_grad():
@@ -121,8 +131,8 @@ def capture(
     joined = output == "all" and list(values) != [""] and "all" not in values
     names = _chosen(values, None if joined else output, joined, type(returned).__name__, len(example))
     positions = [list(values).index(name) for name in names]
-    builder = Builder()
-    builder.refused_modules = dict(_refused_modules(network))
+    builder = Builder(nonlinear)
+    builder.refused_modules = dict(_refused_modules(network, nonlinear))
     try:
         every = builder.build(_export(network, example))
         found = {name: node for name, i in zip(names, positions, strict=True) if (node := every[i]) is not None}
@@ -147,7 +157,7 @@ def capture(
     absent = [name for name in values if joined and name not in found]
     dropped += [Note(f"output {name!r}", "left out: has no row for each image that depends on it") for name in absent]
     if not refusals:
-        if not graph.sites:
+        if not graph.sites and not on_numbers(graph.nodes):
             text = "has no activation that can become a layer of neurons"
             refusals.append(Note("the network", text, "convert a network with ReLU activations"))
         graph, moved = channels_first(graph)
@@ -155,6 +165,7 @@ def capture(
         functions = {name: builder.functions[name][1] for name in removed}
         check_agreement(graph, chosen, batches, functions, builder.tolerance)
     rewrites = [*folded, *builder.rewrites, *moved, *dropped, *_unused(network, builder, nodes)]
+    rewrites += notes_on_numbers(kept)
     return Capture(graph.replace(nodes=kept, output=last), list(dict.fromkeys(rewrites)), refusals)
 
 
@@ -165,12 +176,14 @@ def check_no_output(output: str | int | None, place: str) -> None:
         raise RecipeError(reason, where="output", remedy=remedy)
 
 
-def _refused_modules(network: nn.Module) -> Iterator[tuple[str, Note]]:
+def _refused_modules(network: nn.Module, nonlinear: Nonlinear) -> Iterator[tuple[str, Note]]:
     for path, module in network.named_modules():
         for kinds, text in REFUSED_MODULES.items():
-            if isinstance(module, kinds):
+            if isinstance(module, kinds) and not (kinds is nn.MultiheadAttention and allows(nonlinear, path)):
                 where = f"{path or 'the network'} ({type(module).__name__})"
-                yield path, Note(where, f"{text}; it {NO_SPIKING}", "train the network without it")
+                remedy = "train the network without it"
+                remedy += f", or {ON_NUMBERS}" if kinds is nn.MultiheadAttention else ""
+                yield path, Note(where, f"{text}; it {NO_SPIKING}", remedy)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -297,7 +310,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         with _quiet(), torch.no_grad():
             if isinstance(model, torch.jit.ScriptModule):
                 return _export_script(model, batch)
-            with returning_tensors(model), _keeping_memory():
+            with returning_tensors(model), _keeping_memory(), _plain_attention():
                 program = torch.export.export(model, (batch,), strict=False)
             return program.run_decompositions(_decompositions())
     except RheobaseError:
@@ -355,6 +368,17 @@ def _keeping_memory() -> Iterator[None]:
         yield
     finally:
         Tensor.set_, torch.UntypedStorage.resize_ = empty, resize  # type: ignore[method-assign]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Switch off the fused kernels of nn.MultiheadAttention and nn.TransformerEncoderLayer, which hide what they do."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations import OPERATIONS, OnNumbers, numbers
 from rheobase.graph.operations.affine import BatchNorm
 from rheobase.graph.operations.select import write_places, write_selection
 from rheobase.graph.operations.shape import Route, write_permuted, write_reshape
@@ -34,10 +34,24 @@ MOVING = frozenset(
     for call in operation.traced_from
 ).union(_COPIES)
 """Names of the calls that only move values."""
-_OPERATION_OF = {call: operation for operation in OPERATIONS.values() for call in operation.traced_from}
+_OPERATION_OF = {
+    call: operation
+    for operation in OPERATIONS.values()
+    if not isinstance(operation, OnNumbers)
+    for call in operation.traced_from
+}
 _ELEMENTWISE = frozenset(
-    (*piecewise.TRACED, "add", "sub", "rsub", "mul", "div", "neg", "dropout", "_to_copy", "to", "type_as")
+    (
+        *(*piecewise.TRACED, *numbers.Elementwise.traced_from, *numbers.Pairwise.traced_from),
+        *("add", "sub", "rsub", "mul", "div", "neg", "dropout", "_to_copy", "to", "type_as"),
+    )
 )
+_OVER_ONE_AXIS = numbers.Softmax.traced_from
+"""Calls that keep the shape, with an axis ``dim``."""
+_OVER_LAST_AXES = numbers.LayerNorm.traced_from
+"""Calls that keep the shape, with the number of last axes in ``normalized_shape``."""
+_PRODUCTS = ("bmm", "baddbmm", "matmul")
+"""Products of two values, of matrices in the last two axes."""
 _SPATIAL = frozenset(
     call
     for operation in OPERATIONS.values()
@@ -83,7 +97,10 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         name = _frames(builder, call, handler, first, layout)
         places = Places.of(name, builder.shapes[name]).map(layout.batch_back)
         return write_places(builder, places)
-    if not (call.name in _ELEMENTWISE or last or call.name in _REDUCTIONS):
+    if call.name in _PRODUCTS and len(given) == 2 and layout.axis < rank - 2:
+        return _product(builder, call, handler, given, layout)
+    last |= call.name in _OVER_LAST_AXES and layout.axis < rank - len(call["normalized_shape"])
+    if not (call.name in (*_ELEMENTWISE, *_REDUCTIONS, *_OVER_ONE_AXIS) or last):
         raise Misplaced(
             f"reads a value whose batch is part of axis {layout.axis}, next to other elements of an image",
             "keep axis 0 for the batch in this operation",
@@ -100,6 +117,10 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
             if torch.broadcast_shapes(value.value.shape, first.image.shape) != first.image.shape:
                 raise Misplaced("makes its input larger while the batch is not at axis 0", "move the batch to axis 0")
             arguments[name] = Fixed(layout.batch_to_front(value.value.expand(first.image.shape)), value.name)
+    if call.name in _OVER_ONE_AXIS:
+        if call["dim"] % rank == layout.axis:
+            raise Misplaced("computes over the batch", "compute over channels or space only")
+        (arguments["dim"],) = layout.axes(call["dim"], rank)
     if call.name in _REDUCTIONS:
         dims = call.get("dim") or range(rank)
         axes = [axis for dim in dims for axis in layout.axes(dim, rank)]
@@ -115,7 +136,7 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         if not kept:
             layout = replace(layout, axis=layout.axis - sum(dim % rank < layout.axis for dim in dims))
     moved = replace(call, arguments=arguments, outputs=(shape,))
-    name = piecewise.combined(builder, moved) or handler(builder, moved)
+    name = handler(builder, moved)
     places = Places.of(name, builder.shapes[name]).map(layout.batch_back)
     return write_places(builder, places)
 
@@ -151,6 +172,22 @@ def _frames(
         x = traced(x, shape, **_with_another_axis(call, len(space)))
     x = write_permuted(builder, x, [1, 0, *range(2, 2 + len(space))])
     return write_reshape(builder, x, (*frames, *call.shape))
+
+
+def _product(
+    builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], given: list[Places], layout: Layout
+) -> Any:
+    """The product of two values whose batch is at the same axis before the matrices, such as [B heads, N, C]."""
+    if any(Layout.of(places) != layout for places in given):
+        raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
+    left, right = (_to_front(builder, places, layout) for places in given)
+    shape = (*builder.shapes[left][:-1], builder.shapes[right][-1])
+    arguments = {"self": Ref(left), "other": Ref(right)}
+    name = handler(builder, replace(call, name="matmul", arguments=arguments, outputs=(shape,)))
+    added = call.get("self") if call.name == "baddbmm" else None
+    if isinstance(added, Fixed) and bool((added.value != 0).any()):
+        raise Misplaced("adds a constant to a product while the batch is not at axis 0", "move the batch to axis 0")
+    return write_places(builder, Places.of(name, shape).map(layout.batch_back))
 
 
 def _with_another_axis(call: Call, axes: int) -> dict[str, Any]:

@@ -220,11 +220,14 @@ def as_bend(builder: Builder, name: str) -> Bend:
 def write_bend(builder: Builder, call: Call, bend: Bend) -> str:
     """Write a bend: a multiple of its source or of a clip; otherwise a refused node, known as a bend."""
     from rheobase.graph.operations.affine import write_affine
+    from rheobase.graph.operations.numbers import write_slopes
 
     x, negative, positive = bend.source, bend.negative, bend.positive
     if negative == positive:
         return x if positive == 1 else write_affine(builder, x, call.shape, scale=positive)
-    if negative and positive:
+    if negative and positive and builder.allows_numbers:
+        name = write_slopes(builder, call, x, negative, positive)
+    elif negative and positive:
         name = builder.write_refused((x,), call.shape, call.name, leaky_refused())
     else:
         bounds, slope = ((0.0, math.inf), positive) if positive else ((-math.inf, 0.0), negative)
@@ -249,6 +252,11 @@ def _leaky(builder: Builder, call: Call) -> str:
     if isinstance(slope, Tensor):
         raise leaky_refused()
     return write_bend(builder, call, Bend(x, slope, 1.0))
+
+
+def first(handler: Callable[[Builder, Call], Any] | None) -> Callable[[Builder, Call], Any] | None:
+    """A handler of calls that are not combined with a piece before them."""
+    return None if handler is None else lambda builder, call: combined(builder, call) or handler(builder, call)
 
 
 def combined(builder: Builder, call: Call) -> str | None:
