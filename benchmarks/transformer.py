@@ -1,7 +1,7 @@
 """A small vision transformer on CIFAR-10 JPEG: trained once, then converted without training.
 
     python benchmarks/transformer.py --train runs/transformer  # half an hour of a core; goes on where it stopped
-    python benchmarks/transformer.py runs/transformer --images 10000 "Graded:2" "Graded:4" "Graded:8"
+    python benchmarks/transformer.py runs/transformer --images 10000 2:16 4:4 4:8 8:4
 
 LayerNorm, GELU and attention compute on numbers, every weighted layer but the first reads spikes (``sites="all"``; with
 ``--sites products`` attention reads spikes too). Rows are added to ``transformer.json``.
@@ -44,7 +44,7 @@ def trained(folder: Path) -> torch.nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the training")
-    parser.add_argument("cells", nargs="*", metavar="METHOD:T")
+    parser.add_argument("cells", nargs="*", metavar="T:M", help="time-steps and magnitude of Graded")
     parser.add_argument("--train", action="store_true", help="only train")
     parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--sites", default="all", choices=("all", "products"))
@@ -57,14 +57,14 @@ def main() -> None:
     calibration, test = cifar("train", limit=1000, seed=0), cifar("test", limit=given.images, seed=0)
     results = json.loads(PATH.read_text())["result"] if PATH.exists() else {}
     for cell in given.cells:
-        method, timesteps = cell.split(":")
+        timesteps, magnitude = map(int, cell.split(":"))
         start = time.perf_counter()
-        recipe = getattr(rb, method)(timesteps=int(timesteps))
+        recipe = rb.Graded(timesteps=timesteps, magnitude=magnitude)
         snn = rb.convert(network, recipe, calibration=calibration, nonlinear="numbers", sites=given.sites)
         seconds = time.perf_counter() - start
-        found = rb.evaluate(snn, test)
+        found = rb.evaluate(snn, test, timesteps=[timesteps])
         energy = rb.energy(snn, test[0][:100])
-        results[f"{cell}, {given.sites}, {given.images} images"] = row = {
+        results[f"T = {timesteps}, m = {magnitude}, {given.sites}, {given.images} images"] = row = {
             "analog": round(100 * found.ann_accuracy, 2),
             "spiking": round(100 * found.rows[-1].accuracy, 2),
             "operations on spikes": round(energy.on_spikes, 4),

@@ -21,6 +21,7 @@ from number_cases import NUMBER_CASES
 from rheobase.core.errors import ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.graph import Graph, Node, capture
 from rheobase.graph.operations import OPERATIONS, NodeContext, OnNumbers
+from rheobase.graph.rewrites.pieces import break_points
 from rheobase.network.simulation import Simulation
 from rheobase.signals import Constant, TimeSeries
 from rheobase.zoo import vit
@@ -281,6 +282,58 @@ def test_attention_reads_spikes_on_request() -> None:
     assert {source(node.inputs[0]).operation for node in weighted[:-1]} == {"site"}
     with pytest.raises(RecipeError, match="no product reads a linear output"):
         converted("gated", sites="products")
+
+
+# -- functions by neurons ---------------------------------------------------------------------------------------------
+
+
+@given(
+    function=st.sampled_from([F.silu, F.gelu, torch.tanh, torch.exp, torch.sin]),
+    spread=st.floats(0.1, 4),
+    pieces=st.integers(4, 16),
+)
+def test_break_points_beat_equal_ones(function: Callable[[Tensor], Tensor], spread: float, pieces: int) -> None:
+    """From the least to the largest argument; the squared error is at most 1.1 times that of equal pieces."""
+    x = spread * torch.randn(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = break_points(function, x, pieces)
+    assert points[0] == x.min()
+    assert torch.isclose(points[-1], x.max())
+    assert bool((points.diff() > 0).all())
+
+    def error(points: Tensor) -> float:
+        at = torch.bucketize(x, points[1:-1])
+        slopes = function(points).diff() / points.diff()
+        return float((function(points)[at] + slopes[at] * (x - points[at]) - function(x)).square().mean())
+
+    assert error(points) <= 1.1 * error(torch.linspace(float(x.min()), float(x.max()), pieces + 1).double()) + 1e-12
+
+
+@pytest.mark.slow
+def test_functions_by_neurons(tmp_path: Path) -> None:
+    """Straight pieces, whose stated error is that of the analog network; a leaky ReLU is exact; spikes everywhere."""
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(8 * 144, 5)
+    network = nn.Sequential(*body).eval()
+    snn = rb.convert(network, rb.Graded(timesteps=64), calibration=IMAGES, nonlinear="neurons")
+    assert [site.name for site in snn.sites] == [*(f"1.piece{i}" for i in range(8)), "3.positive", "3.negative"]
+    (stated,) = [note for note in snn.provenance.notes if "8 straight pieces" in note]
+    error = float(stated.split("differ from it by ")[1].split()[0])
+    assert 0 < error < 0.05
+    with torch.no_grad():
+        exact, pieces = network(IMAGES), snn.ann(IMAGES)
+    assert 0 < float((pieces - exact).norm() / exact.norm()) < 0.05
+    assert float((snn(IMAGES) - pieces).norm() / exact.norm()) < 0.05
+    assert rb.energy(snn, IMAGES[:4]).numbers == 0
+    assert torch.equal(rb.load(rb.save(snn, tmp_path / "network"))(IMAGES[:4]), snn(IMAGES[:4]))
+    with torch.no_grad():
+        leaky = nn.Sequential(body[0], body[3], body[4], nn.Linear(8 * 196, 5)).eval()
+        found = rb.convert(leaky, rb.Graded(), calibration=IMAGES, nonlinear="neurons")
+        torch.testing.assert_close(found.ann(IMAGES), leaky(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_functions_of_several_variables_have_no_neurons() -> None:
+    with pytest.raises(TraceError, match=r"layer_norm: combines several values.*nonlinear=\"numbers\""):
+        rb.convert(network_of("vit"), rb.Graded(), calibration=IMAGES, nonlinear="neurons")
 
 
 # -- what is chosen ---------------------------------------------------------------------------------------------------

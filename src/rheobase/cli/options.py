@@ -283,15 +283,16 @@ class Method:
 
 def _nonlinear(given: str) -> Nonlinear:
     """The choice for operations without neurons: refuse, numbers, or paths of modules separated by commas."""
-    return given if given in ("refuse", "numbers") else tuple(path.strip() for path in given.split(","))
+    return given if given in ("refuse", "numbers", "neurons") else tuple(path.strip() for path in given.split(","))
 
 
 OnNumbers = Annotated[
     Any,
     Option(
         parser=_nonlinear,
-        metavar="refuse|numbers|PATHS",
-        help="Gates, softmax, SiLU, norms...: refuse, or compute on numbers everywhere or in these modules.",
+        metavar="refuse|numbers|neurons|PATHS",
+        help="Gates, softmax, SiLU, norms...: refuse; numbers: compute on numbers, everywhere or in the modules of PATHS; "
+        "neurons: functions of one variable as straight pieces.",
     ),
 ]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
+from rheobase.graph.rewrites.pieces import as_pieces
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
@@ -110,6 +111,8 @@ def inspect(
         True
     """
     found = capture(model, example, output=output, nonlinear=nonlinear)
+    if nonlinear == "neurons":
+        found = as_pieces(found, example)
     rewrites, refusals = list(found.rewrites), list(found.refusals)
     graph, folded = found.graph, Counter(n.operation for n in found.graph.nodes)["batch_norm"]
     if not refusals:

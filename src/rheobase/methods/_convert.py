@@ -18,9 +18,10 @@ from rheobase.core.seeds import check_seed
 from rheobase.core.versions import versions
 from rheobase.data import Batches
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
-from rheobase.graph import Graph, capture, fold_batch_norm, replace_max_pool
+from rheobase.graph import Capture, Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
+from rheobase.graph.rewrites.pieces import as_pieces
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.agreement import relative_difference
 from rheobase.graph.trace.capture import check_example, check_no_output, device_of
@@ -73,7 +74,9 @@ def convert(
             layer normalisation and attention: ``"refuse"``; or ``"numbers"``: they are computed on numbers at every
             step, on the running means of their inputs, so that the network streams and its time-means are exact
             (:class:`rheobase.graph.operations.OnNumbers`). A list of module paths allows it in these modules only. The
-            notes list every such node. Use it with ``sites="all"``, so that weighted layers read spikes.
+            notes list every such node. Use it with ``sites="all"``, so that weighted layers read spikes. ``"neurons"``:
+            functions of one variable become sums of clips, each a layer of neurons, which changes the network; the
+            notes state the errors.
         sites: where neurons are placed: at the ``"activations"``; or, with ``"all"``, also at every linear output that
             another weighted layer reads, such as the bottlenecks of MobileNetV2 and EfficientNet (a residual sum fires
             once, after its additions). Every weighted layer but the first then receives spikes only. Linear outputs
@@ -409,22 +412,37 @@ def traced(
         raise DataError("is needed to trace the network", where="example", remedy="pass a batch of images")
     check_example(batch)
     original = capture(model, batch.to(device_of(model)), output=output, images=images, nonlinear=nonlinear)
-    found = replace_max_pool(original, max_pool)
-    found.raise_if_refused()
+    seen = batch if images is None else images
+    found = rewritten(original, max_pool, nonlinear, seen)
     notes = [*map(str, found.rewrites)]
-    if found.graph is not original.graph and max_pool == "average":
-        notes.append(_cost_of_average(original.graph, found.graph, batch if images is None else images, task))
+    average = max_pool == "average" and any(node.operation == "max_pool" for node in original.graph.nodes)
+    if average or nonlinear == "neurons":
+        notes.append(_cost_of_rewriting(original.graph, found.graph, seen, task, average))
     return found.graph, notes
 
 
+def rewritten(found: Capture, max_pool: MaxPool, nonlinear: Nonlinear, images: Tensor) -> Capture:
+    """A captured network with max-pooling and functions as the caller chose.
+
+    Raises:
+        TraceError: if something remains that cannot become spiking.
+    """
+    if nonlinear == "neurons":
+        found = as_pieces(found, images)
+    found = replace_max_pool(found, max_pool)
+    found.raise_if_refused()
+    return found
+
+
 @torch.inference_mode()
-def _cost_of_average(before: Graph, graph: Graph, images: Tensor, task: str | None) -> str:
+def _cost_of_rewriting(before: Graph, graph: Graph, images: Tensor, task: str | None, average: bool) -> str:
     images = images[:32].to(graph.device)
     original = before(images)
     replaced = graph(images)
     agree = task_for(task, graph.output_shape, None, "network").agreement(replaced, original)
     same = "" if agree is None else f", and {float(agree.mean()):.0%} of the predictions are the same"
+    what = "max-pooling by average" if average else "functions by neurons"
     return (
-        f"max-pooling by average: on {len(images)} calibration images the analog network's logits change by up to "
+        f"{what}: on {len(images)} calibration images the analog network's logits change by up to "
         f"{relative_difference(replaced, original):.2g} of the largest{same}"
     )

@@ -11,8 +11,9 @@ from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.graph.operations.numbers import function_of
 from rheobase.graph.trace.call import Note
 
-Nonlinear = Literal["refuse", "numbers"] | Collection[str]
-"""Refuse them, compute all of them on numbers, or those in the modules of these paths."""
+Nonlinear = Literal["refuse", "numbers", "neurons"] | Collection[str]
+"""Refuse them; compute all of them on numbers, or those in the modules of these paths; or functions of one variable by
+neurons, as sums of clips (:func:`rheobase.graph.rewrites.pieces.as_pieces`), and refuse the others."""
 ON_NUMBERS = 'compute it on numbers: nonlinear="numbers"'
 """A remedy, as an imperative."""
 
@@ -25,7 +26,7 @@ def check_nonlinear(chosen: Any, modules: Collection[str] | None = None) -> None
     """
     remedy = 'use "refuse", "numbers" or a list of module paths, such as ["features.3"]'
     if isinstance(chosen, str):
-        if chosen not in ("refuse", "numbers"):
+        if chosen not in ("refuse", "numbers", "neurons"):
             raise RecipeError(f"is {chosen!r}", where="nonlinear", remedy=remedy)
         return
     if not isinstance(chosen, Collection) or not chosen or not all(isinstance(path, str) for path in chosen):
@@ -38,7 +39,7 @@ def check_nonlinear(chosen: Any, modules: Collection[str] | None = None) -> None
 def allows(chosen: Nonlinear, path: str) -> bool:
     """True if the operations of the module with this path may be computed on numbers."""
     if isinstance(chosen, str):
-        return chosen == "numbers"
+        return chosen != "refuse"
     return any(path == one or path.startswith(f"{one}.") for one in chosen)
 
 
