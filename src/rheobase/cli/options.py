@@ -291,7 +291,7 @@ OnNumbers = Annotated[
     Option(
         parser=_nonlinear,
         metavar="refuse|numbers|neurons|PATHS",
-        help="Gates, softmax, SiLU, norms...: refuse; numbers: compute on numbers, everywhere or in the modules of PATHS; "
+        help="Gates, softmax, SiLU, norms...: refuse; numbers: compute on numbers, or only in the modules of PATHS; "
         "neurons: functions of one variable as straight pieces.",
     ),
 ]

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from rheobase.core.results import Column, Result, Table, plain_values
+from rheobase.graph.operations.numbers import function_of
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.pieces import as_pieces
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
-from rheobase.graph.trace.nonlinear import Nonlinear
+from rheobase.graph.trace.nonlinear import Nonlinear, on_numbers
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Inspection(Result):
     Attributes:
         sites: activation calls that become layers of neurons.
         operations: kind of affine operation -> number of such operations.
+        on_numbers: function -> number of nodes that compute it on numbers (``nonlinear="numbers"``).
         rewrites: changes by the converter that preserve the function.
         refusals: places that cannot be converted, each with a remedy; empty if the network can be converted.
     """
 
     sites: tuple[Site, ...]
     operations: dict[str, int]
+    on_numbers: dict[str, int]
     rewrites: tuple[Note, ...]
     refusals: tuple[Note, ...]
 
@@ -46,6 +49,7 @@ class Inspection(Result):
             "convertible": self.convertible,
             "sites": [{name: plain_values(getattr(site, name)) for name in shown} for site in self.sites],
             "operations": self.operations,
+            "on_numbers": self.on_numbers,
             "rewrites": [{"where": note.where, "text": note.text} for note in self.rewrites],
             "refusals": [{"where": n.where, "reason": n.text, "remedy": n.remedy} for n in self.refusals],
         }
@@ -66,6 +70,8 @@ class Inspection(Result):
     def summary(self) -> str:
         """Operations, rewrites and refusals."""
         parts = ["Between them: " + ", ".join(f"{n} {name}" for name, n in self.operations.items()) + "."]
+        if self.on_numbers:
+            parts.append("On numbers: " + ", ".join(f"{n} {name}" for name, n in self.on_numbers.items()) + ".")
         for title, notes in (("Rewritten", self.rewrites), ("Refused", self.refusals)):
             if notes:
                 parts.append("\n".join((f"{title}:\n", *(f"- {note}" for note in notes))))
@@ -127,5 +133,8 @@ def inspect(
         for n in graph.nodes
         if n.operation == "max_pool"
     ]
+    numbers = on_numbers(graph.nodes)
     kinds = Counter(n.operation for n in graph.nodes if n.operation not in ("input", "site", "refused"))
-    return Inspection(site_table(graph), dict(kinds), tuple(rewrites), tuple(refusals))
+    kinds -= Counter(n.operation for n in numbers)
+    functions = Counter(map(function_of, numbers))
+    return Inspection(site_table(graph), dict(kinds), dict(functions), tuple(rewrites), tuple(refusals))
