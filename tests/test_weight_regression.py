@@ -120,3 +120,35 @@ def test_weights_that_cannot_be_fitted_are_named() -> None:
     assert any("several operations" in note for note in changes.notes)
     assert any("pooled" in note and "avg_pool" in note for note in changes.notes)
     assert all(torch.equal(tensor, snn.ann.tensors[name]) for name, tensor in snn.graph.tensors.items())
+
+
+def test_weights_before_a_node_on_numbers_are_fitted_to_what_it_reads() -> None:
+    """A layer normalisation reads the sum of a layer and its shortcut: least squares of the layer to that sum."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            return self.c(self.norm(x + self.b(x)))
+
+    torch.manual_seed(1)
+    net, images, ridge = Residual(), torch.rand(200, 6), 0.1
+    recipe = rb.Recipe(name="own", timesteps=2, neuron=GradedNeuron(magnitude=1), calibration=(Thresholds(),))
+    snn = rb.convert(net, recipe, calibration=images, nonlinear="numbers", sites="all")
+    data = CalibrationData(images, images[:0], None, None, "", complete=True)
+    changes = WeightRegression(ridge=ridge).apply(snn, data)
+    assert changes.changed == {"norm.output": ["b.weight", "b.bias"]}
+    with torch.no_grad():
+        layer = next(layer for layer in layers(snn, images) if layer.site.index == 1)
+        (spikes,) = (signal.mean() for signal in layer.inputs.values())
+        exact = torch.relu(net.a(images))
+        error = (exact + net.b(exact) - (spikes + net.b(spikes))).double()
+        x = torch.cat([spikes, torch.ones(200, 1)], 1).double()
+        weight = ridge * (x.T @ x).diagonal().mean()
+        rows = torch.cat([x, weight.sqrt() * torch.eye(9, dtype=torch.float64)])
+        expected = torch.linalg.lstsq(rows, torch.cat([error, error.new_zeros(9, 8)])).solution.T
+    change = snn.graph.tensor("b.weight") - net.b.weight
+    torch.testing.assert_close(change, expected[:, :8].float(), rtol=1e-3, atol=1e-5)

@@ -176,7 +176,10 @@ def _first_needed(network: SpikingNetwork) -> list[list[Node]]:
 
 @torch.no_grad()
 def walk(
-    graph: Graph, images: Tensor, before: Callable[[Graph, Node, SubBatches], Graph] | None = None
+    graph: Graph,
+    images: Tensor,
+    before: Callable[[Graph, Node, SubBatches], Graph] | None = None,
+    after: Callable[[Node, SubBatches], None] | None = None,
 ) -> Generator[tuple[Graph, Node, SubBatches], SubBatches, None]:
     """Run a network on time-means with a stop at each site; nothing is computed twice.
 
@@ -184,7 +187,7 @@ def walk(
     yields the graph, the last node and its outputs.
 
     ``before`` is called with the graph, a node and its inputs before the node runs, and returns the graph to continue
-    with, which may have other tensors.
+    with, which may have other tensors. ``after`` is called with a node other than a site, and its values.
     """
     first = graph.nodes[0].name
     batches: list[dict[str, Signal]] = [
@@ -201,6 +204,8 @@ def walk(
             graph = before(graph, node, inputs) if before else graph
             for values in batches:
                 run(graph, [(node, released)], values, graph.analog)
+            if after:
+                after(node, [values[node.name].mean() for values in batches])
     yield graph, node, [values[graph.output].mean() for values in batches]
 
 

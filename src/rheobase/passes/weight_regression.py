@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,14 +16,16 @@ from rheobase.core.seeds import generator
 from rheobase.data import CalibrationData
 from rheobase.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import CalibrationPass, Changes
 from rheobase.passes.held_out import HeldOut
-from rheobase.passes.layers import Layer, Segment, layers, walk
+from rheobase.passes.layers import Segment, layers, walk
 from rheobase.signals import Constant
 
+UNBOUNDED = -float("inf"), float("inf")
+MOVES = ("reshape", "permute", "select", "slice", "affine")
 ELEMENTS = 2**24
 """Elements of the regressors of a sub-batch of images."""
 
@@ -49,7 +52,8 @@ class WeightRegression(CalibrationPass):
 
     The weight stage of Li et al. 2021 (:class:`rheobase.passes.WeightCalibration`) minimises a similar error by
     gradient descent. A tensor that several operations share is not changed, nor is one whose output reaches the site
-    through other operations than additions. The pass is reverted if it does not lower the logit error on held-out
+    through other operations than additions; where it reaches a node on numbers (``nonlinear="numbers"``), it is fitted
+    to what this node reads in the ANN. The pass is reverted if it does not lower the logit error on held-out
     images.
 
     Args:
@@ -71,29 +75,51 @@ class WeightRegression(CalibrationPass):
         """Replace tensors of ``network.graph``; ``network.ann`` is not changed."""
         images = data.fit[: self.images]
         check, changes = HeldOut(network, data.held_out), Changes()
-        analog, draws = walk(network.ann, images), generator(self.seed)
+        shared, draws = shared_tensors(network.graph), generator(self.seed)
+        read = before_numbers(network.graph, shared)
+        exact: dict[str, Tensor] = {}
+
+        def keep(node: Node, values: list[Tensor]) -> None:
+            if node.name in read.values():
+                exact[node.name] = torch.cat(values)
+
+        analog = walk(network.ann, images, after=keep)
         _, node, currents = next(analog)
-        shared = shared_tensors(network.graph)
         for layer in track(layers(network, images), "fitting weights", show=progress, total=len(network.sites)):
             target = torch.cat(currents)
             outputs = [network.ann.analog(node, Constant(current)).mean() for current in currents]
-            _, node, currents = analog.send(outputs)
             if layer.site.previous:
-                for fitted in fittable(layer, shared, changes.notes):
-                    names = self._fit(network, layer, fitted, target, draws)
+                lower, upper = layer.site.lower, layer.site.upper
+                bounds = lower, float("inf") if upper is None else upper
+                at_site = {one.name for one in fittable(layer, shared, changes.notes, read)}
+                for one in layer.nodes:
+                    if one.name in at_site:
+                        names = self._fit(network, layer, one, target, bounds, draws)
+                    elif one.name in read:
+                        part = Segment(layer.nodes, layer.inputs, read[one.name])
+                        names = self._fit(network, part, one, exact[part.source], UNBOUNDED, draws)
+                    else:
+                        continue
                     changes.changed.setdefault(layer.site.name, []).extend(names)
+            exact.clear()
+            _, node, currents = analog.send(outputs)
         changes.notes.append(check.keep_better())
         if network.graph is check.original.graph:
             changes.changed = {}
         return changes
 
     def _fit(
-        self, network: SpikingNetwork, layer: Layer, node: Node, target: Tensor, draws: torch.Generator
+        self,
+        network: SpikingNetwork,
+        segment: Segment,
+        node: Node,
+        target: Tensor,
+        bounds: tuple[float, float],
+        draws: torch.Generator,
     ) -> list[str]:
         """Fit the weight and the bias of one node, and return their names."""
-        graph, site = network.graph, layer.site
-        bounds = site.lower, float("inf") if site.upper is None else site.upper
-        fitted = regress(graph, layer, node, target, bounds, self.ridge, self.rounds, self.positions, draws)
+        graph = network.graph
+        fitted = regress(graph, segment, node, target, bounds, self.ridge, self.rounds, self.positions, draws)
         tensors = {name: graph.tensor(name) + change for name, change in fitted.changes.items()}
         network.graph = graph.replace(tensors=tensors)
         return list(tensors)
@@ -186,8 +212,33 @@ def shared_tensors(graph: Graph) -> set[str]:
     return {name for name in used if used.count(name) > 1}
 
 
-def fittable(segment: Segment, shared: set[str], notes: list[str]) -> list[Node]:
-    """The weighted nodes of a segment that can be fitted: their output reaches its end through additions only."""
+def before_numbers(graph: Graph, shared: set[str]) -> dict[str, str]:
+    """The weighted nodes whose output, or the sum that it is added to, is read by a node on numbers, and that sum."""
+    readers, found = graph.users(), {}
+
+    def is_read(name: str) -> bool:
+        """True if a node on numbers reads the value, or moves and constant factors of it."""
+        return any(
+            isinstance(OPERATIONS.get(one.operation), OnNumbers) or (one.operation in MOVES and is_read(one.name))
+            for one in readers[name]
+        )
+
+    for node in graph.nodes:
+        operation = OPERATIONS.get(node.operation)
+        if not isinstance(operation, Weighted) or type(operation).regressors is Weighted.regressors:
+            continue
+        if "weight" not in node.parameters or shared & {*node.parameters.values()}:
+            continue
+        reached = node
+        while len(after := readers[reached.name]) == 1 and after[0].operation == "add":
+            (reached,) = after
+        if is_read(reached.name):
+            found[node.name] = reached.name
+    return found
+
+
+def fittable(segment: Segment, shared: set[str], notes: list[str], others: Container[str] = frozenset()) -> list[Node]:
+    """The weighted nodes of a segment, except ``others``, whose output reaches its end through additions only."""
     readers: dict[str, list[Node]] = {}
     for node in segment.nodes:
         for name in node.inputs:
@@ -195,7 +246,7 @@ def fittable(segment: Segment, shared: set[str], notes: list[str]) -> list[Node]
     found = []
     for node in segment.nodes:
         operation = OPERATIONS.get(node.operation)
-        if not isinstance(operation, Weighted) or "weight" not in node.parameters:
+        if not isinstance(operation, Weighted) or "weight" not in node.parameters or node.name in others:
             continue
         reached, reason = node, "its output has several readers"
         while len(readers.get(reached.name, [])) == 1:
