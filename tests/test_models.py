@@ -6,15 +6,19 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from fractions import Fraction
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from rheobase.core import user_code
 from rheobase.core.errors import ModelError, RheobaseWarning
 from rheobase.exchange.checkpoints import load
 
@@ -138,8 +142,53 @@ def test_the_function_takes_options() -> None:
     with pytest.raises(ModelError, match=r"classes='many' failed.*--model-option"):
         load("nets_for_test:sized", options={"classes": "many"})
     error = refusal("nets_for_test:sized")
-    assert "missing 1 required positional argument: 'classes'" in error.reason
+    assert "missing a required argument: 'classes'" in error.reason
     assert "--model-option name=value" in str(error.remedy)
+
+
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=5,
+)
+
+
+NAMES = st.from_regex(r"[a-z_]{1,6}", fullmatch=True).filter(lambda name: not iskeyword(name))
+
+
+@given(options=st.dictionaries(NAMES, LITERALS))
+def test_arguments_in_brackets_are_those_of_the_call(options: dict[str, object]) -> None:
+    written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    assert user_code.names_function(f"builtins:dict({written})")
+    assert user_code.call(f"builtins:dict({written})", ModelError) == options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("(7)", "has arguments that are not names with values, each once"),
+        ("(classes=7, classes=8)", "each once"),
+        ("(**{'classes': 7})", "each once"),
+        ("(classes=7)(bias=False)", "each once"),
+        ("(classes=int('7'))", "has arguments that are not literal values"),
+        ("(classes=7", "is not of the form module:function"),
+        ("(classes=)", "literal values"),
+        (
+            "(classes=7, width=7)",
+            "'width'; its arguments are (classes, bias=True). Remedy: give its arguments as nets_for",
+        ),
+        ("(classes=0.5)", "the call with classes=0.5 failed"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments: str, said: str) -> None:
+    spec = f"nets_for_test:sized{arguments}"
+    assert said in str(refusal(spec))
+
+
+def test_arguments_in_brackets_and_by_option() -> None:
+    assert load("nets_for_test:sized(classes=7)", options={"bias": False}).bias is None
+    with pytest.raises(ModelError, match=r"'classes', which is also given by --model-option.*give it once"):
+        load("nets_for_test:sized(classes=7)", options={"classes": 7})
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase import zoo
 from rheobase.core.errors import ModelError, TraceError
+from rheobase.core.torchvision import repair_torchvision
 from rheobase.exchange import checkpoints as models
 from rheobase.graph import capture, replace_max_pool
 
@@ -44,6 +45,15 @@ def resnet(stem: int, widths: tuple[int, ...], blocks: tuple[int, ...], classes:
     return total + linear(before, classes)
 
 
+def bottlenecks(blocks: tuple[int, ...], classes: int) -> int:
+    total, before = conv(3, 64, 7), 64
+    for width, count in zip(WIDE, blocks, strict=True):
+        total += conv(before, width, 1) + (count - 1) * conv(4 * width, width, 1) + conv(before, 4 * width, 1)
+        total += count * (conv(width, width, 3) + conv(width, 4 * width, 1))
+        before = 4 * width
+    return total + linear(before, classes)
+
+
 def mobilenet(classes: int) -> int:
     widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
     separable = sum(conv(1, i, 3) + conv(i, o, 1) for i, o in pairwise(widths))
@@ -65,6 +75,8 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any], int, int, in
     "ResNet-34 CIFAR": (zoo.resnet34, {}, 32, resnet(conv(3, 64, 3), WIDE, R34, 10), None),
     "ResNet-34 ImageNet": (zoo.resnet34, IMAGENET, 224, resnet(conv(3, 64, 7), WIDE, R34, 1000), 21_797_672),
     "ResNet-34 deep": (zoo.resnet34, {"num_classes": 1000, "stem": "deep"}, 224, resnet(DEEP, WIDE, R34, 1000), None),
+    "ResNet-50 ImageNet": (zoo.resnet50, IMAGENET, 224, bottlenecks(R34, 1000), 25_557_032),
+    "ResNet-101 ImageNet": (zoo.resnet101, IMAGENET, 224, bottlenecks((3, 4, 23, 3), 1000), 44_549_160),
     "ResNet-20 A": (zoo.resnet20, {}, 32, resnet(conv(3, 16, 3), (16, 32, 64), (3, 3, 3), 10, False), None),
     "ResNet-20 B": (zoo.resnet20, {"shortcut": "B"}, 32, resnet(conv(3, 16, 3), (16, 32, 64), (3, 3, 3), 10), None),
     "ResNet-20 B, wide": (
@@ -140,6 +152,8 @@ def test_multiplications_of_vgg(name: str, published: int) -> None:
     [
         ("ResNet-18 ImageNet", 1.81, 2),  # torchvision's table of weights
         ("ResNet-34 ImageNet", 3.66, 2),
+        ("ResNet-50 ImageNet", 4.09, 2),
+        ("ResNet-101 ImageNet", 7.80, 2),
         ("MobileNet ImageNet", 0.569, 3),  # Howard et al. 2017, Table 4
     ],
 )
@@ -167,6 +181,37 @@ def test_names_are_torchvisions() -> None:
     assert keys(on_meta("ResNet-18 ImageNet")[0]) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "theirs", "more"),
+    [
+        ("resnet18", "resnet18", {}),
+        ("resnet50", "resnet50", {}),
+        ("resnet101", "resnet101", {}),
+        ("vgg16", "vgg16_bn", {}),
+        ("vgg16", "vgg16", {"batch_norm": False}),
+    ],
+)
+def test_weights_of_torchvision_load_and_give_its_logits(name: str, theirs: str, more: dict[str, Any]) -> None:
+    repair_torchvision()
+    models = pytest.importorskip("torchvision.models")
+    expected = getattr(models, theirs)(num_classes=7).eval()
+    network = getattr(zoo, name)(num_classes=7, stem="imagenet", pool="max", **more).eval()
+    network.load_state_dict(expected.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images), expected(images))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50"])
+def test_without_batch_norm(name: str) -> None:
+    network = getattr(zoo, name)(batch_norm=False).eval()
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    assert all(part.bias is not None for part in network.modules() if isinstance(part, nn.Conv2d))
+    with torch.no_grad():
+        assert 0.01 < network(torch.randn(2, 3, 32, 32)).std() < 10  # neither vanishing nor exploding
+
+
 def test_shortcut_a_by_hand() -> None:
     network = zoo.resnet20(width=4)
     block = network.layer2[0]
@@ -185,6 +230,8 @@ CONVERTED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet18": (zoo.resnet18, 16, 1 + 8 * 2),
     "resnet18 imagenet": (lambda: zoo.resnet18(stem="imagenet"), 32, 1 + 8 * 2),
     "resnet34 deep": (lambda: zoo.resnet34(stem="deep"), 32, 3 + 16 * 2),
+    "resnet34 without batch norm": (lambda: zoo.resnet34(batch_norm=False), 16, 1 + 16 * 2),
+    "resnet50": (zoo.resnet50, 16, 1 + 16 * 3),
     "resnet20": (zoo.resnet20, 16, 1 + 9 * 2),
     "resnet20 B": (lambda: zoo.resnet20(shortcut="B"), 16, 1 + 9 * 2),
     "mobilenet": (zoo.mobilenet, 32, 1 + 13 * 2),
@@ -246,6 +293,9 @@ def test_every_function_is_a_model_of_the_command_line(name: str) -> None:
         (zoo.resnet34, {"stem": "imagenet", "pool": None}, "pool: is None. Remedy: use one of average, max."),
         (zoo.resnet18, {"pool": "max"}, "pool: is 'max', which has no effect: the CIFAR stem has no pooling. Remedy"),
         (zoo.vgg16, {"head": "conv"}, "head: is 'conv'. Remedy: use one of mlp, linear."),
+        (zoo.resnet50, {"stem": "svhn"}, "stem: is 'svhn'. Remedy: use one of cifar, imagenet, deep."),
+        (zoo.resnet101, {"batch_norm": 1}, "batch_norm: is 1. Remedy: use True or False."),
+        (zoo.vgg16, {"batch_norm": None}, "batch_norm: is None. Remedy: use True or False."),
         (zoo.resnet20, {"shortcut": "C"}, "shortcut: is 'C'. Remedy: use one of A, B."),
         (zoo.resnet20, {"width": 0}, "width: is 0. Remedy"),
         (zoo.resnet20, {"width": 15}, "width: is 15. Remedy: use an even number"),

@@ -38,7 +38,8 @@ SPEC = "a folder, .tar, shards, .npz, .npy, or module:function"
 Execution = Literal["auto", "counts", "steps"]
 
 Model = Annotated[
-    str, Argument(help="module:function that returns the network, an .onnx file, or folder of a saved network.")
+    str,
+    Argument(help="module:function or module:function(name=value), an .onnx file, or the folder of a saved network."),
 ]
 Saved = Annotated[Path, Argument(metavar="DIR", help="Folder of a saved spiking network.")]
 CalibrationData = Annotated[str, Option("--data", help=f"Calibration or training images, never test images: {SPEC}.")]
@@ -366,7 +367,8 @@ def is_folder(model: str) -> bool:
         raise ModelError(
             "is neither an existing folder, module:function nor an .onnx file",
             where=model,
-            remedy="give a folder that `rheobase convert` wrote or an .onnx file, or write my_module:my_function",
+            remedy="give a folder that `rheobase convert` wrote or an .onnx file, or write my_module:my_function, with "
+            "arguments my_module:my_function(name=value)",
         )
     return exists
 

@@ -105,7 +105,7 @@ class Hardware:
 
 @command
 def train(
-    model: Annotated[str, Argument(help="module:function that returns the network, or an .onnx file.")],
+    model: Annotated[str, Argument(help="module:function or module:function(name=value), or an .onnx file.")],
     data: options.CalibrationData,
     out: Annotated[Path, Option(help="Folder for run.json, training/ (checkpoints, weights) and network/.")],
     reading: options.Reading,

@@ -59,8 +59,8 @@ def load(spec: str, checkpoint: str | Path | None = None, options: Mapping[str, 
     (`torch.compile`) and `model.` (Lightning), are removed or added as the network requires.
 
     Args:
-        spec: `module:function`, imported with the working directory on `sys.path`; it returns an `nn.Module`, which is
-            returned in eval mode.
+        spec: `module:function` or `module:function(name=value)`, imported with the working directory on `sys.path`; it
+            returns an `nn.Module`, which is returned in eval mode.
         checkpoint: file of trained weights; `None` keeps the weights that the function set.
         options: arguments of the function by name.
 

@@ -16,3 +16,8 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
+
+
+def normalisation(channels: int, batch_norm: bool) -> nn.Module:
+    """Batch normalisation, or nothing in a network without."""
+    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()

@@ -1,4 +1,4 @@
-"""VGG-16 with batch normalisation."""
+"""VGG-16, with batch normalisation or without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from rheobase.core.checks import check_choice, check_whole
+from rheobase.core.checks import check_choice, check_flag, check_whole
 from rheobase.core.errors import ModelError
 from rheobase.zoo.parts import POOLS, Pool, Stem, initialise
 
@@ -17,13 +17,14 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 class _VGG(nn.Module):
     """Five stages of 3x3 convolutions, each followed by a 2x2 pooling, and a classifier."""
 
-    def __init__(self, num_classes: int, stem: Stem, pool: Pool, head: Head) -> None:
+    def __init__(self, num_classes: int, stem: Stem, pool: Pool, head: Head, batch_norm: bool) -> None:
         super().__init__()
         features: list[nn.Module] = []
         channels = 3
         for stage in _STAGES:
             for width in stage:
-                features += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                norm = [nn.BatchNorm2d(width)] if batch_norm else []
+                features += [nn.Conv2d(channels, width, 3, padding=1), *norm, nn.ReLU(inplace=True)]
                 channels = width
             features.append(POOLS[pool](2))
         self.features = nn.Sequential(*features)
@@ -45,7 +46,13 @@ class _VGG(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
-def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", head: Head = "mlp") -> nn.Module:
+def vgg16(
+    num_classes: int = 10,
+    stem: Stem = "cifar",
+    pool: Pool = "average",
+    head: Head = "mlp",
+    batch_norm: bool = True,
+) -> nn.Module:
     """VGG-16 (Simonyan & Zisserman 2015, Table 1, column D) with batch normalisation.
 
     The defaults are those of the released code of QCFS (Bu et al. 2022), which FTBC (+QCFS) and PASCAL (appendices A.5
@@ -61,6 +68,7 @@ def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", h
         stem: image size of the data set, which determines the input size of the classifier.
         pool: ``"max"`` is the network of 2015; its conversion needs ``max_pool="gate"`` or ``"average"``.
         head: the classifier, ``"mlp"`` with two hidden layers or ``"linear"`` with none.
+        batch_norm: if False, the network and the names are torchvision's ``vgg16`` (FTBC, Table 4, has both).
 
     Example:
         >>> import torch
@@ -71,4 +79,5 @@ def vgg16(num_classes: int = 10, stem: Stem = "cifar", pool: Pool = "average", h
     check_choice(stem, Stem, "stem", error=ModelError)
     check_choice(pool, Pool, "pool", error=ModelError)
     check_choice(head, Head, "head", error=ModelError)
-    return _VGG(num_classes, stem, pool, head)
+    check_flag(batch_norm, "batch_norm", error=ModelError)
+    return _VGG(num_classes, stem, pool, head, batch_norm)

@@ -45,6 +45,7 @@ def load(
     | `.npz` | arrays `images` and `labels`, `x` and `y`, `signals` and `labels`, or with a folder `x_<folder>`... |
     | `.npy` | one array without labels |
     | `module:function` | the returned data set, DataLoader, batches or tensors of (images, labels) |
+    | `module:function(name=value)` | the same, with arguments |
 
     A class index is the position of the class folder's name in sorted order; `loader.dataset.classes` contains the
     names. Where labels are not needed, such as for calibration, a directory or archive may contain images `<name>`
