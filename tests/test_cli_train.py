@@ -46,6 +46,9 @@ def small(classes=10):
     layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(16, classes))
 
+def unseeded():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
 def five_classes():
     return small(5)
 """
@@ -261,6 +264,61 @@ def test_pixels_from_files(run: Run, tmp_path: Path) -> None:
     evaluated = run("evaluate", out / "network", "--data", "digits.npz", "--json")
     assert evaluated.document["preprocessing"]["mean"] == [0.25]
     assert evaluated.document["execution"] == "counts"
+
+
+def test_a_plain_network_trains_as_by_the_library(run: Run, tmp_path: Path) -> None:
+    out, options = tmp_path / "run", ["--plain", "--epochs", 2, "--batch-size", 20, "--learning-rate", 0.1]
+    command = ["train", "train_nets:small(classes=10)", "--data", "train_nets:few", *options, "--out", out]
+    result = run(*command, "--test", "rheobase.zoo.digits:digits_test", "--json")
+    assert result.code == 0, result.err
+    assert {path.name for path in out.iterdir()} == {"run.json", "training"}
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten()]
+    few = tuple(part[:120] for part in demo.digits().train)
+    settings = rb.Training(epochs=2, batch_size=20, learning_rate=0.1)
+    trained = rb.train(nn.Sequential(*layers, nn.Linear(16, 10)), few, settings)
+    weights = load_file(result.document["weights"])
+    assert all(torch.equal(weights[name], value) for name, value in trained.model.state_dict().items())
+    images, labels = demo.digits().test
+    with torch.no_grad():
+        right = (trained.model(images).argmax(1) == labels).float().mean()
+    assert result.document["scores"] == {"accuracy": pytest.approx(float(right))}
+
+    again = run(*command)
+    assert "Continuing after epoch 2 of 2" in again.err
+    assert "for --checkpoint" in again.out.splitlines()[-1]
+    assert_refused(run(*training(out, "--epochs", 2)), "holds the checkpoint of another run")
+    checkpoint = ["--checkpoint", out / "training" / "weights.safetensors"]
+    converted = ["convert", "train_nets:small", *checkpoint, "--data", "train_nets:few", "--out", tmp_path / "snn"]
+    assert run(*converted).code == 0
+
+
+def test_the_seed_decides_on_the_first_weights(run: Run, tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("one", 0), ("other", 0), ("third", 1)):
+        command = ["train", "train_nets:unseeded", "--data", "train_nets:few", "--plain", "--epochs", 1, "--seed", seed]
+        assert run(*command, "--batch-size", 20, "--out", tmp_path / name).code == 0
+        found.append(load_file(tmp_path / name / "training" / "weights.safetensors")["1.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "FTBC"], "--method: has no effect with --plain"),
+        (["--option", "levels=4"], "--option: has no effect"),
+        (["--adapt", "8,4"], "--adapt: has no effect"),
+        (["--max-pool", "gate"], "--max-pool: has no effect"),
+        (["--execution", "steps"], "--execution: has no effect"),
+        (["--distil"], "--distil: has no effect"),
+        (["--test", "train_nets:no_labels"], "--test: has no labels"),
+    ],
+)
+def test_options_that_plain_leaves_out(run: Run, tmp_path: Path, more: list[str], said: str) -> None:
+    command = ["train", "train_nets:small", "--data", "train_nets:few", "--plain", "--epochs", 1, "--batch-size", 40]
+    result = run(*command, "--out", tmp_path / "run", *more)
+    assert_refused(result._replace(err=result.err.splitlines()[-1]), said)
 
 
 def test_a_teacher_takes_the_place_of_labels(run: Run, tmp_path: Path) -> None:

@@ -156,6 +156,9 @@ def test_weight_decay_leaves_out_norms_biases_and_thresholds() -> None:
     assert decayed == {"0.weight", "2.weight", "7.weight"}
     assert free == {"0.bias", "1.threshold", "2.bias", "3.weight", "3.bias", "7.bias"}
     assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
+    (everything,) = _optimiser(model, but(decayed="all")).param_groups
+    assert everything["weight_decay"] == 5e-4
+    assert len(everything["params"]) == len(list(model.parameters()))
 
 
 def test_only_the_chosen_parameters_train() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from typer import Argument, Option
 
 from rheobase.cli import options
@@ -18,10 +20,12 @@ from rheobase.cli.behaviour import Answer, command, note, show_progress
 from rheobase.cli.output import check_output, network_document, save_and_measure, show_conversion
 from rheobase.cli.settings import DEFAULTS, read_training
 from rheobase.core.devices import find_device
-from rheobase.core.errors import RecipeError, TrainingError
+from rheobase.core.errors import DataError, RecipeError, TrainingError
 from rheobase.core.folders import refuse_foreign, user_path, write_whole
 from rheobase.core.results import Column, Table
+from rheobase.core.seeds import random_state
 from rheobase.data import readers
+from rheobase.data.batches import batches
 from rheobase.exchange.onnx import is_onnx
 from rheobase.graph.trace.capture import capture, device_of
 from rheobase.methods import Recipe
@@ -29,6 +33,7 @@ from rheobase.methods._convert import convert as convert_network
 from rheobase.methods._convert import quantise
 from rheobase.methods.adaptive_levels import ADAPTED, SHARE, UNIFORM, AdaptedLevels, adapt_levels, check_falling, stages
 from rheobase.neurons.fused import set_fusion
+from rheobase.tasks import TaskName, task_for
 from rheobase.training import Trained, Training
 from rheobase.training import checkpoint as runs
 from rheobase.training import train as train_network
@@ -119,19 +124,26 @@ def train(
     hardware: Hardware,
     validation: Annotated[float, Option(help="Fraction of the training images held out to validate; 0: none.")] = 0.1,
     distil: Annotated[bool, Option("--distil", help="Distil the original network into the quantised one.")] = False,
+    plain: Annotated[
+        bool, Option("--plain", help="Train the network as it is written: no quantisation, no conversion.")
+    ] = False,
     task: options.Task = None,
     seed: options.Seed = 0,
 ) -> Answer | None:
     """Quantise a trained network's activations, train it for a few epochs, convert and save it.
 
-    Repeat the command to continue an interrupted run.
+    With --plain, train the network itself: its weights are for --checkpoint. Repeat the command to continue an
+    interrupted run.
     """
-    recipe = method.read("Pascal")
+    if plain:
+        _refuse_without_effect(method, adaptation, conversion, running, distil=distil)
+    recipe = None if plain else method.read("Pascal")
     images = reading.of(data)
     given = asdict(settings)
     training = read_training(given.pop("training"), images.preprocessing, **given)
     test = testing.source(images)
-    running.check(recipe, test)
+    if recipe is not None:
+        running.check(recipe, test)
     place = find_device(running.device or "auto")
     accelerated = hardware.on(place)
     set_fusion(running.fuse)
@@ -139,8 +151,16 @@ def train(
     refuse_foreign(out, {RUN, TRAINING, NETWORK, LEVELS, METRIC_PLOT, ALPHA_PLOT}, "a run of `rheobase train`")
     check_output(out / NETWORK, overwrite=True)
 
-    original = weights.load(model, images.example)
+    if plain and is_onnx(model):
+        remedy = "build the network in PyTorch: module:function"
+        raise TrainingError(f"has no effect on {model}, whose weights no option reads", where="--plain", remedy=remedy)
+    with random_state(seed, None):  # a network without a checkpoint draws its weights
+        original = weights.load(model, images.example)
     loader, test_images = images.read(seed), None if test is None else test.read()
+    how: dict[str, Any] = {"validation": validation or None, "folder": out / TRAINING, "task": task, "seed": seed}
+    how |= {"progress": show_progress(), **accelerated}
+    if recipe is None:
+        return _train_plain(model, weights, original, loader, test_images, training, how)
     quantised = quantise(original, recipe, calibration=loader, task=task, seed=seed, device=place, **asdict(conversion))
     file = user_path(model) if is_onnx(model) else weights.checkpoint
     inputs = {
@@ -162,8 +182,7 @@ def train(
     if distil:  # its graph: the same output as the quantised network's, and logits where the network has a softmax
         example = torch.zeros(2, *quantised.input_shape, device=device_of(original))
         teacher = capture(original, example, output=conversion.output, nonlinear=conversion.nonlinear).graph
-    how: dict[str, Any] = {"validation": validation or None, "teacher": teacher}
-    how |= {"folder": out / TRAINING, "task": task, "seed": seed, "progress": show_progress(), **accelerated}
+    how["teacher"] = teacher
     adapted = None
     if adapt is None:
         trained = train_network(quantised, samples, training, **how)
@@ -202,6 +221,73 @@ def train(
         "evaluation": evaluation,
     }
     return Answer(document, show)
+
+
+def _refuse_without_effect(*groups: Any, distil: bool) -> None:
+    """Refuse options about quantisation and conversion, which --plain leaves out."""
+    given = {
+        field.name: getattr(group, field.name) != field.default
+        for group in groups
+        for field in fields(group)
+        if field.name != "device"
+    }
+    for name in (name for name, is_given in {**given, "distil": distil}.items() if is_given):
+        reason = "has no effect with --plain, which neither quantises nor converts"
+        raise TrainingError(reason, where=f"--{name.replace('_', '-')}", remedy="leave it or --plain out")
+
+
+def _train_plain(
+    model: str,
+    weights: options.Weights,
+    original: nn.Module,
+    loader: DataLoader[Any],
+    test: DataLoader[Any] | None,
+    training: Training,
+    how: dict[str, Any],
+) -> Answer | None:
+    """Train the network as it is written, and measure it on the test images if there are any."""
+    file, out, first = weights.checkpoint, how["folder"].parent, _is_first_process()
+    inputs = {
+        "model": model,
+        "checkpoint": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
+        "plain": True,
+        "model options": weights.options(),
+        "task": how["task"],
+    }
+    _claim(out, inputs, training.epochs, first)
+    samples = readers.read_all(loader, progress=show_progress() and first)
+    trained = train_network(original, samples, training, **how)
+    if not first:
+        return None
+    scores = {} if test is None else _scores(trained.model, test, how["task"])
+    path = out / TRAINING / runs.WEIGHTS_FILE
+
+    def show(console: Console) -> None:
+        _training_table(trained).print(console)
+        for name, score in scores.items():
+            console.print(f"Test images: {name} {score:.4g}")
+        console.print(f"Weights in {path}, for --checkpoint.", soft_wrap=True)
+
+    settings = {"settings": training, "epoch": trained.epoch, "history": trained.history}
+    return Answer({"weights": str(path), "training": settings, "scores": scores}, show)
+
+
+@torch.no_grad()
+def _scores(network: nn.Module, test: DataLoader[Any], task: TaskName | None) -> dict[str, float]:
+    """All measures of the task on labelled test images, by name."""
+    found = scores = None
+    seen, place = 0, device_of(network)
+    for images, labels in batches(test, where="--test"):
+        if labels is None:
+            raise DataError("has no labels", where="--test", remedy="give labelled images, or leave it out")
+        outputs: Tensor = network(images.to(place)).cpu()
+        if found is None or scores is None:
+            found = task_for(task, outputs.shape[1:], labels, "--test")
+            scores = found.scores(outputs.shape[1:])
+        found.check(outputs.shape[1:], labels, "--test", seen)
+        scores.update(outputs, found.targets(labels))
+        seen += len(images)
+    return {} if scores is None else scores.compute()
 
 
 def _claim(out: Path, inputs: Mapping[str, Any], epochs: int, first: bool) -> None:

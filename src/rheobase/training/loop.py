@@ -494,6 +494,7 @@ def _optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
         owner = module.get_submodule(path)
         rates = owner.rates if isinstance(owner, QuantisedActivation | TrainableNeurons) else None
         kept = rates is not None or isinstance(owner, nn.modules.batchnorm._BatchNorm) or name.endswith(_NOT_DECAYED)
+        kept = kept and training.decayed == "weights"
         rate = 1.0 if rates is None else rates.get(leaf, 1.0)
         if parameter.requires_grad:
             groups.setdefault((0.0 if kept else training.weight_decay, rate), []).append(parameter)

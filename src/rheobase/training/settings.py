@@ -33,8 +33,10 @@ class Training(Value):
             not used: batch norm needs more than one image, and every process the same number.
         optimiser: stochastic gradient descent, or AdamW (Loshchilov & Hutter 2019).
         momentum: momentum of "sgd".
-        weight_decay: decay of all parameters except biases, those of batch norms and quantised activations, and those
-            whose name ends in "threshold", for which decay is no regularisation.
+        weight_decay: factor of the decay.
+        decayed: the parameters that decay. "weights": all but biases, those of batch norms and quantised activations,
+            and names that end in "threshold", for which decay is no regularisation. "all": every one, as in the code
+            of QCFS and PASCAL.
         schedule: "cosine" to zero, or "constant".
         warmup_epochs: number of epochs in which the learning rate rises linearly; may be fractional.
         label_smoothing: ε of the cross-entropy (Szegedy et al. 2016).
@@ -68,6 +70,7 @@ class Training(Value):
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: FiniteFloat = Field(default=5e-4, ge=0)
+    decayed: Literal["weights", "all"] = "weights"
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: FiniteFloat = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
