@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import networks
 import rheobase as rb
 from conftest import grid_images, grid_network, grid_snn
 from rheobase.core.errors import CalibrationError, DataError, ModelError, RecipeError, TraceError
+from rheobase.graph.sites import site_table
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.methods import METHODS, Recipe
 
@@ -305,3 +307,20 @@ def test_a_site_that_is_never_active() -> None:
 def test_unknown_rounding() -> None:
     with pytest.raises(ModelError, match="rounding"):
         rb.activations.Staircase(4, 1.0, "nearest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+@pytest.mark.parametrize("method", [rb.Pascal, rb.QVM, rb.SlipReLU, rb.methods.QCFS])
+def test_thresholds_start_at_a_number(method: Callable[..., Recipe], granularity: str) -> None:
+    recipe = method(levels=4, granularity=granularity, initial_threshold=8)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    network = rb.quantise(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
+    for site in site_table(network.to_graph()):
+        theta = network.activations[site.name].threshold.detach()
+        assert torch.equal(theta, torch.full((site.channels,) if granularity == "channel" else (), 8.0))
+
+
+@pytest.mark.parametrize("start", [0, -1, float("inf"), True, "median"])
+def test_thresholds_that_cannot_be_a_start(start: object) -> None:
+    with pytest.raises(RecipeError, match="initial_threshold"):
+        rb.Pascal(levels=4, initial_threshold=start)  # type: ignore[arg-type]

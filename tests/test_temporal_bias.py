@@ -305,6 +305,15 @@ def test_composes_with_a_constant_shift() -> None:
     assert all(neuron.bias.shape == (4, site.channels) for neuron, site in zip(snn.neurons, snn.sites, strict=True))
 
 
+def test_ftbc_starts_from_a_current_in_place_of_an_initial_potential() -> None:
+    recipe = rb.FTBC(timesteps=4, initial_potential=0, shift=0.5)
+    thresholds, shift, _ = recipe.calibration
+    assert (thresholds.shift, shift) == (0.5, rb.passes.ShiftCurrent(shift=0.5))  # type: ignore[attr-defined]
+    assert recipe.calibration[:2] == rb.SNNCalibration(timesteps=4).calibration[:2]
+    assert recipe.neuron == rb.SNNCalibration(timesteps=4).neuron
+    assert len(rb.FTBC(timesteps=4).calibration) == 2
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 

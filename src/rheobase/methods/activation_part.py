@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from rheobase.activations import Constraint, QuantisedActivation, Rounding, Staircase
@@ -19,6 +19,9 @@ from rheobase.graph.sites import Site
 from rheobase.methods.neuron_part import BySite, for_each_site
 from rheobase.passes.statistics import Granularity, histograms, maxima, percentiles
 from rheobase.passes.thresholds import least_squares
+
+InitialThreshold = Literal["mse", "percentile", "max"] | Annotated[FiniteFloat, Field(gt=0)]
+"""θ before training: the least squared error of the staircase, an exact percentile, the maximum, or this number."""
 
 
 class ActivationPart(Value, ABC):
@@ -85,7 +88,8 @@ class StaircaseActivation(ActivationPart):
         levels: L, for all sites or by site name; None: as the network was trained.
         rounding: Q; ``"round"`` is QCFS.
         granularity: one θ per layer, as in the papers, or per channel.
-        threshold: initial θ: the least squared error of the staircase, an exact percentile, or the maximum.
+        threshold: initial θ: the least squared error of the staircase, an exact percentile or the maximum on the
+            images, or a number for every site.
         percentile: in percent, for ``threshold="percentile"``.
     """
 
@@ -93,7 +97,7 @@ class StaircaseActivation(ActivationPart):
     levels: BySite | None = None
     rounding: Rounding = "round"
     granularity: Granularity = "layer"
-    threshold: Literal["mse", "percentile", "max"] = "mse"
+    threshold: InitialThreshold = "mse"
     percentile: float = Field(default=99.9, gt=0, le=100)
 
     @property
@@ -150,6 +154,9 @@ class StaircaseActivation(ActivationPart):
         """θ of every site before training, [] or [C]: ``known``, or fitted to the folded analog network."""
         if all(site.name in known for site in sites):
             return dict(known)
+        if not isinstance(self.threshold, str):
+            shape = {site.name: (site.channels,) if self.granularity == "channel" else () for site in sites}
+            return {**{name: torch.full(shape[name], float(self.threshold)) for name in shape}, **known}
         maximum = active_maxima(graph, images, sites, self.granularity)
         if self.threshold == "mse":
             counted = histograms(graph, images, self.granularity, maximum)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from rheobase.methods.parallel_conversion import ParallelConversion
 from rheobase.methods.recipe import Recipe, published
 from rheobase.neurons.parallel import Order
 from rheobase.passes import SpatialRecalibration, TemporalCorrection
+from rheobase.passes.error_calibration import Post
 from rheobase.passes.fine_tuning import Target
 from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
@@ -32,6 +33,7 @@ def DAParallel(
     order: Order = "last",
     seed: int = 0,
     temperature: float = 2.0,
+    post: Literal[Post, "best"] = "best",
 ) -> Recipe:
     """Parallel conversion with distribution-aware calibration: batch normalisation, then output biases, are trained.
 
@@ -41,7 +43,7 @@ def DAParallel(
     ``rb.convert(net, rb.DAParallel(timesteps=4), calibration=images, num_calibration_images=50_000)``.
 
     Args:
-        timesteps, threshold, granularity, percentile, errors, order: see :func:`ParallelConversion`.
+        timesteps, threshold, granularity, percentile, errors, order, post: see :func:`ParallelConversion`.
             ``threshold="saturation"`` takes the trained θ of a QCFS network.
         spatial: run stage 1; on a network without batch normalisation, it changes nothing and adds a note.
         temporal: run stage 2.
@@ -55,7 +57,7 @@ def DAParallel(
         >>> [part.kind for part in DAParallel(timesteps=4).calibration]
         ['thresholds', 'error_calibration', 'spatial_recalibration', 'temporal_correction']
     """
-    base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order)
+    base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order, post)
     shared: Any = {"target": target, "temperature": temperature, "batch_size": batch_size, "seed": seed}
     stage_1 = SpatialRecalibration(epochs=epochs, learning_rate=learning_rate, neurons=neurons, **shared)
     stage_2 = TemporalCorrection(epochs=temporal_epochs, learning_rate=temporal_learning_rate, **shared)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat
+
 from rheobase.methods.rate_coding import RateCoding
 from rheobase.methods.recipe import Recipe, published
-from rheobase.passes import ScaleThresholds, TemporalBias
+from rheobase.passes import ScaleThresholds, ShiftCurrent, TemporalBias, Thresholds
 from rheobase.passes.statistics import Granularity
 from rheobase.passes.thresholds import ThresholdMethod
 
@@ -25,6 +29,7 @@ def FTBC(
     percentile: float = 99.9,
     initial_potential: float = 0.5,
     scale: bool = False,
+    shift: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0,
 ) -> Recipe:
     """Fit a bias for every channel and step to the mean activation of the ANN (Wu et al. 2024).
 
@@ -38,12 +43,17 @@ def FTBC(
             ``FTBC(timesteps=4, ramp=0, alpha=0.2, updates=1, iterations=10, pooled=False, patience=None)`` (Table 6:
             ResNet-20, CIFAR-10). By default the ramp is 0 or 1, whichever is better on held-out images.
         scale: as for :func:`RateCoding`. Differs from the paper.
+        shift: total current added over the T steps, in units of θ, before correction. The papers' starts are
+            ``initial_potential=0, shift=0.5`` on the network of SNN Calibration and on that of RTS ("+RTS"), and
+            ``initial_potential=0.5`` on that of QCFS.
 
     Example:
         >>> FTBC(timesteps=8).calibration[1].alpha
         0.5
     """
     base = RateCoding(timesteps, threshold, granularity, percentile, initial_potential)
+    thresholds = Thresholds(method=threshold, granularity=granularity, percentile=percentile, shift=shift)
+    shifted = (ShiftCurrent(shift=shift),) if shift else ()
     scaled = (ScaleThresholds(images=96, sweeps=1),) if scale else ()
     correction = TemporalBias(
         alpha=alpha,
@@ -55,4 +65,4 @@ def FTBC(
         pooled=pooled,
         patience=patience,
     )
-    return base.replace(name="FTBC", calibration=(*base.calibration, *scaled, correction))
+    return base.replace(name="FTBC", calibration=(thresholds, *shifted, *scaled, correction))

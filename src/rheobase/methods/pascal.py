@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from rheobase.methods.activation_part import StaircaseActivation
+from rheobase.methods.activation_part import InitialThreshold, StaircaseActivation
 from rheobase.methods.neuron_part import BySite, PascNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
 
 
 @published
-def Pascal(levels: BySite | None = None, granularity: Granularity = "layer") -> Recipe:
+def Pascal(
+    levels: BySite | None = None, granularity: Granularity = "layer", initial_threshold: InitialThreshold = "mse"
+) -> Recipe:
     """Spike counting with the same output as the QCFS network (Ramesh & Srinivasan 2025, Theorem 3.6).
 
     Quantise and train the network first: ``rb.quantise(net, rb.Pascal(levels=4), ...)``, ``rb.train``. Every site runs
@@ -18,6 +20,8 @@ def Pascal(levels: BySite | None = None, granularity: Granularity = "layer") -> 
     Args:
         levels: L of every site, or by site name (section 3.4, adaptive levels); None: as trained.
         granularity: one θ per layer or per channel.
+        initial_threshold: θ before training: ``"mse"``, ``"percentile"`` or ``"max"`` of the calibration images, or a
+            number, such as 1 in the authors' code.
 
     Example:
         >>> Pascal(levels=4).activation.levels
@@ -26,6 +30,6 @@ def Pascal(levels: BySite | None = None, granularity: Granularity = "layer") -> 
     return Recipe(
         name="Pascal",
         timesteps=None,
-        activation=StaircaseActivation(levels=levels, granularity=granularity),
+        activation=StaircaseActivation(levels=levels, granularity=granularity, threshold=initial_threshold),
         neuron=PascNeuron(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rheobase.activations import Rounding
-from rheobase.methods.activation_part import StaircaseActivation
+from rheobase.methods.activation_part import InitialThreshold, StaircaseActivation
 from rheobase.methods.neuron_part import BySite, ConstantCurrentNeuron, Levels
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes.statistics import Granularity
@@ -16,6 +16,7 @@ def QVM(
     rounding: Rounding = "round",
     initial_potential: float | None = None,
     granularity: Granularity = "layer",
+    initial_threshold: InitialThreshold = "mse",
 ) -> Recipe:
     """Quantisation-voltage matching: constant-current neurons whose V0 matches the rounding of the activation.
 
@@ -29,6 +30,8 @@ def QVM(
         rounding: Q of the activation.
         initial_potential: V0/θ; default: 0, ½, 1 for floor, round, ceil.
         granularity: one θ per layer or per channel.
+        initial_threshold: θ before training: ``"mse"``, ``"percentile"`` or ``"max"`` of the calibration images, or a
+            number, such as 8 in the code of QCFS.
 
     Example:
         >>> QVM(levels=4, rounding="ceil").activation.rounding
@@ -37,6 +40,8 @@ def QVM(
     return Recipe(
         name="QVM",
         timesteps=timesteps,
-        activation=StaircaseActivation(levels=levels, rounding=rounding, granularity=granularity),
+        activation=StaircaseActivation(
+            levels=levels, rounding=rounding, granularity=granularity, threshold=initial_threshold
+        ),
         neuron=ConstantCurrentNeuron(initial_potential=initial_potential, timesteps=timesteps),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from rheobase import activations
 from rheobase.graph import Graph
 from rheobase.graph.sites import Site
-from rheobase.methods.activation_part import ACTIVATION_PARTS, StaircaseActivation
+from rheobase.methods.activation_part import ACTIVATION_PARTS, InitialThreshold, StaircaseActivation
 from rheobase.methods.neuron_part import BySite, IntegrateFireNeuron
 from rheobase.methods.recipe import Recipe, published
 from rheobase.passes import Thresholds
@@ -44,7 +44,11 @@ ACTIVATION_PARTS["slip"] = SlipActivation
 
 @published
 def SlipReLU(
-    timesteps: int = 8, levels: BySite | None = 8, slip: float = 0.5, granularity: Granularity = "layer"
+    timesteps: int = 8,
+    levels: BySite | None = 8,
+    slip: float = 0.5,
+    granularity: Granularity = "layer",
+    initial_threshold: InitialThreshold = "mse",
 ) -> Recipe:
     """Integrate-and-fire neurons on a network trained with a mixture of the clipped ReLU and QCFS (Jiang et al. 2023).
 
@@ -55,6 +59,8 @@ def SlipReLU(
         levels: L of the QCFS part, of every site or by site name.
         slip: s, the share of the clipped ReLU; 0 is QCFS.
         granularity: one θ per layer or per channel.
+        initial_threshold: θ before training: ``"mse"``, ``"percentile"`` or ``"max"`` of the calibration images, or a
+            number, such as 8 in the code of QCFS.
 
     Example:
         >>> SlipReLU(timesteps=4, levels=4).activation.slip
@@ -63,7 +69,7 @@ def SlipReLU(
     return Recipe(
         name="SlipReLU",
         timesteps=timesteps,
-        activation=SlipActivation(levels=levels, slip=slip, granularity=granularity),
+        activation=SlipActivation(levels=levels, slip=slip, granularity=granularity, threshold=initial_threshold),
         neuron=IntegrateFireNeuron(initial_potential=0.5),
         calibration=(Thresholds(method="saturation", granularity=granularity),),
     )
