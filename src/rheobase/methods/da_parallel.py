@@ -59,7 +59,7 @@ def DAParallel(
     """
     base = ParallelConversion(timesteps, threshold, granularity, percentile, errors, order, post)
     shared: Any = {"target": target, "temperature": temperature, "batch_size": batch_size, "seed": seed}
-    stage_1 = SpatialRecalibration(epochs=epochs, learning_rate=learning_rate, neurons=neurons, **shared)
+    stage_1 = SpatialRecalibration(epochs=epochs, learning_rate=learning_rate, neurons=neurons, post=post, **shared)
     stage_2 = TemporalCorrection(epochs=temporal_epochs, learning_rate=temporal_learning_rate, **shared)
     stages = (stage for stage, wanted in ((stage_1, spatial), (stage_2, temporal)) if wanted)
     return base.replace(name="DAParallel", calibration=(*base.calibration, *stages))

@@ -10,7 +10,7 @@ from rheobase.data import CalibrationData
 from rheobase.network import SpikingNetwork
 from rheobase.passes.calibration_pass import Changes, within_budget
 from rheobase.passes.da_stage import DAStage
-from rheobase.passes.error_calibration import calibrate_by, calibrate_errors
+from rheobase.passes.error_calibration import Post, calibrate_by, calibrate_errors
 
 
 class SpatialRecalibration(DAStage):
@@ -32,6 +32,7 @@ class SpatialRecalibration(DAStage):
         target, temperature, epochs, learning_rate, batch_size, warmup, clip, patience, seed: see :class:`FineTuning`.
         images: number of images for the initial statistics, all at once; limited by the memory budget.
         neurons: also train θ and φ of every channel.
+        post: the rule for φ, where it is calibrated again (:class:`rheobase.passes.ErrorCalibration`).
     """
 
     kind: Literal["spatial_recalibration"] = "spatial_recalibration"
@@ -39,6 +40,7 @@ class SpatialRecalibration(DAStage):
     stage = "stage 1, spatial recalibration,"
     images: int = Field(default=512, ge=2)
     neurons: bool = True
+    post: Literal[Post, "best"] = "best"
 
     def prepare(self, network: SpikingNetwork, data: CalibrationData, changes: Changes, progress: bool) -> list[str]:
         """Set the statistics; the trained parameters are those of batch normalisation and of the neurons."""
@@ -52,7 +54,7 @@ class SpatialRecalibration(DAStage):
         images = within_budget(network, data.fit, self.images, changes)
         if errors:
             judging = data.held_out if len(data.held_out) else images
-            calibrate_by("best", network, images, judging, changes, statistics=True, progress=progress)
+            calibrate_by(self.post, network, images, judging, changes, statistics=True, progress=progress)
         else:
             calibrate_errors(network, images, changes, pre=False, post="none", statistics=True, progress=progress)
         names = list(dict.fromkeys(node.parameters[argument] for node in nodes for argument in ("weight", "bias")))
