@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ def _clip(
 
 
 def _affine(
-    graph: Graph, name: str, source: str, node: Node, given: dict[str, float | Tensor], tensors: dict[str, Tensor]
+    graph: Graph, name: str, source: str, node: Node, given: Mapping[str, float | Tensor], tensors: dict[str, Tensor]
 ) -> Node:
     """An affine node at the place of a node."""
     parameters = {argument: f"{name}.{argument}" for argument in given}
