@@ -19,6 +19,7 @@ from common import CIFAR, HERE, cifar, record
 
 import rheobase as rb
 from rheobase import zoo
+from rheobase.exchange import checkpoints as models
 
 PATH = HERE / "transformer.json"
 TRAINING = rb.Training(
@@ -35,10 +36,11 @@ TRAINING = rb.Training(
 
 
 def trained(folder: Path) -> torch.nn.Module:
-    """The network, trained in this folder; the last epoch is kept, so that nothing is chosen."""
-    return rb.train(
-        zoo.vit(), cifar("train"), TRAINING, validation=0.02, folder=folder, seed=0, progress=True
-    ).model.eval()
+    """The network, trained in this folder once; the last epoch is kept, so that nothing is chosen."""
+    if not (weights := folder / "weights.safetensors").exists():
+        torch.manual_seed(0)  # of the initial weights
+        rb.train(zoo.vit(), cifar("train"), TRAINING, validation=0.02, folder=folder, seed=0, progress=True)
+    return models.load("rheobase.zoo:vit", weights).eval()
 
 
 def main() -> None:
@@ -50,7 +52,6 @@ def main() -> None:
     parser.add_argument("--sites", default="all", choices=("all", "products"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)  # of the network's initial weights
     network = trained(given.folder)
     if given.train:
         return
