@@ -74,6 +74,16 @@ def test_the_time_mean_is_exact_after_every_step(case: str, pieces: list[int], c
     assert torch.equal(torch.cat(parts), given)
 
 
+@pytest.mark.parametrize("operation", ["elementwise", "pairwise", "reduction"])
+def test_only_known_functions_are_called(operation: str) -> None:
+    """A file may name any: none is looked up in torch that is not in the list."""
+    x = torch.ones(2, 3)
+    options: dict[str, Any] = {"elementwise": {"arguments": {}}, "reduction": {"dim": [1], "keepdim": False}}
+    inputs = (x, x) if operation == "pairwise" else (x,)
+    with pytest.raises(ModelError, match=r"is 'zeros_'.*use "):
+        OPERATIONS[operation].apply(*inputs, function="zeros_", **options.get(operation, {}))
+
+
 def test_a_square_by_hand() -> None:
     """Inputs 1, 3, 2: means 1, 2, 2; t f(mean) = 1, 8, 12."""
     node, simulation = simulated("square")

@@ -17,7 +17,7 @@ from rheobase.graph.operations.contract import PRODUCTS, as_einstein_sum, write_
 from rheobase.graph.operations.operation import OPERATIONS, NodeContext, Operation, built_in
 from rheobase.graph.operations.shape import write_slice
 from rheobase.graph.operations.words import NotExpressible, Value, Words
-from rheobase.graph.trace.call import Call, Fixed, Ref, Refused
+from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -89,14 +89,19 @@ def _inputs(builder: Builder, call: Call, arguments: Sequence[str]) -> tuple[str
             found.append(str(value))
         elif isinstance(value, Fixed | int | float):
             tensor = torch.as_tensor(value.value if isinstance(value, Fixed) else value, dtype=builder.dtype)
-            rank = len(call.shape) + 1
-            if tensor.dim() == rank and tensor.shape[0] != 1 and not bool((tensor == tensor[:1]).all()):
-                raise Refused("uses a constant that differs between images", "use the same constant for all images")
-            tensor = tensor[:1] if tensor.dim() == rank else tensor.reshape((1,) * (rank - tensor.dim()) + tensor.shape)
-            found.append(write_constant(builder, tensor))
+            lead = (1,) * (len(call.shape) + 1 - tensor.dim())
+            found.append(write_constant(builder, one_for_all(tensor.reshape(lead + tensor.shape))))
         else:
             raise Refused("reads a value whose axis 0 is not the batch alone", "keep axis 0 for the batch")
     return tuple(found)
+
+
+def _known(place: Any, function: str, names: Sequence[str]) -> Callable[..., Tensor]:
+    """The function with this name; a file may name no other than these."""
+    if function not in names:
+        raise ModelError(f"is {function!r}", where="function of a node on numbers", remedy=f"use {', '.join(names)}")
+    found: Callable[..., Tensor] = getattr(place, function)
+    return found
 
 
 def _axis(call: Call, argument: str = "dim") -> int:
@@ -124,11 +129,11 @@ class Elementwise(OnNumbers):
     )
     modules = (
         *("SiLU", "GELU", "ELU", "SELU", "CELU", "Mish", "Softplus", "Hardswish", "Tanh", "Sigmoid", "LogSigmoid"),
-        *("Hardshrink", "Softshrink", "LeakyReLU"),
+        *("Hardshrink", "Softshrink"),
     )
 
     def apply(self, x: Tensor, *, function: str, arguments: dict[str, Any]) -> Tensor:
-        call = getattr(torch.ops.aten, function)
+        call = _known(torch.ops.aten, function, self.traced_from)
         return per_image(lambda one: call(one, **arguments), x)
 
     def trace(self, builder: Builder, call: Call) -> str:
@@ -208,10 +213,10 @@ class Pairwise(OnNumbers):
     traced_from = ("mul", "div", "maximum", "minimum", "fmax", "fmin", "max", "min", "pow", "atan2", "glu")
 
     def apply(self, a: Tensor, b: Tensor, *, function: str) -> Tensor:
+        call = _known(torch, function, self.traced_from)
         if function in ("pow", "atan2"):
-            return per_image(getattr(torch, function), *torch.broadcast_tensors(a, b))
-        found: Tensor = getattr(torch, function)(a, b)
-        return found
+            return per_image(call, *torch.broadcast_tensors(a, b))
+        return call(a, b)
 
     def trace(self, builder: Builder, call: Call) -> str:
         if call.name == "glu":
@@ -432,8 +437,7 @@ class Reduction(OnNumbers):
             if function == "norm":
                 return torch.linalg.vector_norm(one, order, dim, keepdim)
             options = {"correction": correction} if function in ("std", "var") else {}
-            found: Tensor = getattr(torch, function)(one, dim, keepdim=keepdim, **options)
-            return found
+            return _known(torch, function, self.traced_from)(one, dim, keepdim=keepdim, **options)
 
         return per_image(reduced, x)
 
