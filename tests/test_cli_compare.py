@@ -102,16 +102,18 @@ def test_early_exit(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_files_recipes_and_going_on(run: Run, tmp_path: Path) -> None:
+def test_files_recipes_and_going_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ["--data", "digits.npz", "--folder", "train", "--test-folder", "test", "--scale", 16]
     command = ["compare", "compare_nets:small", "--checkpoint", "weights.safetensors", *data]
     command += ["--recipes", "recipes.yaml", "--timesteps", 2, "--out", tmp_path / "out"]
+    monkeypatch.setattr("sys.argv", ["rheobase", *map(str, command)])
     first = run(*command)
     assert first.code == 0, first.err
     assert "plain" in first.out
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in first.out
     lines = (tmp_path / "out" / "results.jsonl").read_text()
     assert [json.loads(line)["recipe"]["calibration"][0]["percentile"] for line in lines.splitlines()] == [99.9, 90.0]
+    assert "<pre>rheobase compare compare_nets:small" in (tmp_path / "out" / "report.html").read_text()
     assert run(*command).out == first.out
     assert (tmp_path / "out" / "results.jsonl").read_text() == lines
     assert run(*command, "--number").code == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import inspect
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -469,6 +471,24 @@ def test_a_folder_that_exists(tmp_path: Path) -> None:
     assert (foreign / "thesis.tex").exists()
     with pytest.raises(StoreError, match="is a file"):
         compared(foreign / "thesis.tex")
+
+
+@pytest.mark.slow
+def test_the_call_on_the_page_repeats_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = {"plain": rb.OPI(), "low": rb.OPI(percentile=90), "trained": rb.Pascal()}
+    options = {"recipes": recipes, "training": TRAINING, "graded_spikes": "products", "seeds": (1,)}
+    found = compared(tmp_path, validation=part("validation"), budget={"latency": 4}, **options)
+    (call,) = re.findall(r"<pre>(import json, re.*?)</pre>", Path("report.html").read_text(), re.DOTALL)
+    call = html.unescape(call).replace("rb.compare(", "again = rb.compare(")
+    names: dict[str, Any] = {
+        "network": traced(),
+        **{name: part(name) for name in ("validation", "test")},
+        "calibration": part("train"),
+    }
+    exec(call, names)
+    assert numbers(names["again"].cells) == numbers(found.cells)
+    assert names["again"].choice == found.choice
 
 
 # The choice within a budget

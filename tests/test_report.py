@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheobase as rb
-from rheobase.comparison.cells import Cell, Delay, Identity, Measured
+from rheobase.comparison.answer import answer
+from rheobase.comparison.cells import Cell, Delay, Identity, LayerLoss, Measured
 from rheobase.comparison.grid import About
 from rheobase.comparison.page import SCRIPT_ID, html_page
-from rheobase.comparison.plots import DARK, INK, LIGHT, draw, pareto_front
+from rheobase.comparison.plots import DARK, INK, LIGHT, apart, coloured, draw, pareto_front
 from rheobase.neurons.response import Alphabet
 from tables import unpadded
 
@@ -182,6 +184,89 @@ def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> No
     assert front == sorted(set(front))
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=15).map(sorted))
+def test_labels_do_not_overlap(heights: list[float]) -> None:
+    places = apart(heights, gap=0.05)
+    assert all(b - a >= 0.05 - 1e-9 for a, b in pairwise(places))
+    assert 0 <= places[0] <= places[-1] <= 1 + 1e-9
+    if all(b - a >= 0.05 for a, b in pairwise(heights)):
+        assert places == pytest.approx(heights)
+
+
+# The answer
+
+
+def test_the_answer_by_hand() -> None:
+    """Energies are 0.125 and 0.25; what has not run for every seed is no answer."""
+    found = answer(SMALL)
+    assert found is not None
+    assert found.part == "test"
+    best = [(row.within, row.entry.method, row.entry.timesteps) for row in found.rows]
+    assert best == [("2 steps", "OPI", 2), ("4 steps", "OPI", 4), ("25 % energy", "OPI", 4), ("no limit", "OPI", 4)]
+    assert found.sentences == (
+        "OPI at T = 4 is the most accurate: 95.00 %, 4.25 points below the analog network (99.25 %).",
+    )
+    assert answer(comparison(refused("OPI", 2, 0))) is None
+
+
+def test_the_shortest_latency_near_the_analog_network() -> None:
+    found = answer(comparison(cell("fast", 2, 0, 0.98), cell("slow", 8, 0, 0.99), cell("best", 32, 0, 0.9925)))
+    assert found is not None
+    assert found.sentences == (
+        "best at T = 32 is the most accurate: 99.25 %, equal to the analog network (99.25 %).",
+        "The shortest latency that loses at most 1 point: 8 steps, by slow at T = 8.",
+    )
+    far = answer(comparison(cell("far", 2, 0, 0.5)))
+    assert far is not None
+    assert far.sentences[1] == "No method stays within 5 points of the analog network."
+
+
+def test_the_answer_is_chosen_on_validation_images() -> None:
+    """The test images prefer the other one."""
+    cells = cell("a", 4, 0, 0.9), cell("b", 4, 0, 0.8)
+    validation = [c.test.model_copy(update={"accuracy": x}) for c, x in zip(cells, (0.7, 0.75), strict=True) if c.test]
+    found = comparison(*(c.model_copy(update={"validation": v}) for c, v in zip(cells, validation, strict=True)))
+    images, scores = {"validation": 300, "test": 400}, {"validation": 0.99, "test": 0.9925}
+    found = replace(found, about=replace(found.about, images=images, ann_accuracy=scores))
+    given = answer(found)
+    assert given is not None
+    assert given.part == "validation"
+    assert {row.entry.method for row in given.rows} == {"b"}
+    assert "80.00 %" in given.sentences[0]
+
+
+MANY = [cell(f"m{i}", t, 0, 0.9 - i / 20 + t / 1000) for i in range(12) for t in (2, 4)]
+
+
+def test_of_many_methods_those_of_the_answer_have_a_colour() -> None:
+    """The others are grey, and named where the pointer rests."""
+    found = comparison(*MANY)
+    assert coloured(found) == {"m0": 0}
+    assert len(coloured(comparison(*MANY[:16]))) == 8
+    plot = draw(found)["timesteps"]
+    assert ">m0<" in plot.file
+    assert ">m7<" not in plot.file
+    assert "<title>m7</title>" in plot.inline
+    assert len(re.findall("<title>", plot.inline)) == 12
+    assert "Grey: the others" in html_page(found)
+
+
+@pytest.mark.slow
+def test_the_loss_of_every_layer_is_on_the_page() -> None:
+    layers = [LayerLoss(site=f"site{i}", error=0.1 * i, own=0.05 / i, cause="unevenness") for i in (1, 2)]
+    read = Reader(html_page(comparison(cell("OPI", 2, 0, 0.9, layers=layers))))
+    assert (
+        "Error at the last layer: OPI, T = 2: 20.0 %. OPI, T = 2 loses most at site1, mainly by unevenness."
+        in read.text
+    )
+    assert len([tag for tag, _ in read.elements if tag == "svg"]) == 4
+
+
+def test_kinds_of_alphabet() -> None:
+    alphabets = [Alphabet.upto(1), Alphabet.signed(1), Alphabet.upto(3), Alphabet((-2, -1, 0, 1, 2))]
+    assert [alphabet.kind for alphabet in alphabets] == ["binary", "signed", "graded", "signed graded"]
+
+
 # The page
 
 
@@ -305,18 +390,41 @@ def test_colours_can_be_told_from_the_page(paper: str, colours: tuple[str, ...])
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour  # WCAG 2.2, level AA
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with (Debian: apt-get install chromium)")
-def test_a_browser_reads_the_numbers(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(html_page(SMALL), encoding="utf-8")
+def rendered(page: str, folder: Path) -> str:
+    """The document that a browser of the width of a phone makes of the page."""
     assert CHROMIUM is not None
+    (folder / "report.html").write_text(page, encoding="utf-8")
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    options = [*quiet, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,844", "--dump-dom"]
-    address = (tmp_path / "report.html").as_uri()
+    options = [*quiet, f"--user-data-dir={folder / 'profile'}", "--window-size=390,844", "--dump-dom"]
+    address = (folder / "report.html").as_uri()
     done = subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    read = Reader(done.stdout)
+    return done.stdout
+
+
+NEEDS_BROWSER = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium to open the page with (Debian: apt-get install chromium)"
+)
+
+
+@pytest.mark.slow
+@NEEDS_BROWSER
+def test_a_phone_scrolls_in_one_direction(tmp_path: Path) -> None:
+    """With a script that measures, which the page's own policy would not run."""
+    page = re.sub("<meta http-equiv.*?>", "", html_page(comparison(*MANY, refused("r" * 60, 2, 0, "w" * 200))))
+    script = "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`</script>"
+    width, of = re.findall(
+        r"<title>(\d+) of (\d+)</title>", rendered(page.replace("</body>", f"{script}</body>"), tmp_path)
+    )[0]
+    assert int(width) <= int(of) <= 500
+
+
+@NEEDS_BROWSER
+def test_a_browser_reads_the_numbers(tmp_path: Path) -> None:
+    document = rendered(html_page(SMALL), tmp_path)
+    read = Reader(document)
     assert ["OPI", "2", "{0, 1}", "80.00 ± 7.07", "79.75 ± 7.07"] in [row[:5] for row in read.rows]
     assert ["OPI", "80.00 ± 7.07", "95.00 ± 0.00"] in read.rows
-    document = json.loads(read.document)
-    assert document["entries"][0]["accuracy"]["mean"] == pytest.approx(80.0)
+    results = json.loads(read.document)
+    assert results["entries"][0]["accuracy"]["mean"] == pytest.approx(80.0)
     assert len([tag for tag, _ in read.elements if tag == "svg"]) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,6 +98,7 @@ def compare(
             folder=out,
             on_existing="overwrite" if overwrite else "number" if number else "keep",
             name=model.partition(":")[2] or Path(model).resolve().name,
+            command=shlex.join(["rheobase", *sys.argv[1:]]),
             progress=show_progress(),
             **asdict(conversion),
             **asdict(placement),

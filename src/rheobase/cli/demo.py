@@ -115,6 +115,7 @@ def run_demo(
                 budget=BUDGET,
                 training=TRAINING,
                 folder=draft / COMPARISON,
+                command=MAKER,
                 num_calibration_images=256,
                 progress=progress,
             )

@@ -78,6 +78,7 @@ def compare(
     task: TaskName | None = None,
     early_exit: bool = False,
     name: str | None = None,
+    command: str | None = None,
     workers: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -122,6 +123,7 @@ def compare(
         early_exit: also measure each method that streams with images that stop as soon as the network is confident
             (:func:`rheobase.measure.early_exit`), with the confidence chosen on the validation images.
         name: name of the network in the report; default its class.
+        command: the command line that repeats the comparison, for the report; default: the report shows this call.
         workers: number of processes, each with its share of the processors; default: that of
             ``joblib.parallel_config``, or 1. Results are the same where PyTorch's do not depend on its threads.
         device: where to convert and measure, as for :func:`rheobase.convert`; all processes use it. Methods that train
@@ -228,6 +230,7 @@ def compare(
             training=runner.settings,
             machine={"processor": platform.machine(), "cpus": os.cpu_count() or 1, "threads": torch.get_num_threads()},
             ann_scores=ann_scores,
+            command=command,
         )
         comparison = Comparison(about, named, tuple(found[question] for question in grid), home)
         if budget is not None:

@@ -91,6 +91,18 @@ class Delay(_Entry):
     streaming: int
 
 
+class LayerLoss(_Entry):
+    """The error of one site (:func:`rheobase.diagnose`), as a fraction of its mean activation.
+
+    ``error``: of its output; ``own``: what it adds to that of the sites before; ``cause``: the largest term of that.
+    """
+
+    site: str
+    error: float
+    own: float
+    cause: str
+
+
 class Identity(_Entry):
     """Inputs that all cells of one comparison share; cells with other inputs are refused.
 
@@ -130,6 +142,7 @@ class Cell(_Entry):
         execution: ``"steps"``: simulation; ``"counts"``: closed form.
         alphabet: the numbers of spikes that a neuron may emit in one step; None in files of earlier versions.
         early_exit: None if it was not asked for, or for a method that waits.
+        layers: the loss of every site; empty in files of earlier versions.
         finished: time of completion, UTC.
     """
 
@@ -150,6 +163,7 @@ class Cell(_Entry):
     training_seconds: float | None = None
     execution: Literal["steps", "counts"] | None = None
     alphabet: Alphabet | None = None
+    layers: tuple[LayerLoss, ...] = ()
     notes: list[str] = []
     finished: str
     identity: Identity

@@ -31,6 +31,7 @@ PLOT_FILES = {
     "latency": "latency.svg",
     "energy": "energy.svg",
     "early_exit": "early-exit.svg",
+    "layers": "layers.svg",
 }
 _WRITTEN = {RESULTS_FILE, REPORT_FILE, *TABLE_FILES.values(), *PLOT_FILES.values()}
 

@@ -28,6 +28,7 @@ class About:
 
     ``notes`` are on images that occur in two data sets, and on rewrites by tracing; ``images`` and ``ann_accuracy`` are
     by data set, an accuracy without labels is None. ``ann_scores`` are all measures of the task by data set.
+    ``command`` is the command line that made the comparison; None: it was called from Python.
     """
 
     network: str
@@ -40,6 +41,7 @@ class About:
     training: dict[str, Any] | None
     machine: dict[str, str | int]
     ann_scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    command: str | None = None
 
     @property
     def task(self) -> Task:
@@ -206,21 +208,24 @@ class Comparison(Result):
         budget = check_limits({name: value for name, value in limits if value is not None})
         about = self.about
         check_validation(about.ann_score("validation") is not None if "validation" in about.images else None)
-        measure = about.task.measures[0]
-        candidates = [
+        candidates = self.candidates("validation", about.task.measures[0])
+        return choose(candidates, budget, f"{about.images['validation']} validation images")
+
+    def candidates(self, part: str, measure: Measure) -> list[Candidate]:
+        """The methods that finished for every seed, with their means on the ``"test"`` or ``"validation"`` images."""
+        return [
             Candidate(
                 entry.method,
                 entry.timesteps,
                 entry.alphabet,
                 latency=entry.mean("latency.final"),
-                energy=entry.mean("validation.energy_ratio"),
+                energy=entry.mean(f"{part}.energy_ratio"),
                 measure=measure,
-                value=entry.mean(f"validation.{measure.name}"),
+                value=entry.mean(f"{part}.{measure.name}"),
             )
             for entry in self.entries
             if len(entry.done) == len(entry.cells)
         ]
-        return choose(candidates, budget, f"{about.images['validation']} validation images")
 
     def to_json(self) -> dict[str, Any]:
         """Return network and data, entries, cells, recipes and choice as plain values."""

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rheobase.comparison.cells import Cell
+from rheobase.comparison.answer import answer
+from rheobase.comparison.cells import Cell, Identity
 from rheobase.comparison.folder import PLOT_FILES, REPORT_FILE, TABLE_FILES
 from rheobase.comparison.grid import Comparison, Entry, Quantity, group, quantities
-from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, Plot, draw
+from rheobase.comparison.plots import DARK, GRID, INK, LIGHT, REST, Plot, coloured, draw
 from rheobase.core.folders import user_path, write_whole
 from rheobase.measure._energy import COUNTED
 from rheobase.methods import METHODS, Recipe
+from rheobase.training import Training
 
 SCRIPT_ID = "results"
 """Id of the JSON block with the results."""
@@ -49,11 +51,14 @@ def html_page(comparison: Comparison, plots: Mapping[str, Plot] | None = None) -
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     themes = [
-        {"ink": INK[i], "grid": GRID[i], **{f"series-{n}": colour for n, colour in enumerate(series)}}
+        {"ink": INK[i], "grid": GRID[i], "rest": REST[i], **{f"series-{n}": colour for n, colour in enumerate(series)}}
         for i, series in enumerate((LIGHT, DARK))
     ]
     return environment.get_template("template.html").render(
         comparison=comparison,
+        answer=answer(comparison),
+        call=comparison.about.command or _call(comparison),
+        few=len(coloured(comparison)) == len(comparison.recipes),
         about=comparison.about,
         light=themes[0],
         dark=themes[1],
@@ -78,6 +83,41 @@ def _leads(comparison: Comparison, entry: Entry, quantity: Quantity, *, alone: b
     if own is None or not quantity.best or (alone and len(means) == 1):
         return False
     return own.mean == (max(means) if quantity.best > 0 else min(means))
+
+
+def _call(comparison: Comparison) -> str:
+    """The call that makes the comparison, with every argument on which results depend and that is no default."""
+    about, identity = comparison.about, comparison.about.identity
+    options: dict[str, object] = {"timesteps": comparison.timesteps, "seeds": comparison.seeds}
+    options |= {name: getattr(identity, name) for name in ("num_calibration_images", "energy_images")}
+    for name in ("max_pool", "sites", "graded_spikes", "task", "early_exit"):
+        default = "refuse" if name == "max_pool" else Identity.model_fields[name].default
+        if getattr(identity, name) != default:
+            options[name] = getattr(identity, name)
+    if comparison.choice is not None:
+        options["budget"] = comparison.choice.budget
+    lines = [f"{name}={value!r}," for name, value in options.items()]
+    if "validation" in about.images:
+        lines.append("validation=validation,")
+    if about.training is not None:
+        settings = Training(**about.training).model_dump(mode="json", exclude_defaults=True)
+        changed = [f"{name}={value!r}" for name, value in settings.items()]
+        lines.append(f"training=rb.Training({', '.join(changed)}),")
+    recipes = {name: _written(name, recipe) for name, recipe in comparison.recipes.items()}
+    entries = [f"    {name!r}: {written}," for name, written in recipes.items()]
+    lines = ["network,", "{", *entries, "},", "calibration,", "test,", *lines]
+    call = ["import rheobase as rb", "", "rb.compare(", *(f"    {line}" for line in lines), ")"]
+    if any("document" in written for written in recipes.values()):
+        search = f"""re.search(r'id="{SCRIPT_ID}">(.*?)</script>', open("{REPORT_FILE}").read(), re.DOTALL)"""
+        call = ["import json, re", *call[:2], f"document = json.loads({search}[1])", *call[2:]]
+    return "\n".join(call)
+
+
+def _written(name: str, recipe: Recipe) -> str:
+    """A recipe as an expression: a method with its defaults, or else from the JSON of the page."""
+    method = METHODS.get(recipe.name)
+    is_default = method is not None and method() == recipe
+    return f"rb.{recipe.name}()" if is_default else f'rb.Recipe.from_dict(document["recipes"][{name!r}])'
 
 
 def _summary(described: object) -> str:

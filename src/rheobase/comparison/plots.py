@@ -1,32 +1,41 @@
-"""Plots of a score against time-steps, latency and energy, as SVG with the colours of the surrounding page."""
+"""Plots of a score against time-steps, latency and energy, as SVG with the colours of the surrounding page.
+
+Of many methods, those that are the best within a budget have a colour and a label at the end of their line. The others
+are grey, and named where the pointer rests on them.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from sklearn.isotonic import isotonic_regression
 
+from rheobase.comparison.answer import answer
 from rheobase.comparison.grid import Comparison, Entry
 
 LIGHT = ("#0b63b8", "#c7404f", "#23804a", "#a76400", "#7548b5", "#0c7f86", "#a52a78", "#5d6a00", "#70503a", "#4c5663")
 DARK = ("#6fb4ff", "#ff8e9a", "#6bd39a", "#f0b755", "#c4a3ff", "#5fd3da", "#ff90cf", "#c6d65c", "#d6ae90", "#b9c3cf")
 """Colours of the methods on white and on black, each with a contrast ratio above 4.5."""
-INK, GRID = ("#1c2128", "#e6e9ed"), ("#c9ced6", "#3a424d")
-"""(on white, on black): text and axes; lines of the grid."""
+INK, GRID, REST = ("#1c2128", "#e6e9ed"), ("#c9ced6", "#3a424d"), ("#b3bac4", "#56606c")
+"""(on white, on black): text and axes; lines of the grid; methods without a colour."""
 MARKERS = "os^Dv*XP<>"
+FEW = 8
+"""So many methods all have a colour."""
 
 # Placeholder colours that matplotlib writes into the SVG; no real colour is as close to black.
-_INK, _GRID = "#000001", "#000002"
+_INK, _GRID, _REST = "#000001", "#000002", "#000003"
 _SERIES = tuple(f"#0000{16 + i:02x}" for i in range(len(LIGHT)))
 
 
@@ -35,14 +44,13 @@ class Plot:
     """A drawn figure.
 
     Attributes:
-        front: True if it has a Pareto front, which the description lists.
+        description: the figure in words, for those who do not see it.
         file: SVG file in the colours for a white page.
-        inline: ``svg`` element for a page that defines ``--ink``, ``--grid`` and ``--series-0``, ``--series-1``...
+        inline: ``svg`` element for a page that defines ``--ink``, ``--grid``, ``--rest`` and ``--series-0``...
     """
 
     title: str
     description: str
-    front: bool
     file: str
     inline: str
 
@@ -54,10 +62,19 @@ class _Point(NamedTuple):
     entry: Entry
 
 
+class _Line(NamedTuple):
+    """A line, with the number of its colour; None: grey, without a label."""
+
+    name: str
+    colour: int | None
+    points: Sequence[tuple[float, float, float]]  # x, y, deviation
+
+
 def draw(comparison: Comparison) -> dict[str, Plot]:
     """Draw the score (without labels: the agreement) against T, latency and energy; return the plots by these names.
 
-    The score is the first measure of the task, such as accuracy, mean IoU or R².
+    The score is the first measure of the task, such as accuracy, mean IoU or R². ``"layers"`` has the loss of every
+    layer, for the methods that are the best within a budget.
     """
     if not any(entry.done for entry in comparison.entries):
         return {}
@@ -71,7 +88,17 @@ def draw(comparison: Comparison) -> dict[str, Plot]:
     exits = _exit_curves(comparison)
     if any(exits.values()):
         plots["early_exit"] = _draw(comparison, "early_exit", "mean T of early exit", exits)
-    return plots
+    layers = _draw_layers(comparison)
+    return plots if layers is None else {**plots, "layers": layers}
+
+
+def coloured(comparison: Comparison) -> dict[str, int]:
+    """The methods with a colour, and its number: all of a few, else those that are the best within a budget."""
+    methods: Sequence[str] = [*comparison.recipes]
+    if len(methods) > FEW:
+        found = answer(comparison)
+        methods = list(dict.fromkeys(entry.method for entry in found.entries)) if found else methods
+    return {method: number for number, method in enumerate(methods[: len(LIGHT)])}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -125,24 +152,34 @@ def _draw(comparison: Comparison, name: str, cost: str, curves: dict[str, list[_
 
     points = [point for curve in curves.values() for point in curve]
     best = [points[i] for i in pareto_front([(x, measure.best * y) for x, y, *_ in points])] if front else []
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
-        figure = Figure(figsize=(4.9, 4.5), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        for number, (method, curve) in enumerate(curves.items()):
-            _curve(axes, number, method, sorted(curve, key=lambda point: (point.x, point.entry.timesteps)))
+    colours = coloured(comparison)
+    lines = [
+        _Line(method, colours.get(method), sorted(point[:3] for point in curve))
+        for method, curve in curves.items()
+        if curve
+    ]
+
+    def axes(axes: Axes) -> None:
+        _cost_axis(axes, [point.x for point in points], integers=name in ("timesteps", "latency"))
         if ann is not None:
-            named = f"analog network, {measure.text(ann)}"
-            axes.axhline(measure.scale * ann, color=_INK, linestyle=(0, (4, 3)), linewidth=1, label=named)
-        if front:
+            level = measure.scale * ann
+            axes.axhline(level, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
+            axes.annotate(
+                f"analog network, {measure.text(ann)}",
+                (0, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 3),
+                textcoords="offset points",
+                color=_INK,
+                fontsize=8,
+            )
+            if measure.share:
+                _loss_axis(axes, level, [point.y for point in points])
+        if best:
             xs, ys = [point.x for point in best], [point.y for point in best]
-            axes.plot(xs, ys, color=_INK, lw=5, alpha=0.16, drawstyle="steps-post", zorder=1, label="Pareto front")
-            axes.plot(xs, ys, linestyle="none", marker="o", ms=10, mfc="none", mec=_INK, alpha=0.6)
-        _axes(axes, [point.x for point in points], cost, label, integers=name in ("timesteps", "latency"))
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=_INK)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            axes.plot(xs, ys, color=_INK, lw=5, alpha=0.16, drawstyle="steps-post", zorder=1)
+
+    losses = ann is not None and measure.share
     heading = label.split(" (")[0]
     title = f"{heading[0].upper()}{heading[1:]} against {cost.split(' (')[0]}"
     if front:
@@ -155,33 +192,146 @@ def _draw(comparison: Comparison, name: str, cost: str, curves: dict[str, list[_
             texts = dict.fromkeys(f"{shown(y)} at T = {t}" for t, y in (*ends[:1], *ends[-1:]))
             listed += [f"{method} from {' to '.join(texts)}"] if texts else []
         description = f"One curve for each method: {'; '.join(listed)}."
+    ylabel = f"{measure.heading} − analog network's (points)" if losses else label
+    return _plot(name, title, description, lines, cost, ylabel, axes)
+
+
+def _draw_layers(comparison: Comparison) -> Plot | None:
+    """The error of every site, of the methods that are the best within a budget; None if it was not measured."""
+    found, colours = answer(comparison), coloured(comparison)
+    lines, at_last, worst = [], [], ""
+    entries = {row.entry.method: row.entry for row in found.rows} if found else {}  # of each method the least limited
+    for entry in entries.values():
+        losses = [cell.layers for cell in entry.done if cell.layers]
+        if not losses or entry.method not in colours:
+            continue
+        means = [100 * fmean(loss.error for loss in site) for site in zip(*losses, strict=True)]
+        name = f"{entry.method}, T = {entry.timesteps}"
+        lines.append(_Line(name, colours[entry.method], [(i, mean, 0.0) for i, mean in enumerate(means, 1)]))
+        at_last.append(f"{name}: {means[-1]:.1f} %")
+        most = max(losses[0], key=lambda loss: loss.own)
+        worst = f"{name} loses most at {most.site}, mainly by {most.cause}."
+    if not lines:
+        return None
+
+    def axes(axes: Axes) -> None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_ylim(bottom=0)
+
+    description = f"Error at the last layer: {'; '.join(at_last)}. {worst}"
+    labels = "layer (site)", "error (% of the activation)"
+    return _plot("layers", "Loss by layer", description, lines, *labels, axes)
+
+
+def _plot(
+    name: str,
+    title: str,
+    description: str,
+    lines: Sequence[_Line],
+    xlabel: str,
+    ylabel: str,
+    set_axes: Callable[[Axes], None],
+) -> Plot:
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+        figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for number, line in enumerate(lines):
+            _curve(axes, number, line)
+        set_axes(axes)
+        axes.set_xlabel(xlabel, color=_INK)
+        axes.set_ylabel(ylabel, color=_INK)
+        axes.grid(color=_GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(color=_INK, labelcolor=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["bottom", "left"]].set_color(_INK)
+        _label_ends(axes, [line for line in lines if line.colour is not None])
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    paper = {_INK: INK[0], _GRID: GRID[0], **dict(zip(_SERIES, LIGHT, strict=True))}
-    return Plot(title, description, front, _recoloured(svg, paper), _for_page(svg, name, title, description))
+    paper = {_INK: INK[0], _GRID: GRID[0], _REST: REST[0], **dict(zip(_SERIES, LIGHT, strict=True))}
+    inline = _for_page(svg, name, title, description)
+    for number, line in enumerate(lines):  # browsers show a title where the pointer rests
+        inline = re.sub(rf'<g id="{name}-line-{number}">', rf"\g<0><title>{escape(line.name)}</title>", inline)
+    return Plot(title, description, _recoloured(svg, paper), inline)
 
 
-def _curve(axes: Axes, number: int, method: str, curve: Sequence[_Point]) -> None:
-    if not curve:
+def _curve(axes: Axes, number: int, line: _Line) -> None:
+    xs, ys, deviations = zip(*line.points, strict=True)
+    if line.colour is None:
+        axes.plot(xs, ys, color=_REST, marker=".", markersize=4, linewidth=1, zorder=1.5, gid=f"line-{number}")
         return
-    # matplotlib reads $...$ as a formula, and omits labels that start with _
-    label = re.sub("^_", "\u200b_", method.replace("$", r"\$"))
-    xs, ys, deviations, _ = zip(*curve, strict=True)
-    axes.errorbar(
+    colour = _SERIES[line.colour]
+    axes.plot(
         xs,
         ys,
-        yerr=deviations if any(deviations) else None,
-        color=_SERIES[number % len(_SERIES)],
-        marker=MARKERS[number % len(MARKERS)],
-        linestyle=("-", "--", ":")[number // len(_SERIES) % 3],
-        markersize=max(4.5, 7.5 - 0.5 * number),  # if curves coincide, the lower one remains visible
-        linewidth=max(1.1, 2.4 - 0.2 * number),
-        capsize=2,
-        elinewidth=0.9,
-        label=label,
+        color=colour,
+        marker=MARKERS[line.colour],
+        markersize=max(4.0, 7.0 - 0.5 * line.colour),  # if curves coincide, the lower one remains visible
+        linewidth=max(1.2, 2.2 - 0.15 * line.colour),
+        gid=f"line-{number}",
     )
+    if any(deviations):
+        axes.errorbar(xs, ys, yerr=deviations, fmt="none", ecolor=colour, capsize=2, elinewidth=0.9)
 
 
-def _axes(axes: Axes, costs: Sequence[float], cost: str, label: str, *, integers: bool) -> None:
+def _label_ends(axes: Axes, lines: Sequence[_Line]) -> None:
+    """Write the names right of the axes, at the heights of the lines' ends or as near as they do not overlap."""
+    if not lines:
+        return
+    axes.autoscale_view()
+    ends = sorted(lines, key=lambda line: line.points[-1][1])
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = apart([to_axes.transform(line.points[-1][:2])[1] for line in ends], gap=0.048)  # a line of text
+    for line, place in zip(ends, places, strict=True):
+        assert line.colour is not None
+        name = line.name if len(line.name) <= 28 else f"{line.name[:27]}…"
+        colour = _SERIES[line.colour]
+        axes.annotate(
+            name.replace("$", r"\$"),  # matplotlib reads $...$ as a formula
+            line.points[-1][:2],
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=8.5,
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1},
+            annotation_clip=False,
+        )
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move rising heights within 0 to 1 as little as possible so that they are ``gap`` apart; many may end above 1.
+
+    Example:
+        >>> [round(height, 3) for height in apart([0.5, 0.5, 0.9], gap=0.1)]
+        [0.45, 0.55, 0.9]
+    """
+    steps = gap * np.arange(len(heights))  # without them, apart means rising
+    return list(isotonic_regression(np.array(heights) - steps, y_min=0, y_max=max(0.0, 1 - steps[-1])) + steps)
+
+
+def _loss_axis(axes: Axes, level: float, values: Sequence[float]) -> None:
+    """An axis on which the points near the analog network's ``level`` have most of the room, labelled by the loss."""
+
+    def squeezed(y: np.ndarray) -> np.ndarray:
+        return np.sign(y - level) * np.log1p(np.abs(y - level))
+
+    def stretched(y: np.ndarray) -> np.ndarray:
+        return level + np.sign(y) * np.expm1(np.abs(y))
+
+    axes.set_yscale("function", functions=(squeezed, stretched))
+    lowest, highest = min(*values, level - 1), max(*values, level)
+    bottom, top = stretched(squeezed(np.array([lowest, highest])) + np.array([-0.15, 0.35]))  # room for the label above
+    axes.set_ylim(float(bottom), float(top))
+    ticks = {sign * loss for loss in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) for sign in (-1, 1)}
+    axes.yaxis.set_major_locator(FixedLocator([level + tick for tick in ticks if lowest <= level + tick <= highest]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y - level:+.3g}".replace("-", "−").replace("+0", "0")))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _cost_axis(axes: Axes, costs: Sequence[float], *, integers: bool) -> None:
     low, high = min(costs), max(costs)
     if integers or (low > 0 and high / low > 10):
         ticks = sorted({round(x) for x in costs})
@@ -191,18 +341,11 @@ def _axes(axes: Axes, costs: Sequence[float], cost: str, label: str, *, integers
         axes.xaxis.set_major_locator(FixedLocator(ticks) if few else logarithmic)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(cost, color=_INK)
-    axes.set_ylabel(label, color=_INK)
-    axes.grid(color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(color=_INK, labelcolor=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(_INK)
 
 
 def _for_page(svg: str, name: str, title: str, description: str) -> str:
     """The svg element alone, with unique ids, and a title and description for screen readers."""
-    colours = {_INK: "var(--ink)", _GRID: "var(--grid)"}
+    colours = {_INK: "var(--ink)", _GRID: "var(--grid)", _REST: "var(--rest)"}
     colours |= {colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)}
     element = svg[svg.index("<svg") :]
     element = re.sub(r' (?:width|height)="[\d.]+pt"', "", element, count=2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, Measured, digest, key
+from rheobase.comparison.cells import Cell, Delay, EarlyExits, Identity, LayerLoss, Measured, digest, key
 from rheobase.comparison.folder import TRAINING_FOLDER
 from rheobase.comparison.images import Images
 from rheobase.core.errors import (
@@ -29,6 +30,7 @@ from rheobase.core.errors import (
 from rheobase.core.versions import versions
 from rheobase.data.value_range import MESSAGE
 from rheobase.graph import Graph
+from rheobase.measure._diagnose import diagnose
 from rheobase.measure._early_exit import early_exit
 from rheobase.measure._energy import GradedSpikes, energy
 from rheobase.measure._evaluate import evaluate
@@ -49,6 +51,9 @@ def at(recipe: Recipe, timesteps: int, quantised: bool = False) -> Recipe:
     """Return the recipe for another T; unchanged for a network that is already quantised, because its levels set T."""
     return recipe if recipe.activation is not None and quantised else recipe.with_timesteps(timesteps)
 
+
+LAYER_IMAGES = 16
+"""Test images for the loss of every layer. It is a mean over thousands of neurons, and is always simulated."""
 
 Outcome = tuple[nn.Module, float] | str | None
 """A trained network and the seconds of its training, or why it failed; None if it was refused, as each cell will be."""
@@ -208,12 +213,26 @@ class Runner:
             **{part: self._on(part, network, steps) for part in ("test", "validation") if part in self.parts},
             "alphabet": network.alphabet,
             "early_exit": exits,
+            "layers": self._layers(network, steps),
             "latency": Delay(first=until.first, final=until.final, streaming=until.streaming),
             "calibration_seconds": seconds,
             "training_seconds": training_seconds,
             "execution": network.execution_mode,
             "notes": notes,
         }
+
+    def _layers(self, network: SpikingNetwork, timesteps: int) -> tuple[LayerLoss, ...]:
+        with _no_warning_of_scale():
+            found = diagnose(network, self.parts["test"].some(LAYER_IMAGES, 0), timesteps=timesteps)
+        return tuple(
+            LayerLoss(
+                site=row.site,
+                error=row.percent(row.error.size) / 100,
+                own=row.percent(row.own.size) / 100,
+                cause=row.cause,
+            )
+            for row in found.rows
+        )
 
     def _early_exit(self, network: SpikingNetwork, timesteps: int, notes: list[str]) -> EarlyExits | None:
         if not network.streams:
@@ -264,6 +283,14 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, RheobaseError) else f"{type(error).__name__}: {error}"
 
 
+@contextmanager
+def _no_warning_of_scale() -> Iterator[None]:
+    """The comparison has warned of images on another scale, once for all cells."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*{MESSAGE}", RheobaseWarning)
+        yield
+
+
 def measured(
     network: SpikingNetwork,
     images: Images,
@@ -274,8 +301,7 @@ def measured(
     task: TaskName,
 ) -> Measured:
     """Evaluate a network on images, and count its energy on some of them."""
-    with warnings.catch_warnings():  # the comparison has warned, once for all cells
-        warnings.filterwarnings("ignore", f".*{MESSAGE}", RheobaseWarning)
+    with _no_warning_of_scale():
         result = evaluate(network, images.data, (timesteps,), task=task)
         spent = energy(network, images.some(energy_images, 0), timesteps=timesteps, graded_spikes=graded_spikes)
     (row,) = result.rows

@@ -105,6 +105,11 @@ class SiteDiagnosis:
         """Size of the error that this site adds, relative to the mean activation."""
         return self._relative(self.own)
 
+    @property
+    def cause(self) -> str:
+        """The largest term of the error that this site adds."""
+        return max(list(self.terms)[1:], key=lambda name: self.terms[name].size)
+
     def _relative(self, term: Term) -> float:
         return term.size / self.activation if self.activation else float("inf") if term.size else 0.0
 
@@ -162,10 +167,9 @@ class Diagnosis(SiteResult):
         worst, last = self.entry, self.rows[-1]
         if worst.own.size == 0:
             return "No site differs from the analog network."
-        cause = max(self.terms[1:], key=lambda name: worst.terms[name].size)
         return (
             f"Largest added error at {worst.site}: {100 * worst.relative_own:.1f} % of its mean activation, "
-            f"mainly {cause}. Error at the last site: {100 * last.relative:.1f} %."
+            f"mainly {worst.cause}. Error at the last site: {100 * last.relative:.1f} %."
         )
 
 

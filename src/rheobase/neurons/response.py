@@ -76,6 +76,12 @@ class Alphabet:
         """True if a step has one spike or none."""
         return self.values == (0, 1)
 
+    @property
+    def kind(self) -> str:
+        """``"binary"``, ``"signed"`` (-1, 0, 1), ``"graded"`` (larger numbers) or ``"signed graded"``."""
+        signed, graded = self.least < 0, self.magnitude > 1
+        return " ".join(["signed"] * signed + ["graded"] * graded) or "binary"
+
     def __str__(self) -> str:
         if len(self.values) > 3 and self.values == tuple(range(self.least, self.most + 1)):
             return f"{{{self.least}..{self.most}}}"
