@@ -107,6 +107,18 @@ def test_links(page: Path) -> None:
             assert anchor in anchors, f"{target}#{anchor}"
 
 
+def test_the_readme_on_pypi_has_no_link_without_a_target() -> None:
+    """`pyproject.toml` takes the picture and relative links out of it."""
+    text = (ROOT / "README.md").read_text()
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    for substitution in hooks["fancy-pypi-readme"]["substitutions"]:
+        changed = re.sub(substitution["pattern"], substitution["replacement"], text)
+        assert changed != text
+        text = changed
+    assert re.findall(r"!\[|\]\((?!https?:)", text) == []
+    assert "picture" not in text
+
+
 def test_architecture_is_that_of_the_tree() -> None:
     """Its files exist; its rooms are the import linter's, in the same order."""
     page = (ROOT / "docs" / "architecture.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from input_scenarios import at_random, equally_spaced
 from pascal_cost import effective_timesteps, energy_ratio, layers, network_ratio
 from torch import Tensor, nn
+from write_notebook import cells
 
 import networks
 import rheobase as rb
@@ -46,6 +48,41 @@ def test_examples_run(
     main([*arguments.split(), *([str(figure)] if "figure" in arguments else [])])
     assert printed in capsys.readouterr().out
     assert figure.exists() == ("figure" in arguments)
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_notebook_is_that_of_the_script() -> None:
+    notebook = json.loads((EXAMPLES / "tour.ipynb").read_text())
+    assert [(c["cell_type"], "".join(c["source"])) for c in notebook["cells"]] == cells(
+        (EXAMPLES / "tour.py").read_text()
+    )
+    assert not any(c.get("outputs") for c in notebook["cells"])
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By Jupyter where its kernel is installed (extra ``dev``), else its cells one after the other."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        import ipykernel  # noqa: F401
+        import nbclient
+        import nbformat
+    except ImportError:
+        names: dict[str, object] = {"__name__": "__main__"}
+        for kind, source in cells((EXAMPLES / "tour.py").read_text()):
+            if kind == "code":
+                exec(compile(source, "tour.ipynb", "exec", dont_inherit=True), names)
+        printed = capsys.readouterr().out
+    else:
+        notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        printed = "".join(output.get("text", "") for output in outputs)
+    assert "the same logits in onnxruntime: True" in printed
+    assert "mainly clipping" in printed
+    assert '<h2 id="answer">' in (tmp_path / "compared" / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import re
@@ -17,7 +18,12 @@ import reference
 
 log = logging.getLogger("mkdocs.hooks.reference")
 ROOT = Path(__file__).parents[2]
-FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
+FROM_ROOT = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "examples/tour.ipynb": "tour.md",
+}
 LINK = re.compile(r"(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]+)?\)")
 
 
@@ -36,8 +42,15 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for name, path in FROM_ROOT.items():
         if (ROOT / name).exists():
-            files.append(File.generated(config, path, content=(ROOT / name).read_text()))
+            text = (ROOT / name).read_text()
+            files.append(File.generated(config, path, content=_page(text) if name.endswith(".ipynb") else text))
     return files
+
+
+def _page(notebook: str) -> str:
+    """The cells of a notebook as Markdown."""
+    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(notebook)["cells"]]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in cells)
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
