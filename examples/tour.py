@@ -41,7 +41,7 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, 10]."""
         x = F.relu(self.first(x))
-        x = x + F.relu(self.second(x))
+        x = F.relu(x + self.second(x))
         return self.last(F.relu(self.third(x)).mean((2, 3)))
 
 
@@ -94,8 +94,8 @@ diagnosis = rb.diagnose(bad, data.validation[0])
 print(diagnosis)
 
 # %% [markdown]
-# The default thresholds balance clipping and quantisation. What remains is the spikes' timing, which graded spikes
-# repair, because a spike that was too early can be taken back.
+# The default thresholds balance clipping and quantisation. Graded spikes lose less at the same T: a step can say more
+# than "one", and a spike that was too much is taken back.
 
 # %%
 for recipe in (rb.RateCoding(timesteps=8), rb.Graded(timesteps=8)):

@@ -227,8 +227,8 @@ class Runner:
         return tuple(
             LayerLoss(
                 site=row.site,
-                error=row.percent(row.error.size) / 100,
-                own=row.percent(row.own.size) / 100,
+                error=round(row.percent(row.error.size) / 100, 5),
+                own=round(row.percent(row.own.size) / 100, 5),
                 cause=row.cause,
             )
             for row in found.rows
