@@ -112,21 +112,22 @@ for recipe in (rb.RateCoding(timesteps=8), rb.Graded(timesteps=8)):
 # %%
 def recordings(images: torch.Tensor, labels: torch.Tensor) -> list[tuple[np.ndarray, int]]:
     """ON and OFF events of digits that move by one pixel to the right, and then by one downwards."""
-    made = []
+    made: list[tuple[np.ndarray, int]] = []
     for image, label in zip(images[:, 0].numpy(), labels.tolist(), strict=True):
         ways = [image, np.roll(image, 1, axis=1), np.roll(image, (1, 1), axis=(0, 1))]
         change = np.diff(np.stack(ways), axis=0)
         t, y, x = (np.abs(change) > 0.2).nonzero()
-        made.append((np.rec.fromarrays([x, y, 1000 * t, change[t, y, x] > 0], names="x,y,t,p"), label))
+        fields = [("x", int), ("y", int), ("t", int), ("p", bool)]
+        made.append((np.rec.fromarrays([x, y, 1000 * t, change[t, y, x] > 0], dtype=fields), label))
     return made
 
 
 framing = events.Framing(frames=2, sensor=(8, 8), by="time")
 train, test = (events.load(recordings(*part), framing) for part in (data.train, data.test))
-seen = [torch.cat(parts) for parts in zip(*train, strict=True)]
-print(tuple(seen[0].shape))  # 2 frames of 2 polarities are 4 channels
+seen, classes = (torch.cat(batches) for batches in zip(*train, strict=True))
+print(tuple(seen.shape))  # 2 frames of 2 polarities are 4 channels
 
-event_net = trained(Network(channels=4), *seen)
+event_net = trained(Network(channels=4), seen, classes)
 event_snn = rb.convert(event_net, rb.Graded(timesteps=4), calibration=train)
 print(rb.evaluate(event_snn, test))
 

@@ -341,7 +341,7 @@ def test_a_killed_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [Cell.model_validate_json(line) for line in file.read_text().splitlines()] == list(found.cells)
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {
         *("results.jsonl", "report.html", "table.md", "table.csv", "table.tex"),
-        *("accuracy.svg", "latency.svg", "energy.svg", ".lock"),
+        *("accuracy.svg", "latency.svg", "energy.svg", "layers.svg", ".lock"),
     }
 
 
