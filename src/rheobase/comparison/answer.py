@@ -39,11 +39,6 @@ class Answer:
     sentences: tuple[str, ...]
     rows: tuple[Best, ...]
 
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """Every entry that is the best within a limit, once."""
-        return tuple({(row.entry.method, row.entry.timesteps): row.entry for row in self.rows}.values())
-
 
 def answer(comparison: Comparison) -> Answer | None:
     """Return the answer; None if no method finished for every seed.

@@ -228,7 +228,8 @@ class Comparison(Result):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return network and data, entries, cells, recipes and choice as plain values."""
+        """Return network and data, entries, cells (without ``layers``), recipes and choice as plain values."""
+        left_out = {"identity", "recipe", "training", "layers"}  # the loss of every layer would be most of the page
         return {
             "about": plain_values(self.about),
             "entries": [
@@ -242,7 +243,7 @@ class Comparison(Result):
                 }
                 for entry in self.entries
             ],
-            "cells": [cell.model_dump(mode="json", exclude={"identity", "recipe", "training"}) for cell in self.cells],
+            "cells": [cell.model_dump(mode="json", exclude=left_out) for cell in self.cells],
             "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
             "choice": plain_values(self.choice),
         }

@@ -97,7 +97,7 @@ def coloured(comparison: Comparison) -> dict[str, int]:
     methods: Sequence[str] = [*comparison.recipes]
     if len(methods) > FEW:
         found = answer(comparison)
-        methods = list(dict.fromkeys(entry.method for entry in found.entries)) if found else methods
+        methods = list(dict.fromkeys(row.entry.method for row in reversed(found.rows))) if found else methods
     return {method: number for number, method in enumerate(methods[: len(LIGHT)])}
 
 
@@ -253,7 +253,8 @@ def _plot(
     paper = {_INK: INK[0], _GRID: GRID[0], _REST: REST[0], **dict(zip(_SERIES, LIGHT, strict=True))}
     inline = _for_page(svg, name, title, description)
     for number, line in enumerate(lines):  # browsers show a title where the pointer rests
-        inline = re.sub(rf'<g id="{name}-line-{number}">', rf"\g<0><title>{escape(line.name)}</title>", inline)
+        group = f'<g id="{name}-line-{number}">'
+        inline = inline.replace(group, f"{group}<title>{escape(line.name)}</title>")
     return Plot(title, description, _recoloured(svg, paper), inline)
 
 
