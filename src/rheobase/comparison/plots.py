@@ -210,7 +210,8 @@ def _draw_layers(comparison: Comparison) -> Plot | None:
         lines.append(_Line(name, colours[entry.method], [(i, mean, 0.0) for i, mean in enumerate(means, 1)]))
         at_last.append(f"{name}: {means[-1]:.1f} %")
         most = max(losses[0], key=lambda loss: loss.own)
-        worst = f"{name} loses most at {most.site}, mainly by {most.cause}."
+        if found is not None and entry is found.rows[-1].entry:
+            worst = f"{name} loses most at {most.site}, mainly by {most.cause}."
     if not lines:
         return None
 
@@ -328,7 +329,12 @@ def _loss_axis(axes: Axes, level: float, values: Sequence[float]) -> None:
     axes.set_ylim(float(bottom), float(top))
     ticks = {sign * loss for loss in (0, 0.5, 1, 2, 5, 10, 20, 50, 100) for sign in (-1, 1)}
     axes.yaxis.set_major_locator(FixedLocator([level + tick for tick in ticks if lowest <= level + tick <= highest]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y - level:+.3g}".replace("-", "−").replace("+0", "0")))
+
+    def named(y: float, _: int) -> str:
+        loss = round(y - level, 6)
+        return f"{loss:+.3g}".replace("-", "−") if loss else "0"
+
+    axes.yaxis.set_major_formatter(FuncFormatter(named))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
