@@ -509,10 +509,12 @@ def test_a_comparison_and_a_training_on_digits(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
     data = digits()
     trained = rb.train(network, data.train, rb.Training(epochs=15, learning_rate=0.1)).model
-    found = rb.compare(
-        trained, [rb.Graded(), rb.ParallelConversion()], data.train, data.test, (4, 8), nonlinear="numbers"
-    )
+    recipes, folder = [rb.Graded(), rb.ParallelConversion()], tmp_path / "compared"
+    found = rb.compare(trained, recipes, data.train, data.test, (4, 8), nonlinear="numbers", folder=folder)
     assert all(cell.test.accuracy > 0.8 for cell in found.cells)
+    page = (folder / "report.html").read_text()
+    assert "other operations without neurons" in page
+    assert "nonlinear=" in page
     quantised = rb.quantise(trained, rb.QVM(levels=4), calibration=data.train, nonlinear="numbers")
     tuned = rb.train(quantised, data.train, rb.Training(epochs=2, learning_rate=0.01)).model
     snn = rb.convert(tuned, rb.QVM(levels=4), calibration=data.train)

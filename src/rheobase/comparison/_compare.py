@@ -43,7 +43,7 @@ from rheobase.graph.rewrites.max_pool import MaxPool
 from rheobase.graph.rewrites.pieces import as_pieces
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
-from rheobase.graph.trace.nonlinear import Nonlinear
+from rheobase.graph.trace.nonlinear import Nonlinear, check_nonlinear
 from rheobase.graph.trainable import TrainableGraph
 from rheobase.measure._early_exit import check_classes
 from rheobase.measure._energy import GradedSpikes
@@ -162,6 +162,7 @@ def compare(
             remedy="give validation=(images, labels)",
         )
     check_choice(graded_spikes, GradedSpikes, "graded_spikes")
+    check_nonlinear(nonlinear)
     num_calibration_images = check_whole(num_calibration_images, "num_calibration_images")
     energy_images = check_whole(energy_images, "energy_images")
     workers = None if workers is None else check_whole(workers, "workers")
@@ -204,6 +205,7 @@ def compare(
         model_sha256=_graph_digest(analog.ann),
         **digests,
         max_pool=max_pool,
+        nonlinear=nonlinear if isinstance(nonlinear, str) else tuple(nonlinear),
         sites=sites,
         num_calibration_images=num_calibration_images,
         energy_images=energy_images,

@@ -115,6 +115,7 @@ class Identity(_Entry):
     test_sha256: str = Field(title="the test images")
     validation_sha256: str | None = Field(None, title="the validation images")
     max_pool: MaxPool = Field(title="max_pool")
+    nonlinear: str | tuple[str, ...] = Field("refuse", title="nonlinear")
     sites: Sites = Field("activations", title="sites")
     num_calibration_images: int = Field(title="the number of calibration images")
     energy_images: int = Field(title="energy_images")

@@ -90,7 +90,7 @@ def _call(comparison: Comparison) -> str:
     about, identity = comparison.about, comparison.about.identity
     options: dict[str, object] = {"timesteps": comparison.timesteps, "seeds": comparison.seeds}
     options |= {name: getattr(identity, name) for name in ("num_calibration_images", "energy_images")}
-    for name in ("max_pool", "sites", "graded_spikes", "task", "early_exit"):
+    for name in ("max_pool", "nonlinear", "sites", "graded_spikes", "task", "early_exit"):
         default = "refuse" if name == "max_pool" else Identity.model_fields[name].default
         if getattr(identity, name) != default:
             options[name] = getattr(identity, name)
