@@ -368,7 +368,7 @@ def examine(definition: Definition, nonlinear: str = "refuse") -> dict[str, Any]
         finite = all(bool(t.isfinite().all()) for t in outputs(snn(images[:1])))
         if row["difference"] > TOLERANCE:  # of rounding, if it vanishes in float64
             model, graph, x = model.double(), graph.double(), images.double()
-            ann = snn.double().ann
+            ann = spiking(graph, x, nonlinear).ann  # folded in float64 too
             row["difference"] = max(difference(_returned(graph, net(x)), model(x)) for net in (graph, ann))
         exact = row["difference"] <= TOLERANCE and finite
         row |= {"outcome": "converts" if exact else "fails"}
