@@ -192,7 +192,26 @@ class ReturnsWeights(nn.Module):
         return self.fc(self.attention(tokens, tokens, tokens)[0].mean(1))
 
 
+class Windows(nn.Module):
+    """Attention within windows that are merged with the batch, as in Swin and MobileViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.qkv, self.norm = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 24), nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        batch, width, height, _ = x.shape
+        windows = x.reshape(batch, width, height // 4, 4, height // 4, 4).permute(0, 2, 4, 3, 5, 1)
+        tokens = self.norm(windows.reshape(-1, 16, width))
+        q, k, v = self.qkv(tokens).reshape(-1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 16, width)
+        return self.fc((tokens + mixed).reshape(batch, -1, width).mean(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "windows": Windows,
     "gated": Gated,
     "vit": lambda: vit(5, width=12, depth=2, image=16),
     "encoder": Encoder,

@@ -99,6 +99,8 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         return write_places(builder, places)
     if call.name in _PRODUCTS and len(given) == 2 and layout.axis < rank - 2:
         return _product(builder, call, handler, given, layout)
+    if call.name in numbers.Attention.traced_from and len(given) == 3 and layout.axis < rank - 2:
+        return _attention(builder, call, handler, given, layout)
     last |= call.name in _OVER_LAST_AXES and layout.axis < rank - len(call["normalized_shape"])
     if not (call.name in (*_ELEMENTWISE, *_REDUCTIONS, *_OVER_ONE_AXIS) or last):
         raise Misplaced(
@@ -187,6 +189,19 @@ def _product(
     added = call.get("self") if call.name == "baddbmm" else None
     if isinstance(added, Fixed) and bool((added.value != 0).any()):
         raise Misplaced("adds a constant to a product while the batch is not at axis 0", "move the batch to axis 0")
+    return write_places(builder, Places.of(name, shape).map(layout.batch_back))
+
+
+def _attention(
+    builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], given: list[Places], layout: Layout
+) -> Any:
+    """Attention of q, k and v whose batch is at the same axis before the tokens, such as [B windows, heads, N, C]."""
+    if any(Layout.of(places) != layout for places in given):
+        raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of all")
+    q, k, v = (_to_front(builder, places, layout) for places in given)
+    shape = (*builder.shapes[q][:-1], builder.shapes[v][-1])
+    arguments = {**call.arguments, "query": Ref(q), "key": Ref(k), "value": Ref(v)}
+    name = handler(builder, replace(call, arguments=arguments, outputs=(shape,)))
     return write_places(builder, Places.of(name, shape).map(layout.batch_back))
 
 
