@@ -20,6 +20,7 @@ from command_line import runner
 from number_cases import NUMBER_CASES
 from rheobase.core.errors import ModelError, RecipeError, RheobaseError, TraceError
 from rheobase.graph import Graph, Node, capture
+from rheobase.graph.interpreter import run
 from rheobase.graph.operations import OPERATIONS, NodeContext, OnNumbers
 from rheobase.graph.rewrites.pieces import break_points
 from rheobase.network.simulation import Simulation
@@ -82,6 +83,31 @@ def test_only_known_functions_are_called(operation: str) -> None:
     inputs = (x, x) if operation == "pairwise" else (x,)
     with pytest.raises(ModelError, match=r"is 'zeros_'.*use "):
         OPERATIONS[operation].apply(*inputs, function="zeros_", **options.get(operation, {}))
+
+
+def test_small_constants_survive_between_nodes_on_numbers() -> None:
+    """(a − a) / ((b − b) + 1e-5) is 0: a guard is not lost beside larger values at single steps, in float32."""
+
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.last = nn.Linear(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.fc(x)
+            return self.last(x.abs().square() / (1e5 * x.square().square() + 1e-5))
+
+    network = capture(Guarded().eval(), torch.rand(2, 3), nonlinear="numbers").graph
+    simulation = Simulation(cast(Any, SimpleNamespace(graph=network, overwriting=frozenset())))
+    nodes = {node.name: node for node in network.nodes}
+    values: dict[str, Any] = {"fc": TimeSeries(torch.tensor([3.0, -3.0, 0.0]).reshape(3, 1, 1).expand(3, 1, 4))}
+    plan = [(node, ()) for node in network.nodes[2:-1]]
+    run(network, plan, values, simulation.advance(3))
+    mean = torch.tensor([3.0, 0.0, 0.0])
+    expected = mean.square() / (1e5 * mean**4 + 1e-5)
+    found = values[next(name for name, node in nodes.items() if node.attributes.get("function") == "div")]
+    torch.testing.assert_close(found.means[:, 0, 0], expected)
+    torch.testing.assert_close(found.values.cumsum(0)[:, 0, 0] / torch.arange(1, 4), expected)
 
 
 def test_a_square_by_hand() -> None:

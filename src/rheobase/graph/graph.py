@@ -16,7 +16,8 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers, in_memory_format
 from rheobase.graph.operations.numbers import check_finite
 from rheobase.graph.operations.outputs import Structure, choose_output, structure_of
-from rheobase.signals.signal import Constant, Signal, lift
+from rheobase.graph.operations.weighted import Weighted
+from rheobase.signals.signal import Averaged, Constant, Signal, TimeSeries, lift
 
 
 def needed_for(output: str, nodes: Sequence[Node]) -> list[Node]:
@@ -150,6 +151,8 @@ class Graph(nn.Module):
         """Value of an affine node, or of one on numbers, which must be finite."""
         parameters = {argument: self.tensor(name) for argument, name in node.parameters.items()}
         operation = OPERATIONS[node.operation]
+        if isinstance(operation, Weighted):  # running means would be computed at the cost of a second layer
+            inputs = tuple(TimeSeries(s.values) if isinstance(s, Averaged) else s for s in inputs)
         value = lift(lambda *xs: operation.apply(*xs, **node.attributes, **parameters), *inputs)
         if isinstance(operation, OnNumbers):
             check_finite(node, value.values)

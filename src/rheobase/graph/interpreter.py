@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers
-from rheobase.signals.signal import Constant, Signal, TimeSeries, lift
+from rheobase.signals.signal import Averaged, Constant, Signal, TimeSeries, lift
 
 Nonlinear = Callable[..., Signal]
 """(node, *inputs) -> output, for a site, a max-pooling, an alignment, or a node on numbers that reads time series."""
@@ -103,7 +103,7 @@ def _add_over(*inputs: Signal) -> Signal:
     """The sum of the inputs, written over the first; a new tensor if their numbers of steps differ."""
     first, *rest = inputs
     steps = {signal.steps for signal in inputs if isinstance(signal, TimeSeries)}
-    if len(steps) > 1 or (steps and isinstance(first, Constant)):
+    if len(steps) > 1 or (steps and isinstance(first, Constant)) or isinstance(first, Averaged):
         return lift(OPERATIONS["add"].apply, *inputs)
     for signal in rest:
         first.values.add_(signal.values)

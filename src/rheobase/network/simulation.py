@@ -15,7 +15,7 @@ from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
 from rheobase.neurons import Neuron, State
-from rheobase.signals.signal import Constant, Signal, SpikeTrain, TimeSeries, lift, step_by_step
+from rheobase.signals.signal import Averaged, Constant, Signal, SpikeTrain, TimeSeries, lift, step_by_step
 
 if TYPE_CHECKING:
     from rheobase.network.spiking_network import SpikingNetwork
@@ -55,7 +55,7 @@ class Simulation:
         """The output of a node over these steps: a site, a max-pool gate, an alignment, or one on numbers."""
         if isinstance(OPERATIONS.get(node.operation), OnNumbers):
             return self.differences(node, *signals)
-        (signal,) = signals
+        (signal,) = (TimeSeries(s.values) if isinstance(s, Averaged) else s for s in signals)
         if node.operation == "max_pool":
             return self.gate(node, signal)
         if node.operation == ALIGN:
@@ -94,12 +94,14 @@ class Simulation:
         totals = reached * times.reshape(-1, *(1,) * (reached.dim() - 1))
         before = torch.zeros_like(totals[:1]) if given is None else given
         self.states[node.name] = (*ends, totals[-1:])
-        return TimeSeries(totals - torch.cat([before, totals[:-1]]))
+        return Averaged(totals - torch.cat([before, totals[:-1]]), reached)
 
     def _running_means(self, signal: Signal, before: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
         """The means over all steps up to each of these, [steps, B, ...], and the sum at the end."""
         if isinstance(signal, Constant):
             return signal.values.expand(steps, *signal.values.shape), signal.values
+        if isinstance(signal, Averaged):
+            return signal.means, signal.means[-1]
         total = torch.zeros_like(signal.values[0]) if before is None else before
         means = []
         for t, value in enumerate(signal.values, start=self.done + 1):  # in order, so that pieces do not matter

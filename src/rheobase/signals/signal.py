@@ -75,6 +75,17 @@ class SpikeTrain(TimeSeries):
         return _in_spikes(self.values, self.amplitude, axis=2)
 
 
+@dataclass(frozen=True)
+class Averaged(TimeSeries):
+    """A time series whose running means are known, and not only sums of its values, in which small numbers are lost.
+
+    Attributes:
+        means: mean over all steps of the run up to each of these, [T, B, ...].
+    """
+
+    means: Tensor
+
+
 Signal = Constant | TimeSeries
 """The signal on an edge: a time series of T steps, which may be a spike train, or a constant."""
 
@@ -167,7 +178,8 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     """Apply a batch-first function to every step of its inputs, or once if all of them are constants.
 
     If time series have different numbers of steps, the function is applied to their time-means. This happens only
-    before waiting neurons and in the readout; before streaming neurons, alignment nodes make the numbers equal.
+    before waiting neurons and in the readout; before streaming neurons, alignment nodes make the numbers equal. The
+    running means of :class:`Averaged` series are kept.
 
     Example:
         >>> lift(torch.neg, Constant(torch.ones(2, 3))).values.shape
@@ -182,8 +194,15 @@ def lift(function: Callable[..., Tensor], *signals: Signal) -> Signal:
     if not series:
         return Constant(function(*(s.values for s in signals)))
     steps, batch = series[0].values.shape[:2]
-    flat = [step_by_step(s, steps).flatten(0, 1) for s in signals]
-    return TimeSeries(function(*flat).unflatten(0, (steps, batch)))
+
+    def applied(values: Callable[[Signal], Tensor]) -> Tensor:
+        flat = [values(s).flatten(0, 1) for s in signals]
+        return function(*flat).unflatten(0, (steps, batch))
+
+    result = applied(lambda s: step_by_step(s, steps))
+    if all(isinstance(s, Averaged) for s in series):  # the function is affine, so it commutes with the mean
+        return Averaged(result, applied(lambda s: s.means if isinstance(s, Averaged) else step_by_step(s, steps)))
+    return TimeSeries(result)
 
 
 def prefix_means(signal: Signal, timesteps: tuple[int, ...]) -> Tensor:
