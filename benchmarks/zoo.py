@@ -54,7 +54,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import rheobase as rb
-from rheobase.core.errors import RecipeError, RheobaseError
+from rheobase.core.errors import RecipeError, RheobaseError, TraceError
 from rheobase.core.torchvision import repair_torchvision
 from rheobase.graph import capture
 from rheobase.graph.operations import OPERATIONS, OnNumbers
@@ -354,33 +354,45 @@ def examine(definition: Definition, nonlinear: str = "refuse") -> dict[str, Any]
         if not all(bool(t.isfinite().all()) for t in outputs(reference)):
             return {**row, "reason": "its own output is not finite"}
         several = {} if isinstance(reference, Tensor) else {"output": "all"}
-        found_graph = capture(model, images[:2], nonlinear=nonlinear, **several)
-        found_graph.raise_if_refused()
-        graph = found_graph.graph
-        fresh = torch.rand(2, *images.shape[1:])
-        row["difference"] = max(difference(_returned(graph, graph(x)), model(x)) for x in (images, fresh))
-        snn = spiking(graph, images, nonlinear)
-        row["sites"] = len(snn.sites)
-        row["on_numbers"] = sum(isinstance(OPERATIONS.get(n.operation), OnNumbers) for n in graph.nodes)
-        row["difference"] = max(
-            row["difference"], *(difference(_returned(graph, snn.ann(x)), model(x)) for x in (images, fresh))
-        )
-        finite = all(bool(t.isfinite().all()) for t in outputs(snn(images[:1])))
-        if row["difference"] > TOLERANCE:  # of rounding, if it vanishes in float64
-            model, graph, x = model.double(), graph.double(), images.double()
-            ann = spiking(graph, x, nonlinear).ann  # folded in float64 too
-            row["difference"] = max(difference(_returned(graph, net(x)), model(x)) for net in (graph, ann))
-        exact = row["difference"] <= TOLERANCE and finite
-        row |= {"outcome": "converts" if exact else "fails"}
+        try:
+            found = converted(model, images, nonlinear, several)
+        except TraceError as error:
+            if "differs from its traced graph" not in str(error):
+                raise
+            found = {"difference": math.inf}
+        if found["difference"] > TOLERANCE:  # of rounding, which a network of random weights can amplify
+            found = converted(model.double(), images.double(), nonlinear, several)
+        exact = found["difference"] <= TOLERANCE and found.pop("finite")
+        row |= {**found, "outcome": "converts" if exact else "fails"}
         if not exact:
-            row["reason"] = f"differs by {row['difference']:.2g}" if finite else "spiking output is not finite"
+            off = row["difference"] > TOLERANCE
+            row["reason"] = f"differs by {row['difference']:.2g}" if off else "spiking output is not finite"
     except RheobaseError as error:
         right = nonlinear == "refuse" and row["family"] != "relu" and any(_named(call, str(error)) for call in foreign)
         right |= "data-dependent" in str(error) or "leaves PyTorch" in str(error)  # of any family
+        right |= nonlinear == "numbers" and any(kind in str(error) for kind in REFUSED_ON_NUMBERS)
         row |= {"outcome": "refused" if right else "fails", "reason": str(error)[:400]}
     except Exception as error:
         row |= {"outcome": "not run" if "allocate memory" in str(error) else "fails", "reason": _line(error)}
     return {**row, "seconds": round(time.perf_counter() - start, 1), "peak_mib": peak_mib()}
+
+
+REFUSED_ON_NUMBERS = ("max_unpool", "topk", "sort", "grid_sampler", "argmax", "time axis")
+"""What is refused with nodes on numbers too: places that depend on values, and recurrence."""
+
+
+def converted(model: nn.Module, images: Tensor, nonlinear: str, several: dict[str, Any]) -> dict[str, Any]:
+    """The largest relative difference of graph and analog network from the module, and the size of the conversion."""
+    found = capture(model, images[:2], nonlinear=nonlinear, **several)
+    found.raise_if_refused()
+    graph, batches = found.graph, (images, torch.rand(2, *images.shape[1:]).to(images.dtype))
+    snn = spiking(graph, images, nonlinear)
+    return {
+        "difference": max(difference(_returned(graph, net(x)), model(x)) for net in (graph, snn.ann) for x in batches),
+        "sites": len(snn.sites),
+        "on_numbers": sum(isinstance(OPERATIONS.get(n.operation), OnNumbers) for n in graph.nodes),
+        "finite": all(bool(t.isfinite().all()) for t in outputs(snn(images[:1]))),
+    }
 
 
 def spiking(graph: Any, images: Tensor, nonlinear: str) -> rb.SpikingNetwork:
