@@ -246,6 +246,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "group norm": lambda: Lambda(nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU())),
     "instance norm": lambda: Lambda(nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.ReLU(), nn.Conv2d(8, 8, 1))),
     "leaky": lambda: Lambda(nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 1), nn.PReLU(8))),
+    "normalised": lambda: Lambda(lambda x: F.normalize(x, dim=1)),
     "glu": lambda: Lambda(lambda x: F.glu(x, 1), 4),
     "rms": lambda: Lambda(lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)),
     "gelu by hand": lambda: Lambda(lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),

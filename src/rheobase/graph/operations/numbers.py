@@ -124,7 +124,7 @@ class Elementwise(OnNumbers):
         *("silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "hardswish", "tanh", "erf", "erfc", "exp", "exp2"),
         *("expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "sigmoid", "log_sigmoid"),
         *("hardshrink", "softshrink", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh"),
-        *("atanh", "sinc", "threshold", "logit", "pow"),
+        *("atanh", "sinc", "threshold", "logit", "pow", "clamp_min"),
         *("round", "floor", "ceil", "trunc", "frac", "sign", "sgn"),
     )
     modules = (

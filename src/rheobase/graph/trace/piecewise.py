@@ -85,9 +85,23 @@ def write_clip(builder: Builder, call: Call, x: str, lower: Bound, upper: Bound)
         raise Refused("clips at bounds that make its input larger", "expand the input to the shape of the bounds first")
     if not _all(lower < upper):
         raise Refused(f"clips to [{lower}, {upper}], which is a constant", "remove it, or clip to a wider interval")
+    is_guard = isinstance(lower, float) and lower > 0 and upper == math.inf
+    if builder.allows_numbers and is_guard and _on_numbers(builder, x):
+        # a guard of a divisor: neurons would round it, and it is small beside their spikes
+        attributes = {"function": "clamp_min", "arguments": {"min": lower}}
+        return builder.add("elementwise", (x,), call.shape, label=call.name, attributes=attributes)
     name = _shifted(builder, call, x, lower, upper)
     builder.pieces.clips[name] = Clip(x, lower, upper)
     return name
+
+
+def _on_numbers(builder: Builder, name: str) -> bool:
+    """True if a value is computed on numbers, and then only moved or scaled."""
+    from rheobase.graph.operations import OPERATIONS, OnNumbers
+
+    while (node := builder.written[name]).operation in (*_WITHIN_RANGE, "affine") and len(node.inputs) == 1:
+        (name,) = node.inputs
+    return isinstance(OPERATIONS.get(node.operation), OnNumbers)
 
 
 def _shifted(builder: Builder, call: Call, x: str, lower: Bound, upper: Bound) -> str:
