@@ -255,6 +255,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "maxout": lambda: Lambda(lambda x: torch.maximum(x[:, :4], x[:, 4:]), 4),
     "softmax pooling": lambda: Lambda(lambda x: x * F.softmax(x.flatten(2), 2).view_as(x)),
     "deviation": lambda: Lambda(lambda x: x / (1 + x.std(1, keepdim=True)) - x.amax(1, keepdim=True)),
+    "normalised": lambda: Lambda(lambda x: F.normalize(x, dim=1)),
     "powers": lambda: Lambda(lambda x: 2**x + 1 / (1 + x.square())),
 }
 
@@ -338,6 +339,72 @@ def test_attention_reads_spikes_on_request() -> None:
     assert {source(node.inputs[0]).operation for node in weighted[:-1]} == {"site"}
     with pytest.raises(RecipeError, match="no product reads a linear output"):
         converted("gated", sites="products")
+
+
+def tokens(x: Tensor) -> Tensor:
+    """[N, B, C], the batch at axis 1."""
+    return x.flatten(2).permute(2, 0, 1)
+
+
+class Masked(ReturnsWeights):
+    """nn.MultiheadAttention with a mask and need_weights=True: baddbmm of the mask and [B heads, N, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
+        return self.fc(self.attention(x, x, x, attn_mask=mask)[0].mean(1))
+
+
+class Scaled(ReturnsWeights):
+    """Scores by baddbmm with a factor, as in Stable Diffusion and BLOOM."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        q = x.unflatten(2, (2, 4)).transpose(1, 2).flatten(0, 1)
+        bias = torch.linspace(0, 1, x.shape[1] ** 2).view(1, x.shape[1], x.shape[1])
+        scores = torch.baddbmm(bias, q, q.transpose(1, 2), beta=0.5, alpha=0.3).softmax(-1)
+        return self.fc(torch.bmm(scores, q).unflatten(0, (-1, 2)).transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Masked,
+        Scaled,
+        lambda: Lambda(lambda x: torch.where(x.relu() <= 0, -1.0, x)),
+        lambda: Lambda(lambda x: torch.where(~(x.relu() >= 0), x, x.exp())),
+        lambda: Lambda(lambda x: x - x.max(1, keepdim=True).values),
+    ],
+)
+def test_spellings_are_exact(network: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = network().eval()
+    found = capture(module, IMAGES[:2], nonlinear="numbers")
+    found.raise_if_refused()
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(IMAGES), module(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: x + x.max(1, keepdim=True).indices, "index of the largest"),
+        (lambda x: F.glu(tokens(x), -1).permute(1, 2, 0).unsqueeze(3), "batch is part of axis 1"),
+        (lambda x: tokens(x).max(2)[0].t()[:, None, :, None], "batch is part of axis 1"),
+    ],
+)
+def test_spellings_that_are_refused(function: Callable[[Tensor], Tensor], said: str) -> None:
+    with torch.no_grad():
+        channels = function(torch.zeros(2, 8, 16, 16)).shape[1]
+    found = capture(Lambda(function, channels).eval(), IMAGES[:2], nonlinear="numbers")
+    assert said in str(found.refusals[0])
+
+
+def test_a_norm_that_is_divided_by_remains_a_number() -> None:
+    """F.normalize divides by max(norm, 1e-12): silent neurons in its place would give 1e12 times the input."""
+    found = capture(network_of("normalised"), IMAGES[:2], nonlinear="numbers").graph
+    assert not found.sites
+    assert [node.attributes["function"] for node in found.nodes if node.operation == "elementwise"] == ["clamp_min"]
 
 
 # -- functions by neurons ---------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Elementwise(OnNumbers):
     )
 
     def apply(self, x: Tensor, *, function: str, arguments: dict[str, Any]) -> Tensor:
-        call = _known(torch.ops.aten, function, self.traced_from)
+        call = _known(torch.ops.aten, function, (*self.traced_from, "clamp_min"))
         return per_image(lambda one: call(one, **arguments), x)
 
     def trace(self, builder: Builder, call: Call) -> str:
@@ -182,13 +182,14 @@ def write_slopes(builder: Builder, call: Call, x: str, negative: Fixed | float, 
 
 @built_in
 class Choice(OnNumbers):
-    """``a`` where ``x`` is above the bound (or below it, if not ``above``), ``b`` elsewhere."""
+    """``a`` where ``x`` is above the bound (below it, if not ``above``; at it too, if ``closed``), ``b`` elsewhere."""
 
     name = "choice"
     traced_from = ("where", "masked_fill", "index_put")
 
-    def apply(self, x: Tensor, a: Tensor, b: Tensor, *, above: bool, bound: float) -> Tensor:
-        return torch.where(x > bound if above else x < bound, a, b)
+    def apply(self, x: Tensor, a: Tensor, b: Tensor, *, above: bool, bound: float, closed: bool = False) -> Tensor:
+        chosen = x > bound if above else x < bound
+        return torch.where(chosen | (x == bound) if closed else chosen, a, b)
 
     def trace(self, builder: Builder, call: Call) -> str:
         if call.name == "index_put":
@@ -198,7 +199,7 @@ class Choice(OnNumbers):
         if mask is None or not isinstance(mask.bound, float) or builder.shapes[mask.source] != call.shape:
             raise Refused("decides by something else than the comparison of an activation with a number", "use a ReLU")
         operands = _inputs(builder, call, ("self", "other") if call.name == "where" else ("value", "self"))
-        attributes = {"above": mask.above, "bound": mask.bound}
+        attributes = {"above": mask.above, "bound": mask.bound, "closed": mask.closed}
         return builder.add(self.name, (mask.source, *operands), call.shape, label=call.name, attributes=attributes)
 
     def work(self, at: NodeContext) -> int:
@@ -459,6 +460,9 @@ class Reduction(OnNumbers):
         if function == "norm":
             attributes["order"] = float(call.get("ord", 2.0))
         name = builder.add(self.name, (x,), call.shape, label=call.name, attributes=attributes)
+        if call.name in ("max", "min"):  # returns indices too
+            refused = Refused("gives the index of the largest or smallest value", "use its values only")
+            return name, builder.write_refused((x,), call.shape, call.name, refused)
         if not call.name.endswith("_mean"):
             return name
         mean = {"dim": dims, "keepdim": attributes["keepdim"]}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rheobase.graph.operations import OPERATIONS, OnNumbers, numbers
-from rheobase.graph.operations.affine import BatchNorm
+from rheobase.graph.operations.affine import BatchNorm, write_affine
 from rheobase.graph.operations.select import write_places, write_selection
 from rheobase.graph.operations.shape import Route, write_permuted, write_reshape
 from rheobase.graph.operations.weighted import Convolution
@@ -102,7 +102,8 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
     if call.name in numbers.Attention.traced_from and len(given) == 3 and layout.axis < rank - 2:
         return _attention(builder, call, handler, given, layout)
     last |= call.name in _OVER_LAST_AXES and layout.axis < rank - len(call["normalized_shape"])
-    if not (call.name in (*_ELEMENTWISE, *_REDUCTIONS, *_OVER_ONE_AXIS) or last):
+    elementwise = call.name in _ELEMENTWISE and "dim" not in call  # max over an axis and glu have the names of others
+    if not (elementwise or call.name in (*_REDUCTIONS, *_OVER_ONE_AXIS) or last):
         raise Misplaced(
             f"reads a value whose batch is part of axis {layout.axis}, next to other elements of an image",
             "keep axis 0 for the batch in this operation",
@@ -186,9 +187,15 @@ def _product(
     shape = (*builder.shapes[left][:-1], builder.shapes[right][-1])
     arguments = {"self": Ref(left), "other": Ref(right)}
     name = handler(builder, replace(call, name="matmul", arguments=arguments, outputs=(shape,)))
-    added = call.get("self") if call.name == "baddbmm" else None
-    if isinstance(added, Fixed) and bool((added.value != 0).any()):
-        raise Misplaced("adds a constant to a product while the batch is not at axis 0", "move the batch to axis 0")
+    if call.name == "baddbmm":  # beta * self + alpha * product
+        added, image = call["self"], (*given[0].image.shape[:-1], given[1].image.shape[-1])
+        if not isinstance(added, Fixed):
+            raise Misplaced("adds a value to a product while the batch is not at axis 0", "move the batch to axis 0")
+        scale = None if call["alpha"] == 1 else call["alpha"]
+        constant = call["beta"] * added.value
+        shift = layout.batch_to_front(constant.expand(image)) if bool(constant.any()) else None
+        if scale is not None or shift is not None:
+            name = write_affine(builder, name, shape, scale=scale, shift=shift)
     return write_places(builder, Places.of(name, shape).map(layout.batch_back))
 
 

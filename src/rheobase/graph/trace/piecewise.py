@@ -52,11 +52,12 @@ class Bend:
 
 @dataclass(frozen=True)
 class Mask:
-    """``source > bound``, or ``source < bound``; whether the bound belongs to it makes no difference to a clip."""
+    """``source > bound``, or ``source < bound``; ``closed``: or equal, which makes no difference to a clip."""
 
     source: str
     above: bool
     bound: Any
+    closed: bool
 
 
 @dataclass
@@ -85,9 +86,7 @@ def write_clip(builder: Builder, call: Call, x: str, lower: Bound, upper: Bound)
         raise Refused("clips at bounds that make its input larger", "expand the input to the shape of the bounds first")
     if not _all(lower < upper):
         raise Refused(f"clips to [{lower}, {upper}], which is a constant", "remove it, or clip to a wider interval")
-    is_guard = isinstance(lower, float) and lower > 0 and upper == math.inf
-    if builder.allows_numbers and is_guard and _on_numbers(builder, x):
-        # a guard of a divisor: neurons would round it, and it is small beside their spikes
+    if _guards(builder, x, lower, upper):
         attributes = {"function": "clamp_min", "arguments": {"min": lower}}
         return builder.add("elementwise", (x,), call.shape, label=call.name, attributes=attributes)
     name = _shifted(builder, call, x, lower, upper)
@@ -95,13 +94,17 @@ def write_clip(builder: Builder, call: Call, x: str, lower: Bound, upper: Bound)
     return name
 
 
-def _on_numbers(builder: Builder, name: str) -> bool:
-    """True if a value is computed on numbers, and then only moved or scaled."""
+def _guards(builder: Builder, x: str, lower: Bound, upper: Bound) -> bool:
+    """True for the larger of a value on numbers and a positive number, such as a norm before a division by it.
+
+    Neurons would round a norm to their spikes; while they are silent, the quotient is divided by almost 0.
+    """
     from rheobase.graph.operations import OPERATIONS, OnNumbers
 
-    while (node := builder.written[name]).operation in (*_WITHIN_RANGE, "affine") and len(node.inputs) == 1:
-        (name,) = node.inputs
-    return isinstance(OPERATIONS.get(node.operation), OnNumbers)
+    while (node := builder.written[x]).operation in (*_WITHIN_RANGE, "affine") and len(node.inputs) == 1:
+        (x,) = node.inputs
+    computed = isinstance(OPERATIONS.get(node.operation), OnNumbers)
+    return computed and isinstance(lower, float) and lower > 0 and isinstance(upper, float) and upper == math.inf
 
 
 def _shifted(builder: Builder, call: Call, x: str, lower: Bound, upper: Bound) -> str:
@@ -325,7 +328,8 @@ def _compare(builder: Builder, call: Call) -> str:
         swapped = not isinstance(call["self"], Ref)
         above = call.name.startswith(("g", "greater")) != swapped
         bound = _bound(call["self" if swapped else "other"], math.inf, call.shape)
-        builder.pieces.masks[name] = Mask(inputs[0], above, bound)
+        closed = call.name.endswith(("ge", "le", "equal"))
+        builder.pieces.masks[name] = Mask(inputs[0], above, bound, closed)
     return name
 
 
@@ -335,7 +339,7 @@ def _not(builder: Builder, call: Call) -> str:
         raise unknown_call(call)
     text = "decides by the values of activations, which is not linear"
     name = builder.write_refused((call["self"],), call.shape, call.name, Refused(text, RELU))
-    builder.pieces.masks[name] = replace(mask, above=not mask.above)
+    builder.pieces.masks[name] = replace(mask, above=not mask.above, closed=not mask.closed)
     return name
 
 
@@ -368,7 +372,7 @@ def _masked(builder: Builder, call: Call, mask: str, chosen: Any, other: Any) ->
 
 def _threshold(builder: Builder, call: Call) -> str:
     x = call.input("self")
-    return _choice(builder, call, Mask(x, True, float(call["threshold"])), x, call["value"])
+    return _choice(builder, call, Mask(x, True, float(call["threshold"]), False), x, call["value"])
 
 
 def _choice(builder: Builder, call: Call, mask: Mask, chosen: Any, other: Any) -> str:
