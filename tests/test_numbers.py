@@ -374,6 +374,8 @@ class Scaled(ReturnsWeights):
         lambda: Lambda(lambda x: torch.where(x.relu() <= 0, -1.0, x)),
         lambda: Lambda(lambda x: torch.where(~(x.relu() >= 0), x, x.exp())),
         lambda: Lambda(lambda x: x - x.max(1, keepdim=True).values),
+        lambda: Lambda(lambda x: x.sin() * (x > 0)),
+        lambda: Lambda(lambda x: (x.relu() <= 0).float() * x.mean(1, keepdim=True).sin()),
     ],
 )
 def test_spellings_are_exact(network: Callable[[], nn.Module]) -> None:
@@ -389,6 +391,7 @@ def test_spellings_are_exact(network: Callable[[], nn.Module]) -> None:
     ("function", "said"),
     [
         (lambda x: x + x.max(1, keepdim=True).indices, "index of the largest"),
+        (lambda x: x.sin() * (x.mean(1, keepdim=True) > 0), "comparison of another shape"),
         (lambda x: F.glu(tokens(x), -1).permute(1, 2, 0).unsqueeze(3), "batch is part of axis 1"),
         (lambda x: tokens(x).max(2)[0].t()[:, None, :, None], "batch is part of axis 1"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,7 @@ class Choice(OnNumbers):
     """``a`` where ``x`` is above the bound (below it, if not ``above``; at it too, if ``closed``), ``b`` elsewhere."""
 
     name = "choice"
-    traced_from = ("where", "masked_fill", "index_put")
+    traced_from = ("where", "masked_fill", "index_put", "mul")
 
     def apply(self, x: Tensor, a: Tensor, b: Tensor, *, above: bool, bound: float, closed: bool = False) -> Tensor:
         chosen = x > bound if above else x < bound
@@ -194,6 +195,8 @@ class Choice(OnNumbers):
     def trace(self, builder: Builder, call: Call) -> str:
         if call.name == "index_put":
             raise Refused("assigns to places that depend on values", "use torch.where")
+        if call.name == "mul":  # of a value and a comparison: the value or 0
+            call = _as_where(builder, call)
         condition = call["condition" if call.name == "where" else "mask"]
         mask = builder.pieces.masks.get(condition) if isinstance(condition, Ref) else None
         if mask is None or not isinstance(mask.bound, float) or builder.shapes[mask.source] != call.shape:
@@ -204,6 +207,16 @@ class Choice(OnNumbers):
 
     def work(self, at: NodeContext) -> int:
         return prod(at.shape)
+
+
+def _as_where(builder: Builder, call: Call) -> Call:
+    """The product of a value and a comparison as ``where``."""
+    value, mask = call["self"], call["other"]
+    if value in builder.pieces.masks:
+        value, mask = mask, value
+    if mask not in builder.pieces.masks or value in builder.pieces.masks:
+        raise Refused("multiplies no value and comparison", "use a ReLU")
+    return replace(call, name="where", arguments={"condition": mask, "self": value, "other": 0.0})
 
 
 @built_in
@@ -226,6 +239,8 @@ class Pairwise(OnNumbers):
         if arguments[1:] not in (("other",), ("exponent",)) or call.get("rounding_mode"):
             raise Refused("picks one of several values by its size, or rounds", "rewrite it with elementwise functions")
         function = {"max": "maximum", "min": "minimum"}.get(call.name, call.name)
+        if any(call[argument] in builder.pieces.masks for argument in arguments):
+            raise Refused("multiplies by a comparison of another shape", "compare a value of the shape of the result")
         inputs = _inputs(builder, call, arguments)
         return builder.add(self.name, inputs, call.shape, label=call.name, attributes={"function": function})
 
