@@ -39,7 +39,7 @@ def simulated(case: str, dtype: torch.dtype = torch.float64) -> tuple[Node, Simu
     node = Node("node", operation, names, attributes, {name: f"node.{name}" for name in parameters}, (1,), "node")
     inputs = [Node(name, "input", shape=shape) for name, shape in zip(names, shapes, strict=True)]
     graph = Graph([*inputs, node], "node", tensors)
-    return node, Simulation(cast(Any, SimpleNamespace(graph=graph, overwriting=frozenset())))
+    return node, Simulation(cast(Any, SimpleNamespace(graph=graph, overwriting=frozenset(), reads_means=False)))
 
 
 @settings(max_examples=15)
@@ -98,7 +98,7 @@ def test_small_constants_survive_between_nodes_on_numbers() -> None:
             return self.last(x.abs().square() / (1e5 * x.square().square() + 1e-5))
 
     network = capture(Guarded().eval(), torch.rand(2, 3), nonlinear="numbers").graph
-    simulation = Simulation(cast(Any, SimpleNamespace(graph=network, overwriting=frozenset())))
+    simulation = Simulation(cast(Any, SimpleNamespace(graph=network, overwriting=frozenset(), reads_means=False)))
     nodes = {node.name: node for node in network.nodes}
     values: dict[str, Any] = {"fc": TimeSeries(torch.tensor([3.0, -3.0, 0.0]).reshape(3, 1, 1).expand(3, 1, 4))}
     plan = [(node, ()) for node in network.nodes[2:-1]]
@@ -255,7 +255,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "maxout": lambda: Lambda(lambda x: torch.maximum(x[:, :4], x[:, 4:]), 4),
     "softmax pooling": lambda: Lambda(lambda x: x * F.softmax(x.flatten(2), 2).view_as(x)),
     "deviation": lambda: Lambda(lambda x: x / (1 + x.std(1, keepdim=True)) - x.amax(1, keepdim=True)),
-    "normalised": lambda: Lambda(lambda x: F.normalize(x, dim=1)),
     "powers": lambda: Lambda(lambda x: 2**x + 1 / (1 + x.square())),
 }
 
@@ -319,6 +318,20 @@ def test_every_method_converts_or_says_why_not(name: str, method: str) -> None:
     if snn.execution_mode == "counts":  # the closed form is the simulation of waiting neurons
         snn.execution = "steps"
         torch.testing.assert_close(snn(IMAGES[:4]), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_waiting_neurons_read_the_function_of_the_mean() -> None:
+    """One evaluation for all steps: the logarithm of a silent first step does not matter, and energy counts it once."""
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Function(lambda x: torch.log(x + 1e-9)), nn.Linear(8, 8))
+    network = nn.Sequential(network, nn.ReLU(), nn.Linear(8, 5)).eval()
+    images = torch.rand(40, 6)
+    snn = rb.convert(network, rb.ParallelConversion(timesteps=8), calibration=images, nonlinear="numbers")
+    closed = snn(images)
+    snn.execution = "steps"
+    torch.testing.assert_close(snn(images), closed, rtol=1e-4, atol=1e-4)
+    energy = rb.energy(snn, images)
+    assert energy.numbers == energy.ann_numbers + 4 * 8 - 8  # a sum, a quotient and two operations of a difference
 
 
 @pytest.mark.slow
@@ -511,6 +524,14 @@ class OverTheBatch(nn.Module):
         return self.function(F.relu(self.fc(x)))
 
 
+def attend(x: Tensor, mask: Tensor) -> Tensor:
+    tokens = x.unsqueeze(2)
+    return F.scaled_dot_product_attention(tokens, tokens, tokens, mask).flatten(1)
+
+
+nothing_for_the_first = torch.ones(5, 5).tril(-1).bool()
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -522,6 +543,7 @@ class OverTheBatch(nn.Module):
         (lambda x: F.batch_norm(x, None, None, training=True), "batch"),
         (lambda x: F.layer_norm(x, x.shape), "batch"),
         (lambda x: x @ x.T, "batch"),
+        (lambda x: attend(x, nothing_for_the_first), "nothing to attend to"),
     ],
 )
 def test_what_stays_refused(function: Callable[[Tensor], Tensor], said: str) -> None:

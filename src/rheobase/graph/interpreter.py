@@ -19,7 +19,7 @@ from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.signals.signal import Averaged, Constant, Signal, TimeSeries, lift
 
-Nonlinear = Callable[..., Signal]
+Evaluate = Callable[..., Signal]
 """(node, *inputs) -> output, for a site, a max-pooling, an alignment, or a node on numbers that reads time series."""
 
 
@@ -60,7 +60,7 @@ def overwriting(nodes: Iterable[Node], keep: Iterable[str]) -> frozenset[str]:
 
 
 def run(
-    graph: Computes, plan: Schedule, values: dict[str, Signal], nonlinear: Nonlinear, overwriting: Container[str] = ()
+    graph: Computes, plan: Schedule, values: dict[str, Signal], nonlinear: Evaluate, overwriting: Container[str] = ()
 ) -> None:
     """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
 

@@ -138,7 +138,7 @@ class WorkCounter:
     def _on_numbers(self, at: NodeContext, operation: OnNumbers, inputs: list[_Edge]) -> _Edge:
         work = self.work[at.node.name]
         work.numbers = operation.work(at)
-        for edge, shape in zip(inputs, at.inputs, strict=True):
+        for edge, shape in dict(zip(at.node.inputs, zip(inputs, at.inputs, strict=True), strict=True)).values():
             if edge.kind in EVENTS:
                 self._arrive(at.node, edge.entries)  # added to a running mean
             work.differences += prod(shape) * (1 + (edge.kind not in EVENTS))  # sum / t, and the sum

@@ -134,7 +134,7 @@ class _Run:
         self.modules = dict(graph.named_modules())
 
     def compute(self, node: Node, *inputs: Signal) -> Signal:
-        """The value of an affine node; in training, batch normalisation uses the statistics of the batch."""
+        """The value of a node other than a site; in training, batch normalisation uses the statistics of the batch."""
         arguments = {**node.attributes, **{argument: self.tensors[name] for argument, name in node.parameters.items()}}
         if node.operation == "batch_norm":
             return Constant(F.batch_norm(inputs[0].values, training=self.training, momentum=self.momentum, **arguments))

@@ -400,7 +400,8 @@ def _rows(
         layer, repeated = found[layers[name]], stepped.get(name, 1)
         layer["macs"] += work.macs * repeated
         layer["acs"] += work.acs * repeated
-        layer["numbers"] += work.numbers * repeated + (work.differences * repeated if name in stepped else 0)
+        again = 1 if network.reads_means else repeated  # such networks compute on the time-mean alone
+        layer["numbers"] += work.numbers * again + (work.differences * again if name in stepped else 0)
         for source, reach in work.reach.items():
             multiplies = graded_spikes == "products" and alphabets[source].magnitude > 1
             number = spikes[source].events if multiplies else spikes[source].magnitude

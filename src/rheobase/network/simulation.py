@@ -84,7 +84,8 @@ class Simulation:
     def differences(self, node: Node, *signals: Signal) -> Signal:
         """A node on numbers (:class:`rheobase.graph.operations.OnNumbers`): t f(mean so far), less what it gave."""
         steps = {signal.steps for signal in signals if isinstance(signal, TimeSeries)}
-        if len(steps) != 1:  # constants, or trains of different lengths, of which the time-means are known
+        # neurons that wait need the mean over all steps only; trains of different lengths meet by their means
+        if len(steps) != 1 or self.network.reads_means:
             return self.network.graph.compute(node, *(Constant(signal.mean()) for signal in signals))
         (count,) = steps
         *sums, given = self.states.get(node.name) or ((None,) * (len(signals) + 1))
@@ -93,7 +94,7 @@ class Simulation:
         times = torch.arange(1, count + 1, dtype=reached.dtype, device=reached.device) + self.done
         totals = reached * times.reshape(-1, *(1,) * (reached.dim() - 1))
         before = torch.zeros_like(totals[:1]) if given is None else given
-        self.states[node.name] = (*ends, totals[-1:])
+        self.states[node.name] = (*ends, totals[-1:].clone())  # a view would keep all of them
         return Averaged(totals - torch.cat([before, totals[:-1]]), reached)
 
     def _running_means(self, signal: Signal, before: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:

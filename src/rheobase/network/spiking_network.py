@@ -68,6 +68,7 @@ class SpikingNetwork(nn.Module):
         sites: the site table.
         nodes: the nodes up to the last sites, in execution order, with those that align spike trains.
         between: the nodes from the first sites to the last ones.
+        reads_means: True if every site waits and counts from the time-mean of its current.
         overwriting: the nodes that may write over their first input.
         timesteps: T it was converted for; the largest T of a site where sites differ.
         alignment: how a spike train is aligned to a site with another T.
@@ -139,6 +140,7 @@ class SpikingNetwork(nn.Module):
         site_steps = {site.name: self.steps_of(site.name) for site in self.sites}
         waiting = {site.name for site in self.sites if self.waits(site.name)}
         self.streams = not waiting and len(set(site_steps.values())) == 1
+        self.reads_means = self.protocol is None and not any(self.neuron(name).streams for name in site_steps)
         before, between, readout = split_at_sites(self.graph)
         read = {name for node in readout for name in node.inputs} or {self.graph.output}
         self.readout_inputs = sorted(read - {node.name for node in readout})

@@ -44,7 +44,8 @@ class Segment:
     def mean_current(self, graph: Graph, means: dict[str, Tensor]) -> Tensor:
         """Time-mean of ``source`` for given time-means of ``inputs``; differentiable in the weights of ``graph``.
 
-        Exact, because the operations are affine; a max-pool gate is treated as the maximum of the time-means.
+        Exact, because operations are affine or, on numbers, exact in the time-mean; a max-pool gate is treated as the
+        maximum of the time-means.
         """
         return self.on_means(graph, means)[self.source].mean()
 

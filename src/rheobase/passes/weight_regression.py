@@ -25,7 +25,9 @@ from rheobase.passes.layers import Segment, layers, walk
 from rheobase.signals import Constant
 
 UNBOUNDED = -float("inf"), float("inf")
+"""Bounds of a value that no neurons clip."""
 MOVES = ("reshape", "permute", "select", "slice", "affine")
+"""Operations that keep a value, but for its place and constant factors."""
 ELEMENTS = 2**24
 """Elements of the regressors of a sub-batch of images."""
 

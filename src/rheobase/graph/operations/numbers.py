@@ -134,7 +134,7 @@ class Elementwise(OnNumbers):
     )
 
     def apply(self, x: Tensor, *, function: str, arguments: dict[str, Any]) -> Tensor:
-        call = _known(torch.ops.aten, function, (*self.traced_from, "clamp_min"))
+        call = _known(torch.ops.aten, function, self.traced_from)
         return per_image(lambda one: call(one, **arguments), x)
 
     def trace(self, builder: Builder, call: Call) -> str:
@@ -323,6 +323,8 @@ class Attention(OnNumbers):
             if not bool((value == value[:1]).all()):
                 raise Refused("has a mask that differs between images", "use the same mask for all images")
             value = value[0]
+        if value is not None and bool((value == -torch.inf).all(-1).any()):
+            raise Refused("has a mask that leaves a token nothing to attend to", "let every token attend to one")
         given = call.get("scale")
         scale = float(given) if given is not None else builder.shapes[q][-1] ** -0.5
         parameters = {"mask": None if value is None else Fixed(value)}

@@ -61,8 +61,8 @@ class Operation(ABC):
     r"""Base class of operations: the nodes of a graph other than the input and sites.
 
     An operation is affine in its inputs, :math:`op(x) = A x + b`. Its value for the time-mean of a spike train is
-    therefore the time-mean of its values (Rueckauer et al. 2017, Eq. 5). Max-pooling is the only exception: the caller
-    of :func:`rheobase.convert` chooses its replacement.
+    therefore the time-mean of its values (Rueckauer et al. 2017, Eq. 5). Exceptions are max-pooling, whose replacement
+    the caller of :func:`rheobase.convert` chooses, and operations on numbers (:class:`.numbers.OnNumbers`).
 
     A subclass defines ``name`` and ``apply``, and ``traced_from`` for the tracer. The other methods have defaults that
     are always correct, or refuse: without ``synapses``, :func:`rheobase.energy` refuses the operation; without

@@ -21,7 +21,7 @@ PIECES = 8
 """Straight pieces of a function, each a layer of neurons."""
 GRID = 1024
 """Points at which a function and the distribution of its argument are known."""
-SUB_BATCH = 16
+SUB_BATCH, SAMPLE = 16, 2**16
 
 
 def as_pieces(found: Capture, images: Tensor, pieces: int = PIECES) -> Capture:
@@ -57,7 +57,8 @@ def as_pieces(found: Capture, images: Tensor, pieces: int = PIECES) -> Capture:
         elif node.operation == Elementwise.name:
             written, error = _written(graph, node, arguments[node.inputs[0]], pieces, tensors)
             nodes += written
-            text = f"{function_of(node)}: {pieces} straight pieces, each a layer of neurons, which differ from it by"
+            number = len(written) // 3
+            text = f"{function_of(node)}: {number} straight pieces, each a layer of neurons, which differ from it by"
             rewrites.append(Note(node.origin, f"{text} {error:.2g} of its size on {len(images[:64])} images"))
         else:
             nodes.append(node)
@@ -66,14 +67,15 @@ def as_pieces(found: Capture, images: Tensor, pieces: int = PIECES) -> Capture:
 
 @torch.no_grad()
 def _arguments(graph: Graph, names: set[str], images: Tensor) -> dict[str, Tensor]:
-    """All values of some nodes on the images, each in one row."""
+    """Values of some nodes on the images, each in one row: an even sample, with the smallest and the largest."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     plan = schedule(graph.nodes[1:], keep=names)
     for part in images.split(SUB_BATCH):
         values: dict[str, Signal] = {graph.nodes[0].name: Constant(in_memory_format(part.to(graph.device)))}
         run(graph, plan, values, graph.analog)
         for name in names:
-            found[name].append(values[name].mean().flatten().double())
+            row = values[name].mean().flatten().double()
+            found[name] += [row[:: max(1, len(row) // SAMPLE)], row.min()[None], row.max()[None]]
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
