@@ -177,8 +177,8 @@ def test_a_clip_at_other_values_says_what_its_neurons_emit() -> None:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: F.leaky_relu(x, 0.1), ("leaky_relu", "not convertible yet", r"relu(x) - a * relu(-x)")),
-        (nn.PReLU(), ("function (PReLU)", "not convertible yet", "fine-tune")),
+        (lambda x: F.leaky_relu(x, 0.1), ("leaky_relu", 'nonlinear="neurons"', r"relu(x) - a * relu(-x)")),
+        (nn.PReLU(), ("function (PReLU)", 'nonlinear="neurons"', "fine-tune")),
         (lambda x: torch.where(x > 0, x, 0.1 * x), ("where", "leaky", "fine-tune")),
         (lambda x: torch.maximum(x, 0.1 * x), ("maximum", "leaky", "fine-tune")),
         (torch.abs, ("abs", "absolute value", r"relu(-x)")),

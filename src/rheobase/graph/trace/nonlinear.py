@@ -24,7 +24,7 @@ def check_nonlinear(chosen: Any, modules: Collection[str] | None = None) -> None
     Raises:
         RecipeError: naming the value.
     """
-    remedy = 'use "refuse", "numbers" or a list of module paths, such as ["features.3"]'
+    remedy = 'use "refuse", "numbers", "neurons" or a list of module paths, such as ["features.3"]'
     if isinstance(chosen, str):
         if chosen not in ("refuse", "numbers", "neurons"):
             raise RecipeError(f"is {chosen!r}", where="nonlinear", remedy=remedy)

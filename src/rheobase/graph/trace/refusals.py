@@ -75,8 +75,9 @@ def whole_numbers_refused() -> Refused:
 
 def leaky_refused() -> Refused:
     """The refusal of an activation with a slope on either side of zero."""
-    text = "is a leaky or parametric ReLU (or an absolute value), which emits negative values too; not convertible yet"
-    remedy = f"{RELU}, or write it as relu(x) - a * relu(-x), which converts exactly, with two layers of neurons"
+    text = "is a leaky or parametric ReLU (or an absolute value), which emits negative values too"
+    exact = "relu(x) - a * relu(-x)"
+    remedy = f'use nonlinear="neurons", which converts it exactly as {exact}, with two layers of neurons, or {RELU}'
     return Refused(text, remedy)
 
 
