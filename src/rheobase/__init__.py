@@ -1,4 +1,4 @@
-"""Turn a trained PyTorch network into a spiking network with the fewest time-steps, and measure what was lost.
+"""Convert trained PyTorch networks to spiking networks, and measure what the conversion costs.
 
 Names are imported when they are first used, so that ``import rheobase`` and ``rheobase --help`` load neither torch nor
 what only some functions need. ``__init__.pyi`` lists them: the functions and methods most people need, and namespaces

@@ -30,7 +30,7 @@ COMMANDS = {
     "cost": "Count latency, operations, energy and memory traffic of a saved spiking network and its analog one.",
     "compare": "Compare methods on a trained network: every method, T and seed, in one report.",
     "export": "Write a saved spiking network for other simulators and chips.",
-    "demo": "Train a small network on handwritten digits, convert it, compare all methods: about a minute.",
+    "demo": "Train a small network on handwritten digits, convert it, compare all methods: a minute or two.",
 }
 """Command -> first line of its docstring. Module and function have the command's name."""
 

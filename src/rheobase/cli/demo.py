@@ -62,7 +62,7 @@ def demo(
     out: Annotated[Path, Option(help="Folder for networks, tables, plots and report.")] = Path("rheobase-demo"),
     overwrite: options.Overwrite = False,
 ) -> Answer:
-    """Train a small network on handwritten digits, convert it, compare all methods: about a minute."""
+    """Train a small network on handwritten digits, convert it, compare all methods: a minute or two."""
     found = run_demo(out, overwrite=overwrite, progress=show_progress())
 
     def show(console: Console) -> None:
