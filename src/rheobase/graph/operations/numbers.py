@@ -64,7 +64,8 @@ def per_image(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 def function_of(node: Node) -> str:
     """Name of the function that a node on numbers computes, for people."""
-    return str(node.attributes.get("function", node.operation))
+    names = {"slopes": "leaky ReLU", "product": "matrix product"}
+    return str(node.attributes.get("function", names.get(node.operation, node.operation)))
 
 
 def check_finite(node: Node, value: Tensor) -> None:

@@ -14,7 +14,7 @@ from rheobase.graph.operations import in_memory_format
 from rheobase.graph.operations.numbers import Elementwise, Slopes, function_of
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import Capture
-from rheobase.graph.trace.nonlinear import ON_NUMBERS, on_numbers
+from rheobase.graph.trace.nonlinear import ON_NUMBERS, notes_on_numbers, on_numbers
 from rheobase.signals.signal import Constant, Signal
 
 PIECES = 8
@@ -39,17 +39,18 @@ def as_pieces(found: Capture, images: Tensor, pieces: int = PIECES) -> Capture:
         images: [N, ...], such as calibration images; at most 64 are used.
         pieces: K.
     """
+    written_before = set(notes_on_numbers(found.graph.nodes))
+    rewrites = [note for note in found.rewrites if note not in written_before]
     several = [node for node in on_numbers(found.graph.nodes) if node.operation not in (Elementwise.name, Slopes.name)]
     if several or found.refusals:
         text = "combines several values, which neurons of one function cannot"
         notes = [Note(node.origin, f"{function_of(node)}: {text}", ON_NUMBERS) for node in several]
-        return Capture(found.graph, found.rewrites, [*found.refusals, *notes])
+        return Capture(found.graph, rewrites, [*found.refusals, *notes])
     graph = found.graph
     read = {node.inputs[0] for node in graph.nodes if node.operation == Elementwise.name}
     arguments = _arguments(graph, read, images[:64])
     nodes: list[Node] = []
     tensors: dict[str, Tensor] = {}
-    rewrites = [note for note in found.rewrites if "computed on numbers" not in note.text]
     for node in graph.nodes:
         if node.operation == Slopes.name:
             nodes += _leaky(graph, node, tensors)

@@ -101,7 +101,8 @@ def capture(
         images: inputs as the network will get them, [N, ...], such as calibration images.
         nonlinear: operations that are not affine and have no neurons, such as SiLU, softmax and products of
             activations, are refusals (``"refuse"``), or computed on numbers (``"numbers"``:
-            :class:`rheobase.graph.operations.OnNumbers`); a list of module paths: on numbers in these modules only.
+            :class:`rheobase.graph.operations.OnNumbers`; also for ``"neurons"``, which replaces them later); a list of
+            module paths: on numbers in these modules only.
 
     Returns:
         The capture. Operations that cannot be converted are refusals in it and raise no error here.
