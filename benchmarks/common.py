@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+import rheobase as rb
 from rheobase.core.versions import versions
 from rheobase.data import readers as data
 from rheobase.exchange import checkpoints as models
@@ -82,6 +83,36 @@ def record(path: Path, command: str, result: Any) -> None:
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
     document = {"command": command, "machine": machine, "versions": versions(), "result": result}
     path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def graded_on_numbers(
+    network: nn.Module,
+    cells: list[str],
+    calibration: torch.Tensor,
+    test: tuple[torch.Tensor, torch.Tensor],
+    path: Path,
+    command: str,
+    sites: Any = "all",
+) -> None:
+    """Convert a network with nodes on numbers by ``Graded`` for every cell "T:m", and add a row of each to a file."""
+    results = json.loads(path.read_text())["result"] if path.exists() else {}
+    for cell in cells:
+        timesteps, magnitude = map(int, cell.split(":"))
+        start = time.perf_counter()
+        recipe = rb.Graded(timesteps=timesteps, magnitude=magnitude)
+        snn = rb.convert(network, recipe, calibration=calibration, nonlinear="numbers", sites=sites)
+        seconds = time.perf_counter() - start
+        found, energy = rb.evaluate(snn, test, timesteps=[timesteps]), rb.energy(snn, test[0][:100])
+        row = {
+            "analog": round(100 * cast(float, found.ann_accuracy), 2),
+            "spiking": round(100 * cast(float, found.rows[-1].accuracy), 2),
+            "operations on spikes": round(energy.on_spikes, 4),
+            "energy": round(energy.ratio, 3),
+            "seconds of calibration": round(seconds, 1),
+        }
+        results[f"T = {timesteps}, m = {magnitude}, {sites}, {len(test[0])} images"] = row
+        print(cell, row, flush=True)
+        record(path, command, results)
 
 
 def _pooled(loader: Any) -> tuple[torch.Tensor, torch.Tensor]:

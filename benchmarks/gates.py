@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import builtins
 import importlib.util
-import json
 import keyword
 import random
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import HERE, record
+from common import HERE, graded_on_numbers
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -80,23 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     calibration, test = pages(given.calibration, 1)[0], pages(given.pages, 2)
     trained = network(calibration[:2])
-    results = json.loads(PATH.read_text())["result"] if PATH.exists() else {}
-    for cell in given.cells:
-        timesteps, magnitude = map(int, cell.split(":"))
-        start = time.perf_counter()
-        recipe = rb.Graded(timesteps=timesteps, magnitude=magnitude)
-        snn = rb.convert(trained, recipe, calibration=calibration, nonlinear="numbers", sites="all")
-        seconds = time.perf_counter() - start
-        found, energy = rb.evaluate(snn, test, timesteps=[timesteps]), rb.energy(snn, test[0][:40])
-        results[f"T = {timesteps}, m = {magnitude}, {len(test[0])} images"] = row = {
-            "analog": round(100 * found.ann_accuracy, 2),
-            "spiking": round(100 * found.rows[-1].accuracy, 2),
-            "operations on spikes": round(energy.on_spikes, 4),
-            "energy": round(energy.ratio, 3),
-            "seconds of calibration": round(seconds, 1),
-        }
-        print(cell, row, flush=True)
-        record(PATH, "python benchmarks/gates.py", results)
+    graded_on_numbers(trained, given.cells, calibration, test, PATH, "python benchmarks/gates.py")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ LayerNorm, GELU and attention compute on numbers, every weighted layer but the f
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 
 import torch
-from common import CIFAR, HERE, cifar, record
+from common import CIFAR, HERE, cifar, graded_on_numbers
 
 import rheobase as rb
 from rheobase import zoo
@@ -56,24 +54,7 @@ def main() -> None:
     if given.train:
         return
     calibration, test = cifar("train", limit=1000, seed=0), cifar("test", limit=given.images, seed=0)
-    results = json.loads(PATH.read_text())["result"] if PATH.exists() else {}
-    for cell in given.cells:
-        timesteps, magnitude = map(int, cell.split(":"))
-        start = time.perf_counter()
-        recipe = rb.Graded(timesteps=timesteps, magnitude=magnitude)
-        snn = rb.convert(network, recipe, calibration=calibration, nonlinear="numbers", sites=given.sites)
-        seconds = time.perf_counter() - start
-        found = rb.evaluate(snn, test, timesteps=[timesteps])
-        energy = rb.energy(snn, test[0][:100])
-        results[f"T = {timesteps}, m = {magnitude}, {given.sites}, {given.images} images"] = row = {
-            "analog": round(100 * found.ann_accuracy, 2),
-            "spiking": round(100 * found.rows[-1].accuracy, 2),
-            "operations on spikes": round(energy.on_spikes, 4),
-            "energy": round(energy.ratio, 3),
-            "seconds of calibration": round(seconds, 1),
-        }
-        print(cell, row, flush=True)
-        record(PATH, "python benchmarks/transformer.py", results)
+    graded_on_numbers(network, given.cells, calibration, test, PATH, "python benchmarks/transformer.py", given.sites)
 
 
 if __name__ == "__main__":
