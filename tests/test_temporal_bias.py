@@ -353,7 +353,7 @@ def test_another_number_of_steps_and_how_to_get_it() -> None:
     other = rb.convert(snn, rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
     fresh = rb.convert(networks.build("MLP"), rb.FTBC(timesteps=4, batch_size=8, iterations=2), calibration=images)
     assert torch.equal(other(images), fresh(images))
-    with pytest.raises(RecipeError, match="max_pool, example and output: have no effect"):
+    with pytest.raises(RecipeError, match="max_pool, nonlinear, example and output: have no effect"):
         rb.convert(snn, rb.OPI(timesteps=4), calibration=images, max_pool="average")
 
 

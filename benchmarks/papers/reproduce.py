@@ -387,7 +387,7 @@ class Study:
         asked = DATA[name]
         parts = (
             readers.load(
-                self.data[name], folder=folder, preprocessing=asked.preprocessing, workers=4 * (name == "imagenet")
+                self.data[name], folder=folder, preprocessing=asked.preprocessing, readers=4 * (name == "imagenet")
             )
             for folder in ("train", asked.test)
         )

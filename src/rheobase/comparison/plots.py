@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
-from sklearn.isotonic import isotonic_regression
 
 from rheobase.comparison.answer import answer
 from rheobase.comparison.grid import Comparison, Entry
@@ -310,8 +309,11 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
         >>> [round(height, 3) for height in apart([0.5, 0.5, 0.9], gap=0.1)]
         [0.45, 0.55, 0.9]
     """
+    from sklearn.isotonic import isotonic_regression  # takes a second, which not every command should
+
     steps = gap * np.arange(len(heights))  # without them, apart means rising
-    return list(isotonic_regression(np.array(heights) - steps, y_min=0, y_max=max(0.0, 1 - steps[-1])) + steps)
+    rising = isotonic_regression(np.array(heights) - steps, y_min=0, y_max=max(0.0, 1 - steps[-1]))
+    return cast(list[float], (rising + steps).tolist())
 
 
 def _loss_axis(axes: Axes, level: float, values: Sequence[float]) -> None:

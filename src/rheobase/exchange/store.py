@@ -413,6 +413,9 @@ def _fault(node: _Node, index: int, known: set[str], graph: _Graph, tensors: Map
     if node.operation == "input":
         return None
     attributes = dict(node.attributes)
+    for name, value in attributes.items():
+        if isinstance(value, dict) and name != "arguments":  # of a function on numbers
+            return f"has a mapping as its attribute {name!r}"
     if node.operation == "site":
         kind = attributes.pop("activation", None)
         function = getattr(ACTIVATIONS.get(str(kind)), "apply", None)
