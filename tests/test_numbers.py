@@ -236,7 +236,22 @@ class Windows(nn.Module):
         return self.fc((tokens + mixed).reshape(batch, -1, width).mean(1))
 
 
+class LearnedQuery(nn.Module):
+    """Attention of a learned token to those of the image, in place of a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.kv, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 16), nn.Linear(8, 5)
+        self.query = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        k, v = self.kv(tokens).chunk(2, -1)
+        return self.fc(F.scaled_dot_product_attention(self.query.expand(len(x), -1, -1), k, v).squeeze(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "learned query": LearnedQuery,
     "windows": Windows,
     "gated": Gated,
     "vit": lambda: vit(5, width=12, depth=2, image=16),

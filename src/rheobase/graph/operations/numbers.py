@@ -16,9 +16,10 @@ from rheobase.core.errors import ModelError
 from rheobase.graph.node import Node
 from rheobase.graph.operations.contract import PRODUCTS, as_einstein_sum, write_product
 from rheobase.graph.operations.operation import OPERATIONS, NodeContext, Operation, built_in
+from rheobase.graph.operations.select import write_constant
 from rheobase.graph.operations.shape import write_slice
 from rheobase.graph.operations.words import NotExpressible, Value, Words
-from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all
+from rheobase.graph.trace.call import Call, Fixed, Ref, Refused, one_for_all, reference
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -80,8 +81,6 @@ def check_finite(node: Node, value: Tensor) -> None:
 
 def _inputs(builder: Builder, call: Call, arguments: Sequence[str]) -> tuple[str, ...]:
     """Two operands of one shape [B, ...], broadcast against each other; a constant becomes a node."""
-    from rheobase.graph.operations.select import write_constant
-
     found = []
     for argument in arguments:
         value = call[argument]
@@ -312,7 +311,7 @@ class Attention(OnNumbers):
         return (scores if mask is None else scores + mask).softmax(-1) @ v
 
     def trace(self, builder: Builder, call: Call) -> str:
-        q, k, v = (call.input(name) for name in ("query", "key", "value"))
+        q, k, v = (self._operand(builder, call[name]) for name in ("query", "key", "value"))
         mask = call.weight("attn_mask")
         value = None if mask is None else mask.value
         rows, columns = call.shape[-2], builder.shapes[k][-2]
@@ -330,6 +329,13 @@ class Attention(OnNumbers):
         scale = float(given) if given is not None else builder.shapes[q][-1] ** -0.5
         parameters = {"mask": None if value is None else Fixed(value)}
         return builder.add(self.name, (q, k, v), call.shape, attributes={"scale": scale}, parameters=parameters)
+
+    @staticmethod
+    def _operand(builder: Builder, value: Any) -> str:
+        """The node of q, k or v; a constant, such as a learned query, becomes one."""
+        if not isinstance(value, Fixed):
+            return reference(value)
+        return write_constant(builder, one_for_all(value.value.to(builder.dtype)))
 
     def channel_axis(self, at: NodeContext, axes: Sequence[int | None]) -> int:
         return len(at.shape)
