@@ -386,3 +386,16 @@ def test_thresholds_do_not_move_under_biases() -> None:
     )
     with pytest.raises(CalibrationError, match="put the thresholds first"):
         rb.convert(networks.build("MLP"), recipe, calibration=grid_images("MLP"))
+
+
+def test_a_comparison_gives_the_corrections_of_counted_spikes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binary neurons are corrected by comparisons with θ; by their spikes, the biases have the same bits."""
+    images = grid_images("MLP")
+    recipe = rb.FTBC(timesteps=4, batch_size=8)
+    snn = rb.convert(networks.build("MLP"), recipe, calibration=images)
+    assert all(neuron.fires_at_threshold for neuron in snn.neurons)
+    monkeypatch.setattr(rb.neurons.MembraneNeuron, "fires_at_threshold", False)
+    other = rb.convert(networks.build("MLP"), recipe, calibration=images)
+    for one, two in zip(snn.neurons, other.neurons, strict=True):
+        assert torch.equal(one.bias, two.bias)
+    assert not rb.neurons.Graded(torch.tensor(1.0), torch.tensor(0.5), magnitude=2).fires_at_threshold

@@ -54,6 +54,13 @@ class SoftResetNeuron(Neuron):
         return self.rule(potential, threshold, sent)
 
     @property
+    def fires_at_threshold(self) -> bool:
+        """True for one spike at θ and above, by the rule of this class."""
+        own = type(self)
+        plain = own.count is MembraneNeuron.count and own.spikes_at is MembraneNeuron.spikes_at
+        return plain and self.rule.values == (0, 1)
+
+    @property
     def _rule(self) -> Rule:
         """:meth:`count` of a subclass, or the rule that it uses, which can be compiled."""
         return self.rule if type(self).count is SoftResetNeuron.count else self.count

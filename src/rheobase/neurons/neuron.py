@@ -190,6 +190,11 @@ class Neuron(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no membrane potential")
 
+    @property
+    def fires_at_threshold(self) -> bool:
+        """True if :meth:`spikes_at` is 1 where the potential is at least θ and 0 elsewhere, whatever the state."""
+        return False
+
     def spikes_at(self, potential: Tensor, state: State) -> Tensor:
         """The number of spikes at a membrane potential, [B, C, ...], given the state before the step."""
         raise NotImplementedError(f"{type(self).__name__} has no membrane potential")

@@ -234,8 +234,9 @@ def _correct(
                     def spikes(left: Tensor, rows: slice, trial: State = trial) -> Tensor:
                         return neuron.spikes_at(left, tuple(x[rows] for x in trial))
 
+                    at_once = None if neuron.fires_at_threshold else spikes  # a comparison in place takes a third
                     for _ in range(updates):
-                        excess = firing_excess(potential, neuron.bias[t], neuron.amplitude, goal[t], spikes)
+                        excess = firing_excess(potential, neuron.bias[t], neuron.amplitude, goal[t], at_once)
                         neuron.bias[t] += (alpha * excess).to(neuron.bias.dtype)
                     if len(batches) > 1:
                         after.append(neuron.step(part, trial, t)[1])

@@ -18,7 +18,14 @@ from rheobase.measure._energy import energy
 from rheobase.measure._evaluate import evaluate
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons import Neuron
-from rheobase.signals.signal import Constant, SpikeTrain, TimeSeries, count_spikes, count_spikes_by_step
+from rheobase.signals.signal import (
+    Constant,
+    SpikeTrain,
+    TimeSeries,
+    along_channels,
+    count_spikes,
+    count_spikes_by_step,
+)
 from rheobase.testing._check import expect
 
 CHANNELS, BATCH = 3, 5
@@ -98,7 +105,11 @@ def _check_runs(neuron: Neuron, currents: Tensor) -> None:
 def _check_membrane(neuron: Neuron, currents: Tensor) -> None:
     state = neuron.init(currents.shape[1:], currents)
     for t, current in enumerate(currents):
-        spikes = neuron.spikes_at(neuron.potential(current, state, t), state)
+        potential = neuron.potential(current, state, t)
+        spikes = neuron.spikes_at(potential, state)
+        if neuron.fires_at_threshold:
+            reached = potential >= along_channels(neuron.amplitude, potential.dim())
+            expect(torch.equal(spikes, reached.to(spikes.dtype)), "it does not fire exactly at θ and above")
         fired, state = neuron.step(current, state, t)
         expect(torch.equal(spikes, fired), f"the potential of step {t} gives other spikes than the step")
 
