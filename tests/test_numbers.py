@@ -526,6 +526,8 @@ def test_wrong_choices(chosen: Any, said: str) -> None:
 
 
 def test_a_network_without_activations_needs_sites() -> None:
+    with pytest.raises(RecipeError, match="has no activation that can be quantised"):
+        rb.quantise(network_of("vit"), rb.Pascal(levels=4), calibration=IMAGES, nonlinear="numbers")
     with pytest.raises(RecipeError, match=r"sites: is 'activations', but the network has none.*use \"all\""):
         converted("vit", sites="activations")
 

@@ -82,6 +82,7 @@ class Unclipped(rb.graph.operations.Operation):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_parts")
 @pytest.mark.parametrize(
     ("example", "images", "place"),
     [
@@ -103,6 +104,7 @@ def test_a_wrong_graph_is_refused_whatever_the_example(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_parts")
 def test_a_difference_is_not_excused_by_a_network_that_fails_in_float64(misread_operation: None) -> None:
     rb.register(Unclipped)
 
@@ -117,6 +119,7 @@ def test_a_difference_is_not_excused_by_a_network_that_fails_in_float64(misread_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_parts")
 def test_each_of_several_outputs_is_compared(misread_operation: None) -> None:
     rb.register(Unclipped)
 

@@ -29,7 +29,7 @@ def inspect(
     reading: options.Reading,
     placement: options.Placement,
     output: options.Output = None,
-    nonlinear: options.OnNumbers = "refuse",
+    nonlinear: options.NonlinearChoice = "refuse",
     input_shape: Annotated[str | None, Option(help="Shape of one input, as 3,32,32.")] = None,
     data: Annotated[str | None, Option(help=f"Read the input shape from data: {options.SPEC}.")] = None,
 ) -> Answer:

@@ -283,11 +283,11 @@ class Method:
 
 
 def _nonlinear(given: str) -> Nonlinear:
-    """The choice for operations without neurons: refuse, numbers, or paths of modules separated by commas."""
+    """The choice for operations without neurons: refuse, numbers, neurons, or module paths separated by commas."""
     return given if given in ("refuse", "numbers", "neurons") else tuple(path.strip() for path in given.split(","))
 
 
-OnNumbers = Annotated[
+NonlinearChoice = Annotated[
     Any,
     Option(
         parser=_nonlinear,
@@ -304,7 +304,7 @@ class Conversion:
 
     output: Output = None
     max_pool: Annotated[MaxPool, Option(help="How max-pooling is converted.")] = "refuse"
-    nonlinear: OnNumbers = "refuse"
+    nonlinear: NonlinearChoice = "refuse"
     num_calibration_images: Annotated[int, Option(min=1, help="Maximum number of calibration images.")] = 1024
 
 

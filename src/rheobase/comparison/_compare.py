@@ -40,7 +40,7 @@ from rheobase.data.value_range import warn_of_another_scale
 from rheobase.graph import Graph, capture, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
-from rheobase.graph.rewrites.pieces import as_pieces
+from rheobase.graph.rewrites.pieces import replace_functions
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.capture import device_of
 from rheobase.graph.trace.nonlinear import Nonlinear, check_nonlinear
@@ -324,8 +324,7 @@ def traced_once(
         return model, convert(model, plain, output=output, nonlinear=nonlinear, **given).select(), []
     example = images[:4].to(device_of(model))
     found = capture(model, example, output=output, images=images, nonlinear=nonlinear)
-    if nonlinear == "neurons":
-        found = as_pieces(found, images)
+    found = replace_functions(found, nonlinear, images)
     replace_max_pool(found, max_pool).raise_if_refused()
     analog = convert(found.graph, plain, example=example, **given).select()
     return found.graph, analog, [*map(str, found.rewrites)]

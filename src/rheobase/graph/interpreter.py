@@ -65,17 +65,17 @@ def run(
     """Evaluate the nodes of a plan in order, reading from and writing to ``values``.
 
     Args:
-        graph: computes affine nodes.
+        graph: computes affine nodes, and nodes on numbers that read constants.
         plan: nodes with the values to release after each (:func:`schedule`).
         values: node -> its signal; changed in place.
-        nonlinear: evaluates sites, max-pooling and alignments.
+        nonlinear: evaluates the other nodes.
         overwriting: sums that may be written over their first term (:func:`overwriting`).
     """
     for node, released in plan:
         inputs = [values[name] for name in node.inputs]
         if node.operation == "add" and node.name in overwriting:
             values[node.name] = _add_over(*inputs)
-        elif is_function(node, inputs):
+        elif _is_stateless(node, inputs):
             values[node.name] = graph.compute(node, *inputs)
         else:
             values[node.name] = nonlinear(node, *map(_not_reduced, inputs))
@@ -83,7 +83,7 @@ def run(
             del values[name]
 
 
-def is_function(node: Node, inputs: Iterable[Signal]) -> bool:
+def _is_stateless(node: Node, inputs: Iterable[Signal]) -> bool:
     """True if the value at a step depends on the inputs at this step alone: an affine node, or one of constants."""
     operation = OPERATIONS.get(node.operation)
     if isinstance(operation, OnNumbers):

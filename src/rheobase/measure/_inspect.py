@@ -12,7 +12,7 @@ from rheobase.core.results import Column, Result, Table, plain_values
 from rheobase.graph.operations.numbers import function_of
 from rheobase.graph.rewrites.batch_norm import fold_batch_norm
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
-from rheobase.graph.rewrites.pieces import as_pieces
+from rheobase.graph.rewrites.pieces import replace_functions
 from rheobase.graph.sites import Site, site_table
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import capture
@@ -116,9 +116,7 @@ def inspect(
         >>> rb.inspect(zoo.resnet20(), torch.rand(1, 3, 32, 32)).convertible
         True
     """
-    found = capture(model, example, output=output, nonlinear=nonlinear)
-    if nonlinear == "neurons":
-        found = as_pieces(found, example)
+    found = replace_functions(capture(model, example, output=output, nonlinear=nonlinear), nonlinear, example)
     rewrites, refusals = list(found.rewrites), list(found.refusals)
     graph, folded = found.graph, Counter(n.operation for n in found.graph.nodes)["batch_norm"]
     if not refusals:

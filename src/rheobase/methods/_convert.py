@@ -21,7 +21,7 @@ from rheobase.data.sampling import NUM_CALIBRATION_IMAGES
 from rheobase.graph import Capture, Graph, capture, fold_batch_norm, replace_max_pool
 from rheobase.graph.rewrites.linear_sites import Sites, place_sites
 from rheobase.graph.rewrites.max_pool import MaxPool
-from rheobase.graph.rewrites.pieces import as_pieces
+from rheobase.graph.rewrites.pieces import replace_functions
 from rheobase.graph.sites import site_table
 from rheobase.graph.trace.agreement import relative_difference
 from rheobase.graph.trace.capture import check_example, check_no_output, device_of
@@ -203,7 +203,7 @@ def quantise(
         removed.
 
     Raises:
-        RecipeError: if the recipe has no quantised activation, or its levels do not fit the sites.
+        RecipeError: if the recipe has no quantised activation, its levels do not fit the sites, or there are no sites.
         TraceError: if operations of the network cannot become spiking.
         CalibrationError: if a site is never active on the calibration images.
 
@@ -234,6 +234,9 @@ def quantise(
         graph, notes = model.to_graph(), list(model.notes)
     else:
         graph, notes = traced(model, data.fit, example, max_pool, nonlinear, output)
+    if not graph.sites:
+        remedy = 'convert it with sites="all", without quantisation'
+        raise RecipeError("has no activation that can be quantised", where="the network", remedy=remedy)
     graph = graph if place is None else graph.on(place)
     check_input(graph, data.fit[:1])
     known = {s.name: graph.tensor(s.parameters["threshold"]) for s in graph.sites if "threshold" in s.parameters}
@@ -427,9 +430,7 @@ def rewritten(found: Capture, max_pool: MaxPool, nonlinear: Nonlinear, images: T
     Raises:
         TraceError: if something remains that cannot become spiking.
     """
-    if nonlinear == "neurons":
-        found = as_pieces(found, images)
-    found = replace_max_pool(found, max_pool)
+    found = replace_max_pool(replace_functions(found, nonlinear, images), max_pool)
     found.raise_if_refused()
     return found
 

@@ -98,7 +98,7 @@ class Simulation:
         return Averaged(totals - torch.cat([before, totals[:-1]]), reached)
 
     def _running_means(self, signal: Signal, before: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
-        """The means over all steps up to each of these, [steps, B, ...], and the sum at the end."""
+        """The means over all steps up to each of these, [steps, B, ...], and the sum to continue from."""
         if isinstance(signal, Constant):
             return signal.values.expand(steps, *signal.values.shape), signal.values
         if isinstance(signal, Averaged):

@@ -55,8 +55,7 @@ class WeightRegression(CalibrationPass):
     The weight stage of Li et al. 2021 (:class:`rheobase.passes.WeightCalibration`) minimises a similar error by
     gradient descent. A tensor that several operations share is not changed, nor is one whose output reaches the site
     through other operations than additions; where it reaches a node on numbers (``nonlinear="numbers"``), it is fitted
-    to what this node reads in the ANN. The pass is reverted if it does not lower the logit error on held-out
-    images.
+    to what this node reads in the ANN. The pass is reverted if it does not lower the logit error on held-out images.
 
     Args:
         ridge: λ > 0.

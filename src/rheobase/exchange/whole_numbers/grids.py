@@ -12,7 +12,7 @@ from torch import Tensor
 from rheobase.core.errors import RecipeError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
-from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible
+from rheobase.graph.operations import OPERATIONS, NodeContext, NotExpressible, OnNumbers
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.graph.rewrites.factors import Leaf, leaves, rescale
 from rheobase.graph.rewrites.sum_pool import sum_pools
@@ -153,10 +153,13 @@ def _check_weights_read_spikes(graph: Graph) -> None:
                 remedy='convert with sites="all", which makes every linear output that is read fire spikes',
             )
         elif synapses not in ("weights", "scale"):
+            remedy = "replace it before the conversion, such as by nearest resizing or mean pooling"
+            if isinstance(operation, OnNumbers):
+                remedy = "train the network with ReLU in its place"
             raise RecipeError(
                 f"is the operation {node.operation}, which has no form in whole numbers",
                 where=node.name,
-                remedy="replace it before the conversion, such as by nearest resizing or mean pooling",
+                remedy=remedy,
             )
 
 

@@ -1,6 +1,16 @@
 """The operations of a graph, one class each; ``operation.py`` defines their contract."""
 
-from rheobase.graph.operations import affine, numbers, outputs, select, shape, weighted, windows  # noqa: F401 - registers them
+from rheobase.graph.operations import (  # noqa: F401 - registers them
+    affine,
+    attention,
+    norms,
+    outputs,
+    pointwise,
+    select,
+    shape,
+    weighted,
+    windows,
+)
 from rheobase.graph.operations.numbers import OnNumbers as OnNumbers
 from rheobase.graph.operations.operation import OPERATIONS as OPERATIONS
 from rheobase.graph.operations.operation import NodeContext as NodeContext

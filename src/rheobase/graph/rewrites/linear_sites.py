@@ -11,10 +11,12 @@ from rheobase.core.errors import RecipeError
 from rheobase.graph.graph import Graph
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NodeContext
-from rheobase.graph.operations.numbers import Attention, OnNumbers, Product
+from rheobase.graph.operations.attention import Attention, Product
+from rheobase.graph.operations.numbers import OnNumbers
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.call import Note
+from rheobase.graph.trace.nonlinear import on_numbers
 
 Sites = Literal["activations", "all", "products"]
 """Where neurons are placed: at activations only; also at what another weighted layer reads; also at what a product of
@@ -54,9 +56,9 @@ def add_linear_sites(graph: Graph, *, products: bool = False) -> tuple[Graph, li
 
     On the way back from the reader, the site is placed at the first sum, weighted operation (with its batch
     normalisation) or node on numbers, so before pooling, reshaping and constant factors: a residual sum fires once,
-    after its additions. With ``products`` the products of two activations read spikes too.
-    All readers of that value then read its spikes. Weighted operations that read only the image remain as they are, and
-    so does the output of the last weighted operation. The function of the analog network does not change.
+    after its additions. With ``products`` the products of two activations read spikes too. All readers of that value
+    then read its spikes. Weighted operations that read only the image remain as they are, and so does the output of the
+    last weighted operation. The function of the analog network does not change.
 
     Args:
         graph: batch normalisation folded or not.
@@ -70,7 +72,7 @@ def add_linear_sites(graph: Graph, *, products: bool = False) -> tuple[Graph, li
     if not fired:
         return graph, []
     reader = "weighted layer or a product" if products else "weighted layer"
-    numbers = {node.name for node in graph.nodes if isinstance(OPERATIONS.get(node.operation), OnNumbers)}
+    numbers = {node.name for node in on_numbers(graph.nodes)}
     reasons = {name: "is computed on numbers" if name in numbers else "is linear" for name in fired}
     written = {name: f"{reason} and read by a {reader}: a site with signed spikes" for name, reason in reasons.items()}
     graph, notes = _fire(graph, written)

@@ -11,10 +11,11 @@ from rheobase.graph.graph import Graph
 from rheobase.graph.interpreter import run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import in_memory_format
-from rheobase.graph.operations.numbers import Elementwise, Slopes, function_of
+from rheobase.graph.operations.numbers import function_of
+from rheobase.graph.operations.pointwise import Elementwise, Slopes
 from rheobase.graph.trace.call import Note
 from rheobase.graph.trace.capture import Capture
-from rheobase.graph.trace.nonlinear import ON_NUMBERS, notes_on_numbers, on_numbers
+from rheobase.graph.trace.nonlinear import ON_NUMBERS, Nonlinear, notes_on_numbers, on_numbers
 from rheobase.signals.signal import Constant, Signal
 
 PIECES = 8
@@ -22,6 +23,11 @@ PIECES = 8
 GRID = 1024
 """Points at which a function and the distribution of its argument are known."""
 SUB_BATCH, SAMPLE = 16, 2**16
+
+
+def replace_functions(found: Capture, choice: Nonlinear, images: Tensor) -> Capture:
+    """Apply the caller's choice: for ``"neurons"``, straight pieces for functions of one variable."""
+    return as_pieces(found, images) if choice == "neurons" else found
 
 
 def as_pieces(found: Capture, images: Tensor, pieces: int = PIECES) -> Capture:

@@ -56,11 +56,11 @@ class Builder:
             **{call: _registered for activation in ACTIVATIONS.values() for call in activation.traced_from},
             **TRACED,
         }
-        self.on_numbers: dict[str, list[Handler]] = {}
+        self.number_handlers: dict[str, list[Handler]] = {}
         """Calls that may be computed on numbers, if no handler can write them."""
         for operation in OPERATIONS.values():
             for call in operation.traced_from if isinstance(operation, OnNumbers) else ():
-                self.on_numbers.setdefault(call, []).append(operation.trace)
+                self.number_handlers.setdefault(call, []).append(operation.trace)
         self.refused_modules: dict[str, Note] = {}
         self.refused: dict[str, Note] = {}
         """Refused node -> why, for refused calls and all nodes of refused modules; reported if the output needs it."""
@@ -212,7 +212,7 @@ class Builder:
             if random:
                 raise random_refused()
             try:
-                return self._written(node, call, piecewise.first(self.handlers.get(call.name)))
+                return self._written(node, call, piecewise.combined_or(self.handlers.get(call.name)))
             except Refused as reason:
                 return self._on_numbers(node, call, reason)
         except RheobaseError:
@@ -249,7 +249,7 @@ class Builder:
 
     def _on_numbers(self, node: fx.Node, call: Call, refused: Refused) -> Any:
         """The value of a refused call, computed on numbers if that is allowed."""
-        for handler in self.on_numbers.get(call.name, ()) if self.allows_numbers else ():
+        for handler in self.number_handlers.get(call.name, ()) if self.allows_numbers else ():
             try:
                 written = self._written(node, call, handler)
             except Refused as reason:  # says what would be needed
@@ -258,7 +258,7 @@ class Builder:
             if isinstance(written, str):
                 self._remember(node, call, written)
             return written
-        if call.name in self.on_numbers and not self.allows_numbers and refused.remedy:
+        if call.name in self.number_handlers and not self.allows_numbers and refused.remedy:
             raise type(refused)(refused.text, f"{refused.remedy}, or {ON_NUMBERS}")
         raise refused
 

@@ -6,15 +6,18 @@ back; only the positions move (:mod:`rheobase.graph.trace.places`), so nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rheobase.graph.operations import OPERATIONS, OnNumbers, numbers
+from rheobase.graph.operations import OPERATIONS, OnNumbers
 from rheobase.graph.operations.affine import BatchNorm, write_affine
+from rheobase.graph.operations.attention import Attention, Softmax
+from rheobase.graph.operations.norms import LayerNorm
+from rheobase.graph.operations.pointwise import Elementwise, Pairwise
 from rheobase.graph.operations.select import write_places, write_selection
 from rheobase.graph.operations.shape import Route, write_permuted, write_reshape
 from rheobase.graph.operations.weighted import Convolution
@@ -42,13 +45,13 @@ _OPERATION_OF = {
 }
 _ELEMENTWISE = frozenset(
     (
-        *(*piecewise.TRACED, *numbers.Elementwise.traced_from, *numbers.Pairwise.traced_from),
+        *(*piecewise.TRACED, *Elementwise.traced_from, *Pairwise.traced_from),
         *("add", "sub", "rsub", "mul", "div", "neg", "dropout", "_to_copy", "to", "type_as"),
     )
 )
-_OVER_ONE_AXIS = numbers.Softmax.traced_from
+_OVER_ONE_AXIS = Softmax.traced_from
 """Calls that keep the shape, with an axis ``dim``."""
-_OVER_LAST_AXES = numbers.LayerNorm.traced_from
+_OVER_LAST_AXES = LayerNorm.traced_from
 """Calls that keep the shape, with the number of last axes in ``normalized_shape``."""
 _PRODUCTS = ("bmm", "baddbmm", "matmul")
 """Products of two values, of matrices in the last two axes."""
@@ -99,8 +102,9 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         return write_places(builder, places)
     if call.name in _PRODUCTS and len(given) == 2 and layout.axis < rank - 2:
         return _product(builder, call, handler, given, layout)
-    if call.name in numbers.Attention.traced_from and len(given) == 3 and layout.axis < rank - 2:
-        return _attention(builder, call, handler, given, layout)
+    if call.name in Attention.traced_from and layout.axis < rank - 2:
+        name, shape = _together(builder, call, handler, ("query", "key", "value"), layout)
+        return write_places(builder, Places.of(name, shape).map(layout.batch_back))
     last |= call.name in _OVER_LAST_AXES and layout.axis < rank - len(call["normalized_shape"])
     elementwise = call.name in _ELEMENTWISE and "dim" not in call  # max over an axis and glu have the names of others
     if not (elementwise or call.name in (*_REDUCTIONS, *_OVER_ONE_AXIS) or last):
@@ -177,16 +181,27 @@ def _frames(
     return write_reshape(builder, x, (*frames, *call.shape))
 
 
+def _together(
+    builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], names: Sequence[str], layout: Layout
+) -> tuple[str, tuple[int, ...]]:
+    """Write a product or attention of values [..., N, C] whose batch is at the same axis before N, such as heads.
+
+    Returns the node and its shape, with the rows of the first value and the columns of the last.
+    """
+    if any(not isinstance(call[name], Places) or Layout.of(call[name]) != layout for name in names):
+        raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of all")
+    moved = {name: Ref(_to_front(builder, call[name], layout)) for name in names}
+    first, *_, last = moved.values()
+    shape = (*builder.shapes[first][:-1], builder.shapes[last][-1])
+    return handler(builder, replace(call, arguments={**call.arguments, **moved}, outputs=(shape,))), shape
+
+
 def _product(
     builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], given: list[Places], layout: Layout
 ) -> Any:
-    """The product of two values whose batch is at the same axis before the matrices, such as [B heads, N, C]."""
-    if any(Layout.of(places) != layout for places in given):
-        raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
-    left, right = (_to_front(builder, places, layout) for places in given)
-    shape = (*builder.shapes[left][:-1], builder.shapes[right][-1])
-    arguments = {"self": Ref(left), "other": Ref(right)}
-    name = handler(builder, replace(call, name="matmul", arguments=arguments, outputs=(shape,)))
+    """The product of two values, such as [B heads, N, C]; and for ``baddbmm`` what is added to it."""
+    plain = replace(call, name="matmul", arguments={"self": given[0], "other": given[1]})
+    name, shape = _together(builder, plain, handler, ("self", "other"), layout)
     if call.name == "baddbmm":  # beta * self + alpha * product
         added, image = call["self"], (*given[0].image.shape[:-1], given[1].image.shape[-1])
         if not isinstance(added, Fixed):
@@ -196,19 +211,6 @@ def _product(
         shift = layout.batch_to_front(constant.expand(image)) if bool(constant.any()) else None
         if scale is not None or shift is not None:
             name = write_affine(builder, name, shape, scale=scale, shift=shift)
-    return write_places(builder, Places.of(name, shape).map(layout.batch_back))
-
-
-def _attention(
-    builder: Builder, call: Call, handler: Callable[[Builder, Call], Any], given: list[Places], layout: Layout
-) -> Any:
-    """Attention of q, k and v whose batch is at the same axis before the tokens, such as [B windows, heads, N, C]."""
-    if any(Layout.of(places) != layout for places in given):
-        raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of all")
-    q, k, v = (_to_front(builder, places, layout) for places in given)
-    shape = (*builder.shapes[q][:-1], builder.shapes[v][-1])
-    arguments = {**call.arguments, "query": Ref(q), "key": Ref(k), "value": Ref(v)}
-    name = handler(builder, replace(call, arguments=arguments, outputs=(shape,)))
     return write_places(builder, Places.of(name, shape).map(layout.batch_back))
 
 

@@ -237,7 +237,7 @@ def as_bend(builder: Builder, name: str) -> Bend:
 def write_bend(builder: Builder, call: Call, bend: Bend) -> str:
     """Write a bend: a multiple of its source or of a clip; otherwise a refused node, known as a bend."""
     from rheobase.graph.operations.affine import write_affine
-    from rheobase.graph.operations.numbers import write_slopes
+    from rheobase.graph.operations.pointwise import write_slopes
 
     x, negative, positive = bend.source, bend.negative, bend.positive
     if negative == positive:
@@ -271,8 +271,8 @@ def _leaky(builder: Builder, call: Call) -> str:
     return write_bend(builder, call, Bend(x, slope, 1.0))
 
 
-def first(handler: Callable[[Builder, Call], Any] | None) -> Callable[[Builder, Call], Any] | None:
-    """A handler of calls that are not combined with a piece before them."""
+def combined_or(handler: Callable[[Builder, Call], Any] | None) -> Callable[[Builder, Call], Any] | None:
+    """A handler that writes a call only if it does not combine with a piece before it (:func:`combined`)."""
     return None if handler is None else lambda builder, call: combined(builder, call) or handler(builder, call)
 
 
