@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from conftest import grid_data, grid_images, grid_snn
 from rheobase.core.errors import CalibrationError, RecipeError
 from rheobase.passes import TemporalBias
 from rheobase.passes.held_out import logit_error
-from rheobase.passes.temporal_bias import firing_excess, relative_depths, step_targets
+from rheobase.passes.temporal_bias import firing_excess, least_firing, relative_depths, step_targets
 
 SMALL = TemporalBias(batch_size=8, iterations=3)
 
@@ -90,6 +90,23 @@ def test_spikes_are_counted_exactly_in_any_pieces(seed: int, images: int, places
         fired = int((potential[:, channel] - bias[channel] >= threshold[channel]).sum())
         expected = float(threshold[channel].double()) * fired / potential[:, channel].numel()
         assert float(excess[channel]) == pytest.approx(expected, rel=1e-14)
+
+
+FLOATS = {"allow_nan": False, "allow_infinity": False, "width": 32}
+
+
+@given(
+    bias=st.floats(-1000, 1000, **FLOATS),
+    threshold=st.floats(0.0009765625, 1000, **FLOATS),
+)
+@example(bias=-1.0, threshold=1.0)
+@example(bias=0.0, threshold=2.0)
+def test_the_smallest_firing_potential_is_exact(bias: float, threshold: float) -> None:
+    """It fires after rounding, and the next smaller float32 does not."""
+    b, theta = torch.tensor([bias]), torch.tensor([threshold])
+    least = least_firing(b, theta)
+    assert bool(least - b >= theta)
+    assert not bool(torch.nextafter(least, torch.tensor([-torch.inf])) - b >= theta)
 
 
 def slow(

@@ -145,16 +145,28 @@ class Best:
         if len(self.images):
             with torch.inference_mode():
                 self.reference = network.ann(self.images.to(network.graph.device)).double()
-        self.judge()
+        self.judge(self.logits())
 
-    def judge(self, **values: Any) -> int:
-        """Record the present state, with further ``values``; return the number of rounds since the best one."""
+    @torch.inference_mode()
+    def logits(self) -> Tensor | None:
+        """Logits of the held-out images in the present state; None without images."""
+        return self.network.logits(self.images) if len(self.images) else None
+
+    def error_of(self, logits: Tensor) -> float:
+        """:func:`relative_error` of logits of the held-out images."""
+        return relative_error(logits, self.reference)
+
+    def judge(self, logits: Tensor | None, **values: Any) -> int:
+        """Record the present state, whose :meth:`logits` are given; return the number of rounds since the best one.
+
+        Args:
+            logits: of the held-out images.
+            values: further entries of the record.
+        """
         record = {self.unit: len(self.history), **values}
-        if len(self.images):
-            with torch.inference_mode():
-                logits = self.network.logits(self.images)
+        if logits is not None:
             task = self.network.task
-            record["logit_error"] = relative_error(logits, self.reference)
+            record["logit_error"] = self.error_of(logits)
             agreement = task.agreement(logits, self.reference)
             if agreement is not None:
                 record["agreement"] = float(agreement.mean())

@@ -108,7 +108,7 @@ class SurrogateCalibration(CalibrationPass):
                 )
                 break
             trained.write(network)
-            best.judge(loss=total / len(images))
+            best.judge(best.logits(), loss=total / len(images))
         best.conclude(changes)
         for site in network.sites:
             neuron = network.neuron(site.name)

@@ -117,10 +117,11 @@ class TemporalBias(CalibrationPass):
         goals = _Goals(network, batches)
         changes.notes += [f"{name}: no activity on the calibration images" for name in goals.inactive]
         best = Best(network, data, "iteration")
-        targets = self._begin(network, goals, best, changes)
+        targets, logits = self._begin(network, goals, best, changes)
         for iteration in track(range(1, self.iterations + 1), "correcting biases", show=progress):
             if iteration > 1:
                 _correct(network, batches, targets, self.alpha, self.updates)
+                logits = best.logits()
             diverged = _diverged(network)
             if diverged is not None:
                 changes.notes.append(
@@ -128,27 +129,34 @@ class TemporalBias(CalibrationPass):
                     "Remedy: use a smaller alpha"
                 )
                 break
-            without_gain = best.judge()
+            without_gain = best.judge(logits)
             if self.patience is not None and without_gain >= self.patience:
                 break
         return best.conclude(changes)
 
-    def _begin(self, network: SpikingNetwork, goals: _Goals, best: Best, changes: Changes) -> dict[str, list[Tensor]]:
-        """The first iteration, with the γ that has the smaller logit error after it; return the targets of this γ."""
+    def _begin(
+        self, network: SpikingNetwork, goals: _Goals, best: Best, changes: Changes
+    ) -> tuple[dict[str, list[Tensor]], Tensor | None]:
+        """The first iteration, with the γ that has the smaller logit error after it.
+
+        Returns the targets of this γ, and the logits of the held-out images (:meth:`Best.logits`).
+        """
         ramps = RAMPS if self.ramp is None and network.timesteps > 1 else (self.ramp or 0.0,)
-        judging = best.images if len(best.images) else torch.cat(goals.batches)
         found = {}
         for ramp in ramps:
             best.original.restore(network)
             _correct(network, goals.batches, goals.targets(ramp), self.alpha, self.updates)
-            error = logit_error(network, judging) if len(ramps) > 1 else 0.0
-            found[ramp] = error, Snapshot(network)
+            logits = best.logits()
+            if len(ramps) == 1:
+                return goals.targets(ramp), logits
+            error = logit_error(network, torch.cat(goals.batches)) if logits is None else best.error_of(logits)
+            found[ramp] = error, logits, Snapshot(network)
         chosen = min(found, key=lambda ramp: found[ramp][0])
-        if len(ramps) > 1:
-            found[chosen][1].restore(network)
-            errors = ", ".join(f"{error:.3g} with {ramp:g}" for ramp, (error, _) in found.items())
-            changes.notes.append(f"ramp {chosen:g} chosen: squared logit error after one iteration {errors}")
-        return goals.targets(chosen)
+        _, logits, state = found[chosen]
+        state.restore(network)
+        errors = ", ".join(f"{error:.3g} with {ramp:g}" for ramp, (error, *_) in found.items())
+        changes.notes.append(f"ramp {chosen:g} chosen: squared logit error after one iteration {errors}")
+        return goals.targets(chosen), logits
 
     def _images(self, data: CalibrationData, changes: Changes) -> Tensor:
         wanted, available = self.batch_size * self.batches, len(data.fit)
@@ -288,15 +296,37 @@ def firing_excess(
     dims, channels = potential.dim(), potential.shape[1]
     bias, theta = along_channels(bias, dims), along_channels(threshold, dims)
     total = torch.zeros(channels, dtype=torch.float64, device=potential.device)
-    # sub-batches that fit into the cache
+    least = least_firing(bias, theta) if spikes is None and potential.dtype == torch.float32 else None
+    # sub-batches that fit into the cache, counted in one buffer
     size = max(1, SUB_BATCH // potential[0].numel())
+    buffer = torch.empty_like(potential[:size])
     for start in range(0, len(potential), size):
         rows = slice(start, start + size)
-        left = potential[rows] - bias
-        total += (left.ge_(theta) if spikes is None else spikes(left, rows)).sum([0, *range(2, dims)])
+        part, left = potential[rows], buffer[: len(potential) - start]
+        if least is not None:
+            counted = torch.ge(part, least, out=left)
+        else:
+            torch.sub(part, bias, out=left)
+            counted = left.ge_(theta) if spikes is None else spikes(left, rows)
+        total += counted.sum([0, *range(2, dims)])
     positions = potential.numel() // channels
     amplitude = threshold.double().flatten().expand(channels)
     return torch.where(amplitude.isinf(), 0.0, amplitude * total / positions - target)
+
+
+def least_firing(bias: Tensor, threshold: Tensor) -> Tensor:
+    """The smallest float32 u for which u − b, rounded to float32, is at least θ: one comparison in place of two steps.
+
+    The difference is rounded to the nearest float32, so it reaches θ from the middle m between θ and the number below
+    it; at m itself only if the last bit of θ is 0. The sum b + m is exact in float64, unless one is 2^28 times the
+    other.
+    """
+    below = torch.nextafter(threshold, torch.full_like(threshold, -torch.inf))
+    middle = bias.double() + (threshold.double() + below.double()) / 2
+    least = middle.float()
+    even = threshold.view(torch.int32) % 2 == 0
+    reached = torch.where(even, least.double() >= middle, least.double() > middle)
+    return torch.where(reached, least, torch.nextafter(least, torch.full_like(least, torch.inf)))
 
 
 def _diverged(network: SpikingNetwork) -> str | None:

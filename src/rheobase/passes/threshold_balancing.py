@@ -58,7 +58,7 @@ class LocalThresholdBalancing(CalibrationPass):
         for _ in track(range(self.rounds), "balancing thresholds", show=progress, total=self.rounds):
             for layer in layers(network, images):
                 self._step(network, layer, torch.cat(activations[layer.site.index]))
-            best.judge()
+            best.judge(best.logits())
         return best.conclude(changes)
 
     def _step(self, network: SpikingNetwork, layer: Layer, activation: Tensor) -> None:
