@@ -1,11 +1,13 @@
-"""What a comparison costs: constants measured on a small grid, and the seconds they predict for a larger one.
+"""What a comparison costs: constants measured on a small grid, and what they predict for cells that were not measured.
 
-    python benchmarks/scaling.py                  # measures, predicts a grid that was not measured, runs it, compares
-    python benchmarks/scaling.py --imagenet       # the seconds of a full comparison from the constants kept in the file
+    python benchmarks/scaling.py                  # measures, predicts other cells and another network, runs them
+    python benchmarks/scaling.py --imagenet       # the cost of a full comparison from the constants kept in the file
 
 A cell costs its calibration and its evaluation. Both are linear in T for methods that simulate, and constant for the
-closed form: calibration = c0 + c1 T for a given number of calibration images, evaluation = images (e0 + e1 T). The four
-constants of a method come from T = 2 and 8 on 200 images; the grid that is predicted has T = 4 and 16 and 400 images.
+closed form: calibration = c0 + c1 T for 200 calibration images, evaluation = images (e0 + e1 T). The four constants of
+a method come from ResNet-20 on images of 32×32, with T = 2 and 8 and 200 test images, in units of that network's own
+seconds for an image. Predicted are ResNet-20 with T = 4 and 16 and 400 images, and EfficientNet-Lite0 on images of
+224×224, by the same constants and its own seconds for an image: the step that an estimate for ImageNet takes.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from common import HERE, cifar, record, resnet20
+from common import HERE, cifar, efficientnet_lite0, imagenet_sample, record, resnet20
+from torch import Tensor, nn
 
 import rheobase as rb
 
@@ -27,38 +31,54 @@ METHODS: dict[str, Callable[[int], rb.Recipe]] = {
     "Graded": lambda t: rb.Graded(timesteps=t),
     "ParallelConversion": lambda t: rb.ParallelConversion(timesteps=t),
 }
-FITTED, PREDICTED = ((2, 8), 200), ((4, 16), 400)
-"""Numbers of time-steps, and test images."""
+CALIBRATION = 200
+FITTED = (2, 8), 200
+"""Numbers of time-steps, and test images, of the cells that the constants come from."""
+PREDICTED = {"ResNet-20": ((4, 16), 400), "EfficientNet-Lite0": ((4,), 60)}
 
 
-def ann_seconds() -> float:
-    """Seconds of the analog network for an image, in batches of 100."""
-    images, _ = cifar("test", limit=200, seed=0)
-    graph = rb.graph.capture(resnet20(), images[:4]).graph
+class Case(NamedTuple):
+    """A network and its data."""
+
+    build: Callable[[], nn.Module]
+    calibration: Tensor
+    test: tuple[Tensor, Tensor]
+
+
+def cases() -> dict[str, Case]:
+    """The two networks."""
+    small = Case(resnet20, cifar("train", limit=CALIBRATION, seed=0)[0], cifar("test", limit=400, seed=0))
+    calibration, test = imagenet_sample(60)
+    return {"ResNet-20": small, "EfficientNet-Lite0": Case(efficientnet_lite0, calibration[0][:CALIBRATION], test)}
+
+
+def ann_seconds(case: Case, batch: int) -> float:
+    """Seconds of the analog network for an image, in batches."""
+    images = case.test[0]
+    graph = rb.graph.capture(case.build(), images[:4]).graph
     with torch.inference_mode():
-        graph(images[:100])
+        graph(images[:batch])
         start = time.perf_counter()
-        for _ in range(5):
-            for part in images.split(100):
-                graph(part)
-    return (time.perf_counter() - start) / (5 * len(images))
+        for part in (parts := images.split(batch)):
+            graph(part)
+    return (time.perf_counter() - start) / (len(parts) * batch)
 
 
-def cell(name: str, timesteps: int, images: int) -> tuple[float, float]:
+def cell(case: Case, name: str, timesteps: int, images: int) -> tuple[float, float]:
     """Seconds to convert, and to evaluate."""
-    calibration, test = cifar("train", limit=512, seed=0)[0], cifar("test", limit=images, seed=0)
     start = time.perf_counter()
-    snn = rb.convert(resnet20(), METHODS[name](timesteps), calibration=calibration)
+    snn = rb.convert(case.build(), METHODS[name](timesteps), calibration=case.calibration)
     middle = time.perf_counter()
-    rb.evaluate(snn, test, timesteps=(timesteps,))
+    inputs, labels = case.test
+    rb.evaluate(snn, (inputs[:images], labels[:images]), timesteps=(timesteps,))
     return middle - start, time.perf_counter() - middle
 
 
-def fit(name: str, ann: float) -> dict[str, float]:
+def fit(case: Case, name: str, ann: float) -> dict[str, float]:
     """The constants of a method, in seconds of the analog network for an image."""
     (first, last), images = FITTED
-    cell(name, first, 100)  # compiles neurons
-    (c_first, e_first), (c_last, e_last) = cell(name, first, images), cell(name, last, images)
+    cell(case, name, first, 100)  # compiles neurons
+    (c_first, e_first), (c_last, e_last) = (cell(case, name, t, images) for t in (first, last))
     c1, e1 = (c_last - c_first) / (last - first), (e_last - e_first) / (last - first)
     constants = {"c0": c_first - first * c1, "c1": c1, "e0": (e_first - first * e1) / images, "e1": e1 / images}
     return {key: round(value / ann, 3) for key, value in constants.items()}
@@ -78,17 +98,25 @@ def main() -> None:
         imagenet(json.loads(FILE.read_text())["result"]["constants"])
         return
     torch.set_num_threads(1)
-    ann = ann_seconds()
-    constants = {name: fit(name, ann) for name in METHODS}
-    rows = {}
-    for name in METHODS:
-        for timesteps in PREDICTED[0]:
-            measured = sum(cell(name, timesteps, PREDICTED[1])) / ann
-            expected = predicted(constants[name], timesteps, PREDICTED[1])
-            rows[f"{name}, T = {timesteps}"] = {"predicted": round(expected), "measured": round(measured)}
-            print(name, timesteps, rows[f"{name}, T = {timesteps}"], flush=True)
-    total = {key: sum(row[key] for row in rows.values()) for key in ("predicted", "measured")}
-    result = {"ANN, ms / image": round(1e3 * ann, 3), "constants": constants, "cells": rows, "total": total}
+    networks = cases()
+    anns = {"ResNet-20": ann_seconds(networks["ResNet-20"], 100)}
+    anns["EfficientNet-Lite0"] = ann_seconds(networks["EfficientNet-Lite0"], 20)
+    constants = {name: fit(networks["ResNet-20"], name, anns["ResNet-20"]) for name in METHODS}
+    rows: dict[str, dict[str, int]] = {}
+    totals = {}
+    for network, (steps, images) in PREDICTED.items():
+        own = {}
+        for name in METHODS:
+            for timesteps in steps:
+                measured = sum(cell(networks[network], name, timesteps, images)) / anns[network]
+                expected = predicted(constants[name], timesteps, images)
+                key = f"{network}, {name}, T = {timesteps}"
+                own[key] = {"predicted": round(expected), "measured": round(measured)}
+                print(key, own[key], flush=True)
+        totals[network] = {key: sum(row[key] for row in own.values()) for key in ("predicted", "measured")}
+        rows |= own
+    milliseconds = {name: round(1e3 * seconds, 3) for name, seconds in anns.items()}
+    result = {"ANN, ms / image": milliseconds, "constants": constants, "cells": rows, "totals": totals}
     record(FILE, "python benchmarks/scaling.py", result)
     print(json.dumps(result, indent=1))
     imagenet(constants)
