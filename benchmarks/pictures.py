@@ -19,6 +19,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from rheobase.core.lines import read_lines
+
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "pictures"
 ANN = 89.12
@@ -36,7 +38,7 @@ LINES = {  # colour, line, label; the point that the label is at, its offset and
 
 def cells(network: str) -> Iterator[dict[str, Any]]:
     """The conversions of a comparison."""
-    for line in (HERE / f"comparison_{network}.jsonl").read_text().splitlines():
+    for line in read_lines(HERE / f"comparison_{network}.jsonl"):
         cell = json.loads(line)
         if cell["status"] == "done":
             yield cell
@@ -47,7 +49,7 @@ def curves() -> dict[str, Curve]:
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for cell in cells("resnet20"):
         found[cell["method"], cell["timesteps"]].append(100 * cell["test"]["accuracy"])
-    for line in (HERE / "graded.jsonl").read_text().splitlines():
+    for line in read_lines(HERE / "graded.jsonl"):
         run = json.loads(line)
         found[f"Graded, −{run['magnitude']}..{run['magnitude']}", run["timesteps"]].append(100 * run["accuracy"])
     by_method: dict[str, Curve] = defaultdict(dict)
