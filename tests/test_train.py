@@ -611,6 +611,7 @@ class DroppingTokens(nn.Module):
         return self.last(self.tokens(self.first(self.mix(self.embed(x).flatten(2).transpose(1, 2)))).mean(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Dropping, DroppingTokens])
 def test_dropout_of_a_quantised_network_is_that_of_its_module(build: type[Any]) -> None:
     torch.manual_seed(0)
@@ -630,6 +631,18 @@ def test_dropout_of_a_quantised_network_is_that_of_its_module(build: type[Any]) 
     snn = rb.convert(quantised, rb.Pascal())
     assert snn.train()(images).equal(snn(images))
     torch.testing.assert_close(snn(images), quantised.eval()(images))
+
+
+@pytest.mark.slow
+def test_a_run_does_not_continue_with_another_dropout(tmp_path: Path) -> None:
+    net, (images, labels) = Dropping().eval(), few(40)
+    for p in (0.5, 0.2):
+        net.values.p = p
+        quantised = rb.quantise(net, rb.Pascal(levels=4), calibration=images)
+        if p == 0.5:
+            rb.train(quantised, (images, labels), but(epochs=1, augment=None), folder=tmp_path / "run")
+    with pytest.raises(rb.core.errors.TrainingError, match="dropout was"):
+        rb.train(quantised, (images, labels), but(epochs=1, augment=None), folder=tmp_path / "run")
 
 
 def test_dropout_of_a_value_that_is_read_elsewhere_is_noted() -> None:
