@@ -27,6 +27,7 @@ import rheobase as rb
 from rheobase.comparison.cells import Cell
 from rheobase.comparison.folder import RESULTS_FILE
 from rheobase.comparison.results_file import read
+from rheobase.core.lines import read_lines
 
 WITHOUT_TRAINING = ("max", "percentile", "OPI", "RTS", "uncalibrated", "LP", "AP", "FTBC")
 METHODS: dict[str, rb.Recipe] = {
@@ -96,7 +97,7 @@ def main() -> None:
         progress=True,
     )
     print(found)
-    cells = [json.loads(line) for file in (kept, arguments.folder / RESULTS_FILE) for line in file.open()]
+    cells = [json.loads(line) for file in (kept, arguments.folder / RESULTS_FILE) for line in read_lines(file)]
     newest = {(cell["method"], cell["timesteps"], cell["seed"]): cell for cell in cells}
     kept.write_text(
         "".join(json.dumps(cell, separators=(",", ":"), ensure_ascii=False) + "\n" for cell in newest.values())

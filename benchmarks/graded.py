@@ -20,6 +20,7 @@ from common import HERE, cifar, resnet20
 from tabulate import tabulate
 
 import rheobase as rb
+from rheobase.core.lines import read_lines
 from rheobase.core.versions import versions
 
 CELLS = "2:1,4:1,8:1,16:1,2:2,4:2,8:2,2:4,4:4"
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     kept = HERE / "graded.jsonl"
-    cells = [json.loads(line) for line in kept.open()] if kept.exists() else []
+    cells = [json.loads(line) for line in read_lines(kept)]
     if not arguments.table:
         for cell in measure(arguments):
             cells = [old for old in cells if any(old[key] != cell[key] for key in KEY)] + [cell]

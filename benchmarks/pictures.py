@@ -8,6 +8,7 @@ SVG files to docs/pictures.
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 from collections import defaultdict
@@ -16,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from rheobase.core.lines import read_lines
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "pictures"
 ANN = 89.12
+DARK = "@media (prefers-color-scheme: dark) {svg {filter: invert(0.9) hue-rotate(180deg) brightness(1.2)}}"
 
 Curve = dict[int, float]
 LINES = {  # colour, line, label; the point that the label is at, its offset and alignment
@@ -33,7 +38,7 @@ LINES = {  # colour, line, label; the point that the label is at, its offset and
 
 def cells(network: str) -> Iterator[dict[str, Any]]:
     """The conversions of a comparison."""
-    for line in (HERE / f"comparison_{network}.jsonl").read_text().splitlines():
+    for line in read_lines(HERE / f"comparison_{network}.jsonl"):
         cell = json.loads(line)
         if cell["status"] == "done":
             yield cell
@@ -44,7 +49,7 @@ def curves() -> dict[str, Curve]:
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for cell in cells("resnet20"):
         found[cell["method"], cell["timesteps"]].append(100 * cell["test"]["accuracy"])
-    for line in (HERE / "graded.jsonl").read_text().splitlines():
+    for line in read_lines(HERE / "graded.jsonl"):
         run = json.loads(line)
         found[f"Graded, −{run['magnitude']}..{run['magnitude']}", run["timesteps"]].append(100 * run["accuracy"])
     by_method: dict[str, Curve] = defaultdict(dict)
@@ -71,7 +76,7 @@ def draw_readme() -> None:
     axes.set_xlabel("time-steps T")
     axes.set_ylabel("accuracy, %")
     axes.set_title("ResNet-20 on CIFAR-10 (JPEG), 10,000 test images", loc="left", fontsize=10)
-    figure.savefig(PICTURES / "accuracy.svg", metadata={"Date": None})
+    save(figure, "accuracy.svg")
 
 
 def draw_methods(network: str, ann: float, title: str) -> None:
@@ -106,7 +111,17 @@ def draw_methods(network: str, ann: float, title: str) -> None:
     against_energy.xaxis.set_major_formatter("{x:.2g}")
     against_steps.set_ylabel("accuracy, %")
     against_steps.set_title(f"{title}; line: before conversion, {ann} %", loc="left", fontsize=10)
-    figure.savefig(PICTURES / f"methods_{network}.svg", metadata={"Date": None})
+    save(figure, f"methods_{network}.svg")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a picture without background; on a dark page, its colours are inverted except for their hue."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    style = f'<style type="text/css">{DARK}'
+    assert svg.count('<style type="text/css">') == 1
+    (PICTURES / name).write_text(svg.replace('<style type="text/css">', style))
 
 
 def label_ends(axes: Any, ends: dict[str, tuple[float, float, Any]], right: float, gap: float = 3.6) -> None:

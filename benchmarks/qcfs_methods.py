@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 import rheobase as rb
 from rheobase.comparison.folder import RESULTS_FILE
+from rheobase.core.lines import read_lines
 
 LEVELS = 8
 TRAINED = {"threshold": "saturation", "granularity": "layer"}
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     kept = HERE / "qcfs_methods.jsonl"
-    cells = [json.loads(line) for line in kept.open()] if kept.exists() else []
+    cells = [json.loads(line) for line in read_lines(kept)]
     if not arguments.table:
         if arguments.folder is None:
             parser.error("say in which folder")
@@ -69,7 +70,7 @@ def main() -> None:
                 recipes = {method: METHODS[method](t) for method in methods}
                 options = {"num_calibration_images": 512, "energy_images": 64, "progress": True}
                 rb.compare(network, recipes, images, test, [t], folder=folder, **options)
-            cells += [json.loads(line) for line in (folder / RESULTS_FILE).open()]
+            cells += [json.loads(line) for line in read_lines(folder / RESULTS_FILE)]
         newest = {(cell["method"], cell["timesteps"]): cell for cell in cells}
         kept.write_text("".join(json.dumps(cell, ensure_ascii=False) + "\n" for cell in newest.values()))
         cells = list(newest.values())

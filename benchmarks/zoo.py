@@ -55,6 +55,7 @@ from torch.utils._pytree import tree_flatten
 
 import rheobase as rb
 from rheobase.core.errors import RecipeError, RheobaseError, TraceError
+from rheobase.core.lines import append_line, read_lines
 from rheobase.core.torchvision import repair_torchvision
 from rheobase.graph import capture
 from rheobase.graph.operations import OPERATIONS, OnNumbers
@@ -493,8 +494,7 @@ def in_process(job: Callable[[Definition], dict[str, Any]], definition: Definiti
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """The last row of each network."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {key_of(row): row for row in map(json.loads, lines)}
+    return {key_of(row): row for row in map(json.loads, read_lines(path))}
 
 
 def main() -> None:
@@ -562,8 +562,7 @@ def key_of(row: dict[str, Any]) -> str:
 
 def add(row: dict[str, Any], path: Path) -> dict[str, Any]:
     """Append a row to the file, and show it."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_line(path, json.dumps(row).encode())
     if row["outcome"] != "waiting":
         print(f"{key_of(row)}: {row['outcome']} {row.get('reason', '')[:150]!r}", flush=True)
     return row

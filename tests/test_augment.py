@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 import rheobase as rb
-from rheobase.training.augment import Augmentation, Draws
+from rheobase.training.augment import Augmentation, Draws, windows
 from rheobase.training.autoaugment import OPERATIONS, POLICIES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,6 +65,83 @@ def test_crop_flip_and_cutout_are_those_of_the_loops(
     assert torch.equal(images, before)
 
 
+def plain_window(draws: list[float], areas: tuple[float, float], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width, by the loop of torchvision's RandomResizedCrop."""
+    for i in range(10):
+        area = height * width * (areas[0] + draws[i] * (areas[1] - areas[0]))
+        ratio = math.exp(math.log(3 / 4) + draws[10 + i] * (math.log(4 / 3) - math.log(3 / 4)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(draws[20] * (height - h + 1)), int(draws[21] * (width - w + 1)), h, w
+    w, h = width, height
+    if width / height < 3 / 4:
+        h = round(w / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(h * (4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def plain_resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, with the centres of pixels at halves, by loops over pixels."""
+    rows, columns = image.shape[1:]
+    result = torch.zeros(image.shape[0], height, width, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            row = max(0.0, (y + 0.5) * rows / height - 0.5)
+            column = max(0.0, (x + 0.5) * columns / width - 0.5)
+            for r in (int(row), int(row) + 1):
+                for c in (int(column), int(column) + 1):
+                    share = (1 - abs(row - r)) * (1 - abs(column - c))
+                    result[:, y, x] += share * image[:, min(r, rows - 1), min(c, columns - 1)]
+    return result
+
+
+@given(
+    areas=st.tuples(st.floats(0.02, 1), st.floats(0.02, 1)).map(sorted).map(tuple),
+    flip=st.booleans(),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 1000),
+)
+@example(areas=(0.5, 1.0), flip=False, shape=(2, 1, 3, 20), seed=0)  # no try fits
+@example(areas=(0.5, 1.0), flip=True, shape=(2, 1, 20, 3), seed=0)
+@settings(deadline=None)
+def test_resized_crops_are_those_of_the_loops(
+    areas: tuple[float, float], flip: bool, shape: tuple[int, ...], seed: int
+) -> None:
+    augmentation = Augmentation(resized_crop=areas, flip=flip)
+    images = torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+    before = images.clone()
+    draws = augmentation.draw(images.shape, generator(seed))
+    expected = []
+    for image, window, mirrored in zip(images, draws.window.double().tolist(), draws.flip.tolist(), strict=True):
+        top, left, height, width = plain_window(window, areas, *shape[2:])
+        resized = plain_resize(image[:, top : top + height, left : left + width], *shape[2:])
+        expected.append(resized.flip(2) if flip and mirrored else resized)
+    torch.testing.assert_close(augmentation.apply(images, draws), torch.stack(expected), rtol=0, atol=1e-12)
+    assert torch.equal(images, before)
+
+
+def test_windows_have_every_area_shape_and_place() -> None:
+    draws = Augmentation(resized_crop=(0.1, 0.5)).draw(torch.Size((4000, 3, 100, 100)), generator())
+    top, left, height, width = torch.tensor(windows(draws.window, (0.1, 0.5), 100, 100)).double().T
+    assert abs(float((height * width).mean()) - 3000) < 50
+    assert float((height * width).min()) == pytest.approx(1000, rel=0.05)
+    assert float((width / height).max()) == pytest.approx(4 / 3, rel=0.02)
+    assert float((width / height).min()) == pytest.approx(3 / 4, rel=0.02)
+    assert abs(float((width / height).log().mean())) < 0.02
+    for start, extent in ((top, height), (left, width)):
+        assert abs(float((start / (100 - extent)).mean()) - 0.5) < 0.02
+
+
+def test_other_draws_are_those_without_a_resized_crop() -> None:
+    shape = torch.Size((5, 3, 8, 8))
+    with_crop = Augmentation(resized_crop=(0.08, 1)).draw(shape, generator())
+    without = Augmentation(crop_padding=0).draw(shape, generator())
+    assert with_crop.window.shape == (5, 22)
+    assert without.window.shape == (5, 0)
+    assert all(torch.equal(one, other) for one, other in zip(with_crop[:-1], without[:-1], strict=True))
+
+
 def test_every_place_and_both_directions_are_drawn() -> None:
     draws = Augmentation().draw(torch.Size((4000, 3, 32, 32)), generator())
     for values, count in ((draws.row, 9), (draws.column, 9), (draws.hole_row, 32), (draws.policy, 25)):
@@ -86,9 +163,10 @@ def test_the_generator_alone_decides(autoaugment: str | None) -> None:
     assert not torch.equal(augmentation(images, generator(6)), once)
 
 
-def test_a_part_of_a_batch_is_changed_as_in_the_whole() -> None:
+@pytest.mark.parametrize("crop", [{}, {"resized_crop": (0.08, 1)}])
+def test_a_part_of_a_batch_is_changed_as_in_the_whole(crop: dict[str, tuple[float, float]]) -> None:
     images = torch.rand(12, 3, 8, 8, generator=generator(1))
-    augmentation = Augmentation(cutout=4, autoaugment="cifar10")
+    augmentation = Augmentation(cutout=4, autoaugment="cifar10", **crop)
     draws = augmentation.draw(images.shape, generator(3))
     whole = augmentation.apply(images, draws)
     assert torch.equal(augmentation.apply(images[4:9], draws.part(slice(4, 9))), whole[4:9])
@@ -198,6 +276,11 @@ def test_autoaugment_sees_when_normalisation_was_not_undone() -> None:
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "1 means but 2"),
         ({"mean": (0.5,), "std": (0.0,)}, "std must be positive"),
         ({"cutout": -1}, "cutout"),
+        ({"resized_crop": (0.08, 1), "crop_padding": 4}, "crop_padding and resized_crop"),
+        ({"resized_crop": (0.5, 0.08)}, "resized_crop must"),
+        ({"resized_crop": (0, 1)}, "resized_crop must"),
+        ({"resized_crop": (0.5, 1.5)}, "resized_crop must"),
+        ({"resized_crop": 0.08}, "resized_crop"),
         ({"autoaugment": "mnist"}, "autoaugment.*cifar10"),
     ],
 )

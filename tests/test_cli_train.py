@@ -346,6 +346,10 @@ def test_augmentations_by_name() -> None:
     assert read_training(None, None, augment="cutout=8").augment == rb.training.Augmentation(
         crop_padding=0, flip=False, cutout=8
     )
+    for text, areas in (("resized_crop,flip", (0.08, 1)), ("flip,resized_crop=0.25", (0.25, 1))):
+        found = read_training(None, None, augment=text).augment
+        assert found == rb.training.Augmentation(resized_crop=areas)
+        assert rb.training.Augmentation.model_validate(found.model_dump()) == found
 
 
 @pytest.mark.parametrize(
@@ -369,7 +373,10 @@ def test_settings_that_cannot_be(tmp_path: Path, text: str, said: list[str]) -> 
         assert part in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "crop,crop", "turn", "flip=2", "cutout=wide", "autoaugment=mnist"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "crop,crop", "turn", "flip=2", "cutout=wide", "autoaugment=mnist", "crop,resized_crop", "resized_crop=2"],
+)
 def test_augmentations_that_cannot_be(text: str) -> None:
     with pytest.raises(rb.core.errors.TrainingError, match="augment"):
         read_training(None, None, augment=text)

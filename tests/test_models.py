@@ -209,6 +209,24 @@ def test_every_misfit_is_listed() -> None:
     )
 
 
+def test_other_names_for_the_same_shapes_are_not_guessed_but_can_be_replaced() -> None:
+    """A layer may be defined in another order than the one of its shape here, so the user decides."""
+    other = {f"stem{name}": value for name, value in weights().items()}
+    torch.save(other, "w.pt")
+    found = refusal(checkpoint="w.pt")
+    assert "missing keys: 0.weight" in found.reason
+    assert "dict(zip(network.state_dict(), state.values()))" in str(found.remedy)
+    own = load("nets_for_test:make").state_dict()
+    torch.save(dict(zip(own, torch.load("w.pt", weights_only=True).values(), strict=True)), "renamed.pt")
+    loaded = load("nets_for_test:make", "renamed.pt").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights().items())
+    for changed in (dict(reversed(other.items())), {**other, "more": torch.ones(1)}):
+        torch.save(changed, "w.pt")
+        assert "zip" not in str(refusal(checkpoint="w.pt").remedy)
+    save_file(other, "w.safetensors")
+    assert "zip" not in str(refusal(checkpoint="w.safetensors").remedy)
+
+
 def test_long_lists_are_cut() -> None:
     torch.save({f"k{i:02}": torch.ones(1) for i in range(12)}, "w.pt")
     reason = refusal("nets_for_test:wide", "w.pt").reason

@@ -482,9 +482,9 @@ def test_training_without_effect_or_with_labels_that_would_not_move_is_refused()
     with pytest.raises(TrainingError, match="label_smoothing: has no effect on a regression"):
         rb.train(small(1), (images, torch.randn(40)), settings_of(label_smoothing=0.1))
     masks = (images[:, 0] > 0.5).long()
-    moved = settings_of(augment=rb.training.Augmentation(crop_padding=0))
-    with pytest.raises(TrainingError, match="augment: moves the images"):
-        rb.train(maps(2), (images, masks), moved)
+    for crop in ({"crop_padding": 0}, {"resized_crop": (0.08, 1), "flip": False}):
+        with pytest.raises(TrainingError, match="augment: moves the images"):
+            rb.train(maps(2), (images, masks), settings_of(augment=rb.training.Augmentation(**crop)))
     still = settings_of(augment=rb.training.Augmentation(crop_padding=0, flip=False, cutout=2))
     rb.train(maps(2), (images, masks), still)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -573,3 +574,84 @@ if __name__ == "__main__":  # what the tests start as processes of their own
         rb.train(model, few(80), exact, validation=None, folder=folder, accelerator="cpu", devices=2)
     else:
         rb.train(small(normalised=False), few(), but(epochs=3), folder=sys.argv[2], accelerator="cpu", devices=2)
+
+
+# Dropout of quantised networks
+
+
+class Dropping(nn.Module):
+    """Dropout of the input, of channels, of values, and of the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.channels = nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Dropout2d(0.3)
+        self.hidden, self.second, self.values = nn.Linear(6 * 64, 40), nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.last = nn.Linear(40, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(x, 0.1, training=self.training)
+        x = self.channels(self.first(self.conv(x))).flatten(1)
+        return nn.functional.dropout(self.last(self.values(self.second(self.hidden(x)))), 0.2, self.training)
+
+
+class DroppingTokens(nn.Module):
+    """Dropout of whole tokens [B, N, C], whose channels are moved to axis 1 at the site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.tokens, self.last = (
+            nn.Conv2d(1, 6, 2, 2),
+            nn.ReLU(),
+            nn.Dropout1d(0.4),
+            nn.Linear(6, 10),
+        )
+        self.mix = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.tokens(self.first(self.mix(self.embed(x).flatten(2).transpose(1, 2)))).mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [Dropping, DroppingTokens])
+def test_dropout_of_a_quantised_network_is_that_of_its_module(build: type[Any]) -> None:
+    torch.manual_seed(0)
+    net, images = build().eval(), torch.rand(32, 1, 8, 8)
+    quantised = rb.quantise(net, rb.Pascal(levels=4), calibration=images)
+    for name in ("first", "second")[: 2 if build is Dropping else 1]:
+        setattr(net, name, copy.deepcopy(getattr(quantised, name)))
+    for training in (False, True):
+        outputs = []
+        for network in (net, quantised):
+            torch.manual_seed(1)
+            outputs.append(network.train(training)(images))
+        torch.testing.assert_close(*outputs)
+    assert not torch.equal(quantised(images), quantised(images))
+    again = rb.quantise(quantised.eval(), rb.Pascal(levels=2), calibration=images)
+    assert again.dropout == quantised.dropout
+    snn = rb.convert(quantised, rb.Pascal())
+    assert snn.train()(images).equal(snn(images))
+    torch.testing.assert_close(snn(images), quantised.eval()(images))
+
+
+@pytest.mark.slow
+def test_a_run_does_not_continue_with_another_dropout(tmp_path: Path) -> None:
+    net, (images, labels) = Dropping().eval(), few(40)
+    for p in (0.5, 0.2):
+        net.values.p = p
+        quantised = rb.quantise(net, rb.Pascal(levels=4), calibration=images)
+        if p == 0.5:
+            rb.train(quantised, (images, labels), but(epochs=1, augment=None), folder=tmp_path / "run")
+    with pytest.raises(rb.core.errors.TrainingError, match="dropout was"):
+        rb.train(quantised, (images, labels), but(epochs=1, augment=None), folder=tmp_path / "run")
+
+
+def test_dropout_of_a_value_that_is_read_elsewhere_is_noted() -> None:
+    class Both(Dropping):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.second(self.hidden(self.first(self.conv(x)).flatten(1)))
+            return self.last(x + self.values(x))
+
+    images = torch.rand(32, 1, 8, 8)
+    quantised = rb.quantise(Both().eval(), rb.Pascal(levels=4), calibration=images)
+    assert any(note.startswith("values (Dropout): dropout: its input is read elsewhere") for note in quantised.notes)
+    assert quantised.train()(images).equal(quantised(images))

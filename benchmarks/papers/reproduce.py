@@ -45,6 +45,7 @@ from torch import Tensor, nn
 import rheobase as rb
 from rheobase.core import user_code
 from rheobase.core.errors import DataError, ModelError, RecipeError
+from rheobase.core.lines import append_line, read_lines
 from rheobase.core.seeds import random_state
 from rheobase.data import readers
 from rheobase.data.batches import batches
@@ -266,8 +267,8 @@ class Study:
                 if self.found(entry, row, column) is None:
                     numbers = self.measure(label, entry, row, column)
                     self.file.parent.mkdir(parents=True, exist_ok=True)
-                    with self.file.open("a") as file:
-                        file.write(json.dumps({"key": self.key(entry, row, column), "numbers": numbers}) + "\n")
+                    line = {"key": self.key(entry, row, column), "numbers": numbers}
+                    append_line(self.file, json.dumps(line).encode())
                 print(f"{label}, {row.name}, {column}: {self.found(entry, row, column)}", flush=True)
 
     def key(self, entry: Entry, row: Row, column: int | str) -> str:
@@ -282,10 +283,8 @@ class Study:
 
     def found(self, entry: Entry, row: Row, column: int | str) -> dict[str, float] | None:
         """The numbers of an earlier run."""
-        if not self.file.exists():
-            return None
         key = self.key(entry, row, column)
-        lines = map(json.loads, self.file.read_text().splitlines())
+        lines = map(json.loads, read_lines(self.file))
         return next((line["numbers"] for line in lines if line["key"] == key), None)
 
     def measure(self, label: str, entry: Entry, row: Row, column: int | str) -> dict[str, float]:
@@ -472,7 +471,7 @@ def _here(text: str, entry: Entry) -> list[float | None]:
     """The accuracies of a file in benchmarks/: of the analog network, and for each column."""
     file, _, key = text.partition(": ")
     if file.endswith(".jsonl"):
-        cells = [json.loads(line) for line in (BENCHMARKS / file).read_text().splitlines()]
+        cells = [json.loads(line) for line in read_lines(BENCHMARKS / file)]
         mine = [cell["test"] for cell in cells if cell["method"] == key and cell["status"] == "done"]
         steps = [cell["timesteps"] for cell in cells if cell["method"] == key and cell["status"] == "done"]
         accuracy = {t: [test["accuracy"] for test, at in zip(mine, steps, strict=True) if at == t] for t in set(steps)}
@@ -534,7 +533,7 @@ def _hours(model: str, data: str, epochs: int) -> float:
 @functools.cache
 def _seconds_of_a_product() -> float:
     """Seconds of a training step of one image, divided by the multiplications of its forward pass."""
-    cells = map(json.loads, (BENCHMARKS / "comparison_resnet20.jsonl").read_text().splitlines())
+    cells = map(json.loads, read_lines(BENCHMARKS / "comparison_resnet20.jsonl"))
     found = [cell for cell in cells if cell["method"] == "QVM" and cell["training_seconds"]]
     epochs = found[0]["training"]["epochs"]
     seconds = sorted(cell["training_seconds"] for cell in found)[len(found) // 2]

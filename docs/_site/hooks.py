@@ -1,4 +1,4 @@
-"""What MkDocs does beyond its configuration: the reference, pages from the root, links that were written for GitHub."""
+"""What MkDocs does beyond its configuration: the reference, pages from the root, links written for GitHub, formulae."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
+import formulae
 import reference
 
 log = logging.getLogger("mkdocs.hooks.reference")
@@ -77,6 +78,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         done += [LINK.sub(follow, markdown[last : block.start()]), block[0]]
         last = block.end()
     return "".join([*done, LINK.sub(follow, markdown[last:])])
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Render the formulae; one that cannot be parsed is a warning, and so fails a strict build."""
+    remedy = "Remedy: correct it in the page or, in the reference, in the docstring."
+    return formulae.render(html, lambda problem: log.warning("%s: %s %s", page.file.src_uri, problem, remedy))
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:

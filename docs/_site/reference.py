@@ -167,7 +167,8 @@ def page(space: str, names: list[Name], homes: dict[str, str]) -> str:
 
 def row(name: Name, shown: str, home: str) -> str:
     """A row of a table: the name, with a link to its entry, and what it is."""
-    summary = re.sub(r":\w+:`([^`]+)`", r"`\1`", name.summary).replace("|", "\\|")
+    summary = re.sub(r":math:`([^`]+)`", r"$\1$", name.summary)
+    summary = re.sub(r":\w+:`([^`]+)`", r"`\1`", summary).replace("|", "\\|")
     if name.kind == "module":
         return f"| [`{shown}`]({name.origin}.md) | {summary} |" if has_page(name) else f"| `{shown}` | {summary} |"
     elsewhere = "" if home == name.public else f" Its entry is at `{home}`."

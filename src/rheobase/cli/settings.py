@@ -15,6 +15,7 @@ DEFAULTS = {"epochs": 4, "learning_rate": 0.02}
 
 AUGMENTATIONS: dict[str, tuple[str, Any]] = {
     "crop": ("crop_padding", 4),
+    "resized_crop": ("resized_crop", (0.08, 1.0)),
     "flip": ("flip", True),
     "autoaugment": ("autoaugment", "cifar10"),
     "cutout": ("cutout", 16),
@@ -52,7 +53,7 @@ def read_training(
 
 def _augmentation(text: str) -> dict[str, Any]:
     """Parse ``crop=2,flip`` into fields; augmentations that are not named are off."""
-    fields: dict[str, Any] = {"crop_padding": 0, "flip": False}
+    fields: dict[str, Any] = {"crop_padding": 0, "flip": False}  # the others are off by default
     named = [part.strip().partition("=") for part in text.split(",")]
     names = [name for name, _, _ in named]
     for name, equals, value in named:
@@ -60,9 +61,12 @@ def _augmentation(text: str) -> dict[str, Any]:
             raise TrainingError(
                 f"is {text!r}",
                 where="--augment",
-                remedy="give crop, flip, autoaugment or cutout, each once, separated by commas, with a value "
-                "such as crop=4, autoaugment=imagenet or cutout=16 if needed",
+                remedy="give crop or resized_crop, flip, autoaugment, cutout, each once, separated by commas, with a "
+                "value such as crop=4, resized_crop=0.25, autoaugment=imagenet or cutout=16 if needed",
             )
         field, default = AUGMENTATIONS[name]
-        fields[field] = value if equals else default
+        if equals and name == "resized_crop":
+            fields[field] = value, 1.0  # the least share of the area
+        else:
+            fields[field] = value if equals else default
     return fields

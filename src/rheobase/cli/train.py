@@ -53,9 +53,9 @@ class Settings:
         float | None, Option(help=f"Initial learning rate (default {DEFAULTS['learning_rate']}).")
     ] = None
     batch_size: Annotated[int | None, Option(help="Images per step on all devices together (default 128).")] = None
-    augment: Annotated[str | None, Option(help="Augmentation, as crop,flip,cutout,autoaugment or crop=2,cutout=8.")] = (
-        None
-    )
+    augment: Annotated[
+        str | None, Option(help="Augmentation, as crop,flip,cutout,autoaugment or resized_crop,flip or crop=2.")
+    ] = None
     training: Annotated[Path | None, Option(help="YAML file with any fields of rheobase.Training.")] = None
 
 

@@ -6,7 +6,6 @@ after a kill, and lines from other data are recognised.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from rheobase.comparison.cells import Cell, Identity
 from rheobase.comparison.folder import LINE_START, RESULTS_FILE
 from rheobase.core.errors import StoreError
+from rheobase.core.lines import append_line, split_lines
 
 
 class Results:
@@ -36,7 +36,7 @@ class Results:
         self._end = 0
         if self.path is None or not self.path.exists():
             return
-        *lines, rest = _content(self.path).split(b"\n")
+        lines, rest = split_lines(_content(self.path))
         if not LINE_START.startswith(rest[: len(LINE_START)]):
             raise StoreError(
                 "ends in text that is not a result and would be removed",
@@ -59,25 +59,21 @@ class Results:
         self.cells[cell.key] = cell
         if self.path is None:
             return
-        line = cell.model_dump_json().encode() + b"\n"
+        line = cell.model_dump_json().encode()
         try:
-            with self.path.open("ab") as file:
-                if file.tell() < self._end:
-                    raise StoreError("has lost lines while it was open", where=str(self.path), remedy="run again")
-                file.truncate(self._end)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            if (self.path.stat().st_size if self.path.exists() else 0) < self._end:
+                raise StoreError("has lost lines while it was open", where=str(self.path), remedy="run again")
+            append_line(self.path, line)
         except OSError as error:
             raise StoreError(
                 f"cannot be written ({error.strerror})", where=str(self.path), remedy="free space on the disk"
             ) from error
-        self._end += len(line)
+        self._end += len(line) + 1
 
 
 def read(path: Path) -> list[Cell]:
     """Read the cells of a file, without an incomplete last line; refuse a damaged line."""
-    lines = _content(path).split(b"\n")[:-1]
+    lines, _ = split_lines(_content(path))
     return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 

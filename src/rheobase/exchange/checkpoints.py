@@ -158,6 +158,13 @@ def _fill(model: nn.Module, state: dict[str, Any], where: str) -> None:
     renamed = _renamed(state, own)
     if text := "; ".join(f"{name}: {_some(keys)}" for name, keys in _problems(renamed, own).items()):
         remedy = "give the function, and its arguments, of the network that the checkpoint was saved from"
+        # A safetensors file sorts its names.
+        if not where.endswith(_SUFFIXES[0]) and _in_order(state) == _in_order(own):
+            remedy += (
+                "; or, since the file has tensors of the same kinds and shapes in the same order under other names, "
+                "and if both networks define their layers in the same order, save it with this network's names: "
+                "torch.save(dict(zip(network.state_dict(), state.values())), FILE)"
+            )
         raise ModelError(f"does not fit the network ({text})", where=where, remedy=remedy)
     read = set(map(id, renamed.values()))
     others = [key for key, value in state.items() if id(value) not in read]
@@ -173,6 +180,11 @@ def _fill(model: nn.Module, state: dict[str, Any], where: str) -> None:
     except (RuntimeError, TypeError, ValueError) as cause:
         remedy = "check the loading code of the network"
         raise ModelError(f"is refused by the network ({cause})", where=where, remedy=remedy) from cause
+
+
+def _in_order(state: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Last part of the name, such as "weight", and shape of every entry."""
+    return [(key.rpartition(".")[2], _shape(value)) for key, value in state.items()]
 
 
 def _problems(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -39,11 +39,20 @@ class Graph(nn.Module):
         nodes: in execution order; the first is the input.
         output: name of the node whose value is the network's output.
         tensors: name -> tensor, for every name in a node's ``parameters``.
+        dropout: node -> the dropouts of its value, each as a function of torch and its p. A graph keeps them for
+            :class:`TrainableGraph`, which applies them in training; they are no part of a spiking network.
     """
 
-    def __init__(self, nodes: Sequence[Node], output: str, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        output: str,
+        tensors: Mapping[str, Tensor],
+        dropout: Mapping[str, tuple[tuple[str, float], ...]] | None = None,
+    ) -> None:
         super().__init__()
         self.nodes = tuple(nodes)
+        self.dropout = dict(dropout or {})
         self.output = output
         self.weights = nn.Module()  # a separate module: a tensor may have the name of an attribute of this class
         self._owners: dict[str, tuple[nn.Module, str]] = {}
@@ -130,10 +139,16 @@ class Graph(nn.Module):
         return self.replace(nodes=needed_for(last.name, [*self.nodes, last]), output=last.name)
 
     def replace(
-        self, *, nodes: Sequence[Node] = (), output: str | None = None, tensors: Mapping[str, Tensor] | None = None
+        self,
+        *,
+        nodes: Sequence[Node] = (),
+        output: str | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        dropout: Mapping[str, tuple[tuple[str, float], ...]] | None = None,
     ) -> Graph:
         """A new graph with other nodes or output; ``tensors`` are added to the present ones or replace them by name."""
-        return Graph(nodes or self.nodes, output or self.output, {**self.tensors, **(tensors or {})})
+        dropout = self.dropout if dropout is None else dropout
+        return Graph(nodes or self.nodes, output or self.output, {**self.tensors, **(tensors or {})}, dropout)
 
     def on(self, device: torch.device) -> Graph:
         """The same graph with its tensors on a device; this graph is not moved."""

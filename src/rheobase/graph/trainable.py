@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ class TrainableGraph(nn.Module):
 
     Parameters have the names of the user's network, so that weights can be exchanged with it. Parameters of an
     activation have the site's name as prefix (``<site>.threshold``). Batch normalisation trains (momentum 0.1) and is
-    folded at conversion. Returned by :func:`rheobase.quantise`.
+    folded at conversion. Dropout acts in training. Returned by :func:`rheobase.quantise`.
 
     Args:
         graph: as traced, batch normalisation not folded.
@@ -43,7 +44,7 @@ class TrainableGraph(nn.Module):
         super().__init__()
         self.constraint, self.momentum = constraint, 0.1
         self.nodes, self.output_name, self.notes = graph.nodes, graph.output, list(notes)
-        self.structure = graph.structure
+        self.structure, self.dropout = graph.structure, graph.dropout
         self._plan = schedule(graph.nodes[1:], keep={graph.output})
         uses = [
             (name, argument in OPERATIONS[node.operation].trained)
@@ -104,7 +105,7 @@ class TrainableGraph(nn.Module):
             remedy = "resize or crop them, or quantise again with images of this size"
             raise DataError(reason, where="images", remedy=remedy)
         running = _Run(self)
-        values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
+        values = {self.nodes[0].name: running.dropped(self.nodes[0], in_memory_format(x))}
         run(running, self._plan, values, running.nonlinear)
         output = values[self.output_name].mean()
         return output if self.structure is None else self.structure.unpack(output)
@@ -122,14 +123,15 @@ class TrainableGraph(nn.Module):
                 node = replace(node, attributes=attributes, parameters=names)
             nodes.append(node)
         needed = {name for node in nodes for name in node.parameters.values()}
-        return Graph(nodes, self.output_name, {name: tensors[name].detach().clone() for name in needed})
+        kept = {name: tensors[name].detach().clone() for name in needed}
+        return Graph(nodes, self.output_name, kept, self.dropout)
 
 
 class _Run:
     """The tensors and modules of a trainable graph by name, for one run."""
 
     def __init__(self, graph: TrainableGraph) -> None:
-        self.training, self.momentum = graph.training, graph.momentum
+        self.training, self.momentum, self.dropout = graph.training, graph.momentum, graph.dropout
         self.tensors = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
         self.modules = dict(graph.named_modules())
 
@@ -137,11 +139,19 @@ class _Run:
         """The value of a node other than a site; in training, batch normalisation uses the statistics of the batch."""
         arguments = {**node.attributes, **{argument: self.tensors[name] for argument, name in node.parameters.items()}}
         if node.operation == "batch_norm":
-            return Constant(F.batch_norm(inputs[0].values, training=self.training, momentum=self.momentum, **arguments))
-        return Constant(OPERATIONS[node.operation].apply(*(signal.values for signal in inputs), **arguments))
+            x = F.batch_norm(inputs[0].values, training=self.training, momentum=self.momentum, **arguments)
+        else:
+            x = OPERATIONS[node.operation].apply(*(signal.values for signal in inputs), **arguments)
+        return self.dropped(node, x)
 
     def nonlinear(self, node: Node, signal: Signal) -> Signal:
         """The value of a site or a max-pooling."""
         if node.operation == "site":
-            return Constant(self.modules[node.name](signal.values))
-        return Constant(OPERATIONS[node.operation].apply(signal.values, **node.attributes))
+            return self.dropped(node, self.modules[node.name](signal.values))
+        return self.dropped(node, OPERATIONS[node.operation].apply(signal.values, **node.attributes))
+
+    def dropped(self, node: Node, x: Tensor) -> Signal:
+        """The value of a node, in training with its dropouts."""
+        for function, p in self.dropout.get(node.name, ()) if self.training else ():
+            x = getattr(torch, function)(x, p, True)
+        return Constant(x)

@@ -237,8 +237,11 @@ def energy(
     r"""Count the operations of one image on event-driven hardware, and their energy.
 
     .. math::
-        E = c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{product} \, n_{product} + c_{update} \, n_{update}
-        + c_{comparison} \, n_{comparison} + c_{MAC} \, n_{numbers}, \qquad n_{AC} = \sum_{\text{neurons } i} N_i \, r_i
+        \begin{aligned}
+        E &= c_{MAC} \, n_{MAC} + c_{AC} \, n_{AC} + c_{product} \, n_{product} \\
+        &\quad + c_{update} \, n_{update} + c_{comparison} \, n_{comparison} + c_{MAC} \, n_{numbers}, \\
+        n_{AC} &= \sum_{\text{neurons } i} N_i \, r_i
+        \end{aligned}
 
     N_i is the number of spikes of neuron i in all its T steps (k at once, of either sign, count k times), r_i the
     number of additions per spike: exactly the outputs that it reaches, given stride, dilation and groups, without

@@ -76,9 +76,10 @@ def unevenness(
     M spikes, from the same V0, for a constant current of the same sum:
 
     .. math::
-        \xi = \frac{\theta}{T} |N - M|, \qquad
-        N = \mathrm{spikes}(I[1], \dots, I[T]), \qquad
-        M = \mathrm{spikes}(z, \dots, z), \quad z = \frac{1}{T} \sum_t I[t]
+        \begin{aligned}
+        \xi &= \frac{\theta}{T} |N - M|, & N &= \mathrm{spikes}(I[1], \dots, I[T]), \\
+        z &= \frac{1}{T} \sum_t I[t], & M &= \mathrm{spikes}(z, \dots, z)
+        \end{aligned}
 
     A bias that a neuron subtracts at every step is part of the current. By QVM's Theorems 2 and 3, M at T = L with the
     matching V0 is the quantised activation of the arriving current, so ξ is Eq. 5 for a site with correct input.

@@ -199,8 +199,9 @@ def quantise(
         device: as for :func:`rheobase.convert`.
 
     Returns:
-        A module to train, and then to convert with the same recipe. ``notes`` lists what was rewritten; dropout is
-        removed.
+        A module to train, and then to convert with the same recipe. ``notes`` lists what was rewritten. Dropout
+        (``nn.Dropout`` and its forms for channels) acts while the module trains, with the p of the network, and is no
+        part of the converted network.
 
     Raises:
         RecipeError: if the recipe has no quantised activation, its levels do not fit the sites, or there are no sites.

@@ -19,8 +19,11 @@ class Graded(MembraneNeuron):
     r"""Graded spikes that can be taken back: up to m spikes of either sign in a step.
 
     .. math::
-        u[t] = v[t-1] + I[t] - b[t], \qquad k[t] = \max(\mathrm{clip}(\lfloor u[t]/\theta \rfloor, -m, m), -n[t-1]),
-        \qquad v[t] = u[t] - \theta k[t]
+        \begin{aligned}
+        u[t] &= v[t-1] + I[t] - b[t], \\
+        k[t] &= \max(\mathrm{clip}(\lfloor u[t]/\theta \rfloor, -m, m), -n[t-1]), \\
+        v[t] &= u[t] - \theta k[t]
+        \end{aligned}
 
     with n the net number of spikes so far, so that the output of a rectified unit is never negative in sum. As soon as
     the potential is negative, the neuron takes a spike back. So the potential stays in [0, θ) unless k is clipped, and

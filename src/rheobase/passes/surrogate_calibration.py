@@ -27,7 +27,7 @@ class SurrogateCalibration(CalibrationPass):
     r"""Train V0 and θ of every site by gradient descent through the simulation, with the ANN's logits as target.
 
     .. math::
-        \mathcal{L} = \Big\| \frac{1}{T} \sum_t o_{SNN}(t) - o_{ANN} \Big\|^2, \qquad
+        \mathcal{L} = \left\| \frac{1}{T} \sum_t o_{SNN}(t) - o_{ANN} \right\|^2, \qquad
         \theta = \theta_0 e^{\rho}, \quad V_0 / \theta = v_0 + \delta
 
     QAC, section 4.4 (Eq. 15). The weights are frozen, and labels are not used. AdamW with a cosine schedule (Adam

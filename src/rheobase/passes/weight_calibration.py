@@ -29,7 +29,7 @@ class WeightCalibration(CalibrationPass):
     spikes from the layers before, which are already calibrated, and q the staircase of the neuron with a
     straight-through gradient,
 
-    .. math:: \min_{W, c} \; \big\| q(W \bar x + c) - a \big\|^2
+    .. math:: \min_{W, c} \; \left\| q(W \bar x + c) - a \right\|^2
 
     by Adam on batches of calibration images. A layer consists of the operations that no earlier site needs: usually one
     convolution, in a residual block also the projection of the shortcut. A tensor shared by several operations is not

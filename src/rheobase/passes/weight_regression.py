@@ -39,8 +39,8 @@ class WeightRegression(CalibrationPass):
     same image and position,
 
     .. math::
-        \min_{W, c} \; \sum \big\| W \bar x + c - z \big\|^2
-        + \lambda \bar g \, \big\| (W, c) - (W_0, c_0) \big\|^2
+        \min_{W, c} \; \sum \left\| W \bar x + c - z \right\|^2
+        + \lambda \bar g \, \left\| (W, c) - (W_0, c_0) \right\|^2
 
     with ḡ the mean of the diagonal of the normal matrix: ridge regression towards the present weights, a linear system
     for each layer. The errors of spikes are correlated with the values that the spikes stand for (late spikes,

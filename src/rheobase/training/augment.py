@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+import math
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
@@ -14,9 +16,13 @@ from rheobase.core.errors import DataError, RheobaseError, TrainingError
 from rheobase.core.values import Value
 from rheobase.training.autoaugment import OPERATIONS, POLICIES, Policy
 
+TRIES = 10
+RATIOS = 3 / 4, 4 / 3
+"""Tries to fit a window into the image, and the range of its width over its height, of torchvision's transform."""
+
 
 class Draws(NamedTuple):
-    """Random draws for B images, each [B] or [B, 2], so that several processes can share a batch."""
+    """Random draws for B images, each [B] or [B, n], so that several processes can share a batch."""
 
     row: Tensor  # start of the crop in the padded image
     column: Tensor
@@ -26,6 +32,7 @@ class Draws(NamedTuple):
     policy: Tensor  # index of the sub-policy of AutoAugment
     chance: Tensor  # uniform in 0..1; an operation is applied if this is below its probability, [B, 2]
     negative: Tensor  # True: the operation has the negative sign, [B, 2]
+    window: Tensor  # uniform in 0..1: area and ratio of the sides in ten tries, row and column, [B, 22]; else [B, 0]
 
     def part(self, rows: slice) -> Draws:
         """The draws for some of the images."""
@@ -36,7 +43,12 @@ class Augmentation(Value):
     """Random augmentation of normalised training images [B, C, H, W], in the order of the arguments.
 
     Args:
-        crop_padding: width of the black border in pixels, from which a random H × W window is cut; 0: no crop.
+        crop_padding: width of the black border in pixels, from which a random H × W window is cut; 0: no crop. The
+            default is 4, and 0 with ``resized_crop``.
+        resized_crop: least and largest share of the image's area in a window of random size, place and shape (ratio of
+            width to height log-uniform in 3/4..4/3), which is resized to H × W, bilinear; None: no such crop. (0.08, 1)
+            is usual for ImageNet, and 10 tries before a centred window those of torchvision's ``RandomResizedCrop``.
+            The window is cut from the image after preprocessing, not from the file.
         flip: mirror images left to right, with probability ½.
         autoaugment: the policy of Cubuk et al. (2019) for this data set; for 1 or 3 channels.
         cutout: side in pixels of a square that is set to zero, at a random centre, partly outside near the border
@@ -57,11 +69,31 @@ class Augmentation(Value):
     refusal: ClassVar[type[RheobaseError]] = TrainingError
 
     crop_padding: int = Field(default=4, ge=0)
+    resized_crop: tuple[FiniteFloat, FiniteFloat] | None = None
     flip: bool = True
     autoaugment: Literal["cifar10", "imagenet"] | None = None
     cutout: int = Field(default=0, ge=0)
     mean: tuple[FiniteFloat, ...] | None = None
     std: tuple[FiniteFloat, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_crop(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("resized_crop") is not None:
+            return {"crop_padding": 0, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _crops_are_possible(self) -> Augmentation:
+        if self.resized_crop is not None:
+            if self.crop_padding:
+                raise ValueError("crop_padding and resized_crop are both given, one crop is possible")
+            least, largest = self.resized_crop
+            if not 0 < least <= largest <= 1:
+                raise ValueError(
+                    "resized_crop must be the least and the largest share of the area, in 0..1 and above 0"
+                )
+        return self
 
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> Augmentation:
@@ -86,7 +118,7 @@ class Augmentation(Value):
             raise DataError(reason, where="AutoAugment", remedy="leave autoaugment out")
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draws:
-        """Draw for ``shape[0]`` images; the number of draws does not depend on the settings."""
+        """Draw for ``shape[0]`` images; of the settings, only ``resized_crop`` changes the number of draws."""
         count, height, width = shape[0], shape[-2], shape[-1]
 
         def whole(below: int) -> Tensor:
@@ -101,10 +133,13 @@ class Augmentation(Value):
             policy=whole(len(POLICIES["cifar10"])),
             chance=torch.rand(count, 2, generator=generator),
             negative=torch.randint(2, (count, 2), generator=generator).bool(),
+            window=torch.rand(count, 2 * TRIES + 2 if self.resized_crop else 0, generator=generator),
         )
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """New images on the same device; AutoAugment refuses images that were not in 0..1 before normalisation."""
+        if self.resized_crop:
+            images = _resized(images, windows(draws.window, self.resized_crop, *images.shape[-2:]))
         if self.crop_padding or self.flip:
             images = self._crop_and_flip(images, draws)
         if self.autoaugment:
@@ -180,3 +215,37 @@ class Augmentation(Value):
         result = images.clone()
         result[changed] = (torch.from_numpy(arrays).permute(0, 3, 1, 2).to(images) / 255 - mean) / std
         return result
+
+
+def windows(draws: Tensor, areas: tuple[float, float], height: int, width: int) -> list[list[int]]:
+    """Top, left, height and width of the window of each image: the first try that fits, else the largest in the centre.
+
+    Args:
+        draws: uniform in 0..1, [B, 2 TRIES + 2].
+        areas: least and largest share of the image's area.
+        height: of the images.
+        width: of the images.
+    """
+    area, ratio, place = draws.cpu().double().split((TRIES, TRIES, 2), dim=1)
+    area = height * width * (areas[0] + (areas[1] - areas[0]) * area)
+    low, high = map(math.log, RATIOS)
+    ratio = (low + (high - low) * ratio).exp()
+    sides = torch.stack([(area / ratio).sqrt().round(), (area * ratio).sqrt().round()], dim=-1).long()
+    limits = torch.tensor([height, width])
+    fits = ((sides > 0) & (sides <= limits)).all(-1)
+    size = sides.gather(1, fits.int().argmax(1)[:, None, None].expand(-1, 1, 2))[:, 0]
+    start = (place * (limits - size + 1)).long()
+    centred = torch.tensor([min(height, round(width / RATIOS[0])), min(width, round(height * RATIOS[1]))])
+    found = fits.any(1, keepdim=True)
+    size, start = torch.where(found, size, centred), torch.where(found, start, (limits - centred) // 2)
+    return torch.cat([start, size], dim=1).tolist()
+
+
+def _resized(images: Tensor, places: list[list[int]]) -> Tensor:
+    """Resize a window of every image to the size of the image; no window is larger, so none is averaged."""
+    shape = images.shape[-2:]
+    parts = [
+        F.interpolate(image[None, :, top : top + height, left : left + width], shape, mode="bilinear")
+        for image, (top, left, height, width) in zip(images, places, strict=True)
+    ]
+    return torch.cat(parts)

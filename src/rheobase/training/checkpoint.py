@@ -120,11 +120,13 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def activations(module: nn.Module) -> dict[str, str]:
-    """The settings of quantised activations, by name: levels and rounding, or how levels are learned."""
+    """Of quantised networks, what their tensors do not hold: levels and rounding, how levels are learned, dropout."""
     found = {name: part.identity() for name, part in module.named_modules() if isinstance(part, QuantisedActivation)}
     for name, part in module.named_modules():
         if isinstance(part, TrainableGraph) and part.constraint is not None:
             found[f"{name} target".strip()] = repr(part.constraint)
+        if isinstance(part, TrainableGraph) and part.dropout:
+            found[f"{name} dropout".strip()] = repr(part.dropout)
     return found
 
 

@@ -130,7 +130,7 @@ def check_task(
 def _check_moved(training: Training, labels: Any) -> None:
     """Refuse an augmentation that moves the images, but not the maps or boxes that are their labels."""
     augment = training.augment
-    if augment is None or not (augment.crop_padding or augment.flip or augment.autoaugment):
+    if augment is None or not (augment.crop_padding or augment.resized_crop or augment.flip or augment.autoaugment):
         return
     if isinstance(labels, Mapping) or (isinstance(labels, Tensor) and labels.dim() > 2):
         reason = "moves the images, but not labels that depend on the place in the image"

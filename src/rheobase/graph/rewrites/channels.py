@@ -52,4 +52,5 @@ def channels_first(graph: Graph) -> tuple[Graph, list[Note]]:
         notes.append(Note(node.origin, text))
     if not notes:
         return graph, []
-    return graph.replace(nodes=nodes, output=renamed.get(graph.output, graph.output)), notes
+    dropout = {renamed.get(name, name): dropped for name, dropped in graph.dropout.items()}
+    return graph.replace(nodes=nodes, output=renamed.get(graph.output, graph.output), dropout=dropout), notes

@@ -26,6 +26,7 @@ from rheobase.graph.operations.outputs import Structure
 from rheobase.graph.trace import elsewhere, piecewise
 from rheobase.graph.trace.agreement import TOLERANCE
 from rheobase.graph.trace.call import TRACE_BATCH, Elsewhere, Misplaced, Note
+from rheobase.graph.trace.dropout import MARK, dropout_of
 from rheobase.graph.trace.elsewhere import items, nodes_of
 from rheobase.graph.trace.nonlinear import ON_NUMBERS, Nonlinear, allows
 from rheobase.graph.trace.piecewise import SITE_MODULES
@@ -77,6 +78,8 @@ class Builder:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, Tensor] = {}
         self.rewrites: list[Note] = []
+        self.dropout: dict[str, tuple[tuple[str, float], ...]] = {}
+        """Node -> the dropouts of its value (:class:`rheobase.graph.Graph`)."""
         self.reached: set[str] = set()
         self.stack: list[tuple[str, str]] = []
         """(path, class name) of the modules around the present call, outermost first."""
@@ -149,6 +152,8 @@ class Builder:
                 self.stack = [(str(path).split("@")[0], _class_name(kind)) for path, kind, *_ in stack]
                 self.reached.update(path for path, _ in self.stack)
                 values[node] = self._call(node, values)
+                if node.target is torch.ops.rheobase.dropout.default:
+                    self._keep_dropout(node, values)
         by_name = {node.name: value for node, value in values.items()}  # without the new values of buffers
         found = [by_name.get(str(name)) for name in program.graph_signature.user_outputs]
         if any(isinstance(value, Elsewhere) for value in found):
@@ -233,6 +238,16 @@ class Builder:
             written = write(call.shape)
             self._remember(node, call, written)
             return written
+
+    def _keep_dropout(self, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+        """Keep a dropout for training: with the node before it, if nothing else reads that value."""
+        value, dropout = values[node], dropout_of(node, values)
+        if dropout is not None and isinstance(value, str):
+            self.dropout[value] = (*self.dropout.get(value, ()), dropout)
+            return
+        path, kind = self.place()
+        text = "dropout: its input is read elsewhere too, so a quantised network trains without it"
+        self.rewrites.append(Note(f"{path or 'the network'} ({kind})", text))
 
     def _written(self, node: fx.Node, call: Call, handler: Handler | None) -> Any:
         """The value of a call that a handler writes."""
@@ -380,9 +395,6 @@ def _pass_through(builder: Builder, call: Call) -> str:
     x = call.input("self", "input")
     if not call.floating:
         raise whole_numbers_refused()
-    path, kind = builder.place()
-    if "Dropout" in kind:
-        builder.rewrites.append(Note(f"{path} ({kind})", "removed: it has no effect outside training"))
     return x
 
 
@@ -390,7 +402,7 @@ TRACED: dict[str, Handler] = {
     **piecewise.TRACED,
     "rheobase::staircase": _staircase,
     **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", *_CASTS), _pass_through),
-    **dict.fromkeys(("identity", "dropout", "feature_dropout"), _pass_through),
+    **dict.fromkeys(("identity", "dropout", "feature_dropout", MARK), _pass_through),
     **dict.fromkeys(("alpha_dropout", "native_dropout"), _pass_through),
 }
 """Name of a call of torch or of this library -> function that writes its nodes; operations write those of others."""

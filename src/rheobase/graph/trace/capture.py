@@ -30,6 +30,7 @@ from rheobase.graph.rewrites.channels import channels_first
 from rheobase.graph.trace.agreement import check_agreement, inputs_to_compare
 from rheobase.graph.trace.builder import Builder
 from rheobase.graph.trace.call import TRACE_BATCH, Note
+from rheobase.graph.trace.dropout import mark_dropout
 from rheobase.graph.trace.final import without_final_activations
 from rheobase.graph.trace.nonlinear import ON_NUMBERS, Nonlinear, allows, check_nonlinear, notes_on_numbers, on_numbers
 from rheobase.graph.trace.outputs import Traced, outputs_of, returning_tensors, structure_with
@@ -149,7 +150,7 @@ def capture(
         return Capture(Graph(nodes, "input", {}), [], [*builder.refused_modules.values(), cause])
     chosen = Traced(network, tuple(i for i in positions if every[i] is not None), joined)
     nodes = needed_for(last, builder.nodes)
-    graph, moved = Graph(nodes, last, builder.tensors), list[Note]()
+    graph, moved = Graph(nodes, last, builder.tensors, builder.dropout), list[Note]()
     calls = {name: call for name, (call, _) in builder.functions.items()}
     kept, last, removed = without_final_activations(graph.nodes, graph.output, calls)
     refusals = list(dict.fromkeys(builder.refused[node.name] for node in kept if node.name in builder.refused))
@@ -313,6 +314,7 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 return _export_script(model, batch)
             with returning_tensors(model), _keeping_memory(), _plain_attention():
                 program = torch.export.export(model, (batch,), strict=False)
+            mark_dropout(program)
             return program.run_decompositions(_decompositions())
     except RheobaseError:
         raise

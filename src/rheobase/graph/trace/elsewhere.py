@@ -24,6 +24,7 @@ from rheobase.graph.operations.weighted import Convolution
 from rheobase.graph.operations.windows import Spatial
 from rheobase.graph.trace import piecewise
 from rheobase.graph.trace.call import Call, Fixed, Misplaced, Ref, Refused, whole_numbers
+from rheobase.graph.trace.dropout import MARK
 from rheobase.graph.trace.places import Layout, Places
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _OPERATION_OF = {
 _ELEMENTWISE = frozenset(
     (
         *(*piecewise.TRACED, *Elementwise.traced_from, *Pairwise.traced_from),
-        *("add", "sub", "rsub", "mul", "div", "neg", "dropout", "_to_copy", "to", "type_as"),
+        *("add", "sub", "rsub", "mul", "div", "neg", "dropout", MARK, "_to_copy", "to", "type_as"),
     )
 )
 _OVER_ONE_AXIS = Softmax.traced_from
