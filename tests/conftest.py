@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,12 +28,13 @@ from rheobase.methods import METHODS
 from rheobase.methods.activation_part import ACTIVATION_PARTS
 from rheobase.methods.neuron_part import NEURON_PARTS
 from rheobase.network.protocol import PROTOCOLS
-from rheobase.neurons import NEURONS
+from rheobase.neurons import NEURONS, fused
 from rheobase.passes import PASSES, CalibrationData
 
 settings.register_profile("project", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("project")
 torch.set_num_threads(1)  # the test runner already uses both cores
+fused.WARM_UP = math.inf  # compiling a rule takes longer than the test that happens to reach the limit of its process
 
 
 @pytest.fixture

@@ -170,12 +170,13 @@ def test_a_fusion_that_there_is_not() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> None:
+def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "CHUNK", 3)
     g = torch.Generator().manual_seed(0)
-    currents = LAYOUTS[layout](torch.randn(11, 4, 8, 5, 5, generator=g))  # 8 + 3 steps: two pieces
+    currents = LAYOUTS[layout](torch.randn(5, 4, 8, 5, 5, generator=g))  # 3 + 2 steps: two pieces
     theta = torch.rand(8, generator=g) + 0.1
     theta[2] = float("inf")
-    neuron = IntegrateFire(theta, torch.tensor(0.5), torch.randn(11, 8, generator=g) if with_bias else None)
+    neuron = IntegrateFire(theta, torch.tensor(0.5), torch.randn(5, 8, generator=g) if with_bias else None)
     start = neuron.init(currents.shape[1:], currents[0])
     runs = [("never", False), ("always", False)]
     if layout != "held":  # all steps are one memory there
@@ -190,10 +191,10 @@ def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> Non
             assert (out.data_ptr() == given.data_ptr()) == (overwrite and mode == "never")
             results.append((out, potential))
             if overwrite:
-                sub_batch = currents[:8].clone()
+                sub_batch = currents[:3].clone()
                 out, _ = neuron.run(sub_batch, start, overwrite=True)
                 assert out.data_ptr() == sub_batch.data_ptr()
-                assert torch.equal(out, results[0][0][:8])
+                assert torch.equal(out, results[0][0][:3])
     set_fusion("auto")
     for out, potential in results[1:]:
         assert torch.equal(out, results[0][0])
@@ -201,12 +202,13 @@ def test_the_fused_loop_gives_the_same_bits(layout: str, with_bias: bool) -> Non
     assert results[1][0].stride()[1:] == currents.stride()[1:]
 
 
-def test_each_rule_is_worth_its_own_compilation() -> None:
+def test_each_rule_is_worth_its_own_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a comparison of many kinds of neurons compiles each of them, after the first has run for long."""
+    monkeypatch.setattr(fused, "WARM_UP", 100)
     policy = fused._Policy()
-    assert not policy.wants_compiled("one", int(0.9 * fused.WARM_UP))
-    assert not policy.wants_compiled("other", int(0.9 * fused.WARM_UP))
-    assert policy.wants_compiled("one", int(0.2 * fused.WARM_UP))
+    assert not policy.wants_compiled("one", 90)
+    assert not policy.wants_compiled("other", 90)
+    assert policy.wants_compiled("one", 20)
 
 
 def test_a_broken_compiler_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:

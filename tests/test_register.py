@@ -165,10 +165,10 @@ def test_every_pass_follows_the_rule_of_the_neuron(
 ) -> None:
     rb.register(SignedNeuron)
     own_neurons.register()
-    images = grid_images("OptionAResNet")
+    images = grid_images("MLP")
     passes = (rb.passes.Thresholds(), own)
     recipe = rb.Recipe(name="own", timesteps=3, neuron=neuron(), calibration=passes)
-    snn = rb.convert(networks.build("OptionAResNet"), recipe, calibration=images)
+    snn = rb.convert(networks.build("MLP"), recipe, calibration=images)
     record = snn.provenance.passes[1]
     assert record["changed"] or any("kept" in note for note in record["notes"])
     logits = snn(images)
