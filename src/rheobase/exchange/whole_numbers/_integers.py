@@ -15,7 +15,9 @@ from rheobase.data.readers import Preprocessing
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
 from rheobase.exchange.whole_numbers.grids import READOUT, SHIFTS, choose_grids, constant_bias, round_weights
 from rheobase.exchange.whole_numbers.learned import fit_weights
+from rheobase.exchange.whole_numbers.tables import check_numbers, make_tables
 from rheobase.graph.graph import Graph
+from rheobase.graph.operations.lookup import GAIN_BITS
 from rheobase.graph.sites import Site
 from rheobase.network.integer_network import PIXELS, IntegerNetwork, Units
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
@@ -84,11 +86,12 @@ def integers(
         raise DataError.typed(f"is a {type(preprocessing).__name__}", where="preprocessing", remedy=remedy)
     number = check_whole(num_calibration_images, "num_calibration_images")
     _check_network(network)
+    check_numbers(network, chip)
     drawn = sample(calibration, number, seed, where="calibration data").images
     images = network.check_images(drawn).to(network.graph.device)
     neurons = [_check_neuron(site, network.neuron(site.name), network, chip) for site in network.sites]
     pixel, zero, fraction = _pixels(network, images, preprocessing)
-    grids = choose_grids(network, chip, pixel, fraction)
+    grids = choose_grids(network, chip, pixel, fraction, make_tables(network, images, chip))
     strict = fires_when == "exceeded"
     whole = [
         _neuron(site, neuron, grids.thresholds[site.name], network, chip, strict)
@@ -260,8 +263,14 @@ def _largest_sum(graph: Graph, neurons: list[IntegerNeuron], steps: int) -> floa
         largest.append(float(current.max()) + next(held) * (steps + 1) + next(own))
         return torch.full_like(current, next(most))
 
+    def look_up(node: Any, total: Tensor) -> Tensor:
+        """The sum of the absolute differences over all steps is at most T² f."""
+        largest.append(float(total.max()))
+        entry, gain = (graph.tensor(node.parameters[name]).abs().max() for name in ("table", "gain"))
+        return torch.full_like(total, steps**2 * (float(entry * gain) / 2**GAIN_BITS + 1))
+
     image = torch.full((1, *graph.input_shape), float(PIXELS * steps), dtype=torch.float64, device=graph.device)
-    output = absolute.on_means(image, emit)
+    output = absolute.on_means(image, emit, look_up)
     return max(*largest, float(output.max()))
 
 
