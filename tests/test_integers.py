@@ -216,7 +216,7 @@ def test_networks_of_every_kind(name: str, recipe: rb.Recipe) -> None:
         with pytest.raises(RecipeError, match=WITHOUT[name]):
             rb.integers(snn, calibration=grid_images(name))
         return
-    network = rb.integers(snn, generic(weights=12), calibration=grid_images(name))
+    network = rb.integers(snn, generic(weights=12, state=32), calibration=grid_images(name))
     reference, found = snn(grid_images(name)), network(grid_images(name))
     assert float((found - reference).norm() / reference.norm()) < 0.15
     network.execution = "steps"

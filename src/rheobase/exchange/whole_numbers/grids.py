@@ -28,6 +28,8 @@ READOUT = "readout of the network"
 UNIT = ":unit"
 """End of the name of a site that stands for the unit of a sum, likewise."""
 WEIGHTS, SHIFTS = ("weight", "scale"), ("bias", "shift")
+FINE = 1 / 64
+"""Largest unit of a sum, in thresholds of the neurons that read it, whose rounding is that of the threshold alone."""
 SEVERAL = 16.0
 """The least factor of sums in units of their own, where several of them meet."""
 NO_FACTOR = 0.01
@@ -353,7 +355,7 @@ class _Weights:
                     peak = (peak.max() if common else peak).expand(len(index))
                     peaks[name] = index, peak
                     if _reads_unit(nodes, own):
-                        units[:, 0].scatter_reduce_(0, index, peak, "amin")
+                        units[:, 0].scatter_reduce_(0, index, torch.where(peak > 0, peak, torch.inf), "amin")
                         units[:, 1].scatter_reduce_(0, index, peak, "amax")
                         peak = peak * target.largest_weight  # the weights in the sum, for which its unit was chosen
                     largest.scatter_reduce_(0, index, peak, "amax")
@@ -367,35 +369,29 @@ class _Weights:
         the target's width. They are then multiples of a power of two, as long as that is at most ``COARSEST`` of
         ``capacity``, which is what the neuron can emit in all steps, in thresholds.
         """
-        limit = self._limit(target)
-        theta = self._in_units((target.largest_weight + 0.49) / limit).floor()
+        theta = self._for_weights(self._limit(target), target)
         theta = torch.minimum(theta, ((self.most + 0.49) / self.entries).floor())
         known = theta.isfinite()
         theta = theta.where(known, theta[known].max() if bool(known.any()) else float(target.largest_weight))
         if target.shifts and target.scale == "channel":
-            step = 2 ** (limit / (target.largest_weight + 0.49)).clamp(min=1).log2().ceil()
+            step = 2 ** (self._limit(target) / (target.largest_weight + 0.49)).clamp(min=1).log2().ceil()
             theta = torch.where((theta < 1) & (step <= COARSEST * capacity), 1.0, theta)
         theta = torch.minimum(theta, ((target.largest_bias + 0.49) / self.biases).floor())
         theta = theta.clamp(max=target.largest_threshold)
+        theta = torch.where(self.units[:, 0].isfinite(), self._of_units(theta).round(), theta.floor())
         if target.scale == "layer":
             theta = theta.min().expand(len(theta)).clone()
-        if bool((theta < 1).any()):
-            channel = int((theta < 1).nonzero()[0])
-            widths = f"{target.weights}-bit weights and {target.biases}-bit biases"
-            weight, bias = (f"{float(values[channel]):.3g}" for values in (self.largest, self.biases))
-            needs = f"its largest weight is {weight} thresholds, its bias {bias}"
-            raise RecipeError(
-                f"cannot hold channel {channel} in {widths}: {needs}",
-                where=self.node.origin or self.node.name,
-                remedy="use a target with more bits, or one with a scale for each channel",
-            )
+        self._check(theta >= 1, target)
         return theta[0] if self.common and self.node.operation == Lookup.name else theta
 
     def unit(self, target: Target) -> Tensor:
-        """The number of units of a sum for its 1, for which its weights fit: any number > 0, [C] or []."""
-        unit = self._in_units((target.largest_weight + 0.49) / self._limit(target))
-        unit = torch.minimum(unit, 2.0 ** (target.tables - 1) / self.entries)
-        unit = torch.minimum(unit, (target.largest_bias + 0.49) / self.biases)
+        """The number of units of a sum for its 1, any number > 0, [C] or [].
+
+        All weights fit, not only the finest: the sums of sums have to remain within the widths.
+        """
+        unit = torch.minimum(self._for_weights(self.largest, target), 2.0 ** (target.tables - 1) / self.entries)
+        unit = self._of_units(torch.minimum(unit, (target.largest_bias + 0.49) / self.biases))
+        self._check(unit > 0, target)
         known = unit.isfinite()
         unit = unit.where(known, unit[known].max() if bool(known.any()) else 1.0)
         if target.scale == "layer":
@@ -410,14 +406,35 @@ class _Weights:
             found[name] = 2 ** over.log2().ceil().clamp(min=0) if target.shifts else torch.ones_like(over)
         return found
 
-    def _in_units(self, theta: Tensor) -> Tensor:
-        """The threshold for which a sum with a unit of its own has a whole factor, near ``theta``.
+    def _check(self, fits: Tensor, target: Target) -> None:
+        """Refuse the first channel that does not fit."""
+        if not bool(fits.all()):
+            channel = int((~fits).nonzero()[0])
+            widths = f"{target.weights}-bit weights and {target.biases}-bit biases"
+            weight, bias = (f"{float(values[channel]):.3g}" for values in (self.largest, self.biases))
+            needs = f"its largest weight is {weight} thresholds, its bias {bias}"
+            raise RecipeError(
+                f"cannot hold channel {channel} in {widths}: {needs}",
+                where=self.node.origin or self.node.name.removesuffix(UNIT),
+                remedy="use a target with more bits, or one with a scale for each channel",
+            )
 
-        The threshold, a large number, is then rounded, and not the factor. Sums of different units have larger factors.
-        """
+    def _for_weights(self, limit: Tensor, target: Target) -> Tensor:
+        """The largest threshold for which weights of this size fit; inf without weights."""
+        theta = (target.largest_weight + 0.49) / limit
         finest, largest = self.units.unbind(1)
-        factor = (theta * finest).floor().maximum(torch.where(largest > finest, SEVERAL, 1.0))
-        return torch.where(finest.isfinite(), (factor / finest).round(), theta)
+        if not target.shifts:
+            return theta
+        least = torch.where(largest > finest, SEVERAL, 1.0).maximum((finest / FINE).ceil())
+        return torch.where(finest.isfinite(), theta.maximum((least + 0.49) / finest), theta)
+
+    def _of_units(self, theta: Tensor) -> Tensor:
+        """The threshold up to ``theta`` for which a sum with a unit of its own has a whole factor; 0: there is none.
+
+        The threshold, a large number, is then rounded, and not the factor.
+        """
+        finest = self.units[:, 0]
+        return torch.where(finest.isfinite(), (theta * finest).floor().div(finest), theta)
 
     def _limit(self, target: Target) -> Tensor:
         """The largest weight that has to fit; 0 without weights."""
