@@ -215,6 +215,7 @@ def test_nir_has_no_tables(tmp_path: Path) -> None:
     recipe = rb.RateCoding(timesteps=4, initial_potential=0)
     snn = rb.convert(waiting().eval(), recipe, calibration=vectors(), nonlinear="numbers")
     network = rb.integers(snn, calibration=vectors())
+    assert any(note.startswith("lookup tables: 3 (") for note in network.provenance.notes)
     with pytest.raises(rb.RheobaseError, match=r"computes on numbers \(softplus\)"):
         rb.exchange.export_nir(network, tmp_path / "net.nir", reset="subtract", fires_when="reached")
 

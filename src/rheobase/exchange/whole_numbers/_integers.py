@@ -46,15 +46,16 @@ def integers(
 
     The threshold of a channel is the largest whole number for which its weights fit; it is exact, and the weights are
     rounded to its grid (:func:`rheobase.exchange.whole_numbers.grids.choose_grids`). Mean pooling becomes sum pooling.
-    Images become pixels from 0 to 255. All sums are sums of whole numbers, so the result does not depend on the
-    machine, on the order of additions, or on ``execution``.
+    Images become pixels from 0 to 255. Functions of one variable (``nonlinear="numbers"``) become lookup tables
+    (:class:`rheobase.graph.operations.lookup.Lookup`) over the range of their inputs on the images. All sums are sums
+    of whole numbers, so the result does not depend on the machine, on the order of additions, or on ``execution``.
 
     Args:
         network: a converted network; not modified. Its neurons need a firing rule or a closed form.
         target: ``"generic"`` (8-bit weights, 24-bit potentials), ``"speck"``, ``"loihi2"``, ``"xylo"``,
             ``rb.network.generic(weights=4)``, or a :class:`rheobase.network.Target`.
         calibration: training images, on which potentials beyond their width are counted, weights are fitted, and the
-            range of pixels is measured; without labels.
+            ranges of pixels and of tables are measured; without labels.
         rounding: ``"nearest"``, or ``"learned"``: the weights of a layer are fitted to the spikes that it receives, and
             rounded so that the errors cancel on them (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
         fires_when: when the neurons of the chip or simulator fire: θ is ``"reached"`` (v >= θ: Speck, sinabs), or
@@ -91,7 +92,8 @@ def integers(
     images = network.check_images(drawn).to(network.graph.device)
     neurons = [_check_neuron(site, network.neuron(site.name), network, chip) for site in network.sites]
     pixel, zero, fraction = _pixels(network, images, preprocessing)
-    grids = choose_grids(network, chip, pixel, fraction, make_tables(network, images, chip))
+    tables = make_tables(network, images, chip)
+    grids = choose_grids(network, chip, pixel, fraction, tables)
     strict = fires_when == "exceeded"
     whole = [
         _neuron(site, neuron, grids.thresholds[site.name], network, chip, strict)
@@ -106,7 +108,9 @@ def integers(
         found = _network(network, grids.graph, fitted, whole, units)
     above = ", V0 less 1 for neurons that fire when θ is exceeded" if fires_when == "exceeded" else ""
     note = f"whole numbers for {chip.name}: thresholds in the weights, spikes of amplitude 1{above}"
-    found.provenance.notes += [note, *_counted(found, images)]
+    sizes = [f"{name} ({table.values.shape[-1]} entries)" for name, table in tables.items()]
+    looked_up = [f"lookup tables: {', '.join(sizes)}"] if sizes else []
+    found.provenance.notes += [note, *looked_up, *_counted(found, images)]
     return found
 
 

@@ -86,22 +86,22 @@ def choose_grids(
     Raises:
         RecipeError: if the widths cannot hold a channel, or a weighted layer reads values that are not spikes.
     """
-    graph, after = sum_pools(network.graph, refusing)
+    graph, after = sum_pools(_double(network.graph), refusing)
     tables = tables or {}
     most = largest_entry(target, network.timesteps)
-    graph = write_lookups(_double(graph), tables, most)
-    one = torch.ones((), dtype=torch.float64, device=graph.device)
+    graph = write_lookups(graph, tables, most)
+    one = torch.ones((), dtype=torch.float64)
     before: dict[str, Tensor] = {name: one / table.reach for name, table in tables.items()} | {READOUT: one}
     shift: dict[str, Tensor] = {}
     for site in network.sites:
         neuron = network.neuron(site.name)
-        amplitude = neuron.amplitude.double()
+        amplitude = neuron.amplitude.double().cpu()
         silent = amplitude.isinf()
         after[site.name] = torch.where(silent, 1.0, amplitude)
         before[site.name] = torch.where(silent, 0.0, 1 / finite_amplitude(amplitude).clamp(min=1e-300))
         bias = constant_bias(neuron)
         if bias is not None:
-            shift[site.name] = -bias.double() * before[site.name]
+            shift[site.name] = -bias.double().cpu() * before[site.name]
     after[graph.nodes[0].name] = pixel
     graph = _with_site(graph, graph.output, READOUT)
     units = {name: factor for name, factor in after.items() if bool((factor != 1).any())}
@@ -166,8 +166,10 @@ def constant_bias(neuron: Neuron) -> Tensor | None:
 
 
 def _double(graph: Graph) -> Graph:
-    tensors = {name: t.double() if t.is_floating_point() else t for name, t in graph.tensors.items()}
-    return graph.replace(tensors=tensors)
+    """The graph in float64 on the CPU, where the grids are chosen."""
+    return graph.replace(
+        tensors={n: t.cpu().double() if t.is_floating_point() else t.cpu() for n, t in graph.tensors.items()}
+    )
 
 
 def _less_a_fraction(graph: Graph, fraction: Tensor) -> Graph:

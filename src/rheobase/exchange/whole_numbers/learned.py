@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -47,14 +48,17 @@ def fit_weights(network: IntegerNetwork, reference: SpikingNetwork, grids: Grids
     Returns:
         The rounded weights and biases of every layer for which this is known, by name.
     """
+    device = network.graph.device
+    steps = {name: step.to(device) for name, step in grids.steps.items()}
+    grids = replace(grids, graph=grids.graph.on(device), steps=steps)
     layerwise = _Fit(network, grids)
     for layer, before in zip(layers(network, images), layers(reference, images), strict=True):
         layerwise.fit(layer, _target(layer, before, reference), before.on_means(reference.graph))
     last = readout(network, images)
-    logits = torch.cat([reference(part).cpu() for part in images.split(reference.sub_batch_size(reference.timesteps))])
+    logits = torch.cat([reference(part) for part in images.split(reference.sub_batch_size(reference.timesteps))])
     exact = readout(reference, images).on_means(reference.graph) if grids.tables else {}
     layerwise.fit(last, logits / network.units.logit, exact)
-    return layerwise.fitted
+    return {name: tensor.cpu() for name, tensor in layerwise.fitted.items()}
 
 
 def _target(layer: Layer, before: Layer, reference: SpikingNetwork) -> Tensor:

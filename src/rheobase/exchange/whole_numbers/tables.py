@@ -68,7 +68,8 @@ def make_tables(network: SpikingNetwork, images: Tensor, target: Target) -> dict
     """The table of every function of one variable, over the range of its input on the images, by the node's name."""
     functions = on_numbers(network.graph.nodes)
     ranges = _ranges(network, {node.inputs[0] for node in functions}, images) if functions else {}
-    return {node.name: _table(network.graph, node, *ranges[node.inputs[0]], 2**target.tables) for node in functions}
+    graph = network.graph.on(torch.device("cpu"))
+    return {node.name: _table(graph, node, *ranges[node.inputs[0]], 2**target.tables) for node in functions}
 
 
 def _ranges(network: SpikingNetwork, names: set[str], images: Tensor) -> dict[str, tuple[float, float]]:
