@@ -634,7 +634,7 @@ def test_no_word_for_them_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(RheobaseError, match=r"computes on numbers \(hardswish\)"):
         rb.exchange.export_nir(snn, tmp_path / "network.nir", reset="subtract")
     _, snn = converted("gated")
-    with pytest.raises(RheobaseError, match="elementwise, which has no form in whole numbers"):
+    with pytest.raises(RheobaseError, match="computes mul, a function of several values, which has no form in whole"):
         rb.integers(snn, calibration=IMAGES)
 
 

@@ -117,6 +117,13 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Ten
         {"index": torch.pixel_shuffle(torch.arange(16.0).reshape(4, 2, 2), 2).flatten().int()},
     ),
     **NUMBER_CASES,
+    "lookup": (
+        "lookup",
+        [(2, 3)],
+        {"function": "silu", "first": -2, "per_threshold": 3},
+        {"table": torch.tensor([[-9.0, -7.0, 0.0, 8.0], [-1.0, 0.0, 2.0, 4.0]])[:, None]}
+        | {"gain": torch.tensor(2.0**15), "threshold": torch.tensor([[1.0], [2.0]])},
+    ),
     "upsample": ("upsample", [(2, 3, 2)], {"size": [6, 4], "mode": "nearest", "align_corners": None}, {}),
     "bilinear": ("upsample", [(1, 4, 3)], {"size": [7, 5], "mode": "bilinear", "align_corners": True}, {}),
     **{

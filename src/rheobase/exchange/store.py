@@ -248,7 +248,7 @@ def _narrowed(values: Tensor) -> Tensor:
     """The values as the smallest integers from which the same bits come back, if there are such."""
     for dtype in (torch.int8, torch.int16, torch.int32) if values.is_floating_point() else ():
         found = values.to(dtype)
-        if torch.equal(found.to(values.dtype).view(torch.uint8), values.view(torch.uint8)):
+        if torch.equal(*(one.reshape(-1).view(torch.uint8) for one in (found.to(values.dtype), values))):
             return found
     return values
 

@@ -14,6 +14,7 @@ from rheobase.core.memory import in_pieces
 from rheobase.graph.interpreter import overwriting, run, schedule
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers, in_memory_format
+from rheobase.graph.operations.lookup import Lookup
 from rheobase.graph.operations.numbers import check_finite
 from rheobase.graph.operations.outputs import Structure, choose_output, structure_of
 from rheobase.graph.operations.weighted import Weighted
@@ -179,6 +180,12 @@ class Graph(nn.Module):
             lift(lambda x: self.activate(node, x), signal) if node.operation == "site" else self.compute(node, signal)
         )
 
+    def look_up(self, node: Node, total: Tensor, steps: int) -> Tensor:
+        """The output for one step of a lookup whose input is summed over a number of steps, [B, ...]."""
+        given: dict[str, Any] = {argument: self.tensor(name) for argument, name in node.parameters.items()}
+        given |= {name: value for name, value in node.attributes.items() if name != "function"}
+        return Lookup().of_sum(total, steps, **given)
+
     def activate(self, node: Node, x: Tensor, *, overwrite: bool = False) -> Tensor:
         """The activation of a site for a pre-activation ``x`` [B, C, ...]."""
         tensors = {argument: self.tensor(name) for argument, name in node.parameters.items()}
@@ -200,10 +207,16 @@ class Graph(nn.Module):
 
         return run(self, x, None) if torch.is_grad_enabled() else in_pieces(run, self, x, max(1, len(x)))
 
-    def on_means(self, x: Tensor, site: Callable[[Node, Tensor, bool], Tensor]) -> Tensor:
+    def on_means(
+        self,
+        x: Tensor,
+        site: Callable[[Node, Tensor, bool], Tensor],
+        lookup: Callable[[Node, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Run the network on time-means, each value computed once: ``x`` [B, ...] -> output [B, ...].
 
         ``site``: (node, current [B, C, ...], True if the output may be written over the current) -> output of the site.
+        ``lookup``: (node, input [B, ...]) -> output of a lookup, for values that are sums over steps.
         """
         values: dict[str, Signal] = {self.nodes[0].name: Constant(in_memory_format(x))}
         overwriting = frozenset() if torch.is_grad_enabled() else self._overwriting
@@ -211,6 +224,8 @@ class Graph(nn.Module):
         def nonlinear(node: Node, signal: Signal) -> Signal:
             if node.operation == "site":
                 return Constant(site(node, signal.mean(), node.name in overwriting))
+            if lookup is not None and node.operation == Lookup.name:
+                return Constant(lookup(node, signal.mean()))
             return self.analog(node, signal)
 
         run(self, self._schedule, values, nonlinear, overwriting)

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers
+from rheobase.graph.operations.lookup import Lookup
 from rheobase.signals.signal import Averaged, Constant, Signal, TimeSeries, lift
 
 Evaluate = Callable[..., Signal]
-"""(node, *inputs) -> output, for a site, a max-pooling, an alignment, or a node on numbers that reads time series."""
+"""(node, *inputs) -> output, for a site, a max-pooling, an alignment, a lookup, or a node on numbers that reads time
+series."""
 
 
 class Computes(Protocol):
@@ -84,10 +86,13 @@ def run(
 
 
 def _is_stateless(node: Node, inputs: Iterable[Signal]) -> bool:
-    """True if the value at a step depends on the inputs at this step alone: an affine node, or one of constants."""
+    """True if the value at a step depends on the inputs at this step alone: an affine node, or one of constants.
+
+    A lookup depends on the number of steps that its input is a sum over, also if it reads a constant.
+    """
     operation = OPERATIONS.get(node.operation)
     if isinstance(operation, OnNumbers):
-        return all(isinstance(signal, Constant) for signal in inputs)
+        return not isinstance(operation, Lookup) and all(isinstance(signal, Constant) for signal in inputs)
     return operation is not None and operation.affine
 
 

@@ -23,10 +23,12 @@ from rheobase.network.spiking_network import Provenance, SpikingNetwork
 from rheobase.network.target import Target
 from rheobase.neurons import Neuron
 from rheobase.neurons.integer import IntegerCount, IntegerFire, IntegerNeuron, check_whole_numbers
-from rheobase.signals.signal import MeanSpikes, Signal, TimeSeries
+from rheobase.signals.signal import Constant, MeanSpikes, Signal, TimeSeries
 
 PIXELS = 255
 """The largest pixel."""
+OUTPUT = "output of the network"
+"""Key of the output next to the names of nodes, one of which may be the output."""
 
 
 class Units(Value):
@@ -159,7 +161,9 @@ class IntegerNetwork(SpikingNetwork):
 
     def _summed(self, sums: Mapping[str, Tensor], t: int) -> Tensor:
         """The readout of sums is W Σ + b; the bias of the other steps is added."""
-        return self._finish(dict(sums)) + (t - 1) * self.at_zero[self.graph.output]
+        values: dict[str, Signal] = {name: Constant(total) for name, total in sums.items()}
+        run(self.graph, self._late, values, lambda node, signal: Constant(self._look_up(node, signal.mean(), t)))
+        return values[self.graph.output].mean() + (t - 1) * self.at_zero[OUTPUT]
 
     @torch.no_grad()
     def record(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -188,7 +192,7 @@ class IntegerNetwork(SpikingNetwork):
 
     @property
     def at_zero(self) -> dict[str, Tensor]:
-        """The current of every site and the output for no spikes and an image of zeros: the biases of one step."""
+        """The biases of one step: the input of every site and lookup, and the output, where these give 0."""
         if self._at_zero is None:
             self._at_zero = self._zeros()
         return self._at_zero
@@ -196,12 +200,12 @@ class IntegerNetwork(SpikingNetwork):
     def _zeros(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
-        def silent(node: Node, current: Tensor, overwrite: bool) -> Tensor:
+        def silent(node: Node, current: Tensor, overwrite: bool = False) -> Tensor:
             found[node.name] = current.clone()
             return torch.zeros_like(current)
 
         nothing = torch.zeros(1, *self.graph.input_shape, dtype=self.graph.dtype, device=self.graph.device)
-        found[self.graph.output] = self.graph.on_means(nothing, silent)
+        found[OUTPUT] = self.graph.on_means(nothing, silent, silent)
         return found
 
     def _count(self, images: Tensor, timesteps: int, monitor: Monitor | None) -> Tensor:
@@ -209,10 +213,15 @@ class IntegerNetwork(SpikingNetwork):
 
         def run(network: IntegerNetwork, piece: Tensor, tell: Monitor | None) -> Tensor:
             emit = partial(network._emit, timesteps=timesteps, monitor=tell)
-            total = network.graph.on_means(timesteps * network.pixels(piece), emit)
-            return network._in_units(total + (timesteps - 1) * network.at_zero[network.graph.output], timesteps)
+            look_up = partial(network._look_up, steps=timesteps)
+            total = network.graph.on_means(timesteps * network.pixels(piece), emit, look_up)
+            return network._in_units(total + (timesteps - 1) * network.at_zero[OUTPUT], timesteps)
 
         return in_pieces(run, self, images, self.sub_batch_size(1), monitor)
+
+    def _look_up(self, node: Node, total: Tensor, steps: int) -> Tensor:
+        """The output of a lookup, summed over all steps; the biases of the other steps are added to its input."""
+        return steps * self.graph.look_up(node, total + (steps - 1) * self.at_zero[node.name], steps)
 
     def _emit(self, node: Node, current: Tensor, overwrite: bool, timesteps: int, monitor: Monitor | None) -> Tensor:
         site = self.sites[self._index[node.name]]

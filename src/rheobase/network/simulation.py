@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, OnNumbers
+from rheobase.graph.operations.lookup import Lookup
 from rheobase.graph.rewrites.alignment import OPERATION as ALIGN
 from rheobase.graph.sites import Site
 from rheobase.neurons import Neuron, State
@@ -53,6 +54,8 @@ class Simulation:
 
     def fire(self, node: Node, *signals: Signal) -> Signal:
         """The output of a node over these steps: a site, a max-pool gate, an alignment, or one on numbers."""
+        if node.operation == Lookup.name:
+            return self.look_up(node, *signals)
         if isinstance(OPERATIONS.get(node.operation), OnNumbers):
             return self.differences(node, *signals)
         (signal,) = (TimeSeries(s.values) if isinstance(s, Averaged) else s for s in signals)
@@ -96,6 +99,24 @@ class Simulation:
         before = torch.zeros_like(totals[:1]) if given is None else given
         self.states[node.name] = (*ends, totals[-1:].clone())  # a view would keep all of them
         return Averaged(totals - torch.cat([before, totals[:-1]]), reached)
+
+    def look_up(self, node: Node, signal: Signal) -> Signal:
+        """A lookup (:class:`rheobase.graph.operations.lookup.Lookup`): t f(sum so far, t), less what it gave."""
+        look_up = partial(self.network.graph.look_up, node)
+        if isinstance(signal, Constant):
+            return Constant(look_up(signal.values, 1))
+        if self.network.reads_means:
+            return Constant(look_up(signal.values.sum(0), signal.steps))
+        nothing = torch.zeros_like(signal.values[0])
+        total, given = self.states.get(node.name) or (nothing, nothing)
+        emitted = []
+        for t, value in enumerate(signal.values, start=self.done + 1):
+            total = total + value
+            reached = t * look_up(total, t)
+            emitted.append(reached - given)
+            given = reached
+        self.states[node.name] = total, given
+        return TimeSeries(torch.stack(emitted))
 
     def _running_means(self, signal: Signal, before: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
         """The means over all steps up to each of these, [steps, B, ...], and the sum to continue from."""

@@ -27,6 +27,7 @@ class Target(Value):
         waits: a neuron may collect its whole input before it fires.
         step_biases: a bias may differ from step to step.
         shifts: the branches of a sum may have grids that differ by powers of two.
+        tables: bits of the index of its lookup tables, for functions of one variable; 0: it has none.
 
     Example:
         >>> target("speck").weights, generic(weights=4).weights
@@ -46,6 +47,7 @@ class Target(Value):
     waits: bool = True
     step_biases: bool = True
     shifts: bool = True
+    tables: Annotated[int, Field(ge=0, le=16, strict=True)] = 0
 
     @property
     def largest_weight(self) -> int:
@@ -64,7 +66,11 @@ class Target(Value):
 
 
 def generic(
-    weights: int = 8, state: int = 24, biases: int | None = None, scale: Literal["channel", "layer"] = "channel"
+    weights: int = 8,
+    state: int = 24,
+    biases: int | None = None,
+    scale: Literal["channel", "layer"] = "channel",
+    tables: int = 10,
 ) -> Target:
     """A chip with any features, and the given widths.
 
@@ -72,10 +78,16 @@ def generic(
         weights: bits of a weight, 2 to 16.
         state: bits of a potential.
         biases: bits of a bias; default: those of a potential.
-        scale: see :class:`Target`.
+        scale, tables: see :class:`Target`.
     """
     return Target(
-        name=f"generic {weights}-bit", weights=weights, state=state, biases=biases or state, scale=scale, spikes=2**15
+        name=f"generic {weights}-bit",
+        weights=weights,
+        biases=biases or state,
+        state=state,
+        scale=scale,
+        spikes=2**15,
+        tables=tables,
     )
 
 

@@ -18,11 +18,12 @@ from rheobase.core.errors import RecipeError, StoreError
 from rheobase.core.folders import as_path, whole_file
 from rheobase.core.versions import versions
 from rheobase.exchange.onnx.firing import Memory, count, fire
-from rheobase.exchange.onnx.forms import Call, gate, max_pool, write
+from rheobase.exchange.onnx.forms import Call, gate, look_up, max_pool, write
 from rheobase.exchange.onnx.packages import require_onnx
 from rheobase.exchange.onnx.writer import Value, Writer
 from rheobase.graph.node import Node
 from rheobase.graph.operations import NotExpressible
+from rheobase.graph.operations.lookup import Lookup
 from rheobase.graph.sites import split_at_sites
 from rheobase.network.integer_network import PIXELS, IntegerNetwork
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
@@ -213,6 +214,8 @@ class _Export:
         self.counts: dict[str, Value] = {}
         self.memories: dict[str, Memory] = {}
         self.totals: dict[str, Value] = {}
+        self.sums_read: dict[str, Value] = {}
+        self.given: dict[str, Value] = {}
         self._multiples: dict[str, Value] = {}
         before, self.between, self.readout = split_at_sites(self.graph)
         self.constant = self._image(before[0])
@@ -280,6 +283,8 @@ class _Export:
                 return self.site(node, inputs[0], t)
             if node.operation == "max_pool":
                 return self.max_pool(call, t)
+            if node.operation == Lookup.name:
+                return self.look_up(call, t)
             return write(self.writer, call)
 
     def site(self, node: Node, current: Value, t: int | None) -> Value:
@@ -303,6 +308,17 @@ class _Export:
         total = self.writer.add(self.totals[read], x) if read in self.totals else x
         self.totals[read] = total
         return gate(self.writer, call, total)
+
+    def look_up(self, call: Call, t: int | None) -> Value:
+        """Write a lookup: of sums over all steps, of a constant, or what step t adds."""
+        name, (x,) = call.node.name, call.inputs
+        if t is None:
+            return self.writer.times(look_up(self.writer, call, x, call.steps), np.array(call.steps))
+        total = self.writer.add(self.sums_read[name], x) if name in self.sums_read else x
+        reached = self.writer.times(look_up(self.writer, call, total, t + 1), np.array(t + 1))
+        given = self.given.get(name)
+        self.sums_read[name], self.given[name] = total, reached
+        return reached if given is None else self.writer.add(reached, self.writer.negative(given))
 
     # -- the file --------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from rheobase.exchange.onnx.writer import Value, Whole, Writer
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS, NotExpressible
+from rheobase.graph.operations.lookup import GAIN_BITS
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,31 @@ def _constant(writer: Writer, call: Call) -> Value:
     shape = writer.op("Concat", batch, writer.array(values.shape[1:]), axis=0)
     name = writer.op("Expand", writer.numbers(values), shape)
     return writer.value(name, values.min(initial=0), values.max(initial=0))
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def look_up(writer: Writer, call: Call, total: Value, steps: int) -> Value:
+    """The output for one step of a lookup whose input has the sum ``total`` over a number of steps."""
+    table, gain, theta = (call.whole(argument) for argument in ("table", "gain", "threshold"))
+    assert table is not None
+    assert gain is not None
+    assert theta is not None
+    first, per_threshold = call.attributes["first"], call.attributes["per_threshold"]
+    theta, last = steps * theta, first + table.shape[-1] - 1
+    # beyond one threshold of any channel every index is that of an end of the table
+    within = writer.clip(total, -int(theta.max()), int(theta.max()))
+    # floor((2 N S + θ) / 2 θ) in numbers of half the size
+    halves = writer.plus(writer.times(within, np.array(per_threshold)), theta // 2)
+    index = writer.plus(writer.floor_divide(halves, theta, first, last), np.array(-first))
+    if table.ndim > 1:  # one table after the other
+        tables = np.arange(prod(table.shape[:-1])).reshape(table.shape[:-1])
+        index = writer.plus(index, tables * table.shape[-1])
+    product = writer.times(writer.entries(table.flatten(), index), gain)
+    rounded = writer.plus(product, np.array(2 ** (GAIN_BITS - 1)))
+    least, most = (end // 2**GAIN_BITS for end in (rounded.low, rounded.high))
+    return writer.floor_divide(rounded, np.array(2**GAIN_BITS), least, most)
 
 
 # -- maxima ----------------------------------------------------------------------------------------------------------

@@ -227,6 +227,10 @@ class Writer:
         """The elements of an axis of [B, ...] in the order of ``index``."""
         return self.moved(x, "Gather", self.array(index), axis=axis)
 
+    def entries(self, table: Whole, index: Value) -> Value:
+        """The numbers of a table [E] at the places ``index``, each from 0 to E - 1."""
+        return self.value(self.op("Gather", self.numbers(table), index.name, axis=0), table.min(), table.max())
+
     # -- products ----------------------------------------------------------------------------------------------------
 
     def declare_bytes(self, x: Value, name: str, zero: int) -> None:

@@ -15,7 +15,9 @@ from rheobase.data.readers import Preprocessing
 from rheobase.data.sampling import NUM_CALIBRATION_IMAGES, sample
 from rheobase.exchange.whole_numbers.grids import READOUT, SHIFTS, choose_grids, constant_bias, round_weights
 from rheobase.exchange.whole_numbers.learned import fit_weights
+from rheobase.exchange.whole_numbers.tables import check_numbers, make_tables
 from rheobase.graph.graph import Graph
+from rheobase.graph.operations.lookup import GAIN_BITS
 from rheobase.graph.sites import Site
 from rheobase.network.integer_network import PIXELS, IntegerNetwork, Units
 from rheobase.network.spiking_network import SpikingNetwork, check_converted
@@ -44,15 +46,16 @@ def integers(
 
     The threshold of a channel is the largest whole number for which its weights fit; it is exact, and the weights are
     rounded to its grid (:func:`rheobase.exchange.whole_numbers.grids.choose_grids`). Mean pooling becomes sum pooling.
-    Images become pixels from 0 to 255. All sums are sums of whole numbers, so the result does not depend on the
-    machine, on the order of additions, or on ``execution``.
+    Images become pixels from 0 to 255. Functions of one variable (``nonlinear="numbers"``) become lookup tables
+    (:class:`rheobase.graph.operations.lookup.Lookup`) over the range of their inputs on the images. All sums are sums
+    of whole numbers, so the result does not depend on the machine, on the order of additions, or on ``execution``.
 
     Args:
         network: a converted network; not modified. Its neurons need a firing rule or a closed form.
         target: ``"generic"`` (8-bit weights, 24-bit potentials), ``"speck"``, ``"loihi2"``, ``"xylo"``,
             ``rb.network.generic(weights=4)``, or a :class:`rheobase.network.Target`.
         calibration: training images, on which potentials beyond their width are counted, weights are fitted, and the
-            range of pixels is measured; without labels.
+            ranges of pixels and of tables are measured; without labels.
         rounding: ``"nearest"``, or ``"learned"``: the weights of a layer are fitted to the spikes that it receives, and
             rounded so that the errors cancel on them (:func:`rheobase.exchange.whole_numbers.learned.fit_weights`).
         fires_when: when the neurons of the chip or simulator fire: θ is ``"reached"`` (v >= θ: Speck, sinabs), or
@@ -84,11 +87,13 @@ def integers(
         raise DataError.typed(f"is a {type(preprocessing).__name__}", where="preprocessing", remedy=remedy)
     number = check_whole(num_calibration_images, "num_calibration_images")
     _check_network(network)
+    check_numbers(network, chip)
     drawn = sample(calibration, number, seed, where="calibration data").images
     images = network.check_images(drawn).to(network.graph.device)
     neurons = [_check_neuron(site, network.neuron(site.name), network, chip) for site in network.sites]
     pixel, zero, fraction = _pixels(network, images, preprocessing)
-    grids = choose_grids(network, chip, pixel, fraction)
+    tables = make_tables(network, images, chip)
+    grids = choose_grids(network, chip, pixel, fraction, tables)
     strict = fires_when == "exceeded"
     whole = [
         _neuron(site, neuron, grids.thresholds[site.name], network, chip, strict)
@@ -103,7 +108,9 @@ def integers(
         found = _network(network, grids.graph, fitted, whole, units)
     above = ", V0 less 1 for neurons that fire when θ is exceeded" if fires_when == "exceeded" else ""
     note = f"whole numbers for {chip.name}: thresholds in the weights, spikes of amplitude 1{above}"
-    found.provenance.notes += [note, *_counted(found, images)]
+    sizes = [f"{name} ({table.values.shape[-1]} entries)" for name, table in tables.items()]
+    looked_up = [f"lookup tables: {', '.join(sizes)}"] if sizes else []
+    found.provenance.notes += [note, *looked_up, *_counted(found, images)]
     return found
 
 
@@ -260,8 +267,14 @@ def _largest_sum(graph: Graph, neurons: list[IntegerNeuron], steps: int) -> floa
         largest.append(float(current.max()) + next(held) * (steps + 1) + next(own))
         return torch.full_like(current, next(most))
 
+    def look_up(node: Any, total: Tensor) -> Tensor:
+        """The sum of the absolute differences over all steps is at most T² f."""
+        largest.append(float(total.max()))
+        entry, gain = (graph.tensor(node.parameters[name]).abs().max() for name in ("table", "gain"))
+        return torch.full_like(total, steps**2 * (float(entry * gain) / 2**GAIN_BITS + 1))
+
     image = torch.full((1, *graph.input_shape), float(PIXELS * steps), dtype=torch.float64, device=graph.device)
-    output = absolute.on_means(image, emit)
+    output = absolute.on_means(image, emit, look_up)
     return max(*largest, float(output.max()))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -11,12 +13,14 @@ from rheobase.core.seeds import generator
 from rheobase.exchange.whole_numbers.grids import Grids, constant_bias, grid_of
 from rheobase.graph.node import Node
 from rheobase.graph.operations import OPERATIONS
+from rheobase.graph.operations.lookup import Lookup
 from rheobase.graph.operations.weighted import Weighted
 from rheobase.network.integer_network import IntegerNetwork
 from rheobase.network.spiking_network import SpikingNetwork
 from rheobase.neurons.integer import IntegerNeuron
 from rheobase.passes.layers import Layer, Segment, layers, readout
-from rheobase.passes.weight_regression import fittable, regress, shared_tensors
+from rheobase.passes.weight_regression import before_numbers, fittable, regress, shared_tensors
+from rheobase.signals import Signal
 
 DAMPING = 0.01
 """Added to the diagonal of the products, as a fraction of its mean."""
@@ -44,13 +48,17 @@ def fit_weights(network: IntegerNetwork, reference: SpikingNetwork, grids: Grids
     Returns:
         The rounded weights and biases of every layer for which this is known, by name.
     """
+    device = network.graph.device
+    steps = {name: step.to(device) for name, step in grids.steps.items()}
+    grids = replace(grids, graph=grids.graph.on(device), steps=steps)
     layerwise = _Fit(network, grids)
     for layer, before in zip(layers(network, images), layers(reference, images), strict=True):
-        layerwise.fit(layer, _target(layer, before, reference))
+        layerwise.fit(layer, _target(layer, before, reference), before.on_means(reference.graph))
     last = readout(network, images)
-    logits = torch.cat([reference(part).cpu() for part in images.split(reference.sub_batch_size(reference.timesteps))])
-    layerwise.fit(last, logits / network.units.logit)
-    return layerwise.fitted
+    logits = torch.cat([reference(part) for part in images.split(reference.sub_batch_size(reference.timesteps))])
+    exact = readout(reference, images).on_means(reference.graph) if grids.tables else {}
+    layerwise.fit(last, logits / network.units.logit, exact)
+    return {name: tensor.cpu() for name, tensor in layerwise.fitted.items()}
 
 
 def _target(layer: Layer, before: Layer, reference: SpikingNetwork) -> Tensor:
@@ -72,17 +80,39 @@ class _Fit:
         self.network, self.grids = network, grids
         self.fitted: dict[str, Tensor] = {}
         self._shared = shared_tensors(network.graph)
+        self._read = before_numbers(network.graph, self._shared)
+        self._readers = network.graph.users()
         self._draws = generator(0)
 
-    def fit(self, segment: Segment, target: Tensor) -> None:
-        """Fit all weights of a segment for which this is known."""
+    def fit(self, segment: Segment, target: Tensor, exact: Mapping[str, Signal]) -> None:
+        """Fit all weights of a segment for which this is known, to the current of its end, or of a lookup in it.
+
+        ``exact``: the values of all nodes in the network before rounding, in natural units.
+        """
         wanted = {node.name for node in fittable(segment, self._shared, [])}
         for node in segment.nodes:
             operation = OPERATIONS.get(node.operation)
             known = isinstance(operation, Weighted) and type(operation).regressors is not Weighted.regressors
             name = node.parameters.get("weight", "")
-            if known and name in self.grids.steps and name not in self._shared:
-                self._round(segment, node, target, node.name in wanted)
+            if not known or name not in self.grids.steps or name in self._shared:
+                continue
+            source = self._read.get(node.name, "")
+            units = self._units(source)
+            if node.name in wanted:
+                self._round(segment, node, target, True)
+            elif units is not None and source in exact:
+                self._round(Segment(segment.nodes, segment.inputs, source), node, exact[source].mean() * units, True)
+            else:
+                alone = Segment(segment.nodes, segment.inputs, node.name)
+                self._round(alone, node, alone.on_means(self.network.graph)[node.name].mean(), False)
+
+    def _units(self, source: str) -> Tensor | None:
+        """The whole units of a value for its 1, broadcastable to a sample, if a lookup alone reads it."""
+        readers = self._readers.get(source, [])
+        if len(readers) != 1 or readers[0].operation != Lookup.name:
+            return None
+        theta = self.network.graph.tensor(readers[0].parameters["threshold"])
+        return theta / self.grids.tables[readers[0].name].reach
 
     def _round(self, segment: Segment, node: Node, target: Tensor, moves: bool) -> None:
         """Round one node; its weights first move to the target if ``moves``."""
@@ -91,7 +121,7 @@ class _Fit:
         before = {name: exact.tensor(name).to(network.graph.dtype) for name in (weight, bias) if name}
         graph = network.graph.replace(tensors=before)
         bounds: tuple[float | Tensor, float | Tensor] = (-torch.inf, torch.inf)
-        if isinstance(segment, Layer):
+        if isinstance(segment, Layer) and moves:
             neuron, site = cast(IntegerNeuron, segment.neuron), segment.site
             unit = neuron.activation_units[1].clamp(min=1e-30)
             bounds = (site.lower / unit, (torch.inf if site.upper is None else site.upper) / unit)

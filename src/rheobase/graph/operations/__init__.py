@@ -3,6 +3,7 @@
 from rheobase.graph.operations import (  # noqa: F401 - registers them
     affine,
     attention,
+    lookup,
     norms,
     outputs,
     pointwise,

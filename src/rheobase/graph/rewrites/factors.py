@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -22,27 +23,27 @@ def _of_sample(value: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def rescale(graph: Graph, after: Factors, before: Factors, shift: Factors | None = None) -> Graph:
-    """Multiply outputs of nodes by ``after`` and inputs of sites by ``before``, by changing weights around them.
+    """Multiply outputs of nodes by ``after`` and inputs of nodes by ``before``, by changing weights around them.
 
-    A factor is moved into the weights of the operations after the node (``after``) or before the site (``before``),
+    A factor is moved into the weights of the operations after the node (``after``) or before the node (``before``),
     through operations with which it commutes (:class:`rheobase.graph.operations.Operation`). On a path without weights,
     such as an identity shortcut, the factor becomes an affine node. Computed in float64.
 
     Args:
         graph: without batch normalisation.
         after: node -> factor > 0, [] or [C], that multiplies the node's value for all nodes that read it.
-        before: site -> factor >= 0, [] or [C], that multiplies the site's input.
-        shift: site -> offset, [] or [C], that is added to the site's input after multiplication.
+        before: node, such as a site -> factor >= 0, [] or [C], that multiplies its first input.
+        shift: node -> offset, [] or [C], that is added to its first input after multiplication.
     """
     forward = _Forward(graph, after)
     output = forward.scaled(graph.output)
     backward = _Backward(list(forward.nodes.values()), output, forward.tensors)
-    for site in graph.sites:
+    for reader in graph.nodes:
         for kind, values in (("factor", before), ("offset", shift or {})):
-            if site.name in values:
-                node = backward.nodes[site.name]
-                source = backward.push(node.inputs[0], kind, _of_sample(values[site.name], site.shape))
-                backward.nodes[site.name] = replace(node, inputs=(source, *node.inputs[1:]))
+            if reader.name in values:
+                node = backward.nodes[reader.name]
+                source = backward.push(node.inputs[0], kind, _of_sample(values[reader.name], reader.shape))
+                backward.nodes[reader.name] = replace(node, inputs=(source, *node.inputs[1:]))
     dtype = next((t.dtype for t in graph.tensors.values() if t.is_floating_point()), torch.float32)
     changed = {name: t.to(dtype) for name, t in backward.tensors.items() if t is not forward.originals.get(name)}
     return Graph([backward.nodes[name] for name in backward.order], output, {**graph.tensors, **changed})
@@ -56,8 +57,12 @@ class Leaf:
     channels: Tensor
 
 
-def leaves(graph: Graph, site: str) -> list[Leaf]:
-    """The nodes into which :func:`rescale` moves a factor before a site, such as the branches of a sum."""
+def leaves(graph: Graph, site: str, *, common: bool = False) -> list[Leaf]:
+    """The nodes into which :func:`rescale` moves a factor before a site, such as the branches of a sum.
+
+    The factor is one for each channel of the site, or a ``common`` one. A leaf that is not in the graph is a node that
+    :func:`rescale` would insert.
+    """
     backward = _Backward(list(graph.nodes), graph.output, {name: t.double() for name, t in graph.tensors.items()})
     found: list[Leaf] = []
     changed = backward.changed
@@ -65,15 +70,18 @@ def leaves(graph: Graph, site: str) -> list[Leaf]:
     def record(node: Node, kind: str, value: Tensor) -> Mapping[str, Tensor] | None:
         parameters = changed(node, kind, value)
         if parameters is not None:
-            own = value.expand(node.shape[0], *value.shape[1:]) if value.dim() else value.reshape(1)
-            found.append(Leaf(node.name, own.flatten(1)[:, 0].long() - 1 if own.dim() > 1 else own.long() - 1))
+            own = value.reshape(-1)
+            if value.dim() and sum(size > 1 for size in value.shape) != 1:  # else one axis, any one, has the channels
+                own = value.expand(node.shape[0], *value.shape[1:]).reshape(node.shape[0], -1)[:, 0]
+            found.append(Leaf(node.name, own.long() - 1))
         return parameters
 
     backward.changed = record  # type: ignore[method-assign]
     node = backward.nodes[site]
-    numbers = torch.arange(1, node.shape[0] + 1, dtype=torch.float64)
+    numbers = torch.ones(()) if common else torch.arange(1, node.shape[0] + 1, dtype=torch.float64)
     backward.push(node.inputs[0], "factor", _of_sample(numbers, node.shape))
-    return found
+    known = {one.name for one in graph.nodes}
+    return found + [Leaf(name, torch.zeros(1, dtype=torch.long)) for name in backward.order if name not in known]
 
 
 class _Forward:
@@ -170,7 +178,8 @@ class _Backward:
         """Add an affine node, executed after the node and those that were added for it before."""
         self.inserted[node.name] += 1
         number = self.inserted[node.name]
-        affine = f"{node.name}.in_new_units" + (f":{number}" if number > 1 else "")
+        names = (f"{node.name}.in_new_units" + (f":{n}" if n > 1 else "") for n in count(1))
+        affine = next(name for name in names if name not in self.nodes)
         argument = "scale" if kind == "factor" else "shift"
         parameters, origin = {argument: f"{affine}.{argument}"}, f"factor after {node.name}"
         self.tensors[parameters[argument]] = value

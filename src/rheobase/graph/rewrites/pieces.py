@@ -104,14 +104,21 @@ def _written(
     exact = function(argument)
     error = float((approximate - exact).norm() / exact.norm().clamp(min=1e-30))
     terms = [
-        _clip(graph, node, f"piece{i}", (1.0, -float(start)), float(end - start), float(slope), tensors)
+        _clip(
+            graph,
+            node,
+            f"piece{i}",
+            (1.0, -float(start)),
+            float(end - start),
+            {"scale": float(slope)} | ({} if i else {"shift": float(values[0])}),
+            tensors,
+        )
         for i, (slope, start, end) in enumerate(zip(slopes, points[:-1], points[1:], strict=True))
     ]
     nodes = [one for term in terms for one in term]
     ends = [term[-1].name for term in terms]
-    total = Node(f"{node.name}.sum", "add", tuple(ends), {}, {}, node.shape, node.origin)
-    last = _affine(graph, node.name, total.name, node, {"shift": float(values[0])}, tensors)
-    return [*nodes, total, last], error
+    total = Node(node.name, "add", tuple(ends), {}, {}, node.shape, node.origin)
+    return [*nodes, total], error
 
 
 def break_points(function: Callable[[Tensor], Tensor], argument: Tensor, pieces: int) -> Tensor:
@@ -137,16 +144,16 @@ def _clip(
     label: str,
     line: tuple[float, float],
     upper: float | None,
-    slope: float | Tensor,
+    after: Mapping[str, float | Tensor],
     tensors: dict[str, Tensor],
 ) -> list[Node]:
-    """``slope * clip(a x + b, 0, upper)``: an affine node, a site, an affine node."""
+    """``slope * clip(a x + b, 0, upper) + shift``: an affine node, a site, an affine node with slope and shift."""
     scale, shift = line
     name, given = f"{node.name}.{label}", {"shift": shift} if scale == 1 else {"scale": scale, "shift": shift}
     before = _affine(graph, f"{name}.before", node.inputs[0], node, given, tensors)
     attributes = {"activation": "relu", "upper": upper}
     site = Node(name, "site", (before.name,), attributes, {}, node.shape, f"{label} of {node.origin or node.name}")
-    return [before, site, _affine(graph, f"{name}.after", name, node, {"scale": slope}, tensors)]
+    return [before, site, _affine(graph, f"{name}.after", name, node, after, tensors)]
 
 
 def _affine(
@@ -162,7 +169,7 @@ def _affine(
 def _leaky(graph: Graph, node: Node, tensors: dict[str, Tensor]) -> list[Node]:
     """``positive * relu(x) - negative * relu(-x)``."""
     positive, negative = (graph.tensor(node.parameters[name]) for name in ("positive", "negative"))
-    above = _clip(graph, node, "positive", (1.0, 0.0), None, positive, tensors)
-    below = _clip(graph, node, "negative", (-1.0, 0.0), None, -negative, tensors)
+    above = _clip(graph, node, "positive", (1.0, 0.0), None, {"scale": positive}, tensors)
+    below = _clip(graph, node, "negative", (-1.0, 0.0), None, {"scale": -negative}, tensors)
     total = Node(node.name, "add", (above[-1].name, below[-1].name), {}, {}, node.shape, node.origin)
     return [*above, *below, total]
