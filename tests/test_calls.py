@@ -332,6 +332,8 @@ MOVES: dict[str, Function] = {
     "broadcast addition": lambda x: x + x.mean((2, 3), keepdim=True),
     "broadcast subtraction": lambda x: x.mean(1, keepdim=True) - x,
     "unfold": lambda x: F.unfold(x, 3, padding=1),
+    "fold": lambda x: F.fold(F.unfold(x, (3, 2), 1, 1, 2), (6, 6), (3, 2), 1, 1, 2),
+    "fold that leaves a rest": lambda x: F.fold(x.flatten(2).repeat(1, 4, 1), (13, 13), 2, stride=2),
     "windows": lambda x: x.unfold(2, 3, 2),
     "tril": torch.tril,
     "diagonal": lambda x: torch.diagonal(x, 0, 2, 3),

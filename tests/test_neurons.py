@@ -209,6 +209,9 @@ def test_each_rule_is_worth_its_own_compilation(monkeypatch: pytest.MonkeyPatch)
     assert not policy.wants_compiled("one", 90)
     assert not policy.wants_compiled("other", 90)
     assert policy.wants_compiled("one", 20)
+    assert not policy.wants_compiled("one", 1000, gains=False)
+    policy.mode = "always"
+    assert policy.wants_compiled("one", 1, gains=False)
 
 
 def test_a_broken_compiler_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -416,6 +416,32 @@ def test_spellings_are_exact(network: Callable[[], nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: F.normalize(w, dim=-1),
+        lambda w: w - w.amax(2, keepdim=True),
+        lambda w: w + w.amin(1).unsqueeze(1),
+        lambda w: w / (w.std(-1, keepdim=True) + 1),
+        lambda w: w * w.var((1, 2), keepdim=True),
+        lambda w: w - w.logsumexp(-1, keepdim=True),
+        lambda w: w / (torch.linalg.vector_norm(w, 3, dim=(1, 2), keepdim=True) + 1),
+    ],
+)
+def test_reductions_of_windows_that_are_merged_with_the_batch(function: Callable[[Tensor], Tensor]) -> None:
+    """Of each window alone: the batch is part of axis 0 in [B 16, 16, 8], and in the result of the reduction."""
+
+    def of_windows(x: Tensor) -> Tensor:
+        windows = x.flatten(2).transpose(1, 2).reshape(-1, 16, 8)
+        return function(windows).reshape(len(x), 16, 16, 8).permute(0, 3, 1, 2)
+
+    module = Lambda(of_windows).eval()
+    found = capture(module, IMAGES[:2], nonlinear="numbers")
+    found.raise_if_refused()
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(IMAGES), module(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("function", "said"),
     [
         (lambda x: x + x.max(1, keepdim=True).indices, "index of the largest"),

@@ -14,8 +14,9 @@ from torch import Tensor
 from rheobase.graph.node import Node
 from rheobase.graph.operations.contract import PRODUCTS, write_product
 from rheobase.graph.operations.operation import NodeContext, Operation, Scaled, Synapses, built_in
+from rheobase.graph.operations.shape import write_reshape
 from rheobase.graph.operations.words import Value, Words
-from rheobase.graph.trace.call import Call, whole_numbers
+from rheobase.graph.trace.call import Call, Fixed, whole_numbers
 
 if TYPE_CHECKING:
     from rheobase.graph.trace.builder import Builder
@@ -221,9 +222,27 @@ class ConvTranspose(Convolution):
     """Transposed convolution, given by the weight [C in, C out / groups, ...]."""
 
     name = "conv_transpose"
-    traced_from = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-    modules = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+    traced_from = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "col2im")
+    modules = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Fold")
     transposed = True
+
+    def trace(self, builder: Builder, call: Call) -> str:
+        """Write one node; ``F.fold`` [C k, L] -> [C, H, W] is one whose kernels have a single 1."""
+        return super().trace(builder, call) if call.name != "col2im" else self._write_fold(builder, call)
+
+    def _write_fold(self, builder: Builder, call: Call) -> str:
+        names = ("output_size", "kernel_size", "stride", "padding", "dilation")
+        size, kernel, stride, padding, dilation = (whole_numbers(call[name], 2) for name in names)
+        axes = list(zip(size, kernel, stride, padding, dilation, strict=True))
+        places = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+        rest = [(n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in axes]
+        elements, (columns, _) = prod(kernel), builder.shapes[call.input("self")]
+        x = write_reshape(builder, call.input("self"), (columns, *places))
+        one_hot = torch.eye(elements, dtype=builder.dtype).reshape(elements, 1, *kernel)
+        weight = Fixed(one_hot.repeat(columns // elements, 1, 1, 1))
+        attributes: dict[str, Any] = {"stride": stride, "padding": padding, "output_padding": rest}
+        attributes |= {"dilation": dilation, "groups": columns // elements}
+        return builder.add(self.name, (x,), call.shape, attributes=attributes, parameters={"weight": weight})
 
     def dense_products(self, at: NodeContext) -> int:
         """Number of positions of the input times the number of weights."""

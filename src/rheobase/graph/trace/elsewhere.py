@@ -64,7 +64,8 @@ _SPATIAL = frozenset(
 )
 """Calls on maps [B, C, ...]."""
 _OVER_LAST_AXIS = ("linear", "matmul", "mm", "addmm")
-_REDUCTIONS = ("mean", "sum")
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "logsumexp", "std", "var", "linalg_vector_norm")
+"""Calls that give one value for some axes, ``dim``."""
 
 
 def items(call: Call) -> Iterator[Any]:
@@ -116,7 +117,8 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
     arguments = dict(call.arguments)
     for name, value in arguments.items():
         if isinstance(value, Places):
-            if value.image.shape != first.image.shape or Layout.of(value) != layout:
+            fits = value.image.dim() == rank if elementwise else value.image.shape == first.image.shape
+            if not fits or Layout.of(value) != layout:
                 raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
             arguments[name] = Ref(_to_front(builder, value, layout))
         elif isinstance(value, Ref):
@@ -130,12 +132,13 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
             raise Misplaced("computes over the batch", "compute over channels or space only")
         (arguments["dim"],) = layout.axes(call["dim"], rank)
     if call.name in _REDUCTIONS:
-        dims = call.get("dim") or range(rank)
+        given_dims = call.get("dim")
+        dims = [given_dims] if isinstance(given_dims, int) else list(given_dims or range(rank))
         axes = [axis for dim in dims for axis in layout.axes(dim, rank)]
         if any(dim % rank == layout.axis for dim in dims):
-            raise Misplaced("averages over the batch", "average over channels or space only")
+            raise Misplaced("computes over the batch", "compute over channels or space only")
         arguments["dim"] = axes
-    shape = builder.shapes[next(value for value in arguments.values() if isinstance(value, Ref))]
+    shape = tuple(torch.broadcast_shapes(*(builder.shapes[v] for v in arguments.values() if isinstance(v, Ref))))
     if call.name in _OVER_LAST_AXIS:
         shape = (*shape[:-1], call.shape[-1])
     elif call.name in _REDUCTIONS:
