@@ -124,9 +124,10 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         elif isinstance(value, Ref):
             raise Misplaced("reads values whose batch is at different axes", "move the batch to axis 0 of both")
         elif isinstance(value, Fixed) and call.name in _ELEMENTWISE and torch.as_tensor(value.value).numel() > 1:
-            if torch.broadcast_shapes(value.value.shape, first.image.shape) != first.image.shape:
+            whole = torch.broadcast_shapes(value.value.shape, first.image.shape)
+            if len(whole) != rank or whole[layout.axis] != first.image.shape[layout.axis]:
                 raise Misplaced("makes its input larger while the batch is not at axis 0", "move the batch to axis 0")
-            arguments[name] = Fixed(layout.batch_to_front(value.value.expand(first.image.shape)), value.name)
+            arguments[name] = Fixed(layout.batch_to_front(value.value.expand(whole)), value.name)
     if call.name in _OVER_ONE_AXIS:
         if call["dim"] % rank == layout.axis:
             raise Misplaced("computes over the batch", "compute over channels or space only")
@@ -138,7 +139,11 @@ def trace(builder: Builder, call: Call, handler: Callable[[Builder, Call], Any])
         if any(dim % rank == layout.axis for dim in dims):
             raise Misplaced("computes over the batch", "compute over channels or space only")
         arguments["dim"] = axes
-    shape = tuple(torch.broadcast_shapes(*(builder.shapes[v] for v in arguments.values() if isinstance(v, Ref))))
+    shapes = [builder.shapes[value] for value in arguments.values() if isinstance(value, Ref)]
+    if elementwise:
+        constants = (torch.as_tensor(value.value) for value in arguments.values() if isinstance(value, Fixed))
+        shapes += [tuple(constant.shape[1:]) for constant in constants]
+    shape = tuple(torch.broadcast_shapes(*shapes))
     if call.name in _OVER_LAST_AXIS:
         shape = (*shape[:-1], call.shape[-1])
     elif call.name in _REDUCTIONS:
