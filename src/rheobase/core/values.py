@@ -90,6 +90,7 @@ def explained(
 ) -> RheobaseError:
     """Convert a pydantic error to one error of the library."""
     problems: dict[str, str] = {}
+    remedies: dict[str, None] = {}  # in order, each once
     for item in error.errors():
         inner = item.get("ctx", {}).get("error")
         if isinstance(inner, RheobaseError):  # raised by a nested value
@@ -100,11 +101,15 @@ def explained(
         place = ".".join(str(part) for part in item["loc"] if "constrained" not in str(part))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            problem = f"unknown field '{place}'"
-        elif not place:  # incompatible fields: the message names them
-            problem = message
+            problem, remedy = f"unknown field '{place}'", f"use the known fields: {', '.join(known)}"
+        elif not place and item["type"] == "value_error":  # incompatible fields: the message names them
+            problem, remedy = message, "change the fields that it names"
+        elif not place:  # no fields at all
+            problem, remedy = message, f"use the known fields: {', '.join(known)}"
         else:
-            got = "" if item["type"].startswith("missing") else f" (got {item['input']!r})"
+            missing = item["type"].startswith("missing")
+            got, remedy = ("", f"give {place}") if missing else (f" (got {item['input']!r})", f"change {place}")
             problem = f"{place}: {message[:1].lower()}{message[1:]}{got}"
-        problems.setdefault(place, problem)
-    return refusal("; ".join(problems.values()), where=where, remedy=f"use the known fields: {', '.join(known)}")
+        if place not in problems:
+            problems[place], remedies[remedy] = problem, None
+    return refusal("; ".join(problems.values()), where=where, remedy="; ".join(remedies))

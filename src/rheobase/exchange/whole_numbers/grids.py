@@ -105,7 +105,7 @@ def choose_grids(
     after[graph.nodes[0].name] = pixel
     graph = _with_site(graph, graph.output, READOUT)
     units = {name: factor for name, factor in after.items() if bool((factor != 1).any())}
-    graph = with_units(rescale(graph, units, before, shift), target)
+    graph = _with_units(rescale(graph, units, before, shift), target)
     graph = _less_a_fraction(graph, fraction)
     thresholds: dict[str, Tensor] = {}
     steps: dict[str, Tensor] = {}
@@ -192,7 +192,7 @@ def _less_a_fraction(graph: Graph, fraction: Tensor) -> Graph:
     return graph.replace(tensors=changed)
 
 
-def with_units(graph: Graph, target: Target) -> Graph:
+def _with_units(graph: Graph, target: Target) -> Graph:
     """Give a unit of its own to every sum that is scaled, because several nodes read it, or read by weights.
 
     A site that stands for the unit is inserted after each of these sums. Weights may read pixels, spikes, their moves
@@ -237,7 +237,7 @@ def _without_unit(graph: Graph, own: Container[str], target: Target) -> Node | N
                 scaled.add(node.name)
         if how == "scale" or node.operation == "affine":
             if not scaled.issuperset(others):
-                return _first(graph, by_name, others[0], spikes | scaled)
+                return _sum_behind(graph, by_name, others[0], spikes | scaled)
         elif how == "weights":
             if others and others[0] in fired:
                 if target.spikes <= target.largest_weight:
@@ -245,7 +245,7 @@ def _without_unit(graph: Graph, own: Container[str], target: Target) -> Node | N
                     remedy = 'use target="generic", or another with such spikes'
                     raise RecipeError(reason, where=node.name, remedy=remedy)
                 if others[0] not in scaled:
-                    return _first(graph, by_name, others[0], spikes | scaled)
+                    return _sum_behind(graph, by_name, others[0], spikes | scaled)
             elif others:
                 raise _reads_sums(graph, node, by_name[others[0]])
         elif how not in ("route", "sum", "add") and node.operation not in ("max_pool", Lookup.name):
@@ -257,8 +257,8 @@ def _without_unit(graph: Graph, own: Container[str], target: Target) -> Node | N
     return None
 
 
-def _first(graph: Graph, by_name: Mapping[str, Node], name: str, known: Container[str]) -> Node:
-    """The sum that a value moves, the first one without a unit of several."""
+def _sum_behind(graph: Graph, by_name: Mapping[str, Node], name: str, known: Container[str]) -> Node:
+    """The sum that a value is, behind moves and pooling; where several sums meet, the first one without a unit."""
     node = by_name[name]
     while node.operation == "max_pool" or (_is_move(graph, node) and node.operation != "affine"):
         node = by_name[next(one for one in node.inputs if one not in known)]
